@@ -1,0 +1,3 @@
+//! Celery's messages: from AMQP properties and bodies to what they mean. Knows nothing of rules.
+
+pub mod value;

@@ -1,0 +1,6 @@
+//! Oncegate: a transparent AMQP 0-9-1 proxy between Celery clients and `RabbitMQ`.
+#![forbid(unsafe_code)]
+
+pub mod amqp;
+pub mod celery;
+pub mod rules;

@@ -1,0 +1,3 @@
+//! The proxy in front of `RabbitMQ`, as a program.
+
+fn main() {}

@@ -1,0 +1,352 @@
+//! The vocabulary of locks: what a session asks of a store, and what a store answers.
+//!
+//! It lies below both, so that neither knows the other. Times are milliseconds; a store counts them on its own clock.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// The identity of a unique key: SHA-256 over the canonical encoding of domain, vhost, namespace and key parts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// Lower-case hex, 64 characters, as locks are named in the store.
+    pub fn to_hex(self) -> String {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut hex = String::with_capacity(64);
+        for byte in self.0 {
+            hex.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            hex.push(char::from(DIGITS[usize::from(byte & 15)]));
+        }
+        hex
+    }
+
+    /// Reads 64 hex digits of either case; `None` for anything else.
+    pub fn from_hex(hex: &str) -> Option<Digest> {
+        let digits = hex.as_bytes();
+        if digits.len() != 64 {
+            return None;
+        }
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            let [high, low] = pair else { return None };
+            let nibble = |digit: u8| char::from(digit).to_digit(16);
+            *byte = (nibble(*high)? * 16 + nibble(*low)?) as u8;
+        }
+        Some(Digest(bytes))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_hex())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_hex())
+    }
+}
+
+/// How long a publish lock lasts: which signal ends it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// From publish to start.
+    UntilStarted,
+    /// From publish to end.
+    UntilFinished,
+    /// From publish until its ttl has passed, whatever happens to the task.
+    UntilExpired,
+}
+
+impl Scope {
+    /// The name that users type and that the store holds.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scope::UntilStarted => "until_started",
+            Scope::UntilFinished => "until_finished",
+            Scope::UntilExpired => "until_expired",
+        }
+    }
+}
+
+/// Where a lock is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LockState {
+    /// Taken for a short lease; the broker has not yet acknowledged the holder's message.
+    Leased,
+    /// The broker has the holder's message.
+    Queued,
+    /// The holder runs.
+    Running,
+    /// The holder has succeeded and the key rests.
+    Cooldown,
+}
+
+impl LockState {
+    /// The name that the store holds.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LockState::Leased => "leased",
+            LockState::Queued => "queued",
+            LockState::Running => "running",
+            LockState::Cooldown => "cooldown",
+        }
+    }
+}
+
+/// What names one claim: the key and the task id that claims it. Every change of a lock is checked against it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Claim {
+    /// The key.
+    pub digest: Digest,
+    /// The task id.
+    pub id: Arc<str>,
+}
+
+/// What is written beside a lock when it is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockNote {
+    /// The name of the rule.
+    pub rule: Arc<str>,
+    /// The name of the task.
+    pub task: Arc<str>,
+    /// What the rule's `summary` lets be seen of the key.
+    pub summary: Arc<str>,
+    /// The queue, as far as it is known at publish: the routing key on the default exchange, else empty.
+    pub queue: Arc<str>,
+    /// Which signal frees the lock.
+    pub scope: Scope,
+    /// True for the locks of an observing rule.
+    pub shadow: bool,
+    /// The full life, from now: the ttl, plus the time to the ETA if there is one.
+    pub life_ms: u64,
+    /// The two-phase lease.
+    pub lease_ms: u64,
+    /// Where the ack is the only signal of an end: how long after it the lock goes.
+    pub settle_grace_ms: u64,
+    /// True where an ack of this task means that it has ended (`acks_late`).
+    pub acks_late: bool,
+}
+
+/// One question or order to the store. Each is one atomic step and idempotent per (digest, id).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// May this publish go out? Takes the lock for a lease if it is free. Answered by [`Reply::Acquire`].
+    Acquire {
+        /// The key and the id that asks.
+        claim: Claim,
+        /// What to write if the lock is taken.
+        note: Arc<LockNote>,
+        /// The message says of itself that its id was published before (`retries` or `replaced_task_nesting` above 0): never a
+        /// duplicate.
+        reentrant: bool,
+    },
+    /// The broker has acknowledged the message of this claim: a lease becomes the full life. Answered by [`Reply::Commit`].
+    Commit {
+        /// The key and the id.
+        claim: Claim,
+        /// The same note as at acquire; a lock that has lapsed is taken anew with it.
+        note: Arc<LockNote>,
+    },
+    /// The publish still waits for the broker on a live connection: the lease starts anew. Answered by [`Reply::Done`].
+    RenewLease {
+        /// The key and the id.
+        claim: Claim,
+        /// The lease.
+        lease_ms: u64,
+    },
+    /// The broker does not have this message of the claim (returned, nacked, its channel or connection gone before the ack): one
+    /// message less in flight; at none the lock is freed if the claim still holds it. Answered by [`Reply::Released`].
+    Unpublish {
+        /// The key and the id.
+        claim: Claim,
+        /// Why.
+        reason: ReleaseReason,
+    },
+    /// A worker settled a delivery of this id. Frees what the id's record says this signal frees. Answered by [`Reply::Released`].
+    Signal {
+        /// The task id.
+        id: Arc<str>,
+        /// What the worker did.
+        signal: Signal,
+    },
+    /// An operator frees a lock. Answered by [`Reply::Released`].
+    Release {
+        /// The key.
+        digest: Digest,
+        /// If given, only if this id holds it.
+        holder: Option<Arc<str>>,
+    },
+    /// What is known of a key. Answered by [`Reply::Lock`].
+    Show {
+        /// The key.
+        digest: Digest,
+    },
+}
+
+/// What a worker did with a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Signal {
+    /// `basic.ack`: started if the task acks early, ended if it acks late.
+    Acked,
+    /// `basic.reject` or `basic.nack` without requeue: ended.
+    Rejected,
+    /// Delivered to a consumer that does not acknowledge: started, and nothing more will be heard.
+    DeliveredNoAck,
+}
+
+/// Why a lock was freed, as the label of `oncegate_locks_released_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ReleaseReason {
+    /// A worker started the holder.
+    Started,
+    /// The holder succeeded.
+    Success,
+    /// The holder failed.
+    Failure,
+    /// The holder ended, its outcome unknown.
+    Ended,
+    /// The holder was revoked.
+    Revoked,
+    /// The holder's message expired.
+    Expired,
+    /// The lock's life passed.
+    Lapsed,
+    /// The holder's worker died.
+    Crash,
+    /// The broker did not acknowledge the holder's message.
+    Unconfirmed,
+    /// No queue took the holder's message.
+    Returned,
+    /// A newer publish took the lock over.
+    Replaced,
+    /// The holder's queue was purged or deleted.
+    Purged,
+    /// An operator freed it.
+    Admin,
+}
+
+impl ReleaseReason {
+    /// The label value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ReleaseReason::Started => "started",
+            ReleaseReason::Success => "success",
+            ReleaseReason::Failure => "failure",
+            ReleaseReason::Ended => "ended",
+            ReleaseReason::Revoked => "revoked",
+            ReleaseReason::Expired => "expired",
+            ReleaseReason::Lapsed => "lapsed",
+            ReleaseReason::Crash => "crash",
+            ReleaseReason::Unconfirmed => "unconfirmed",
+            ReleaseReason::Returned => "returned",
+            ReleaseReason::Replaced => "replaced",
+            ReleaseReason::Purged => "purged",
+            ReleaseReason::Admin => "admin",
+        }
+    }
+}
+
+/// The store's answer to one [`Request`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// To [`Request::Acquire`].
+    Acquire(Acquired),
+    /// To [`Request::Commit`].
+    Commit(Committed),
+    /// To [`Request::Unpublish`], [`Request::Signal`] and [`Request::Release`]: the locks that were freed, none if none.
+    Released(Vec<Freed>),
+    /// To [`Request::Show`].
+    Lock(Option<Box<LockRecord>>),
+    /// To [`Request::RenewLease`].
+    Done,
+}
+
+/// What an acquire found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Acquired {
+    /// The lock was free and is now this id's, for the lease.
+    Taken,
+    /// Never a duplicate: this id holds the lock (renewed), is known to the key, or says that it was published before. `holds` tells
+    /// whether it holds the lock now.
+    Reentry {
+        /// True if the id holds the lock.
+        holds: bool,
+    },
+    /// Another id has the lock, for a lease only: its message is not safe yet.
+    Leased {
+        /// Who has it.
+        holder: Arc<str>,
+    },
+    /// Another id holds the lock: this publish is a duplicate.
+    Held {
+        /// Who holds it.
+        holder: Arc<str>,
+        /// Where that lock is in its life.
+        state: LockState,
+        /// How long until it lapses by itself.
+        expires_in_ms: u64,
+    },
+}
+
+/// What a commit found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Committed {
+    /// The lock has its full life.
+    Held,
+    /// Another id holds the lock; nothing was changed.
+    Lost {
+        /// Who holds it.
+        holder: Arc<str>,
+    },
+}
+
+/// A lock that was freed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Freed {
+    /// The key.
+    pub digest: Digest,
+    /// Who held it.
+    pub holder: Arc<str>,
+    /// The rule that took it.
+    pub rule: Arc<str>,
+    /// The task.
+    pub task: Arc<str>,
+    /// Why it was freed.
+    pub reason: ReleaseReason,
+    /// For how long it was held.
+    pub held_ms: u64,
+    /// True for the lock of an observing rule.
+    pub shadow: bool,
+}
+
+/// A lock as the store holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockRecord {
+    /// The key.
+    pub digest: Digest,
+    /// Who holds it.
+    pub holder: Arc<str>,
+    /// Where it is in its life.
+    pub state: LockState,
+    /// The rule that took it.
+    pub rule: Arc<str>,
+    /// The task.
+    pub task: Arc<str>,
+    /// What the rule lets be seen of the key.
+    pub summary: Arc<str>,
+    /// The worker's node name, empty while none is known.
+    pub worker: Arc<str>,
+    /// The proxy that took it.
+    pub proxy: Arc<str>,
+    /// The queue of the holder's message, empty if unknown.
+    pub queue: Arc<str>,
+    /// Since when it is held, in milliseconds since the Unix epoch, on the store's clock.
+    pub since_ms: u64,
+    /// When it lapses by itself, in milliseconds since the Unix epoch, on the store's clock.
+    pub expires_ms: u64,
+    /// True for the lock of an observing rule.
+    pub shadow: bool,
+}
