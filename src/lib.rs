@@ -4,3 +4,4 @@
 pub mod amqp;
 pub mod celery;
 pub mod rules;
+pub mod store;
