@@ -6,3 +6,4 @@ pub mod celery;
 pub mod logging;
 pub mod metrics;
 pub mod rules;
+pub mod store;
