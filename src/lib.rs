@@ -6,4 +6,5 @@ pub mod celery;
 pub mod logging;
 pub mod metrics;
 pub mod rules;
+pub mod session;
 pub mod store;
