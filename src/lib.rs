@@ -3,4 +3,5 @@
 
 pub mod amqp;
 pub mod celery;
+pub mod config;
 pub mod rules;
