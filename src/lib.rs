@@ -3,8 +3,10 @@
 
 pub mod amqp;
 pub mod celery;
+pub mod config;
 pub mod logging;
 pub mod metrics;
+pub mod proxy;
 pub mod rules;
 pub mod session;
 pub mod store;
