@@ -3,30 +3,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use oncegate::rules::lock::{Acquired, Committed, LockState, Nonce, ReleaseReason, Reply, Request, Scope, Signal};
+use oncegate::rules::lock::{Acquired, Committed, LockState, ReleaseReason, Reply, Scope, Signal};
 use oncegate::store::Filter;
 
-use crate::world::{GRACE, LEASE, LIFE, World, claim, digest, late, note, note_with, short_lease};
-
-/// Each scenario as one test per store.
-macro_rules! scenarios {
-    ($($name:ident)*) => {
-        mod memory {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(&crate::world::World::memory()).await;
-            })*
-        }
-        mod redis {
-            $(#[tokio::test]
-            async fn $name() {
-                let world = crate::world::World::redis();
-                super::$name(&world).await;
-                world.check().await;
-            })*
-        }
-    };
-}
+use crate::world::{GRACE, LEASE, LIFE, World, acquire, claim, commit, digest, late, note, note_with, short_lease, signal};
 
 scenarios! {
     first_takes_and_another_is_a_duplicate
@@ -582,32 +562,12 @@ async fn list_filters_and_pages(w: &World) {
 async fn one_batch_is_executed_in_order(w: &World) {
     let note = note(Scope::UntilStarted);
     let (a, b) = (claim(1, "a"), claim(1, "b"));
-    let acquire = |claim: &_, publish| Request::Acquire {
-        claim: Clone::clone(claim),
-        publish: Nonce(publish),
-        note: note.clone(),
-        reentrant: false,
-    };
     let mut requests = vec![
-        (10, acquire(&a, 1)),
-        (
-            11,
-            Request::Commit {
-                claim: a.clone(),
-                publish: Nonce(1),
-                note: note.clone(),
-            },
-        ),
-        (12, acquire(&b, 2)),
-        (
-            13,
-            Request::Signal {
-                id: "a".into(),
-                settlement: Nonce(3),
-                signal: Signal::Acked,
-            },
-        ),
-        (14, acquire(&b, 2)),
+        (10, acquire(&a, 1, &note, false)),
+        (11, commit(&a, 1, &note)),
+        (12, acquire(&b, 2, &note, false)),
+        (13, signal("a", 3, Signal::Acked)),
+        (14, acquire(&b, 2, &note, false)),
     ];
     let (reply_to, mut replies) = tokio::sync::mpsc::unbounded_channel();
     let mut answers = Vec::new();
@@ -634,14 +594,7 @@ async fn many_ask_and_one_wins(w: &World) {
             let (client, note) = (w.store.client(), note.clone());
             tasks.spawn(async move {
                 let claim = claim(key, &format!("id-{publish}"));
-                client
-                    .ask(Request::Acquire {
-                        claim,
-                        publish: Nonce(publish),
-                        note,
-                        reentrant: false,
-                    })
-                    .await
+                client.ask(acquire(&claim, publish, &note, false)).await
             });
         }
         let answers = tasks.join_all().await;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use oncegate::rules::lock::{
     Acquired, Claim, Committed, Digest, Freed, LockNote, LockRecord, Nonce, ReleaseReason, Reply, Request, Scope, Signal,
 };
-use oncegate::store::{Client, Clock, Memory, Observer, Settings, Store, Unobserved};
+use oncegate::store::{Client, Clock, Memory, Settings, Store, Unobserved};
 
 /// Nothing that is waited for takes longer, on any machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -142,7 +142,7 @@ pub fn patient(url: String) -> Settings {
 }
 
 enum Kind {
-    Memory(Arc<ManualClock>),
+    Memory(Arc<ManualClock>, Arc<Memory>),
     Redis(RedisServer),
 }
 
@@ -154,14 +154,11 @@ pub struct World {
 
 impl World {
     pub fn memory() -> World {
-        World::memory_with(Arc::new(Unobserved))
-    }
-
-    pub fn memory_with(observer: Arc<dyn Observer>) -> World {
         let clock = Arc::new(ManualClock::default());
-        let store = Store::memory(Arc::new(Memory::new(clock.clone(), "proxy-1".into())), observer);
+        let memory = Arc::new(Memory::new(clock.clone(), "proxy-1".into()));
+        let store = Store::memory(memory.clone(), Arc::new(Unobserved));
         World {
-            kind: Kind::Memory(clock),
+            kind: Kind::Memory(clock, memory),
             client: store.client(),
             store,
         }
@@ -177,15 +174,23 @@ impl World {
         }
     }
 
+    /// The same locks as another process sees them.
+    pub fn elsewhere(&self) -> Store {
+        match &self.kind {
+            Kind::Memory(_, memory) => Store::memory(memory.clone(), Arc::new(Unobserved)),
+            Kind::Redis(server) => Store::open(&patient(server.url()), Arc::new(Unobserved)).expect("a store"),
+        }
+    }
+
     /// Lets time pass until `condition` holds.
     pub async fn until(&self, what: &str, mut condition: impl AsyncFnMut() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !condition().await {
             assert!(Instant::now() < deadline, "never: {what}");
             match &self.kind {
-                Kind::Memory(clock) => {
+                Kind::Memory(clock, _) => {
                     clock.advance(1);
-                    tokio::task::yield_now().await;
+                    tokio::time::sleep(Duration::from_micros(100)).await;
                 }
                 Kind::Redis(_) => tokio::time::sleep(Duration::from_millis(2)).await,
             }
@@ -311,6 +316,39 @@ pub fn claim(key: u8, id: &str) -> Claim {
     Claim {
         digest: digest(key),
         id: id.into(),
+    }
+}
+
+pub fn acquire(claim: &Claim, publish: u64, note: &Arc<LockNote>, reentrant: bool) -> Request {
+    Request::Acquire {
+        claim: claim.clone(),
+        publish: Nonce(publish),
+        note: note.clone(),
+        reentrant,
+    }
+}
+
+pub fn commit(claim: &Claim, publish: u64, note: &Arc<LockNote>) -> Request {
+    Request::Commit {
+        claim: claim.clone(),
+        publish: Nonce(publish),
+        note: note.clone(),
+    }
+}
+
+pub fn unpublish(claim: &Claim, publish: u64, reason: ReleaseReason) -> Request {
+    Request::Unpublish {
+        claim: claim.clone(),
+        publish: Nonce(publish),
+        reason,
+    }
+}
+
+pub fn signal(id: &str, settlement: u64, signal: Signal) -> Request {
+    Request::Signal {
+        id: id.into(),
+        settlement: Nonce(settlement),
+        signal,
     }
 }
 
