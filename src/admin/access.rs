@@ -10,15 +10,8 @@ use axum::http::{HeaderMap, Method, header};
 use sha2::{Digest as _, Sha256};
 
 use super::base64;
-
-/// What the bearer of a token may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    /// Look.
-    Read,
-    /// Look and change.
-    Operate,
-}
+use crate::config::address::HostPort;
+use crate::config::{AdminConfig, Role};
 
 /// A token, of which only the hash is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,37 +57,26 @@ pub enum Refusal {
 }
 
 impl Access {
-    /// Access over a listener at `host:port`; `hosts` are further values of Host, with or without a port.
-    pub fn new(host: &str, port: u16, hosts: &[String]) -> Access {
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+    /// What `[admin]` says, for a listener whose port is `port` (its configured one may be 0). As soon as there is one token, every
+    /// request needs one.
+    pub fn new(admin: &AdminConfig, port: u16) -> Access {
+        let host = admin.listen.host.to_ascii_lowercase();
         let address: Option<IpAddr> = host.parse().ok();
-        let mut names = vec![host.clone()];
-        if host == "localhost" || address.is_some_and(|address| address.is_loopback()) {
+        let mut names = vec![host];
+        if admin.listen.is_loopback() {
             names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
         }
-        let with_port = names.iter().map(|name| {
-            if name.contains(':') {
-                format!("[{name}]:{port}")
-            } else {
-                format!("{name}:{port}")
-            }
+        let own = names.into_iter().map(|host| HostPort { host, port }.to_string());
+        let tokens = admin.tokens.iter().map(|token| Token {
+            name: token.name.clone(),
+            role: token.role,
+            sha256: Sha256::digest(token.secret.expose()).into(),
         });
         Access {
-            hosts: with_port.chain(hosts.iter().map(|host| host.to_ascii_lowercase())).collect(),
+            hosts: own.chain(admin.hosts.iter().map(|host| host.to_ascii_lowercase())).collect(),
             any_address: address.filter(IpAddr::is_unspecified).map(|_| port),
-            tokens: Vec::new(),
+            tokens: tokens.collect(),
         }
-    }
-
-    /// Adds a token. As soon as there is one, every request needs one.
-    #[must_use]
-    pub fn with_token(mut self, name: &str, secret: &str, role: Role) -> Access {
-        self.tokens.push(Token {
-            name: name.to_owned(),
-            role,
-            sha256: Sha256::digest(secret).into(),
-        });
-        self
     }
 
     /// Whether this request may be answered, where `needed` is what it takes.
@@ -185,6 +167,28 @@ fn is_json(content_type: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::AdminToken;
+    use crate::config::unit::Secret;
+
+    fn access(host: &str, hosts: &[&str], tokens: &[(&str, &str, Role)]) -> Access {
+        let token = |(name, secret, role): &(&str, &str, Role)| AdminToken {
+            name: (*name).to_owned(),
+            file: "/run/token".into(),
+            role: *role,
+            secret: Secret::new(*secret),
+        };
+        let admin = AdminConfig {
+            listen: HostPort {
+                host: host.to_owned(),
+                port: 0,
+            },
+            probes_listen: None,
+            hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+            tls: None,
+            tokens: tokens.iter().map(token).collect(),
+        };
+        Access::new(&admin, 9672)
+    }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs
@@ -199,7 +203,7 @@ mod tests {
 
     #[test]
     fn the_host_must_be_the_listeners() {
-        let access = Access::new("127.0.0.1", 9672, &["oncegate.internal".to_owned(), "Proxy:80".to_owned()]);
+        let access = access("127.0.0.1", &["oncegate.internal", "Proxy:80"], &[]);
         let get = |host: &str| refused(&access, &Method::GET, &[("host", host)], Role::Read);
         for host in [
             "127.0.0.1:9672",
@@ -229,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_listener_on_every_address_goes_by_every_address_and_by_no_name() {
-        let access = Access::new("0.0.0.0", 9672, &[]);
+        let access = access("0.0.0.0", &[], &[]);
         let get = |host: &str| refused(&access, &Method::GET, &[("host", host)], Role::Read);
         assert_eq!(get("10.1.2.3:9672"), None);
         assert_eq!(get("[fe80::1]:9672"), None);
@@ -239,7 +243,7 @@ mod tests {
 
     #[test]
     fn an_origin_must_be_our_own() {
-        let access = Access::new("127.0.0.1", 9672, &[]);
+        let access = access("127.0.0.1", &[], &[]);
         let get = |origin: &str| refused(&access, &Method::GET, &[("host", "localhost:9672"), ("origin", origin)], Role::Read);
         assert_eq!(get("http://localhost:9672"), None);
         assert_eq!(get("https://localhost:9672"), None);
@@ -257,7 +261,7 @@ mod tests {
 
     #[test]
     fn every_method_but_get_needs_json() {
-        let access = Access::new("127.0.0.1", 9672, &[]);
+        let access = access("127.0.0.1", &[], &[]);
         let send = |method: &Method, content_type: &str| {
             refused(
                 &access,
@@ -279,9 +283,11 @@ mod tests {
 
     #[test]
     fn a_token_names_its_bearer_and_bounds_him() {
-        let access = Access::new("10.0.0.1", 9672, &[])
-            .with_token("grafana", "look", Role::Read)
-            .with_token("ops", "s3:cret", Role::Operate);
+        let access = access(
+            "10.0.0.1",
+            &[],
+            &[("grafana", "look", Role::Read), ("ops", "s3:cret", Role::Operate)],
+        );
         let ask = |authorization: &str, needed| {
             access.check(
                 &Method::GET,

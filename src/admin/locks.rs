@@ -1,7 +1,7 @@
 //! `/api/v1/locks`: what is locked, and freeing it.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::answer::{Problem, respond};
 use super::{Admin, Answered};
+use crate::config::unit::parse_duration;
 use crate::rules::lock::{Digest, Freed, LockRecord, LockState, Reply, Request};
 use crate::store::{Client, Filter, Unavailable};
 
@@ -187,7 +188,7 @@ pub async fn release_lock(store: &Client, digest: Digest, holder: Option<&str>) 
 /// Age is told by this machine's clock against the store's.
 pub async fn clear_locks(store: &Client, query: &ClearQuery, mut on_freed: impl FnMut(&[Freed])) -> Result<Cleared, ClearError> {
     let older_than = match &query.older_than {
-        Some(text) => Some(parse_age(text).ok_or_else(|| ClearError::OlderThan(text.clone()))?),
+        Some(text) => Some(parse_duration(text).ok_or_else(|| ClearError::OlderThan(text.clone()))?),
         None => None,
     };
     let now_ms = now_ms();
@@ -292,18 +293,4 @@ impl From<ClearError> for Problem {
             ClearError::Store(why) => why.into(),
         }
     }
-}
-
-/// `45s`, `10m`, `2h`, `1d`.
-fn parse_age(text: &str) -> Option<Duration> {
-    let unit = text.chars().last()?;
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        'd' => 86_400,
-        _ => return None,
-    };
-    let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
-    Some(Duration::from_secs(number.checked_mul(seconds)?))
 }

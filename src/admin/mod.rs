@@ -31,12 +31,13 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use tokio::sync::{mpsc, oneshot};
 
-use access::{Access, Role};
+use access::Access;
 use answer::Problem;
 
+use crate::config::{Config, Role};
 use crate::metrics::Metrics;
 use crate::rules::lock::Freed;
-use crate::store::Client;
+use crate::store::{Client, Store};
 
 /// The largest body of a request: lookups carry the arguments of a task.
 const BODY_MAX: usize = 4 << 20;
@@ -61,22 +62,18 @@ pub struct Reloaded {
     pub warnings: Vec<String>,
 }
 
-/// The configuration in force, as the admin listener needs it.
-pub struct Current {
-    /// Who may ask.
-    pub access: Access,
-    /// The SHA-256 of the configuration.
-    pub sha256: String,
-    /// The main file, if there is one.
-    pub file: Option<String>,
-    /// Every setting, secrets as `***`.
-    pub shown: serde_json::Value,
+/// The configuration in force, and what it says about who may ask.
+struct Current {
+    config: Arc<Config>,
+    access: Access,
 }
 
 /// What the handlers share.
 pub struct Admin {
     instance: String,
     started: Instant,
+    /// The port of the admin listener, which is its own choice where the configuration says 0.
+    port: u16,
     store: Client,
     store_kind: &'static str,
     store_reach: Reach,
@@ -86,35 +83,48 @@ pub struct Admin {
     commands: mpsc::Sender<Command>,
 }
 
+/// What main gives to the admin listener.
+pub struct Parts {
+    /// The name of this proxy.
+    pub instance: String,
+    /// The port that the admin listener is bound to.
+    pub port: u16,
+    /// The configuration in force.
+    pub config: Arc<Config>,
+    /// The store. A client of it is made: this is done on the runtime that will serve.
+    pub store: Store,
+    /// What `/metrics` shows.
+    pub metrics: Arc<Metrics>,
+    /// What `/readyz` follows.
+    pub state: Arc<State>,
+    /// Where orders go.
+    pub commands: mpsc::Sender<Command>,
+}
+
 /// What a handler gives: an answer, already in its form.
 type Answered = Response;
 
 impl Admin {
-    /// `instance` names this proxy; `store_kind` is `memory` or the kind of a shared store.
-    pub fn new(
-        instance: &str,
-        (store, store_kind): (Client, &'static str),
-        metrics: Arc<Metrics>,
-        state: Arc<State>,
-        current: Current,
-        commands: mpsc::Sender<Command>,
-    ) -> Arc<Admin> {
+    /// The admin listener's state, to be routed by [`router`] and [`probes_router`].
+    pub fn new(parts: Parts) -> Arc<Admin> {
+        let store_kind = parts.store.kind();
         Arc::new(Admin {
-            instance: instance.to_owned(),
+            instance: parts.instance,
             started: Instant::now(),
-            store,
+            port: parts.port,
+            store: parts.store.client(),
             store_kind,
             store_reach: if store_kind == "memory" { Reach::Instance } else { Reach::Fleet },
-            metrics,
-            state,
-            current: ArcSwap::from_pointee(current),
-            commands,
+            metrics: parts.metrics,
+            state: parts.state,
+            current: ArcSwap::from_pointee(Current::new(parts.config, parts.port)),
+            commands: parts.commands,
         })
     }
 
     /// Takes on a new configuration.
-    pub fn set_current(&self, current: Current) {
-        self.current.store(Arc::new(current));
+    pub fn set_config(&self, config: Arc<Config>) {
+        self.current.store(Arc::new(Current::new(config, self.port)));
     }
 
     fn answer(&self, answer: Result<Response, Problem>) -> Answered {
@@ -124,6 +134,15 @@ impl Admin {
     fn count_freed(&self, freed: &[Freed]) {
         for freed in freed {
             self.metrics.rule(&freed.rule).count_released(freed.reason, freed.held_ms);
+        }
+    }
+}
+
+impl Current {
+    fn new(config: Arc<Config>, port: u16) -> Current {
+        Current {
+            access: Access::new(&config.admin, port),
+            config,
         }
     }
 }

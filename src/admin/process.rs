@@ -43,8 +43,8 @@ pub(super) async fn status(State(admin): State<Arc<Admin>>) -> Answered {
         "upstreams": upstreams,
         "store": { "type": admin.store_kind, "up": health.up, "circuit": circuit, "orders_kept": health.orders_kept },
         "config": {
-            "file": current.file,
-            "sha256": current.sha256,
+            "file": current.config.file,
+            "sha256": current.config.sha256,
             "loaded": time_text(reload.at),
             "refused": reload.refused,
         },
@@ -54,7 +54,7 @@ pub(super) async fn status(State(admin): State<Arc<Admin>>) -> Answered {
 
 pub(super) async fn config(State(admin): State<Arc<Admin>>) -> Answered {
     let current = admin.current.load();
-    let fields = json!({ "file": current.file, "sha256": current.sha256, "config": current.shown });
+    let fields = json!({ "file": current.config.file, "sha256": current.config.sha256, "config": current.config.shown() });
     respond(StatusCode::OK, &admin.instance, Reach::Instance, fields)
 }
 
