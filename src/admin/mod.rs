@@ -3,10 +3,10 @@
 //! It changes nothing by itself but locks: reload and drain are [`Command`]s to main. What it shows of the process comes from
 //! [`State`], which the proxy and main write, and from the store's client.
 
-pub mod access;
+mod access;
 mod answer;
 mod base64;
-pub mod locks;
+mod locks;
 mod page;
 mod probes;
 mod process;
