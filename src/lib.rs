@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod amqp;
 pub mod celery;
+pub mod cli;
 pub mod config;
 pub mod logging;
 pub mod metrics;

@@ -12,7 +12,7 @@ mod tests;
 mod writer;
 
 pub use decisions::{Decision, DecisionKind, DecisionLog};
-pub use format::{Format, Lines};
+pub use format::{Format, Lines, printable};
 pub use limit::OncePerMinute;
 
 use std::sync::Arc;
