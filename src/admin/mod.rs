@@ -6,6 +6,7 @@
 mod access;
 mod answer;
 mod base64;
+mod census;
 mod locks;
 mod page;
 mod probes;
@@ -16,6 +17,7 @@ mod state;
 mod tests;
 
 pub use answer::Reach;
+pub use census::count_locks;
 pub use server::{Peer, TlsListener, serve, serve_tls};
 pub use state::{Phase, Readiness, ReadyStatus, Reload, State};
 

@@ -455,3 +455,24 @@ async fn the_probes_listener_has_nothing_else() {
         assert_eq!(probes.get(path).await.status, 404, "{path}");
     }
 }
+
+#[tokio::test]
+async fn locks_are_counted_by_rule_and_state() {
+    let proxy = start(Vec::new()).await;
+    for key in 1..=3 {
+        proxy.lock(key, "a", "t", "id").await;
+    }
+    proxy.lock(9, "b", "t", "id").await;
+    let counting = tokio::spawn(count_locks(Arc::clone(&proxy.admin)));
+    let metrics = tokio::time::timeout(Duration::from_secs(20), async {
+        loop {
+            let metrics = proxy.get("/metrics").await.body;
+            if metrics.contains(r#"oncegate_locks{rule="b",state="queued"} 1"#) {
+                break metrics;
+            }
+        }
+    });
+    let metrics = metrics.await.expect("counted at once");
+    assert!(metrics.contains(r#"oncegate_locks{rule="a",state="queued"} 3"#), "{metrics}");
+    counting.abort();
+}
