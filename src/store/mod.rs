@@ -11,6 +11,7 @@
 mod breaker;
 mod keeper;
 mod memory;
+pub mod operator;
 mod redis;
 
 use std::sync::Arc;
