@@ -3,4 +3,7 @@
 
 pub mod amqp;
 pub mod celery;
+pub mod logging;
+pub mod metrics;
 pub mod rules;
+pub mod store;
