@@ -33,7 +33,8 @@ const CLASS_TO_SIZE: &[u8] = &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
 #[test]
 fn properties_are_read_where_the_flags_say() {
     // From the specification, 4.2.6.1: the first property has the highest bit.
-    let cases: &[(&[u8], fn(&mut Properties<'_>))] = &[
+    type Set = fn(&mut Properties<'_>);
+    let cases: &[(&[u8], Set)] = &[
         (b"\x00\x00", |_| {}),
         (b"\x80\x00\x02ct", |p| p.content_type = Some(b"ct")),
         (b"\x40\x00\x02ce", |p| p.content_encoding = Some(b"ce")),
