@@ -166,7 +166,7 @@ def celery_app(port, **settings):
 
 
 def celery_produce(port):
-    """Celery's producer with its defaults: serializers, eta, expires, priority, a group, protocol 1, a delayed routing key"""
+    """Celery's producer with its defaults: serializers, eta, expires, priority, a group, a chain, protocol 1"""
     import celery
 
     app = celery_app(port)
