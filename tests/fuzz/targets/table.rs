@@ -18,7 +18,11 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(raw, data);
             for entry in entries.iter().take(8) {
                 let found = table.get(entry.name).expect("every entry can be read").expect("the name is there");
-                let last = entries.iter().rev().find(|other| other.name == entry.name).expect("it is there itself");
+                let last = entries
+                    .iter()
+                    .rev()
+                    .find(|other| other.name == entry.name)
+                    .expect("it is there itself");
                 assert_eq!(format!("{found:?}"), format!("{:?}", last.value));
                 let mut again = Vec::new();
                 found.encode(&mut again).expect("it was on a wire before");
