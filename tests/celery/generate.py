@@ -371,6 +371,17 @@ def other_objects():
     ]
 
 
+def compressed():
+    """Each compression by each of its names, and of 20 MiB."""
+    names = ["application/x-gzip", "gzip", "zlib", "application/x-bz2", "bzip2", "bzip", "application/x-lzma", "lzma", "xz"]
+    names += ["application/zstd", "zstd", "zstandard", "application/x-brotli", "brotli"]
+    for name in names:
+        yield {"compression": name, "size": 3, "body": compression.compress(b"abc", name)[0].hex()}
+        yield {"compression": name, "size": 0, "body": compression.compress(b"", name)[0].hex()}
+    for name in ("gzip", "bzip2", "lzma", "zstd", "brotli"):
+        yield {"compression": name, "size": 20 << 20, "body": compression.compress(bytes(20 << 20), name)[0].hex()}
+
+
 def write(name, rows):
     with open(HERE / name, "w", encoding="ascii") as file:
         for row in rows:
@@ -406,6 +417,7 @@ def yaml_scalars():
         yield {"text": text, "value": value}
 
 
+write("compressed.jsonl", compressed())
 write("yaml_scalars.jsonl", yaml_scalars())
 write("messages.jsonl", messages())
 write("json_values.jsonl", json_values())
