@@ -184,7 +184,12 @@ impl<'r> TableReader<'r> {
     {
         let is_own = self.own.is_some_and(|table| table.get(key).is_some());
         let table = if is_own || self.fallback.is_none() { self.path } else { "defaults" };
-        Context { reader: self.reader, table, key, shown }
+        Context {
+            reader: self.reader,
+            table,
+            key,
+            shown,
+        }
     }
 
     /// A value, or its default.
