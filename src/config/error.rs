@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource};
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
 
 /// Where an error lies.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,24 +51,41 @@ pub(super) struct Snippet {
     pub range: Range<usize>,
 }
 
-impl miette::Diagnostic for ConfigError {}
-
 /// The line of the error with the offending text marked; a diagnostic of its own so that the plain first line stays as it is.
 #[derive(Debug, thiserror::Error)]
 #[error("here")]
-struct Marked {
-    text: NamedSource<Arc<str>>,
-    range: Range<usize>,
-}
+struct Marked(Snippet);
 
 impl miette::Diagnostic for Marked {
-    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
-        Some(&self.text)
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        Some(&self.0)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let label = LabeledSpan::new(None, self.range.start, self.range.len().max(1));
-        Some(Box::new(std::iter::once(label)))
+        let line = self.0.line();
+        let length = self.0.range.len().min(line.end.saturating_sub(self.0.range.start)).max(1);
+        Some(Box::new(std::iter::once(LabeledSpan::new(None, self.0.range.start, length))))
+    }
+}
+
+impl Snippet {
+    /// The bytes of the line in which the range begins, without its end.
+    fn line(&self) -> Range<usize> {
+        let before = self.text.get(..self.range.start).unwrap_or_default();
+        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let rest = self.text.get(start..).unwrap_or_default();
+        start..start + rest.lines().next().unwrap_or_default().len()
+    }
+}
+
+/// Only ever the one line: a neighbouring line may hold a secret.
+impl SourceCode for Snippet {
+    fn read_span<'a>(&'a self, _: &SourceSpan, _: usize, _: usize) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        let line = self.line();
+        let bytes = self.text.get(line.clone()).ok_or(MietteError::OutOfBounds)?.as_bytes();
+        let number = self.text.get(..line.start).unwrap_or_default().matches('\n').count();
+        let contents = MietteSpanContents::new_named(self.name.clone(), bytes, line.into(), number, 0, 1);
+        Ok(Box::new(contents))
     }
 }
 
@@ -95,19 +112,13 @@ impl ConfigErrors {
             Colour::On => GraphicalTheme::unicode(),
             Colour::Off => GraphicalTheme::unicode_nocolor(),
         };
-        // No context lines: a neighbouring line may hold a secret.
-        let handler = GraphicalReportHandler::new_themed(theme).with_context_lines(0).with_links(false);
+        let handler = GraphicalReportHandler::new_themed(theme).with_links(false);
         let mut out = String::new();
         for error in &self.0 {
             out.push_str(&error.to_string());
             out.push('\n');
-            let Some(Snippet { name, text, range }) = &error.snippet else {
-                continue;
-            };
-            let marked = Marked {
-                text: NamedSource::new(name, text.clone()),
-                range: range.clone(),
-            };
+            let Some(snippet) = &error.snippet else { continue };
+            let marked = Marked(snippet.clone());
             let mut drawing = String::new();
             if handler.render_report(&mut drawing, &marked).is_ok() {
                 // The first lines repeat the headline, which has just been printed in full.

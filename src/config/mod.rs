@@ -1,10 +1,11 @@
 //! The configuration: TOML files, environment and flags become one [`Config`] that is valid by construction.
 //!
 //! `source` (texts and places) → `tree` (values with places) → `layer` (include, environment, flags) → `reader` (typed keys,
-//! defaults, unknown keys) → `tables` and `rule` (what the keys mean together) → [`Config`]. Every error of a load is reported, each
+//! defaults, unknown keys) → `tables`, `admin`, `secrets`, `rule` (what the keys mean together) → [`Config`]. Every error of a load is reported, each
 //! with file, line, column, the offending text and the remedy. `not_built` is the one list of what is known and refused.
 
 pub mod address;
+mod admin;
 mod context;
 pub mod error;
 mod layer;
@@ -12,11 +13,13 @@ mod not_built;
 mod reader;
 pub mod reload;
 mod rule;
+mod secrets;
 mod setting;
 mod source;
 mod suggest;
 mod tables;
 mod tree;
+mod unbuilt;
 pub mod unit;
 pub mod watch;
 

@@ -12,7 +12,7 @@ use super::not_built;
 use super::setting::{Setting, quoted, read_choice, read_items};
 use super::source::{Kind, Sources, Span};
 use super::suggest::nearest;
-use super::tree::{Entry, Node, Table, Value};
+use super::tree::{Entry, Node, Table, Value, is_tables};
 
 /// One load: its texts, and what was found wrong so far.
 #[derive(Debug, Default)]
@@ -81,6 +81,15 @@ impl Reader {
     /// The files that the config names.
     pub fn files(&self) -> Vec<PathBuf> {
         self.files.borrow().clone()
+    }
+
+    /// The headers of the tables that have a key of this name, as far as they have been read.
+    fn tables_with(&self, key: &str) -> Vec<String> {
+        let known = self.known.borrow();
+        let tables = known
+            .iter()
+            .filter_map(|path| path.rsplit_once('.').filter(|(_, last)| *last == key));
+        tables.map(|(table, _)| header_of(table)).collect()
     }
 
     /// How many errors there are so far.
@@ -385,25 +394,52 @@ impl<'r> TableReader<'r> {
 
     /// Reports the keys that nobody asked for, and gives what was read, to be shown.
     pub fn finish(self) -> Json {
-        let (reader, asked, path) = (self.reader, &self.asked, self.path);
         for entry in self.entries() {
-            if asked.contains(&entry.name.as_str()) {
-                continue;
+            if !self.asked.contains(&entry.name.as_str()) {
+                self.refuse_unknown(entry);
             }
-            let is_table = matches!(entry.node.value, Value::Table(_) | Value::List(_)) && path.is_empty();
-            let (what, place) = match (is_table, path) {
-                (true, _) => (format!("unknown table [{}]", entry.name), String::new()),
-                (false, "") => (format!("unknown key {:?}", entry.name), String::new()),
-                (false, _) => (format!("unknown key {:?}", entry.name), format!(" in [{path}]")),
-            };
-            let remedy = match nearest(&entry.name, asked) {
-                Some(near) if is_table => format!("Did you mean [{near}]?"),
-                Some(near) => format!("Did you mean {near:?}?"),
-                None => format!("Known are {}.", asked.join(", ")),
-            };
-            reader.error_at(entry.name_at, format!("{what}{place}. {remedy}"));
         }
         Json::Object(self.shown)
+    }
+
+    fn refuse_unknown(&self, entry: &Entry) {
+        let name = entry.name.as_str();
+        let near = nearest(name, &self.asked);
+        let header = match &entry.node.value {
+            Value::Table(_) if self.path.is_empty() => Some(("[", "]")),
+            Value::List(items) if self.path.is_empty() && is_tables(items) => Some(("[[", "]]")),
+            _ => None,
+        };
+        let message = if let Some((open, close)) = header {
+            let remedy = match near {
+                Some(near) => format!("Did you mean {}?", header_of(near)),
+                None => format!("Known are {}.", self.asked.join(", ")),
+            };
+            format!("unknown table {open}{name}{close}. {remedy}")
+        } else {
+            let place = if self.path.is_empty() {
+                String::new()
+            } else {
+                format!(" in {}", header_of(self.path))
+            };
+            let elsewhere = self.reader.tables_with(name);
+            let remedy = match near {
+                Some(near) => format!("Did you mean {near:?}?"),
+                None if !elsewhere.is_empty() => format!("It belongs in {}.", elsewhere.join(" or ")),
+                None => format!("Known are {}.", self.asked.join(", ")),
+            };
+            format!("unknown key {name:?}{place}. {remedy}")
+        };
+        self.reader.error_at(entry.name_at, message);
+    }
+}
+
+/// The header under which the keys of a table stand.
+fn header_of(path: &str) -> String {
+    if matches!(path, "rule" | "rule.limit" | "admin.token") {
+        format!("[[{path}]]")
+    } else {
+        format!("[{path}]")
     }
 }
 
