@@ -4,4 +4,8 @@
 pub mod amqp;
 pub mod celery;
 pub mod config;
+pub mod logging;
+pub mod metrics;
 pub mod rules;
+pub mod session;
+pub mod store;

@@ -6,6 +6,7 @@
 
 pub mod address;
 mod admin;
+mod check;
 mod context;
 pub mod error;
 mod layer;

@@ -35,8 +35,8 @@ pub enum ReloadError {
 /// Reads the config anew, from where the old one came: its file, or the default ones if it had none.
 pub fn reload(old: &Config, environment: &Environment, flags: &Flags, empty: WithoutRules) -> Result<Reloaded, ReloadError> {
     let config = load(old.file.as_deref(), environment, flags)?;
-    let rules = old.rules.len();
-    if rules > 0 && config.rules.len() == 0 && empty == WithoutRules::Refused {
+    let rules = old.rules.specs().len();
+    if rules > 0 && config.rules.specs().is_empty() && empty == WithoutRules::Refused {
         return Err(ReloadError::NoRules(rules));
     }
     let needs_restart = needs_restart(old, &config);

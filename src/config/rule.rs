@@ -12,7 +12,8 @@ use crate::rules::spec::{
     Outcome, Override, ResultMode, RuleSpec, SpecError, Summary, Unique,
 };
 
-use super::context::Context;
+use super::check::{check_limit, check_rule};
+use super::context::{Context, sentence};
 use super::not_built;
 use super::reader::{Reader, Shown, TableReader};
 use super::setting::{Setting, read_items, read_text};
@@ -58,6 +59,7 @@ fn read_rules<'r>(root: &mut TableReader<'r>) -> Vec<Written<'r>> {
         let mut spec = read_matchers(&mut table);
         read_settings(&mut table, &mut spec);
         spec.given = Some(own.entries.iter().map(|entry| entry.name.clone()).collect::<BTreeSet<_>>());
+        check_rule(&table, &spec);
         shown.push(table.finish());
         rules.push(Written {
             spec,
@@ -79,15 +81,28 @@ pub(super) fn read_every_key(reader: &Reader) {
     read_limit(&mut TableReader::new(reader, "rule.limit", None, None));
 }
 
-/// `[signatures]`: the task's name or pattern, and its signature.
-fn read_signatures(root: &mut TableReader<'_>) -> Vec<(String, String)> {
+/// One line of `[signatures]`.
+struct Signature<'r> {
+    task: String,
+    text: String,
+    node: &'r Node,
+}
+
+/// `[signatures]`: the task's name, and its signature.
+fn read_signatures<'r>(root: &mut TableReader<'r>) -> Vec<Signature<'r>> {
     let reader = root.reader();
     let (own, at) = root.table("signatures");
     let table = TableReader::new(reader, "signatures", own, at);
     let mut signatures = Vec::new();
     for entry in table.entries() {
         match &entry.node.value {
-            Value::Text(signature) => signatures.push((entry.name.clone(), signature.clone())),
+            Value::Text(signature) => {
+                signatures.push(Signature {
+                    task: entry.name.clone(),
+                    text: signature.clone(),
+                    node: &entry.node,
+                });
+            }
             Value::Table(_) => {
                 let message = format!(
                     "{} is split at its dot. Write the whole name of the task in quotes: \"{0}.…\" = \"…\".",
@@ -106,14 +121,8 @@ fn read_signatures(root: &mut TableReader<'_>) -> Vec<(String, String)> {
             }
         }
     }
-    root.show(
-        "signatures",
-        signatures
-            .iter()
-            .map(|(task, signature)| (task.clone(), json!(signature)))
-            .collect::<serde_json::Map<_, _>>()
-            .into(),
-    );
+    let shown = signatures.iter().map(|signature| (signature.task.clone(), json!(signature.text)));
+    root.show("signatures", shown.collect::<serde_json::Map<_, _>>().into());
     signatures
 }
 
@@ -283,7 +292,9 @@ fn read_limits(table: &mut TableReader<'_>) -> Vec<LimitSpec> {
     let mut shown = Vec::new();
     for (own, at) in table.tables("limit") {
         let mut limit = TableReader::new(reader, "rule.limit", Some(own), Some(at));
-        limits.push(read_limit(&mut limit));
+        let read = read_limit(&mut limit);
+        check_limit(&limit, &read);
+        limits.push(read);
         shown.push(limit.finish());
         if not_built::working_values("rule.limit").is_some() {
             reader.error_at(
@@ -353,28 +364,54 @@ fn parse_rate(text: &str) -> Option<(u64, Duration)> {
     Some((times, Duration::from_secs(seconds)))
 }
 
-/// What is allowed in a rule and probably not meant.
-fn warn(reader: &Reader, rule: &Written<'_>) {
-    let spec = &rule.spec;
-    let name = spec.name.clone().or_else(|| spec.task.first().cloned()).unwrap_or_default();
-    let table = rule.table(reader);
-    let at = |key: &str| table.node(key).map_or(rule.at, |node| node.at);
-    let matches_all = spec
-        .task
-        .iter()
-        .any(|glob| glob.chars().all(|character| character == '*') && !glob.is_empty());
-    if matches_all && spec.mode == Mode::Enforce && !spec.bypass {
-        let message = format!("rule {name:?} matches every task and enforces. Write mode = \"observe\" first, or name the tasks.");
-        reader.warn(at("task"), Some(&name), message);
-    }
-    if spec.unique == Some(Unique::UntilFinished) && spec.acks_late != AcksLate::True && spec.mode != Mode::Off && !spec.bypass {
-        let ttl = show_duration(spec.ttl);
-        let message = format!(
-            "rule {name:?}: the end of a task is learnt from a late ack alone, and acks_late is {:?}: its locks go by ttl ({ttl}). \
-             Write acks_late = true if the task acknowledges late, else choose ttl so that it covers a run.",
-            spec.acks_late.as_str()
-        );
-        reader.warn(at("unique"), Some(&name), message);
+/// What is allowed in the rules and probably not meant.
+fn warn(reader: &Reader, rules: &[Written<'_>]) {
+    let mut is_continued = false;
+    for rule in rules {
+        let spec = &rule.spec;
+        is_continued |= spec.and_next;
+        if spec.mode == Mode::Off || !rule.is_read {
+            continue;
+        }
+        let table = rule.table(reader);
+        let name = spec.name.as_deref().or(spec.task.first().map(String::as_str)).unwrap_or_default();
+        let say = |key: &str, message: String| {
+            let at = table.node(key).map_or(rule.at, |node| node.at);
+            reader.warn(at, Some(name), format!("rule {name:?} {message}"));
+        };
+        if spec.bypass {
+            if spec.unique.is_some() {
+                say(
+                    "unique",
+                    "forwards untouched (bypass), so that unique does nothing. Keep one of them.".to_owned(),
+                );
+            }
+            continue;
+        }
+        if spec.unique.is_none() && spec.limits.is_empty() && !is_continued {
+            say(
+                "name",
+                "decides nothing. Write unique = \"until_started\", or bypass = true if that is meant.".to_owned(),
+            );
+        }
+        let matches_all = spec
+            .task
+            .iter()
+            .any(|glob| !glob.is_empty() && glob.chars().all(|character| character == '*'));
+        if matches_all && spec.mode == Mode::Enforce {
+            say(
+                "task",
+                "matches every task and enforces. Write mode = \"observe\" first, or name the tasks.".to_owned(),
+            );
+        }
+        if spec.unique == Some(Unique::UntilFinished) && spec.acks_late != AcksLate::True {
+            let (acks_late, ttl) = (spec.acks_late, show_duration(spec.ttl));
+            let message = format!(
+                "frees its locks at a late ack alone, and acks_late is {acks_late}: they go by ttl, after {ttl}. Write acks_late = true if \
+                 the tasks acknowledge after their run, else choose a ttl that covers a run."
+            );
+            say("unique", message);
+        }
     }
 }
 
@@ -398,15 +435,17 @@ pub(super) fn read_set(root: &mut TableReader<'_>) -> Arc<RuleSet> {
     let reader = root.reader();
     let rules = read_rules(root);
     let signatures = read_signatures(root);
-    for rule in &rules {
-        warn(reader, rule);
-    }
+    warn(reader, &rules);
     let specs = rules.iter().map(|rule| rule.spec.clone()).collect();
-    match RuleSet::compile(specs, &signatures) {
+    let texts: Vec<_> = signatures
+        .iter()
+        .map(|signature| (signature.task.clone(), signature.text.clone()))
+        .collect();
+    match RuleSet::compile(specs, &texts) {
         Ok(set) => Arc::new(set),
         Err(errors) => {
             for error in errors {
-                refuse(root, &rules, &error);
+                refuse(reader, &rules, &signatures, &error);
             }
             Arc::default()
         }
@@ -414,18 +453,37 @@ pub(super) fn read_set(root: &mut TableReader<'_>) -> Arc<RuleSet> {
 }
 
 /// Tells what is wrong with a spec at its place.
-fn refuse(root: &TableReader<'_>, rules: &[Written<'_>], error: &SpecError) {
-    let reader = root.reader();
+fn refuse(reader: &Reader, rules: &[Written<'_>], signatures: &[Signature<'_>], error: &SpecError) {
     let offset = error.offset.unwrap_or_default();
+    // The message names the key itself, or it says what is wrong with the text of the key.
+    let says = |cx: &Context<'_>, node: &Node| {
+        if error.message.starts_with(&format!("{} = ", error.key)) {
+            error.message.clone()
+        } else {
+            format!("{}: {}", cx.name_and_text(node), error.message)
+        }
+    };
+    if error.key == "signatures" {
+        let Some(signature) = error.element.and_then(|index| signatures.get(index)) else {
+            return;
+        };
+        let cx = Context {
+            reader,
+            table: "signatures",
+            key: &format!("{:?}", signature.task),
+            shown: Shown::Plain,
+        };
+        return cx.report(signature.node, offset, &sentence(&says(&cx, signature.node), &error.remedy));
+    }
     // Of a rule with a value that was refused the default was compiled, of which nothing need be said.
     let Some(rule) = rules.get(error.rule).filter(|rule| rule.is_read) else {
         return;
     };
     let table = rule.table(reader);
-    match error.element.and_then(|index| element(&table, error.key, index)) {
-        Some(node) => table
-            .context(error.key, Shown::Plain)
-            .refuse_from(&node, offset, &error.message, &error.remedy),
-        None => table.refuse_from(error.key, offset, &error.message, &error.remedy),
+    let element = error.element.and_then(|index| element(&table, error.key, index));
+    let cx = table.context(error.key, Shown::Plain);
+    match element.as_ref().or(table.node(error.key)) {
+        Some(node) => cx.report(node, offset, &sentence(&says(&cx, node), &error.remedy)),
+        None => table.refuse_table(&error.message, &error.remedy),
     }
 }

@@ -49,6 +49,11 @@ impl fmt::Display for Digest {
     }
 }
 
+/// Names one publish or one settlement, so that a request repeated after an unknown outcome is counted once. Two of the same task id
+/// must differ, whichever proxy they pass: a random start per connection and a counter do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Nonce(pub u64);
+
 /// How long a publish lock lasts: which signal ends it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
@@ -68,6 +73,13 @@ impl Scope {
             Scope::UntilFinished => "until_finished",
             Scope::UntilExpired => "until_expired",
         }
+    }
+
+    /// The scope of that name.
+    pub fn from_name(name: &str) -> Option<Scope> {
+        [Scope::UntilStarted, Scope::UntilFinished, Scope::UntilExpired]
+            .into_iter()
+            .find(|scope| scope.as_str() == name)
     }
 }
 
@@ -93,6 +105,13 @@ impl LockState {
             LockState::Running => "running",
             LockState::Cooldown => "cooldown",
         }
+    }
+
+    /// The state of that name.
+    pub fn from_name(name: &str) -> Option<LockState> {
+        [LockState::Leased, LockState::Queued, LockState::Running, LockState::Cooldown]
+            .into_iter()
+            .find(|state| state.as_str() == name)
     }
 }
 
@@ -131,12 +150,18 @@ pub struct LockNote {
 }
 
 /// One question or order to the store. Each is one atomic step and idempotent per (digest, id).
+///
+/// A lock counts the holder's messages, by the nonces of their publishes: an acquire that lets its publish pass counts it, and so does
+/// a commit whose acquire never reached the store; an unpublish takes its own out, a signal the oldest. What is counted or taken twice
+/// changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// May this publish go out? Takes the lock for a lease if it is free. Answered by [`Reply::Acquire`].
     Acquire {
         /// The key and the id that asks.
         claim: Claim,
+        /// This publish; its commit, renewals and unpublish carry the same.
+        publish: Nonce,
         /// What to write if the lock is taken.
         note: Arc<LockNote>,
         /// The message says of itself that its id was published before (`retries` or `replaced_task_nesting` above 0): never a
@@ -147,21 +172,28 @@ pub enum Request {
     Commit {
         /// The key and the id.
         claim: Claim,
+        /// The publish that the broker acknowledged.
+        publish: Nonce,
         /// The same note as at acquire; a lock that has lapsed is taken anew with it.
         note: Arc<LockNote>,
     },
-    /// The publish still waits for the broker on a live connection: the lease starts anew. Answered by [`Reply::Done`].
+    /// The publish still waits for the broker on a live connection: the lease starts anew, and a lock that is missing is taken again;
+    /// never one that another id holds. Answered by [`Reply::Done`].
     RenewLease {
         /// The key and the id.
         claim: Claim,
-        /// The lease.
-        lease_ms: u64,
+        /// The publish that waits.
+        publish: Nonce,
+        /// The same note as at acquire.
+        note: Arc<LockNote>,
     },
     /// The broker does not have this message of the claim (returned, nacked, its channel or connection gone before the ack): one
     /// message less in flight; at none the lock is freed if the claim still holds it. Answered by [`Reply::Released`].
     Unpublish {
         /// The key and the id.
         claim: Claim,
+        /// The publish that failed.
+        publish: Nonce,
         /// Why.
         reason: ReleaseReason,
     },
@@ -169,6 +201,8 @@ pub enum Request {
     Signal {
         /// The task id.
         id: Arc<str>,
+        /// This settlement: the same again changes nothing.
+        settlement: Nonce,
         /// What the worker did.
         signal: Signal,
     },
@@ -247,6 +281,28 @@ impl ReleaseReason {
             ReleaseReason::Admin => "admin",
         }
     }
+
+    /// The reason of that name.
+    pub fn from_name(name: &str) -> Option<ReleaseReason> {
+        use ReleaseReason as R;
+        [
+            R::Started,
+            R::Success,
+            R::Failure,
+            R::Ended,
+            R::Revoked,
+            R::Expired,
+            R::Lapsed,
+            R::Crash,
+            R::Unconfirmed,
+            R::Returned,
+            R::Replaced,
+            R::Purged,
+            R::Admin,
+        ]
+        .into_iter()
+        .find(|reason| reason.as_str() == name)
+    }
 }
 
 /// The store's answer to one [`Request`].
@@ -296,6 +352,8 @@ pub enum Acquired {
 pub enum Committed {
     /// The lock has its full life.
     Held,
+    /// A worker's signal that frees the lock overtook this commit (deliveries overtake the broker's confirm); nothing was changed.
+    Ended,
     /// Another id holds the lock; nothing was changed.
     Lost {
         /// Who holds it.
@@ -347,6 +405,10 @@ pub struct LockRecord {
     pub since_ms: u64,
     /// When it lapses by itself, in milliseconds since the Unix epoch, on the store's clock.
     pub expires_ms: u64,
+    /// Which signal frees it.
+    pub scope: Scope,
+    /// How many messages of the holder are published and not settled.
+    pub in_flight: u32,
     /// True for the lock of an observing rule.
     pub shadow: bool,
 }

@@ -149,6 +149,64 @@ impl Default for RuleSpec {
     }
 }
 
+impl RuleSpec {
+    /// Whether this rule's own text gives the key.
+    fn gives(&self, key: &str, differs: bool) -> bool {
+        self.given.as_ref().map_or(differs, |given| given.contains(key))
+    }
+
+    /// Puts the keys of an earlier rule over this one's, as `continue` joins them: earlier keys win, limits add up. Matchers and `when`
+    /// are each rule's own.
+    pub fn override_with(&mut self, earlier: &RuleSpec) {
+        let default = RuleSpec::default();
+        macro_rules! take {
+            ($($key:literal $field:ident,)+) => {$(
+                if earlier.gives($key, earlier.$field != default.$field) {
+                    self.$field = earlier.$field.clone();
+                    if let Some(given) = &mut self.given {
+                        given.insert($key.to_owned());
+                    }
+                }
+            )+};
+        }
+        take! {
+            "bypass" bypass,
+            "mode" mode,
+            "unique" unique,
+            "params" params,
+            "key" key,
+            "namespace" namespace,
+            "ttl" ttl,
+            "running_ttl" running_ttl,
+            "max_ttl" max_ttl,
+            "lease" lease,
+            "orphan_grace" orphan_grace,
+            "settle_grace" settle_grace,
+            "hold_max" hold_max,
+            "on_duplicate" on_duplicate,
+            "on_running" on_running,
+            "debounce" debounce,
+            "debounce_max" debounce_max,
+            "release_on" release_on,
+            "cooldown" cooldown,
+            "result" result,
+            "canvas" canvas,
+            "acks_late" acks_late,
+            "completion" completion,
+            "dead_letter" dead_letter,
+            "expires_with_lock" expires_with_lock,
+            "retry_delays" retry_delays,
+            "beat_lease" beat_lease,
+            "beat_origins" beat_origins,
+            "on_store_error" on_store_error,
+            "store_wait" store_wait,
+            "summary" summary,
+            "allow_overrides" allow_overrides,
+        }
+        self.limits.splice(0..0, earlier.limits.iter().cloned());
+    }
+}
+
 /// Declares an enum of values that users type, with their names.
 macro_rules! named {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {

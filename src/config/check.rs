@@ -1,0 +1,103 @@
+//! What must hold between the keys of one rule.
+
+use crate::rules::spec::{Completion, CompletionSource, LimitSpec, OnDuplicate, OnRunning, RuleSpec};
+
+use super::reader::TableReader;
+
+/// Reports the combinations of keys that make no sense.
+pub(super) fn check_rule(table: &TableReader<'_>, spec: &RuleSpec) {
+    check_completion(table, spec);
+    check_debounce(table, spec);
+    let dead_letters = [
+        ("on_duplicate", spec.on_duplicate == OnDuplicate::DeadLetter),
+        ("on_running", spec.on_running == OnRunning::DeadLetter),
+    ];
+    for (key, _) in dead_letters
+        .into_iter()
+        .filter(|(_, is_used)| *is_used && spec.dead_letter.is_none())
+    {
+        let remedy = "Write dead_letter = { exchange = \"\", routing_key = \"duplicates\" }.";
+        table.refuse(key, "has nowhere to go", remedy);
+    }
+}
+
+/// An acknowledgement says that a task has ended, not how.
+fn check_completion(table: &TableReader<'_>, spec: &RuleSpec) {
+    if spec.completion != Completion::Only(vec![CompletionSource::Ack]) {
+        return;
+    }
+    let remedy = "Add \"events\", \"rpc\" or \"redis\" to completion, which tell success from failure.";
+    if spec.cooldown.is_some() {
+        table.refuse(
+            "cooldown",
+            "begins after a success, and completion = [\"ack\"] never tells of one",
+            remedy,
+        );
+    }
+    if spec.release_on.len() == 1 {
+        table.refuse(
+            "release_on",
+            "needs the outcome of a task, and completion = [\"ack\"] never tells it",
+            remedy,
+        );
+    }
+}
+
+fn check_debounce(table: &TableReader<'_>, spec: &RuleSpec) {
+    match (spec.debounce, spec.debounce_max) {
+        (None, Some(_)) => table.refuse("debounce_max", "bounds a debounce that is not set", "Write debounce beside it."),
+        (Some(quiet), Some(longest)) if longest < quiet => {
+            table.refuse("debounce_max", "is shorter than debounce", "Write a longer one.");
+        }
+        _ => {}
+    }
+    let is_replace = matches!(spec.on_duplicate, OnDuplicate::Drop | OnDuplicate::Replace);
+    if spec.debounce.is_some() && !is_replace {
+        table.refuse(
+            "on_duplicate",
+            "stands beside debounce, which replaces",
+            "Leave on_duplicate out, or write \"replace\".",
+        );
+    }
+}
+
+/// Reports what is missing or too much in one `[[rule.limit]]`.
+pub(super) fn check_limit(table: &TableReader<'_>, limit: &LimitSpec) {
+    let lacks = |says: &str, remedy: &str| table.refuse_table(&format!("[[rule.limit]] {says}"), remedy);
+    match (limit.times, limit.per) {
+        (Some(0), _) => table.refuse(
+            "times",
+            "is none at all",
+            "Write at least 1; [[rule]] mode = \"off\" switches a rule off.",
+        ),
+        (Some(_), Some(_)) => {}
+        (Some(_), None) => lacks("has times and no per", "Write per = \"1m\", or rate = \"2/m\" for both."),
+        (None, Some(_)) => lacks("has per and no times", "Write times = 2, or rate = \"2/m\" for both."),
+        (None, None) if limit.concurrent.is_some() => {}
+        // A rate that could not be read has been reported.
+        (None, None) if table.has("rate") => {}
+        (None, None) => lacks("limits nothing", "Write rate = \"2/m\", or times and per, or concurrent = 1."),
+    }
+    if limit.concurrent == Some(0) {
+        table.refuse("concurrent", "lets nothing run", "Write at least concurrent = 1.");
+    }
+    match (limit.burst, limit.times) {
+        (Some(0), _) => table.refuse("burst", "lets nothing run", "Write at least burst = 1."),
+        (Some(burst), Some(times)) if burst > times => {
+            let says = format!("is above times ({times}), which no window may exceed");
+            table.refuse("burst", &says, &format!("Write at most burst = {times}."));
+        }
+        (Some(_), None) => table.refuse("burst", "belongs to a rate, and there is none", "Write rate = \"2/m\" beside it."),
+        _ => {}
+    }
+    if limit.max_wait.is_some() && limit.on_max_wait.is_none() && !table.has("on_max_wait") {
+        table.refuse(
+            "max_wait",
+            "does not say what comes after it",
+            "Write on_max_wait = \"deliver\", \"drop\" or \"dead_letter\".",
+        );
+    }
+    if limit.on_max_wait.is_some() && limit.max_wait.is_none() && !table.has("max_wait") {
+        table.refuse("on_max_wait", "has no max_wait to follow", "Write max_wait beside it.");
+    }
+}

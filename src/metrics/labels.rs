@@ -1,0 +1,113 @@
+//! The bounded label values of the metrics, each set as an enum, so that a child is found by index and never by hashing.
+
+use crate::rules::outcome::label_values;
+
+label_values! {
+    /// Whether the rule that decided enforces or only observes.
+    Mode {
+        /// Decisions are carried out.
+        Enforce = "enforce",
+        /// Decisions are made on shadow locks, counted and logged; every message is forwarded.
+        Observe = "observe",
+    }
+}
+
+label_values! {
+    /// What the store was asked, as the `op` label of the store metrics.
+    StoreOp {
+        /// May this publish go out?
+        Acquire = "acquire",
+        /// The broker has it.
+        Commit = "commit",
+        /// The publish still waits for the broker.
+        RenewLease = "renew_lease",
+        /// The broker does not have it.
+        Unpublish = "unpublish",
+        /// A worker settled a delivery.
+        Signal = "signal",
+        /// An operator frees a lock.
+        Release = "release",
+        /// What is known of a key.
+        Show = "show",
+        /// A page of locks.
+        List = "list",
+        /// Is the store there, and able to write?
+        Ping = "ping",
+    }
+}
+
+label_values! {
+    /// Which socket of a connection.
+    Peer {
+        /// The socket that a producer or worker opened.
+        Client = "client",
+        /// The socket that the proxy opened to the broker.
+        Broker = "broker",
+    }
+}
+
+label_values! {
+    /// Which way bytes and frames went, as the proxy sees it.
+    Direction {
+        /// Read by the proxy.
+        In = "in",
+        /// Written by the proxy.
+        Out = "out",
+    }
+}
+
+label_values! {
+    /// Why a client's connection was refused, as the `reason` label of `oncegate_connections_rejected_total`.
+    RejectReason {
+        /// `max_connections` are open.
+        Limit = "limit",
+        /// The proxy shuts down.
+        Draining = "draining",
+        /// No upstream could be connected.
+        NoUpstream = "no_upstream",
+        /// The TLS handshake failed.
+        Tls = "tls",
+        /// The PROXY header was missing or malformed.
+        ProxyProtocol = "proxy_protocol",
+        /// The client was silent for longer than `handshake_timeout`.
+        HandshakeTimeout = "handshake_timeout",
+        /// The first bytes were not an AMQP 0-9-1 protocol header.
+        Protocol = "protocol",
+    }
+}
+
+label_values! {
+    /// Who ended a connection, as the `by` label of `oncegate_connections_closed_total`.
+    ClosedBy {
+        /// The client.
+        Client = "client",
+        /// The broker.
+        Broker = "broker",
+        /// The proxy.
+        Oncegate = "oncegate",
+    }
+}
+
+label_values! {
+    /// How a connection ended, as the `reason` label of `oncegate_connections_closed_total`.
+    CloseReason {
+        /// `connection.close` without an error, and its answer.
+        Closed = "closed",
+        /// `connection.close` with an error code.
+        Error = "error",
+        /// The end of the stream, without `connection.close`.
+        Eof = "eof",
+        /// A read or write error of the socket.
+        Io = "io",
+        /// Nothing was heard for two heartbeat intervals.
+        Heartbeat = "heartbeat",
+        /// Bytes that are not AMQP 0-9-1, or frames out of place.
+        Protocol = "protocol",
+        /// The handshake took longer than `handshake_timeout`.
+        HandshakeTimeout = "handshake_timeout",
+        /// The proxy shuts down.
+        Drained = "drained",
+        /// An invariant of the proxy failed; the connection is not reused.
+        Internal = "internal",
+    }
+}

@@ -1,0 +1,76 @@
+//! The circuit breaker: whether a store that fails is still asked.
+
+use std::time::{Duration, Instant};
+
+/// The state of a circuit breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Circuit {
+    /// The store is asked.
+    Closed,
+    /// The store has failed repeatedly: it is not asked until a pause is over.
+    Open,
+    /// The pause is over, and the next requests show whether the store is back.
+    HalfOpen,
+}
+
+/// Failures in a row that open the circuit.
+const THRESHOLD: u32 = 3;
+/// The first pause; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Counts failures in a row.
+#[derive(Debug)]
+pub(super) struct Breaker {
+    failures: u32,
+    pause: Duration,
+    /// While open: when to try again.
+    until: Option<Instant>,
+    probing: bool,
+}
+
+impl Breaker {
+    pub(super) fn new() -> Breaker {
+        Breaker {
+            failures: 0,
+            pause: FIRST_PAUSE,
+            until: None,
+            probing: false,
+        }
+    }
+
+    pub(super) fn circuit(&self) -> Circuit {
+        match (self.until, self.probing) {
+            (Some(_), _) => Circuit::Open,
+            (None, true) => Circuit::HalfOpen,
+            (None, false) => Circuit::Closed,
+        }
+    }
+
+    /// When the pause is over; `None` if there is none.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
+    /// Lets the pause end.
+    pub(super) fn on_time(&mut self, now: Instant) {
+        if self.until.is_some_and(|until| until <= now) {
+            self.until = None;
+            self.probing = true;
+        }
+    }
+
+    pub(super) fn on_success(&mut self) {
+        *self = Breaker::new();
+    }
+
+    pub(super) fn on_failure(&mut self, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
+        if self.probing || self.failures >= THRESHOLD {
+            self.until = Some(now + self.pause);
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            self.probing = false;
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The maps of the memory store, and the index by which what has lapsed is removed.
+
+use std::collections::hash_map::{Entry, RandomState};
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use super::ENDED_KEPT_MS;
+use super::lock::Lock;
+use crate::rules::lock::{Digest, Nonce, Signal};
+
+/// The index of lapses is this coarse.
+const SLOT_MS: u64 = 1_000;
+/// The index looks no further ahead: what is removed before its time leaves an entry behind that is dropped when it comes up.
+const LONGEST_STEP_MS: u64 = 300_000;
+/// How many entries of the index one request looks at. Each request adds at most two.
+const SWEPT_PER_REQUEST: usize = 6;
+
+/// What a worker's signal leaves behind for commits that come after it.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) signal: Signal,
+    pub(super) publishes: EndedPublishes,
+    pub(super) until_ms: u64,
+}
+
+/// Which publishes a signal has ended.
+#[derive(Debug)]
+pub(super) enum EndedPublishes {
+    /// It is not known which.
+    Any,
+    /// These.
+    These(Vec<Nonce>),
+}
+
+impl EndedPublishes {
+    pub(super) fn none() -> EndedPublishes {
+        EndedPublishes::These(Vec::new())
+    }
+
+    pub(super) fn add(&mut self, mut more: Vec<Nonce>) {
+        match self {
+            EndedPublishes::These(these) if !more.is_empty() => these.append(&mut more),
+            EndedPublishes::These(_) => *self = EndedPublishes::Any,
+            EndedPublishes::Any => {}
+        }
+    }
+
+    pub(super) fn has(&self, publish: Nonce) -> bool {
+        match self {
+            EndedPublishes::Any => true,
+            EndedPublishes::These(these) => these.contains(&publish),
+        }
+    }
+}
+
+/// What is known of a task id.
+#[derive(Debug, Default)]
+struct IdRecord {
+    digests: Vec<Digest>,
+    expires_ms: u64,
+    ended: Option<Ended>,
+    indexed: u64,
+}
+
+impl IdRecord {
+    fn lives_until(&self) -> u64 {
+        let digests_end = if self.digests.is_empty() { 0 } else { self.expires_ms };
+        digests_end.max(self.ended.as_ref().map_or(0, |ended| ended.until_ms))
+    }
+}
+
+enum Key {
+    Lock(Digest),
+    Id(Arc<str>),
+}
+
+/// Digests are uniform already: two words of one, mixed with a secret so that nobody can aim at one bucket.
+struct DigestHasher {
+    secret: u64,
+    hash: u64,
+}
+
+impl Hasher for DigestHasher {
+    fn finish(&self) -> u64 {
+        self.hash
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let mut words = bytes
+            .chunks_exact(8)
+            .map(|word| word.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
+        let (first, second) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
+        let product = u128::from(first ^ self.secret) * u128::from(second ^ self.secret.rotate_left(32) | 1);
+        self.hash ^= product as u64 ^ (product >> 64) as u64;
+    }
+
+    fn write_usize(&mut self, _length: usize) {}
+}
+
+struct DigestHashing(u64);
+
+impl Default for DigestHashing {
+    fn default() -> DigestHashing {
+        DigestHashing(RandomState::new().hash_one(0))
+    }
+}
+
+impl BuildHasher for DigestHashing {
+    type Hasher = DigestHasher;
+
+    fn build_hasher(&self) -> DigestHasher {
+        DigestHasher { secret: self.0, hash: 0 }
+    }
+}
+
+/// All that a memory store holds.
+#[derive(Default)]
+pub(super) struct Table {
+    locks: HashMap<Digest, Lock, DigestHashing>,
+    ids: HashMap<Arc<str>, IdRecord>,
+    /// By slot of time: what may lapse in it. Each lock and record names the slot of its entry, which moves on when it comes up too
+    /// early; other entries of the same key are left over from the past.
+    due: BTreeMap<u64, Vec<Key>>,
+}
+
+impl Table {
+    pub(super) fn len(&self) -> (usize, usize) {
+        (self.locks.len(), self.ids.len())
+    }
+
+    pub(super) fn locks(&self, now: u64) -> impl Iterator<Item = (&Digest, &Lock)> {
+        self.locks.iter().filter(move |(_, lock)| lock.expires_ms > now)
+    }
+
+    /// The lock of this key, unless it has lapsed.
+    pub(super) fn lock(&mut self, digest: &Digest, now: u64) -> Option<&mut Lock> {
+        self.locks.get_mut(digest).filter(|lock| lock.expires_ms > now)
+    }
+
+    pub(super) fn insert(&mut self, digest: Digest, mut lock: Lock, now: u64) {
+        lock.indexed = index(&mut self.due, Key::Lock(digest), lock.expires_ms, now);
+        self.locks.insert(digest, lock);
+    }
+
+    pub(super) fn remove(&mut self, digest: &Digest) -> Option<Lock> {
+        self.locks.remove(digest)
+    }
+
+    /// Whether the record of this id lists this key.
+    pub(super) fn knows(&self, id: &str, digest: &Digest, now: u64) -> bool {
+        self.ids
+            .get(id)
+            .is_some_and(|record| record.expires_ms > now && record.digests.contains(digest))
+    }
+
+    pub(super) fn digests(&self, id: &str, now: u64) -> Vec<Digest> {
+        self.ids
+            .get(id)
+            .filter(|record| record.expires_ms > now)
+            .map(|record| record.digests.clone())
+            .unwrap_or_default()
+    }
+
+    fn record(&mut self, id: &Arc<str>, first_end: u64, now: u64) -> &mut IdRecord {
+        match self.ids.entry(id.clone()) {
+            Entry::Occupied(occupied) => {
+                let record = occupied.into_mut();
+                if record.expires_ms <= now {
+                    record.digests.clear();
+                }
+                record
+            }
+            Entry::Vacant(vacant) => {
+                let indexed = index(&mut self.due, Key::Id(id.clone()), first_end, now);
+                vacant.insert(IdRecord {
+                    indexed,
+                    ..IdRecord::default()
+                })
+            }
+        }
+    }
+
+    pub(super) fn note_id(&mut self, id: &Arc<str>, digest: Digest, until_ms: u64, now: u64) {
+        let record = self.record(id, until_ms, now);
+        if !record.digests.contains(&digest) {
+            record.digests.push(digest);
+        }
+        record.expires_ms = record.expires_ms.max(until_ms);
+    }
+
+    pub(super) fn forget_id(&mut self, id: &str, digest: &Digest, now: u64) {
+        if let Some(record) = self.ids.get_mut(id) {
+            record.digests.retain(|other| other != digest);
+            if record.lives_until() <= now {
+                self.ids.remove(id);
+            }
+        }
+    }
+
+    /// The record ends with this lock, if it lists no other.
+    pub(super) fn shorten_id(&mut self, id: &str, digest: &Digest, until_ms: u64) {
+        if let Some(record) = self.ids.get_mut(id)
+            && record.digests.iter().all(|other| other == digest)
+        {
+            record.expires_ms = record.expires_ms.min(until_ms);
+        }
+    }
+
+    pub(super) fn note_ended(&mut self, id: &Arc<str>, ended: Ended, now: u64) {
+        let until_ms = ended.until_ms;
+        self.record(id, until_ms, now).ended = Some(ended);
+    }
+
+    pub(super) fn ended(&self, id: &str, now: u64) -> Option<&Ended> {
+        self.ids.get(id)?.ended.as_ref().filter(|ended| ended.until_ms > now)
+    }
+
+    /// A late commit is still to come.
+    pub(super) fn prolong_ended(&mut self, id: &str, now: u64) {
+        let ended = self.ids.get_mut(id).and_then(|record| record.ended.as_mut());
+        if let Some(ended) = ended.filter(|ended| ended.until_ms > now) {
+            ended.until_ms = now + ENDED_KEPT_MS;
+        }
+    }
+
+    /// Removes a few of those that have lapsed.
+    pub(super) fn sweep(&mut self, now: u64) {
+        for _ in 0..SWEPT_PER_REQUEST {
+            let Some(mut slot) = self.due.first_entry().filter(|slot| *slot.key() <= now / SLOT_MS) else {
+                return;
+            };
+            let at = *slot.key();
+            match slot.get_mut().pop() {
+                None => {
+                    slot.remove();
+                }
+                Some(Key::Lock(digest)) => {
+                    let Some(lock) = self.locks.get_mut(&digest).filter(|lock| lock.indexed == at) else {
+                        continue;
+                    };
+                    if lock.expires_ms > now {
+                        lock.indexed = index(&mut self.due, Key::Lock(digest), lock.expires_ms, now);
+                    } else {
+                        self.locks.remove(&digest);
+                    }
+                }
+                Some(Key::Id(id)) => {
+                    let Some(record) = self.ids.get_mut(&id).filter(|record| record.indexed == at) else {
+                        continue;
+                    };
+                    if record.lives_until() > now {
+                        record.indexed = index(&mut self.due, Key::Id(id), record.lives_until(), now);
+                    } else {
+                        self.ids.remove(&id);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn index(due: &mut BTreeMap<u64, Vec<Key>>, key: Key, at_ms: u64, now: u64) -> u64 {
+    let slot = at_ms.min(now + LONGEST_STEP_MS) / SLOT_MS + 1;
+    due.entry(slot).or_default().push(key);
+    slot
+}

@@ -1,0 +1,404 @@
+//! The stores that hold the locks, and the client through which the rest of the program asks them.
+//!
+//! [`Store`] is one per process, [`Client`] one per runtime thread. The vocabulary is [`crate::rules::lock`]. A memory store answers on
+//! the spot; Redis answers later, on the channel that came with the question. Both follow the same rules, which `memory` states in Rust
+//! and `scripts/lock.lua` in Lua, and which one suite of tests runs against both.
+//!
+//! - A question ([`Client::submit`]) is answered within the store's timeout, or [`Unavailable`].
+//! - An order ([`Client::tell`]) is kept until the store has done it or it is of no use any more.
+//! - An acquire that finds the key leased is asked again by the keeper until the holder's outcome is known.
+
+mod breaker;
+mod keeper;
+mod memory;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::rules::lock::{Acquired, Digest, LockRecord, ReleaseReason, Reply, Request};
+pub use breaker::Circuit;
+use keeper::{Keeper, Waiter};
+pub use memory::{Clock, Memory, SystemClock};
+
+/// Names a question among those of one asker.
+pub type Ticket = u64;
+
+/// What comes back for a question.
+pub type Answer = Result<Reply, Unavailable>;
+
+/// Where late answers go.
+pub type Replies = UnboundedSender<(Ticket, Answer)>;
+
+/// Why a store gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// No answer came in time. Whether the store has done what it was asked is unknown.
+    #[error("the store did not answer in time")]
+    Timeout,
+    /// The connection was lost before the answer. Whether the store has done what it was asked is unknown.
+    #[error("the connection to the store was lost")]
+    Disconnected,
+    /// The store has failed lately and was not asked.
+    #[error("the store has failed lately and is not asked")]
+    CircuitOpen,
+    /// The store answered with an error of its own, for example that its memory is full.
+    #[error("the store refused: {0}")]
+    Refused(Arc<str>),
+}
+
+/// What kind of request was made: the label `op` of the store's metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// [`Request::Acquire`].
+    Acquire,
+    /// [`Request::Commit`].
+    Commit,
+    /// [`Request::RenewLease`].
+    RenewLease,
+    /// [`Request::Unpublish`].
+    Unpublish,
+    /// [`Request::Signal`].
+    Signal,
+    /// [`Request::Release`].
+    Release,
+    /// [`Request::Show`].
+    Show,
+}
+
+impl Op {
+    /// Every kind, so that metrics can be made for all of them at the start.
+    pub const ALL: [Op; 7] = [
+        Op::Acquire,
+        Op::Commit,
+        Op::RenewLease,
+        Op::Unpublish,
+        Op::Signal,
+        Op::Release,
+        Op::Show,
+    ];
+
+    /// The label value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Op::Acquire => "acquire",
+            Op::Commit => "commit",
+            Op::RenewLease => "renew_lease",
+            Op::Unpublish => "unpublish",
+            Op::Signal => "signal",
+            Op::Release => "release",
+            Op::Show => "show",
+        }
+    }
+
+    /// The kind of this request.
+    pub fn of(request: &Request) -> Op {
+        match request {
+            Request::Acquire { .. } => Op::Acquire,
+            Request::Commit { .. } => Op::Commit,
+            Request::RenewLease { .. } => Op::RenewLease,
+            Request::Unpublish { .. } => Op::Unpublish,
+            Request::Signal { .. } => Op::Signal,
+            Request::Release { .. } => Op::Release,
+            Request::Show { .. } => Op::Show,
+        }
+    }
+}
+
+/// Why an order that could not be given was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivenUp {
+    /// Too many orders were waiting; the oldest went.
+    TooMany,
+    /// What it would have changed has lapsed by now.
+    TooLate,
+}
+
+/// What the rest of the program may learn from a store, for metrics and logs. Called on the store's tasks: it must not block.
+pub trait Observer: Send + Sync {
+    /// A request to a remote store was answered.
+    fn on_request(&self, op: Op, took: Duration) {
+        let _ = (op, took);
+    }
+    /// A request was not answered.
+    fn on_error(&self, op: Op, why: &Unavailable) {
+        let _ = (op, why);
+    }
+    /// An order was done, with this outcome.
+    fn on_told(&self, request: &Request, reply: &Reply) {
+        let _ = (request, reply);
+    }
+    /// An order was dropped undone.
+    fn on_given_up(&self, request: &Request, why: GivenUp) {
+        let _ = (request, why);
+    }
+    /// The connection to the store came or went.
+    fn on_up(&self, up: bool) {
+        let _ = up;
+    }
+    /// The circuit breaker changed.
+    fn on_circuit(&self, circuit: Circuit) {
+        let _ = circuit;
+    }
+    /// The store is another process than before, or was restarted: what it held may be gone.
+    fn on_new_server(&self, run_id: &str) {
+        let _ = run_id;
+    }
+}
+
+/// An observer that looks away.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {}
+
+/// Which locks [`Client::list`] shows; all, if empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only those of this rule.
+    pub rule: Option<String>,
+    /// Only those of this task.
+    pub task: Option<String>,
+}
+
+impl Filter {
+    /// Whether a lock is among those asked for.
+    pub fn takes(&self, lock: &LockRecord) -> bool {
+        self.rule.as_deref().is_none_or(|rule| rule == &*lock.rule) && self.task.as_deref().is_none_or(|task| task == &*lock.task)
+    }
+}
+
+/// One page of locks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The locks, in no order.
+    pub locks: Vec<LockRecord>,
+    /// Where the next page begins; `None` after the last.
+    pub cursor: Option<String>,
+}
+
+/// How a store is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Health {
+    /// Whether the store can be reached.
+    pub up: bool,
+    /// The circuit breaker.
+    pub circuit: Circuit,
+    /// How many orders wait to be given.
+    pub orders_kept: usize,
+}
+
+/// What all clients of one store share.
+struct Shared {
+    keeper: Keeper,
+    observer: Arc<dyn Observer>,
+}
+
+/// Which store to use, and how.
+#[derive(Clone)]
+pub struct Settings {
+    /// `memory:`, or `redis://` or `rediss://` with user, password and database as usual.
+    pub url: String,
+    /// What the name of every key begins with.
+    pub prefix: String,
+    /// How long an answer is waited for.
+    pub timeout: Duration,
+    /// The name of this process, as locks show it.
+    pub proxy: Arc<str>,
+    /// PEM certificates of the authorities that are believed for `rediss://`; the system's, if none.
+    pub ca: Option<Vec<u8>>,
+}
+
+/// Why a store cannot be used as its settings say.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The URL is of no known kind.
+    #[error("store.url must begin with memory:, redis:// or rediss://")]
+    Scheme,
+    /// The URL or the certificates cannot be used.
+    #[error("store.url cannot be used: {0}")]
+    Url(String),
+}
+
+/// The store of this process.
+#[derive(Clone)]
+pub struct Store {
+    memory: Arc<Memory>,
+    shared: Arc<Shared>,
+}
+
+impl Store {
+    /// The store that the settings name. Connects to nothing yet.
+    pub fn open(settings: &Settings, observer: Arc<dyn Observer>) -> Result<Store, OpenError> {
+        if settings.url.starts_with("memory:") {
+            let memory = Memory::new(Arc::new(SystemClock::default()), settings.proxy.clone());
+            return Ok(Store::memory(Arc::new(memory), observer));
+        }
+        Err(OpenError::Scheme)
+    }
+
+    /// A store inside this process.
+    pub fn memory(memory: Arc<Memory>, observer: Arc<dyn Observer>) -> Store {
+        Store {
+            memory,
+            shared: Arc::new(Shared {
+                keeper: Keeper::default(),
+                observer,
+            }),
+        }
+    }
+
+    /// A client of this store, for one runtime thread.
+    pub fn client(&self) -> Client {
+        Client {
+            backend: Backend::Memory(self.memory.clone()),
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+#[derive(Clone)]
+enum Backend {
+    Memory(Arc<Memory>),
+}
+
+/// Asks the store. Cheap to clone; requests of one client and its clones are executed in the order of submission.
+#[derive(Clone)]
+pub struct Client {
+    backend: Backend,
+    shared: Arc<Shared>,
+}
+
+impl Client {
+    /// Asks all of `requests`, which is left empty. What can be answered on the spot is pushed to `answers`; every other answer comes
+    /// through `reply_to`.
+    ///
+    /// An acquire that is answered [`Acquired::Leased`] gets a second answer through `reply_to` when the holder's outcome is known,
+    /// under the same ticket, unless it is cancelled before ([`Client::cancel`]).
+    pub fn submit(&self, requests: &mut Vec<(Ticket, Request)>, answers: &mut Vec<(Ticket, Answer)>, reply_to: &Replies) {
+        match &self.backend {
+            Backend::Memory(memory) => {
+                let first = answers.len();
+                memory.execute_all(requests, answers);
+                self.follow_up(requests, answers.get(first..).unwrap_or_default(), reply_to);
+                requests.clear();
+            }
+        }
+    }
+
+    /// Gives an order whose outcome the caller does not wait for (commit, unpublish, signal, release, renewal). The store's reply goes
+    /// to the observer. An order that fails is kept and given again, in order.
+    pub fn tell(&self, request: Request) {
+        match &self.backend {
+            Backend::Memory(memory) => {
+                let reply = memory.execute(&request);
+                self.shared.observer.on_told(&request, &reply);
+                self.note_outcome(&request);
+            }
+        }
+    }
+
+    /// Forgets an acquire that was answered [`Acquired::Leased`]: nothing more comes for it.
+    pub fn cancel(&self, ticket: Ticket, reply_to: &Replies) {
+        self.shared.keeper.cancel(ticket, reply_to);
+    }
+
+    /// Asks one question and waits for its answer; for operators' questions and tests.
+    pub async fn ask(&self, request: Request) -> Answer {
+        let (reply_to, mut replies) = tokio::sync::mpsc::unbounded_channel();
+        let mut answers = Vec::new();
+        self.submit(&mut vec![(0, request)], &mut answers, &reply_to);
+        let answer = match answers.pop() {
+            Some((_, answer)) => answer,
+            None => replies.recv().await.map_or(Err(Unavailable::Disconnected), |(_, answer)| answer),
+        };
+        self.cancel(0, &reply_to);
+        answer
+    }
+
+    /// One page of the locks that the store holds, from `cursor` (`None`: from the start), about `limit` at most. Locks that come or go
+    /// meanwhile may be missed, and with Redis one may be shown twice.
+    pub async fn list(&self, filter: &Filter, cursor: Option<&str>, limit: usize) -> Result<Page, Unavailable> {
+        match &self.backend {
+            Backend::Memory(memory) => Ok(memory.list(filter, cursor, limit)),
+        }
+    }
+
+    /// How the store is doing.
+    pub fn health(&self) -> Health {
+        match &self.backend {
+            Backend::Memory(_) => Health {
+                up: true,
+                circuit: Circuit::Closed,
+                orders_kept: 0,
+            },
+        }
+    }
+
+    /// Hands what the store said to the keeper.
+    fn follow_up(&self, requests: &[(Ticket, Request)], answers: &[(Ticket, Answer)], reply_to: &Replies) {
+        for ((ticket, request), (_, answer)) in requests.iter().zip(answers) {
+            if let Ok(Reply::Acquire(Acquired::Leased { .. })) = answer {
+                self.keep(*ticket, request, reply_to);
+            } else {
+                self.note_outcome(request);
+            }
+        }
+    }
+
+    fn keep(&self, ticket: Ticket, request: &Request, reply_to: &Replies) {
+        if let Some(waiter) = Waiter::new(ticket, request, reply_to, self) {
+            self.shared.keeper.add(waiter, &self.shared);
+        }
+    }
+
+    /// Tells the keeper that the outcome of a publish of this key is known.
+    fn note_outcome(&self, request: &Request) {
+        let digest = match request {
+            Request::Commit { claim, .. } | Request::Unpublish { claim, .. } => claim.digest,
+            Request::Release { digest, .. } => *digest,
+            _ => return,
+        };
+        self.ask_again(self.shared.keeper.on_outcome(digest));
+    }
+
+    /// Repeats the acquires of these waiters.
+    fn ask_again(&self, mut waiters: Vec<Waiter>) {
+        while let Some(waiter) = waiters.pop() {
+            match &waiter.client.backend {
+                Backend::Memory(memory) => {
+                    let answer = Ok(memory.execute(&waiter.request));
+                    waiters.extend(self.shared.keeper.on_answer(waiter, answer));
+                }
+            }
+        }
+    }
+
+    /// Hands an answer to the one who asked. If he has gone, a lock that was taken for him is given back.
+    fn deliver(&self, ticket: Ticket, request: &Request, answer: Answer, reply_to: &Replies) {
+        let passes = matches!(answer, Ok(Reply::Acquire(Acquired::Taken | Acquired::Reentry { .. })));
+        if reply_to.send((ticket, answer)).is_err() && passes {
+            self.give_back(request);
+        }
+    }
+
+    /// Undoes an acquire whose publish will not go out.
+    fn give_back(&self, request: &Request) {
+        if let Request::Acquire { claim, publish, .. } = request {
+            self.tell(Request::Unpublish {
+                claim: claim.clone(),
+                publish: *publish,
+                reason: ReleaseReason::Unconfirmed,
+            });
+        }
+    }
+}
+
+/// The key of an acquire.
+fn acquire_digest(request: &Request) -> Option<Digest> {
+    match request {
+        Request::Acquire { claim, .. } => Some(claim.digest),
+        _ => None,
+    }
+}
