@@ -29,10 +29,6 @@ label_values! {
         Release = "release",
         /// What is known of a key.
         Show = "show",
-        /// A page of locks.
-        List = "list",
-        /// Is the store there, and able to write?
-        Ping = "ping",
     }
 }
 

@@ -9,16 +9,26 @@ use super::params::Params;
 use super::spec::{Key as KeySpec, Mode, RuleSpec, SpecError};
 use super::{Key, Piece, Rule};
 
-/// The signatures by task pattern or name, as `[signatures]` gives them.
-pub type Signatures = BTreeMap<String, String>;
+/// Task names with their signatures, as `[signatures]` gives them.
+pub type Signatures = Vec<(String, String)>;
 
 /// Compiles one rule; its faults go to `errors`.
 pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, Arc<Params>>, errors: &mut Vec<SpecError>) -> Option<Rule> {
     let before = errors.len();
     let name = name(index, spec, errors);
     let tasks = globs(index, "task", &spec.task, errors);
-    if spec.task.is_empty() && [&spec.queue, &spec.exchange, &spec.routing_key, &spec.vhost, &spec.user].iter().all(|globs| globs.is_empty()) && spec.when.is_none() {
-        errors.push(fault(index, "task", "the rule matches nothing in particular", "Write task = \"…\", or another matcher such as queue = \"…\"."));
+    if spec.task.is_empty()
+        && [&spec.queue, &spec.exchange, &spec.routing_key, &spec.vhost, &spec.user]
+            .iter()
+            .all(|globs| globs.is_empty())
+        && spec.when.is_none()
+    {
+        errors.push(fault(
+            index,
+            "task",
+            "the rule matches nothing in particular",
+            "Write task = \"…\", or another matcher such as queue = \"…\".",
+        ));
     }
     let params = spec.params.as_ref().and_then(|text| match Params::parse(text) {
         Ok(params) => Some(Arc::new(params)),
@@ -29,14 +39,20 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
             None
         }
     });
-    let signatures: BTreeMap<String, Arc<Params>> =
-        signatures.iter().filter(|(task, _)| tasks.is_match(task)).map(|(task, params)| (task.clone(), Arc::clone(params))).collect();
+    let signatures: BTreeMap<String, Arc<Params>> = signatures
+        .iter()
+        .filter(|(task, _)| tasks.is_match(task))
+        .map(|(task, params)| (task.clone(), Arc::clone(params)))
+        .collect();
     let mut known: BTreeSet<&str> = NAMES.iter().copied().collect();
     match &params {
         Some(params) => known.extend(params.names()),
         None => known.extend(signatures.values().flat_map(|params| params.names())),
     }
-    let when = spec.when.as_ref().and_then(|text| expression(index, "when", None, text, &known, errors));
+    let when = spec
+        .when
+        .as_ref()
+        .and_then(|text| expression(index, "when", None, text, &known, errors));
     let key = key(index, &spec.key, &known, errors);
     let mut matchers = |name, patterns: &[String]| globs(index, name, patterns, errors);
     let rule = Rule {
@@ -73,17 +89,32 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
 
 /// The name: the task pattern if it has no glob.
 fn name(index: usize, spec: &RuleSpec, errors: &mut Vec<SpecError>) -> String {
-    let proper = |name: &str| !name.is_empty() && name.chars().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '.' | '-'));
+    let proper = |name: &str| {
+        !name.is_empty()
+            && name
+                .chars()
+                .all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '.' | '-'))
+    };
     match (&spec.name, spec.task.as_slice()) {
         (Some(name), _) => {
             if !proper(name) {
-                errors.push(fault(index, "name", format!("name = \"{name}\" has characters that a name cannot have"), "Use A-Z a-z 0-9 _ . and - only."));
+                errors.push(fault(
+                    index,
+                    "name",
+                    format!("name = \"{name}\" has characters that a name cannot have"),
+                    "Use A-Z a-z 0-9 _ . and - only.",
+                ));
             }
             name.clone()
         }
         (None, [task]) if proper(task) => task.clone(),
         _ => {
-            errors.push(fault(index, "name", "the rule has no name", "Only a rule with one task without a glob is named after it: write name = \"…\"."));
+            errors.push(fault(
+                index,
+                "name",
+                "the rule has no name",
+                "Only a rule with one task without a glob is named after it: write name = \"…\".",
+            ));
             String::new()
         }
     }
@@ -99,8 +130,17 @@ pub(super) fn names(specs: &[RuleSpec], errors: &mut Vec<SpecError>) {
         });
         let Some(name) = name else { continue };
         if let Some(first) = known.insert(name, index) {
-            let message = format!("two rules are named \"{name}\": the {} and the {} in order", ordinal(first), ordinal(index));
-            errors.push(fault(index, "name", message, "Give each rule a name of its own: metrics and locks are told apart by it."));
+            let message = format!(
+                "two rules are named \"{name}\": the {} and the {} in order",
+                ordinal(first),
+                ordinal(index)
+            );
+            errors.push(fault(
+                index,
+                "name",
+                message,
+                "Give each rule a name of its own: metrics and locks are told apart by it.",
+            ));
         }
     }
 }
@@ -120,7 +160,12 @@ fn globs(index: usize, key: &'static str, patterns: &[String], errors: &mut Vec<
         match Glob::compile(pattern) {
             Ok(glob) => globs.push(glob),
             Err(message) => {
-                let mut fault = fault(index, key, message, "A pattern is text in which * stands for any characters and ? for one.");
+                let mut fault = fault(
+                    index,
+                    key,
+                    message,
+                    "A pattern is text in which * stands for any characters and ? for one.",
+                );
                 fault.element = Some(element);
                 errors.push(fault);
             }
@@ -135,7 +180,9 @@ fn key(index: usize, spec: &KeySpec, known: &BTreeSet<&str>, errors: &mut Vec<Sp
         KeySpec::List(texts) => {
             let mut expressions = Vec::with_capacity(texts.len());
             for (element, text) in texts.iter().enumerate() {
-                let Some(expression) = expression(index, "key", Some(element), text, known, errors) else { continue };
+                let Some(expression) = expression(index, "key", Some(element), text, known, errors) else {
+                    continue;
+                };
                 if expression.names().is_empty() {
                     errors.push(constant(index, Some(element), text, &format!("key = [{text:?}]")));
                 } else {
@@ -169,7 +216,12 @@ fn template(index: usize, text: &str, known: &BTreeSet<&str>, errors: &mut Vec<S
     let mut names = 0;
     while let Some((before, after)) = rest.split_once("{{") {
         let Some((inside, after)) = after.split_once("}}") else {
-            errors.push(fault(index, "key", format!("key = {text:?}: a {{{{ has no }}}}"), "Close each {{ with }}."));
+            errors.push(fault(
+                index,
+                "key",
+                format!("key = {text:?}: a {{{{ has no }}}}"),
+                "Close each {{ with }}.",
+            ));
             return None;
         };
         if !before.is_empty() {
@@ -190,7 +242,14 @@ fn template(index: usize, text: &str, known: &BTreeSet<&str>, errors: &mut Vec<S
     Some(pieces)
 }
 
-fn expression(index: usize, key: &'static str, element: Option<usize>, text: &str, known: &BTreeSet<&str>, errors: &mut Vec<SpecError>) -> Option<Expr> {
+fn expression(
+    index: usize,
+    key: &'static str,
+    element: Option<usize>,
+    text: &str,
+    known: &BTreeSet<&str>,
+    errors: &mut Vec<SpecError>,
+) -> Option<Expr> {
     let place = |mut fault: SpecError| {
         fault.element = element;
         fault
@@ -198,14 +257,22 @@ fn expression(index: usize, key: &'static str, element: Option<usize>, text: &st
     let expression = match Expr::compile(text) {
         Ok(expression) => expression,
         Err(detail) => {
-            errors.push(place(fault(index, key, format!("`{text}` is no expression: {detail}"), "Write names of arguments, such as customer_id or kwargs.customer_id.")));
+            errors.push(place(fault(
+                index,
+                key,
+                format!("`{text}` is no expression: {detail}"),
+                "Write names of arguments, such as customer_id or kwargs.customer_id.",
+            )));
             return None;
         }
     };
     let unknown: Vec<_> = expression.names().iter().filter(|name| !known.contains(name.as_str())).collect();
     for name in &unknown {
         let message = format!("`{name}` in `{text}` is neither a parameter nor a name that Oncegate gives");
-        let remedy = format!("Write params = \"{name}\" with the task's signature, or kwargs.{name} or args[0]; the names given are {}.", NAMES.join(", "));
+        let remedy = format!(
+            "Write params = \"{name}\" with the task's signature, or kwargs.{name} or args[0]; the names given are {}.",
+            NAMES.join(", ")
+        );
         let mut fault = place(fault(index, key, message, remedy));
         fault.offset = text.find(name.as_str());
         errors.push(fault);
@@ -214,5 +281,12 @@ fn expression(index: usize, key: &'static str, element: Option<usize>, text: &st
 }
 
 fn fault(rule: usize, key: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> SpecError {
-    SpecError { rule, key, element: None, offset: None, message: message.into(), remedy: remedy.into() }
+    SpecError {
+        rule,
+        key,
+        element: None,
+        offset: None,
+        message: message.into(),
+        remedy: remedy.into(),
+    }
 }

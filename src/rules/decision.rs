@@ -134,13 +134,27 @@ struct Call<'a> {
 
 impl<'a> Call<'a> {
     fn new(params: Option<&'a Params>, body: &'a Body) -> Call<'a> {
-        let Some(params) = params else { return Call { named: Vec::new(), unbound: None } };
+        let Some(params) = params else {
+            return Call {
+                named: Vec::new(),
+                unbound: None,
+            };
+        };
         let (Value::List(args) | Value::Tuple(args), Value::Map(kwargs)) = (&body.args, &body.kwargs) else {
-            return Call { named: Vec::new(), unbound: Some("the arguments are no list and mapping".to_owned()) };
+            return Call {
+                named: Vec::new(),
+                unbound: Some("the arguments are no list and mapping".to_owned()),
+            };
         };
         match params.bind(args, kwargs) {
-            Ok(values) => Call { named: params.names().zip(values).collect(), unbound: None },
-            Err(error) => Call { named: Vec::new(), unbound: Some(format!("the call does not fit params: {error}")) },
+            Ok(values) => Call {
+                named: params.names().zip(values).collect(),
+                unbound: None,
+            },
+            Err(error) => Call {
+                named: Vec::new(),
+                unbound: Some(format!("the call does not fit params: {error}")),
+            },
         }
     }
 }
@@ -149,12 +163,20 @@ impl<'a> Call<'a> {
 pub(super) fn judge(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Option<Verdict> {
     let params = rule.params_of(&facts.task.name);
     let call = Call::new(params, body);
-    let scope = Scope { facts, args: &body.args, kwargs: &body.kwargs, named: &call.named };
+    let scope = Scope {
+        facts,
+        args: &body.args,
+        kwargs: &body.kwargs,
+        named: &call.named,
+    };
     match rule.when.as_ref().map(|when| holds(when, &scope)) {
         Some(Ok(false)) => return None,
         Some(Err(detail)) => {
             let detail = call.unbound.unwrap_or(detail);
-            return Some(Verdict::WhenError { rule: Arc::clone(rule), detail });
+            return Some(Verdict::WhenError {
+                rule: Arc::clone(rule),
+                detail,
+            });
         }
         Some(Ok(true)) | None => {}
     }
@@ -170,11 +192,16 @@ fn holds(when: &Expr, scope: &Scope<'_>) -> Result<bool, String> {
 }
 
 fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, call: &Call<'_>, scope: &Scope<'_>, now_ms: u64) -> Verdict {
-    let bypassed = |reason| Verdict::Bypassed { rule: Arc::clone(rule), reason };
+    let bypassed = |reason| Verdict::Bypassed {
+        rule: Arc::clone(rule),
+        reason,
+    };
     if rule.bypass {
         return bypassed(Bypass::Rule);
     }
-    let Some(lock_scope) = rule.unique.and_then(lock_scope) else { return Verdict::Unmatched { queue_unknown: None } };
+    let Some(lock_scope) = rule.unique.and_then(lock_scope) else {
+        return Verdict::Unmatched { queue_unknown: None };
+    };
     let allows = |what| rule.overrides.contains(&what);
     if allows(Override::Bypass) && given_text(facts.task, "x-oncegate").is_some_and(|text| text == "bypass") {
         return bypassed(Bypass::Header);
@@ -196,11 +223,27 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, call: &Call<'_>, sc
                 let digest = digest(Domain::Computed, shadow, facts.vhost, namespace, parts.iter().map(|part| &**part));
                 (digest, summary(rule, &names, &parts))
             }
-            Err((reason, detail)) => return Verdict::Unkeyable { rule: Arc::clone(rule), reason, detail },
+            Err((reason, detail)) => {
+                return Verdict::Unkeyable {
+                    rule: Arc::clone(rule),
+                    reason,
+                    detail,
+                };
+            }
         },
     };
-    let life_ms = ttl_ms(rule, facts) + facts.task.eta.map_or(0, |eta| u64::try_from(eta).unwrap_or(0).saturating_sub(now_ms));
-    Verdict::Claim(Claimed { rule: Arc::clone(rule), digest, summary, scope: lock_scope, life_ms })
+    let life_ms = ttl_ms(rule, facts)
+        + facts
+            .task
+            .eta
+            .map_or(0, |eta| u64::try_from(eta).unwrap_or(0).saturating_sub(now_ms));
+    Verdict::Claim(Claimed {
+        rule: Arc::clone(rule),
+        digest,
+        summary,
+        scope: lock_scope,
+        life_ms,
+    })
 }
 
 fn lock_scope(unique: Unique) -> Option<LockScope> {
@@ -220,7 +263,10 @@ fn ttl_ms(rule: &Rule, facts: &Facts<'_>) -> u64 {
     }
     let given = facts.task.given("x-oncegate-ttl");
     let seconds = given.and_then(|value| value.as_i64().or_else(|| value.as_str()?.parse().ok()));
-    match seconds.and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0) {
+    match seconds
+        .and_then(|seconds| u64::try_from(seconds).ok())
+        .filter(|seconds| *seconds > 0)
+    {
         Some(seconds) => seconds.saturating_mul(1000).min(rule.max_ttl.as_millis() as u64),
         None => ttl,
     }
@@ -256,7 +302,11 @@ fn parts<'a>(rule: &'a Rule, body: &'a Body, call: &'a Call<'a>, scope: &Scope<'
             Ok((vec!["args", "kwargs"], vec![args, Cow::Borrowed(&body.kwargs)]))
         }
         Key::List(expressions) => {
-            let values = expressions.iter().map(|expression| expression.value(scope)).collect::<Result<_, _>>().map_err(failed)?;
+            let values = expressions
+                .iter()
+                .map(|expression| expression.value(scope))
+                .collect::<Result<_, _>>()
+                .map_err(failed)?;
             Ok((expressions.iter().map(Expr::text).collect(), values))
         }
         Key::Template(pieces) => {

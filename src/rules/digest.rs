@@ -152,7 +152,13 @@ mod tests {
             (Domain::Computed, false, "/", "reports.generate", vec![Value::Int(1)]),
             (Domain::Computed, true, "/", "reports.generate", vec![Value::Int(1)]),
             (Domain::Given, false, "/", "reports.generate", vec![text("1")]),
-            (Domain::Computed, false, "prod", "t", vec![Value::Null, Value::Bool(true), Value::Float(1.5), text("\u{e9}")]),
+            (
+                Domain::Computed,
+                false,
+                "prod",
+                "t",
+                vec![Value::Null, Value::Bool(true), Value::Float(1.5), text("\u{e9}")],
+            ),
             (
                 Domain::Computed,
                 false,
@@ -160,16 +166,28 @@ mod tests {
                 "t",
                 vec![Value::Map(vec![
                     (text("b"), Value::List(vec![Value::Int(-1)])),
-                    (text("a"), Value::Tuple(vec![Value::BigInt("123456789012345678901234567890".to_owned())])),
+                    (
+                        text("a"),
+                        Value::Tuple(vec![Value::BigInt("123456789012345678901234567890".to_owned())]),
+                    ),
                 ])],
             ),
-            (Domain::Computed, false, "/", "t", vec![Value::Set(vec![Value::Int(2), Value::Int(1)]), Value::Bytes(vec![0, 255])]),
             (
                 Domain::Computed,
                 false,
                 "/",
                 "t",
-                vec![Value::Object { class: "decimal.Decimal".to_owned(), parts: vec![text("1.10")] }],
+                vec![Value::Set(vec![Value::Int(2), Value::Int(1)]), Value::Bytes(vec![0, 255])],
+            ),
+            (
+                Domain::Computed,
+                false,
+                "/",
+                "t",
+                vec![Value::Object {
+                    class: "decimal.Decimal".to_owned(),
+                    parts: vec![text("1.10")],
+                }],
             ),
         ];
         let computed: Vec<String> = cases
@@ -199,8 +217,14 @@ mod tests {
             Value::Map(vec![]),
             Value::Map(vec![(text("1"), Value::Null)]),
             Value::Map(vec![(Value::Int(1), Value::Null)]),
-            Value::Object { class: "a".to_owned(), parts: vec![Value::Int(1)] },
-            Value::Object { class: "b".to_owned(), parts: vec![Value::Int(1)] },
+            Value::Object {
+                class: "a".to_owned(),
+                parts: vec![Value::Int(1)],
+            },
+            Value::Object {
+                class: "b".to_owned(),
+                parts: vec![Value::Int(1)],
+            },
         ];
         for (i, a) in values.iter().enumerate() {
             for (j, b) in values.iter().enumerate() {

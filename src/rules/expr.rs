@@ -21,7 +21,20 @@ const HEADER_DEPTH: usize = 8;
 
 /// The names that every expression may use beside the parameters.
 pub const NAMES: &[&str] = &[
-    "args", "kwargs", "task", "id", "headers", "queue", "exchange", "routing_key", "vhost", "user", "priority", "eta", "retries", "origin",
+    "args",
+    "kwargs",
+    "task",
+    "id",
+    "headers",
+    "queue",
+    "exchange",
+    "routing_key",
+    "vhost",
+    "user",
+    "priority",
+    "eta",
+    "retries",
+    "origin",
 ];
 
 /// The language: fixed, and shared by all expressions, which borrow from it.
@@ -81,12 +94,22 @@ impl Expr {
     pub fn compile(text: &str) -> Result<Expr, String> {
         let text = text.trim().to_owned();
         if let Some((name, steps)) = path(&text) {
-            return Ok(Expr { code: Code::Path(name.clone(), steps), names: vec![name], text });
+            return Ok(Expr {
+                code: Code::Path(name.clone(), steps),
+                names: vec![name],
+                text,
+            });
         }
-        let code = LANGUAGE.compile_expression_owned(text.clone()).map_err(|error| error.detail().unwrap_or("no expression").to_owned())?;
+        let code = LANGUAGE
+            .compile_expression_owned(text.clone())
+            .map_err(|error| error.detail().unwrap_or("no expression").to_owned())?;
         let mut names: Vec<_> = code.undeclared_variables(false).into_iter().collect();
         names.sort_unstable();
-        Ok(Expr { code: Code::Jinja(code), names, text })
+        Ok(Expr {
+            code: Code::Jinja(code),
+            names,
+            text,
+        })
     }
 
     /// The names that it uses.
@@ -116,13 +139,21 @@ impl Expr {
     }
 
     fn jinja(&self, scope: &Scope<'_>) -> Result<Jinja, ExprError> {
-        let Code::Jinja(code) = &self.code else { return Err(ExprError::Failed("not compiled".to_owned())) };
+        let Code::Jinja(code) = &self.code else {
+            return Err(ExprError::Failed("not compiled".to_owned()));
+        };
         let mut context: BTreeMap<&str, Jinja> = BTreeMap::new();
         for name in &self.names {
-            let value = if name == "headers" { headers(scope.facts.task.headers(), HEADER_DEPTH) } else { to_jinja(&*scope.lookup(name)?) };
+            let value = if name == "headers" {
+                headers(scope.facts.task.headers(), HEADER_DEPTH)
+            } else {
+                to_jinja(&*scope.lookup(name)?)
+            };
             context.insert(name, value);
         }
-        let value = code.eval(Jinja::from_pairs(context)).map_err(|error| ExprError::Failed(error.to_string()))?;
+        let value = code
+            .eval(Jinja::from_pairs(context))
+            .map_err(|error| ExprError::Failed(error.to_string()))?;
         if value.is_undefined() {
             return Err(ExprError::Missing(self.text.clone()));
         }
@@ -162,15 +193,22 @@ impl<'a> Scope<'a> {
 
 /// Reads a text as a path, if it is one.
 fn path(text: &str) -> Option<(String, Vec<Step>)> {
-    let end = text.find(|letter: char| !(letter.is_alphanumeric() || letter == '_')).unwrap_or(text.len());
+    let end = text
+        .find(|letter: char| !(letter.is_alphanumeric() || letter == '_'))
+        .unwrap_or(text.len());
     let (name, mut rest) = text.split_at(end);
-    if name.is_empty() || name.starts_with(|first: char| first.is_ascii_digit()) || matches!(name, "not" | "true" | "false" | "none" | "True" | "False" | "None") {
+    if name.is_empty()
+        || name.starts_with(|first: char| first.is_ascii_digit())
+        || matches!(name, "not" | "true" | "false" | "none" | "True" | "False" | "None")
+    {
         return None;
     }
     let mut steps = Vec::new();
     while !rest.is_empty() {
         if let Some(after) = rest.strip_prefix('.') {
-            let end = after.find(|letter: char| !(letter.is_alphanumeric() || letter == '_')).unwrap_or(after.len());
+            let end = after
+                .find(|letter: char| !(letter.is_alphanumeric() || letter == '_'))
+                .unwrap_or(after.len());
             let (step, after) = after.split_at(end);
             if step.is_empty() || after.starts_with('(') {
                 return None;
@@ -180,7 +218,9 @@ fn path(text: &str) -> Option<(String, Vec<Step>)> {
         } else {
             let (inside, after) = rest.strip_prefix('[')?.split_once(']')?;
             let inside = inside.trim();
-            let quoted = ['\'', '"'].into_iter().find_map(|quote| inside.strip_prefix(quote)?.strip_suffix(quote));
+            let quoted = ['\'', '"']
+                .into_iter()
+                .find_map(|quote| inside.strip_prefix(quote)?.strip_suffix(quote));
             steps.push(match (quoted, inside.parse()) {
                 (Some(key), _) if !key.contains(['\\', '\'', '"']) => Step::Name(key.to_owned()),
                 (None, Ok(index)) => Step::Index(index),
@@ -205,10 +245,22 @@ fn follow<'a>(start: Cow<'a, Value>, steps: &[Step]) -> Option<Cow<'a, Value>> {
 
 fn child<'v>(value: &'v Value, step: &Step) -> Option<&'v Value> {
     match (value, step) {
-        (Value::Map(entries), Step::Name(name)) => entries.iter().rev().find(|(key, _)| key.as_str() == Some(name)).map(|(_, value)| value),
-        (Value::Map(entries), Step::Index(index)) => entries.iter().rev().find(|(key, _)| *key == Value::Int(*index)).map(|(_, value)| value),
+        (Value::Map(entries), Step::Name(name)) => entries
+            .iter()
+            .rev()
+            .find(|(key, _)| key.as_str() == Some(name))
+            .map(|(_, value)| value),
+        (Value::Map(entries), Step::Index(index)) => entries
+            .iter()
+            .rev()
+            .find(|(key, _)| *key == Value::Int(*index))
+            .map(|(_, value)| value),
         (Value::List(items) | Value::Tuple(items), Step::Index(index)) => {
-            let index = if *index < 0 { items.len().checked_sub(index.unsigned_abs() as usize)? } else { *index as usize };
+            let index = if *index < 0 {
+                items.len().checked_sub(index.unsigned_abs() as usize)?
+            } else {
+                *index as usize
+            };
             items.get(index)
         }
         _ => None,
@@ -237,7 +289,11 @@ fn to_jinja(value: &Value) -> Jinja {
 fn from_jinja(value: &Jinja) -> Result<Value, ExprError> {
     let fault = |what: &str| ExprError::Failed(format!("the expression gives {what}, which is no part of a key"));
     let items = |value: &Jinja| -> Result<Vec<Value>, ExprError> {
-        value.try_iter().map_err(|error| ExprError::Failed(error.to_string()))?.map(|item| from_jinja(&item)).collect()
+        value
+            .try_iter()
+            .map_err(|error| ExprError::Failed(error.to_string()))?
+            .map(|item| from_jinja(&item))
+            .collect()
     };
     Ok(match value.kind() {
         ValueKind::None => Value::Null,
@@ -267,16 +323,25 @@ fn from_jinja(value: &Jinja) -> Result<Value, ExprError> {
 /// The header table as a mapping; what is too deep or broken is left out.
 fn headers(table: Table<'_>, depth: usize) -> Jinja {
     let entries = table.iter().map_while(Result::ok);
-    Jinja::from_pairs(entries.map(|entry| (Jinja::from(String::from_utf8_lossy(entry.name).into_owned()), field(&entry.value, depth))))
+    Jinja::from_pairs(entries.map(|entry| {
+        (
+            Jinja::from(String::from_utf8_lossy(entry.name).into_owned()),
+            field(&entry.value, depth),
+        )
+    }))
 }
 
 fn field(value: &FieldValue<'_>, depth: usize) -> Jinja {
     match value {
         FieldValue::Bool(truth) => Jinja::from(*truth),
         FieldValue::Table(table) if depth > 0 => headers(*table, depth - 1),
-        FieldValue::Array(array) if depth > 0 => {
-            Jinja::from(array.iter().map_while(Result::ok).map(|item| field(&item, depth - 1)).collect::<Vec<_>>())
-        }
+        FieldValue::Array(array) if depth > 0 => Jinja::from(
+            array
+                .iter()
+                .map_while(Result::ok)
+                .map(|item| field(&item, depth - 1))
+                .collect::<Vec<_>>(),
+        ),
         FieldValue::F64(number) => Jinja::from(*number),
         other => match (other.as_i64(), other.as_octets()) {
             (Some(number), _) => Jinja::from(number),

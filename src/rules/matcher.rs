@@ -17,12 +17,18 @@ impl Glob {
     /// Compiles a pattern.
     pub fn compile(text: &str) -> Result<Glob, String> {
         let matcher = if text.contains(['*', '?', '[', '{', '\\']) {
-            let glob = GlobBuilder::new(text).literal_separator(false).build().map_err(|error| format!("\"{text}\" is no pattern: {}", error.kind()))?;
+            let glob = GlobBuilder::new(text)
+                .literal_separator(false)
+                .build()
+                .map_err(|error| format!("\"{text}\" is no pattern: {}", error.kind()))?;
             Some(glob.compile_matcher())
         } else {
             None
         };
-        Ok(Glob { text: text.to_owned(), matcher })
+        Ok(Glob {
+            text: text.to_owned(),
+            matcher,
+        })
     }
 
     fn is_match(&self, name: &str) -> bool {

@@ -103,7 +103,10 @@ impl Rule {
             ("exchange", self.exchange.is_match(facts.exchange)),
             ("routing_key", self.routing_key.is_match(facts.routing_key)),
             ("vhost", self.vhost.is_match(facts.vhost)),
-            ("user", self.user.is_any() || facts.user.is_some_and(|user| self.user.is_match(user))),
+            (
+                "user",
+                self.user.is_any() || facts.user.is_some_and(|user| self.user.is_match(user)),
+            ),
         ];
         if let Some((name, _)) = plain.iter().find(|(_, matched)| !matched) {
             return Match::No(name);
@@ -127,7 +130,7 @@ pub struct Step {
 }
 
 /// All rules of a configuration, in order. One immutable set decides about a message from beginning to end.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RuleSet {
     specs: Vec<RuleSpec>,
     signatures: BTreeMap<String, Arc<Params>>,
@@ -141,20 +144,8 @@ pub struct RuleSet {
 }
 
 impl RuleSet {
-    /// No rules.
-    pub fn empty() -> RuleSet {
-        RuleSet {
-            specs: Vec::new(),
-            signatures: BTreeMap::new(),
-            rules: Vec::new(),
-            named: HashSet::new(),
-            patterns: false,
-            joined: RwLock::default(),
-        }
-    }
-
     /// Compiles what users wrote; all faults at once if there are any.
-    pub fn compile(specs: Vec<RuleSpec>, signatures: &Signatures) -> Result<RuleSet, Vec<SpecError>> {
+    pub fn compile(specs: Vec<RuleSpec>, signatures: &[(String, String)]) -> Result<RuleSet, Vec<SpecError>> {
         let mut errors = Vec::new();
         let mut parsed = BTreeMap::new();
         for (index, (task, text)) in signatures.iter().enumerate() {
@@ -173,8 +164,12 @@ impl RuleSet {
             }
         }
         compile::names(&specs, &mut errors);
-        let rules: Vec<_> =
-            specs.iter().enumerate().filter_map(|(index, spec)| compile::rule(index, spec, &parsed, &mut errors)).map(Arc::new).collect();
+        let rules: Vec<_> = specs
+            .iter()
+            .enumerate()
+            .filter_map(|(index, spec)| compile::rule(index, spec, &parsed, &mut errors))
+            .map(Arc::new)
+            .collect();
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -186,7 +181,14 @@ impl RuleSet {
                 None => patterns = true,
             }
         }
-        Ok(RuleSet { specs, signatures: parsed, rules, named, patterns, joined: RwLock::default() })
+        Ok(RuleSet {
+            specs,
+            signatures: parsed,
+            rules,
+            named,
+            patterns,
+            joined: RwLock::default(),
+        })
     }
 
     /// True if nothing can match.
@@ -224,7 +226,12 @@ impl RuleSet {
     /// The decision about a message, and how it came about.
     pub fn explain(&self, facts: &Facts<'_>, body: &Body, now_ms: u64) -> (Verdict, Vec<Step>) {
         let mut steps = Vec::new();
-        let verdict = self.walk(facts, body, now_ms, |rule, outcome| steps.push(Step { rule: Arc::clone(&rule.name), outcome }));
+        let verdict = self.walk(facts, body, now_ms, |rule, outcome| {
+            steps.push(Step {
+                rule: Arc::clone(&rule.name),
+                outcome,
+            })
+        });
         (verdict, steps)
     }
 
@@ -246,14 +253,25 @@ impl RuleSet {
                 }
             }
             joined.push(place);
-            let deciding = if joined.len() > 1 { self.join(&joined, rule) } else { Arc::clone(rule) };
+            let deciding = if joined.len() > 1 {
+                self.join(&joined, rule)
+            } else {
+                Arc::clone(rule)
+            };
             // The condition of each rule is its own; a joined rule has the last one's.
             let Some(verdict) = decision::judge(&deciding, facts, body, now_ms) else {
                 step(rule, "when is false".to_owned());
                 joined.pop();
                 continue;
             };
-            step(rule, if rule.and_next { "matches, and the next one counts too".to_owned() } else { "matches and decides".to_owned() });
+            step(
+                rule,
+                if rule.and_next {
+                    "matches, and the next one counts too".to_owned()
+                } else {
+                    "matches and decides".to_owned()
+                },
+            );
             let settled = matches!(verdict, Verdict::Bypassed { reason: Bypass::Rule, .. } | Verdict::WhenError { .. });
             if !rule.and_next || settled {
                 return verdict;
@@ -278,12 +296,18 @@ impl RuleSet {
             for earlier in specs.iter().rev() {
                 spec.override_with(earlier);
             }
-            spec.name = places.first().and_then(|place| self.rules.get(*place)).map(|first| first.name.to_string());
+            spec.name = places
+                .first()
+                .and_then(|place| self.rules.get(*place))
+                .map(|first| first.name.to_string());
             // Each part compiled by itself, with names of its own, so the whole does.
             compile::rule(rule.index, &spec, &self.signatures, &mut Vec::new())
         });
         let joined = joined.flatten().map_or_else(|| Arc::clone(rule), Arc::new);
-        self.joined.write().unwrap_or_else(PoisonError::into_inner).insert(places.to_vec(), Arc::clone(&joined));
+        self.joined
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(places.to_vec(), Arc::clone(&joined));
         joined
     }
 }

@@ -83,9 +83,14 @@ impl Params {
             }
             if parameter.kind == Kind::Either
                 && parameter.default.is_none()
-                && params.iter().any(|known| known.default.is_some() && known.kind != Kind::KeywordOnly)
+                && params
+                    .iter()
+                    .any(|known| known.default.is_some() && known.kind != Kind::KeywordOnly)
             {
-                return Err(fault(format!("`{}` has no default and follows a parameter that has one", parameter.name)));
+                return Err(fault(format!(
+                    "`{}` has no default and follows a parameter that has one",
+                    parameter.name
+                )));
             }
             if parameter.kind == Kind::VarPositional {
                 kind = Kind::KeywordOnly;
@@ -102,7 +107,13 @@ impl Params {
 
     /// Binds a call as Python does, defaults applied: one value per parameter, in order.
     pub fn bind<'v>(&'v self, args: &'v [Value], kwargs: &'v [(Value, Value)]) -> Result<Vec<Cow<'v, Value>>, BindError> {
-        let keyword = |name: &str| kwargs.iter().rev().find(|(key, _)| key.as_str() == Some(name)).map(|(_, value)| value);
+        let keyword = |name: &str| {
+            kwargs
+                .iter()
+                .rev()
+                .find(|(key, _)| key.as_str() == Some(name))
+                .map(|(_, value)| value)
+        };
         let mut positional = args.iter();
         let mut bound = Vec::with_capacity(self.0.len());
         for parameter in &self.0 {
@@ -140,7 +151,10 @@ impl Params {
 }
 
 fn given<'v>(value: Option<&'v Value>, parameter: &'v Parameter) -> Result<Cow<'v, Value>, BindError> {
-    value.or(parameter.default.as_ref()).map(Cow::Borrowed).ok_or_else(|| BindError::Missing(parameter.name.clone()))
+    value
+        .or(parameter.default.as_ref())
+        .map(Cow::Borrowed)
+        .ok_or_else(|| BindError::Missing(parameter.name.clone()))
 }
 
 fn parameter(text: &str, kind: Kind) -> Result<Parameter, String> {
@@ -159,17 +173,27 @@ fn parameter(text: &str, kind: Kind) -> Result<Parameter, String> {
     let mut letters = name.chars();
     let starts = letters.next().is_some_and(|first| first.is_alphabetic() || first == '_');
     if !starts || !letters.all(|letter| letter.is_alphanumeric() || letter == '_') {
-        return Err(format!("`{text}` is no parameter: write a signature as in Python, such as `customer_id, region='eu', *, force=False`"));
+        return Err(format!(
+            "`{text}` is no parameter: write a signature as in Python, such as `customer_id, region='eu', *, force=False`"
+        ));
     }
     if default == Some("") {
         return Err(format!("`{name}` has an empty default"));
     }
-    Ok(Parameter { name: name.to_owned(), kind, default: default.map(literal) })
+    Ok(Parameter {
+        name: name.to_owned(),
+        kind,
+        default: default.map(literal),
+    })
 }
 
 /// Where a character first stands outside of brackets and quotes.
 fn top_level(text: &str, wanted: char) -> Option<usize> {
-    scan(text).ok()?.into_iter().find(|(_, letter, depth)| *depth == 0 && *letter == wanted).map(|(at, _, _)| at)
+    scan(text)
+        .ok()?
+        .into_iter()
+        .find(|(_, letter, depth)| *depth == 0 && *letter == wanted)
+        .map(|(at, _, _)| at)
 }
 
 /// The pieces of a text between a character that stands outside of brackets and quotes, with their offsets.
@@ -210,14 +234,20 @@ fn scan(text: &str) -> Result<Vec<(usize, char, usize)>, ParamsError> {
             '{' => open.push((at, '}')),
             ')' | ']' | '}' => {
                 if open.pop().map(|(_, close)| close) != Some(letter) {
-                    return Err(ParamsError { offset: at, message: format!("`{letter}` closes nothing") });
+                    return Err(ParamsError {
+                        offset: at,
+                        message: format!("`{letter}` closes nothing"),
+                    });
                 }
             }
             _ => found.push((at, letter, open.len())),
         }
     }
     match quote.or(open.pop()) {
-        Some((offset, letter)) => Err(ParamsError { offset, message: format!("nothing closes this: `{letter}` is missing") }),
+        Some((offset, letter)) => Err(ParamsError {
+            offset,
+            message: format!("nothing closes this: `{letter}` is missing"),
+        }),
         None => Ok(found),
     }
 }
@@ -248,7 +278,9 @@ fn simple(text: &str) -> Option<Value> {
     if let Ok(number) = digits.parse::<i64>() {
         return Some(Value::Int(number));
     }
-    let numeric = digits.chars().all(|letter| letter.is_ascii_digit() || matches!(letter, '.' | 'e' | 'E' | '-' | '+'));
+    let numeric = digits
+        .chars()
+        .all(|letter| letter.is_ascii_digit() || matches!(letter, '.' | 'e' | 'E' | '-' | '+'));
     digits.parse::<f64>().ok().filter(|_| numeric).map(Value::Float)
 }
 
@@ -278,8 +310,13 @@ mod tests {
     fn bound(signature: &str, args: &[i64], kwargs: &[(&str, i64)]) -> Result<Vec<Value>, BindError> {
         let params = Params::parse(signature).expect("a signature");
         let args: Vec<_> = args.iter().map(|number| Value::Int(*number)).collect();
-        let kwargs: Vec<_> = kwargs.iter().map(|(name, number)| (Value::Str((*name).to_owned()), Value::Int(*number))).collect();
-        params.bind(&args, &kwargs).map(|values| values.into_iter().map(Cow::into_owned).collect())
+        let kwargs: Vec<_> = kwargs
+            .iter()
+            .map(|(name, number)| (Value::Str((*name).to_owned()), Value::Int(*number)))
+            .collect();
+        params
+            .bind(&args, &kwargs)
+            .map(|values| values.into_iter().map(Cow::into_owned).collect())
     }
 
     #[test]
@@ -309,7 +346,10 @@ mod tests {
             (Value::Str("a".to_owned()), Value::Int(9)),
             (Value::Str("z".to_owned()), Value::Int(8)),
         ]);
-        assert_eq!(values, Ok(vec![Value::Int(1), Value::List(vec![Value::Int(2), Value::Int(3)]), others]));
+        assert_eq!(
+            values,
+            Ok(vec![Value::Int(1), Value::List(vec![Value::Int(2), Value::Int(3)]), others])
+        );
     }
 
     #[test]
@@ -324,7 +364,13 @@ mod tests {
             ("(1,)", Value::Tuple(vec![Value::Int(1)])),
             ("()", Value::Tuple(vec![])),
             ("{'a': 1}", Value::Map(vec![(Value::Str("a".to_owned()), Value::Int(1))])),
-            ("SOME.CONSTANT", Value::Object { class: "oncegate.default".to_owned(), parts: vec![Value::Str("SOME.CONSTANT".to_owned())] }),
+            (
+                "SOME.CONSTANT",
+                Value::Object {
+                    class: "oncegate.default".to_owned(),
+                    parts: vec![Value::Str("SOME.CONSTANT".to_owned())],
+                },
+            ),
         ];
         for (text, value) in cases {
             assert_eq!(literal(text), value, "{text}");
@@ -333,7 +379,15 @@ mod tests {
 
     #[test]
     fn wrong_signatures_are_refused_with_their_place() {
-        for (text, offset) in [("a, 1b", 3), ("a, a", 3), ("a=1, b", 5), ("a, (b", 3), ("/, a", 0), ("a=", 0), ("a b", 0)] {
+        for (text, offset) in [
+            ("a, 1b", 3),
+            ("a, a", 3),
+            ("a=1, b", 5),
+            ("a, (b", 3),
+            ("/, a", 0),
+            ("a=", 0),
+            ("a b", 0),
+        ] {
             assert_eq!(Params::parse(text).expect_err(text).offset, offset, "{text}");
         }
     }

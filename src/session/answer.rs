@@ -1,6 +1,5 @@
 //! What the store's answers do to the publishes that wait for them.
 
-
 use super::channel::Channel;
 use super::confirm::Outcome;
 use super::publish::{Publish, Wait, Waiting};
@@ -22,7 +21,11 @@ impl Session {
         }
         if let Some((claim, publish)) = self.shared.abandoned.remove(&ticket) {
             if matches!(answer, Ok(Reply::Acquire(Acquired::Taken))) {
-                self.shared.tells.push(Request::Unpublish { claim, publish, reason: ReleaseReason::Unconfirmed });
+                self.shared.tells.push(Request::Unpublish {
+                    claim,
+                    publish,
+                    reason: ReleaseReason::Unconfirmed,
+                });
             }
             return;
         }
@@ -89,7 +92,9 @@ impl Channel {
     fn take_out(&mut self, shared: &mut Shared, position: u64, outcome: Option<Outcome>) -> Option<Publish> {
         let item = self.queue.at(position)?;
         shared.held_bytes -= item.size();
-        let Waiting::Publish { publish, .. } = std::mem::replace(item, Waiting::Gone) else { return None };
+        let Waiting::Publish { publish, .. } = std::mem::replace(item, Waiting::Gone) else {
+            return None;
+        };
         if let Some(outcome) = outcome {
             self.ledger.settle(publish.client, outcome);
         }
@@ -122,13 +127,23 @@ impl Channel {
     /// Asks again for the publishes whose store was silent, and lets go those that have waited long enough.
     pub(super) fn retry_store(&mut self, shared: &mut Shared) {
         for (position, item) in self.queue.iter_mut() {
-            let Waiting::Publish { ticket: Some(ticket), wait, publish } = item else { continue };
+            let Waiting::Publish {
+                ticket: Some(ticket),
+                wait,
+                publish,
+            } = item
+            else {
+                continue;
+            };
             let Wait::Store { retry_us, until_us } = *wait else { continue };
             if shared.now.us >= until_us {
                 *wait = Wait::Turn;
                 shared.decided(publish, PublishDecision::ForwardedUnchecked, "store_wait", None);
             } else if shared.now.us >= retry_us {
-                *wait = Wait::Store { retry_us: until_us, until_us };
+                *wait = Wait::Store {
+                    retry_us: until_us,
+                    until_us,
+                };
                 debug_assert_eq!(ticket.position(), position, "a ticket names its place in the queue");
                 if let Some(grant) = &publish.grant {
                     shared.ask(*ticket, grant);
@@ -203,7 +218,12 @@ impl Shared {
     /// The answer about a publish that an observing rule let pass at once: it is only counted.
     fn observed(&mut self, ticket: Ticket, answer: Result<Reply, StoreSilent>) {
         let Some(grant) = self.observing.remove(&ticket) else { return };
-        let publish = Publish { frames: Vec::new(), client: 0, bits_at: 0, grant: Some(grant) };
+        let publish = Publish {
+            frames: Vec::new(),
+            client: 0,
+            bits_at: 0,
+            grant: Some(grant),
+        };
         match answer {
             Ok(Reply::Acquire(Acquired::Taken)) => self.decided(&publish, PublishDecision::Forwarded, "acquired", None),
             Ok(Reply::Acquire(Acquired::Reentry { .. })) => self.decided(&publish, PublishDecision::Reentry, "reentry", None),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::Shared;
-use super::collect::{concerned, task_id};
 use super::channel::{Channel, Down, Life};
+use super::collect::{concerned, task_id};
 use super::confirm::{Outcome, UnknownTag};
 use super::event::Event;
 use crate::amqp::content::ContentHeader;
@@ -89,7 +89,14 @@ impl Channel {
         Ok(())
     }
 
-    fn confirm_frame(&mut self, shared: &mut Shared, frame: &Frame<'_>, tag: u64, multiple: bool, outcome: Outcome) -> Result<(), UnknownTag> {
+    fn confirm_frame(
+        &mut self,
+        shared: &mut Shared,
+        frame: &Frame<'_>,
+        tag: u64,
+        multiple: bool,
+        outcome: Outcome,
+    ) -> Result<(), UnknownTag> {
         if self.broker_confirms(shared, tag, multiple, outcome)? {
             shared.to_client.extend_from_slice(frame.raw);
         } else {
@@ -121,7 +128,9 @@ impl Channel {
 
     /// A content of the broker's begins. True if it is not for the client.
     fn content_begins(&mut self, shared: &mut Shared, method: &[u8], header: &ContentHeader<'_>) -> bool {
-        let Some(payload) = method.get(crate::amqp::frame::HEADER_LEN..) else { return false };
+        let Some(payload) = method.get(crate::amqp::frame::HEADER_LEN..) else {
+            return false;
+        };
         if let Some(deliver) = basic::Deliver::decode(payload) {
             return self.deliver_begins(shared, &deliver, header);
         }
@@ -150,7 +159,10 @@ impl Channel {
     /// before the ack of the same publish.
     fn returned(&mut self, shared: &mut Shared, header: &ContentHeader<'_>) -> bool {
         let id = task_id(&header.properties);
-        let grant = self.ledger.grants_mut().find(|grant| !grant.returned && id.is_some_and(|id| id == grant.claim.id.as_bytes()));
+        let grant = self
+            .ledger
+            .grants_mut()
+            .find(|grant| !grant.returned && id.is_some_and(|id| id == grant.claim.id.as_bytes()));
         let Some(grant) = grant else { return false };
         grant.returned = true;
         let own = grant.own_mandatory;
@@ -169,5 +181,7 @@ fn tracked_task(shared: &mut Shared, header: &ContentHeader<'_>) -> Option<Arc<s
     if let Some(rule) = name.and_then(|name| shared.rules.first_for_task(name)) {
         shared.events.push(Event::Delivered { rule });
     }
-    task_id(&header.properties).and_then(|id| std::str::from_utf8(id).ok()).map(Arc::from)
+    task_id(&header.properties)
+        .and_then(|id| std::str::from_utf8(id).ok())
+        .map(Arc::from)
 }

@@ -8,8 +8,8 @@ use super::deliver::{Consumer, Deliveries, Pass};
 use super::event::{Event, PublishEvent};
 use super::publish::{Grant, Publish, Queue, Wait, Waiting};
 use super::{Shared, Ticket};
-use crate::amqp::frame::{Frame, FrameKind};
 use crate::amqp::encode;
+use crate::amqp::frame::{Frame, FrameKind};
 use crate::amqp::method::{MethodId, basic, queue};
 use crate::rules::lock::{ReleaseReason, Request, Signal};
 use crate::rules::outcome::PublishDecision;
@@ -140,7 +140,10 @@ impl Channel {
             Some(MethodId::CHANNEL_CLOSE) => return self.client_closes(shared, frame),
             Some(MethodId::BASIC_CONSUME) => {
                 if let Some(consume) = basic::Consume::decode(frame.payload) {
-                    self.consumers.push(Consumer { tag: consume.consumer_tag.to_vec(), no_ack: consume.no_ack });
+                    self.consumers.push(Consumer {
+                        tag: consume.consumer_tag.to_vec(),
+                        no_ack: consume.no_ack,
+                    });
                 }
             }
             Some(MethodId::BASIC_CANCEL) => {
@@ -185,14 +188,14 @@ impl Channel {
     }
 
     fn client_settles(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
-        let Some((tag, multiple, how)) = settlement(frame) else { return self.pass_on(shared, frame.raw) };
+        let Some((tag, multiple, how)) = settlement(frame) else {
+            return self.pass_on(shared, frame.raw);
+        };
         if self.tx {
             return self.pass_on(shared, frame.raw);
         }
         let pass = match how {
-            Some(signal) => {
-                self.deliveries.settle(tag, multiple, |id| shared.signal(id, signal))
-            }
+            Some(signal) => self.deliveries.settle(tag, multiple, |id| shared.signal(id, signal)),
             None => self.deliveries.requeue(tag, multiple),
         };
         match pass {
@@ -216,7 +219,10 @@ impl Channel {
         }
         let until_us = shared.now.us + shared.settings.lease_us;
         shared.held_bytes += frame.raw.len();
-        self.queue.push(Waiting::Close { frame: frame.raw.to_vec(), until_us });
+        self.queue.push(Waiting::Close {
+            frame: frame.raw.to_vec(),
+            until_us,
+        });
         self.advance(shared);
     }
 
@@ -282,7 +288,12 @@ impl Channel {
 
     /// Writes a publish to the broker, whole, and notes what its confirm will settle.
     pub(super) fn send(&mut self, shared: &mut Shared, publish: Publish) {
-        let Publish { mut frames, client, bits_at, grant } = publish;
+        let Publish {
+            mut frames,
+            client,
+            bits_at,
+            grant,
+        } = publish;
         let Some(mut grant) = grant else {
             shared.to_broker.extend_from_slice(&frames);
             self.ledger.sent(client, None);
@@ -307,7 +318,11 @@ impl Channel {
             shared.wake_at(grant.leased_us + grant.lease_us() / 3);
             self.ledger.sent(client, Some(grant));
         } else {
-            shared.tells.push(Request::Commit { claim: grant.claim, publish: grant.publish, note: grant.note });
+            shared.tells.push(Request::Commit {
+                claim: grant.claim,
+                publish: grant.publish,
+                note: grant.note,
+            });
         }
     }
 
@@ -329,7 +344,8 @@ impl Channel {
             return Ok(true);
         }
         let before = self.ledger.open_grants();
-        self.ledger.resolve(tag, multiple, outcome, |grant| shared.broker_spoke(grant, outcome))?;
+        self.ledger
+            .resolve(tag, multiple, outcome, |grant| shared.broker_spoke(grant, outcome))?;
         let verbatim = self.ledger.aligned();
         if verbatim {
             self.ledger.told();
@@ -348,7 +364,11 @@ impl Channel {
         while let Some(item) = self.queue.pop() {
             shared.held_bytes -= item.size();
             match item {
-                Waiting::Publish { ticket: Some(ticket), publish, wait } if wait != Wait::Turn => shared.abandon(ticket, publish.grant),
+                Waiting::Publish {
+                    ticket: Some(ticket),
+                    publish,
+                    wait,
+                } if wait != Wait::Turn => shared.abandon(ticket, publish.grant),
                 Waiting::Publish { publish, .. } => {
                     if let Some(grant) = publish.grant {
                         shared.unpublish(&grant, ReleaseReason::Unconfirmed);
@@ -372,7 +392,11 @@ impl Channel {
         for grant in self.ledger.grants_mut() {
             if now >= grant.leased_us + grant.lease_us() / 3 {
                 grant.leased_us = now;
-                shared.tells.push(Request::RenewLease { claim: grant.claim.clone(), publish: grant.publish, note: Arc::clone(&grant.note) });
+                shared.tells.push(Request::RenewLease {
+                    claim: grant.claim.clone(),
+                    publish: grant.publish,
+                    note: Arc::clone(&grant.note),
+                });
             }
             shared.wake_at(grant.leased_us + grant.lease_us() / 3);
         }
@@ -384,7 +408,14 @@ impl Channel {
     }
 
     /// Notes a delivery that passes to the client.
-    pub(super) fn delivered(&mut self, shared: &mut Shared, consumer: Option<&[u8]>, tag: u64, no_ack: Option<bool>, task: Option<Arc<str>>) {
+    pub(super) fn delivered(
+        &mut self,
+        shared: &mut Shared,
+        consumer: Option<&[u8]>,
+        tag: u64,
+        no_ack: Option<bool>,
+        task: Option<Arc<str>>,
+    ) {
         if self.tx {
             return;
         }
@@ -406,8 +437,9 @@ impl Channel {
 fn settlement(frame: &Frame<'_>) -> Option<(u64, bool, Option<Signal>)> {
     match frame.method_id()? {
         MethodId::BASIC_ACK => basic::Ack::decode(frame.payload).map(|ack| (ack.delivery_tag, ack.multiple, Some(Signal::Acked))),
-        MethodId::BASIC_NACK => basic::Nack::decode(frame.payload)
-            .map(|nack| (nack.delivery_tag, nack.multiple, (!nack.requeue).then_some(Signal::Rejected))),
+        MethodId::BASIC_NACK => {
+            basic::Nack::decode(frame.payload).map(|nack| (nack.delivery_tag, nack.multiple, (!nack.requeue).then_some(Signal::Rejected)))
+        }
         _ => basic::Reject::decode(frame.payload).map(|reject| (reject.delivery_tag, false, (!reject.requeue).then_some(Signal::Rejected))),
     }
 }
@@ -424,14 +456,22 @@ impl Shared {
     fn broker_spoke(&mut self, grant: Box<Grant>, outcome: Outcome) {
         match outcome {
             _ if grant.returned => {}
-            Outcome::Ack => self.tells.push(Request::Commit { claim: grant.claim, publish: grant.publish, note: grant.note }),
+            Outcome::Ack => self.tells.push(Request::Commit {
+                claim: grant.claim,
+                publish: grant.publish,
+                note: grant.note,
+            }),
             Outcome::Nack => self.unpublish(&grant, ReleaseReason::Unconfirmed),
         }
     }
 
     /// The broker does not have this claim's message.
     pub(super) fn unpublish(&mut self, grant: &Grant, reason: ReleaseReason) {
-        self.tells.push(Request::Unpublish { claim: grant.claim.clone(), publish: grant.publish, reason });
+        self.tells.push(Request::Unpublish {
+            claim: grant.claim.clone(),
+            publish: grant.publish,
+            reason,
+        });
     }
 
     /// A worker settled a delivery of this id.

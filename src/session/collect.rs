@@ -8,7 +8,7 @@ use super::publish::{Grant, Publish, Wait, Waiting};
 use super::{Shared, Ticket};
 use crate::amqp::content::{ContentHeader, Properties};
 use crate::amqp::frame::{self, Frame, Split};
-use crate::amqp::method::{basic};
+use crate::amqp::method::basic;
 use crate::celery::{Limits, Unreadable, routing, task};
 use crate::rules::lock::{Claim, Request};
 use crate::rules::outcome::{ExceptionReason, PublishDecision, UnkeyableReason};
@@ -38,7 +38,13 @@ impl Channel {
         }
         shared.held_bytes += frames.len();
         let body_at = frames.len();
-        self.up = Up::Collecting(Box::new(Collect { frames, header_at, body_at, body_frames: 0, left }));
+        self.up = Up::Collecting(Box::new(Collect {
+            frames,
+            header_at,
+            body_at,
+            body_frames: 0,
+            left,
+        }));
         if left == 0 {
             self.publish_complete(shared);
         }
@@ -83,7 +89,9 @@ impl Channel {
                 collect.frames.extend_from_slice(frame.raw);
                 collect.body_frames += 1;
                 // More octets than the header announced: the broker answers 501; nothing is decided about such a publish.
-                let Some(left) = collect.left.checked_sub(size) else { return self.oversized_body(shared) };
+                let Some(left) = collect.left.checked_sub(size) else {
+                    return self.oversized_body(shared);
+                };
                 collect.left = left;
                 if left == 0 {
                     self.publish_complete(shared);
@@ -102,14 +110,24 @@ impl Channel {
 
     /// A publish has been read in full: it is decided, and asked about if a rule gives it a key.
     fn publish_complete(&mut self, shared: &mut Shared) {
-        let Up::Collecting(collect) = std::mem::replace(&mut self.up, Up::Idle) else { return };
+        let Up::Collecting(collect) = std::mem::replace(&mut self.up, Up::Idle) else {
+            return;
+        };
         shared.held_bytes -= collect.frames.len();
         let grant = judge(shared, &collect);
         let Collect { frames, .. } = *collect;
         let client = self.ledger.arrive();
         let bits_at = publish_method(&frames).map_or(0, |(publish, payload_at)| payload_at + publish.bits_offset);
         let Some(mut grant) = grant else {
-            self.in_turn(shared, Publish { frames, client, bits_at, grant: None });
+            self.in_turn(
+                shared,
+                Publish {
+                    frames,
+                    client,
+                    bits_at,
+                    grant: None,
+                },
+            );
             return;
         };
         grant.arrived_us = shared.now.us;
@@ -117,13 +135,30 @@ impl Channel {
             let ticket = shared.observing_ticket();
             shared.ask(ticket, &grant);
             shared.observing.insert(ticket, grant.clone());
-            self.in_turn(shared, Publish { frames, client, bits_at, grant: Some(grant) });
+            self.in_turn(
+                shared,
+                Publish {
+                    frames,
+                    client,
+                    bits_at,
+                    grant: Some(grant),
+                },
+            );
             return;
         }
         let ticket = Ticket::at(self.queue.next_position(), self.number);
         shared.ask(ticket, &grant);
         shared.held_bytes += frames.len();
-        self.queue.push(Waiting::Publish { ticket: Some(ticket), wait: Wait::Answer, publish: Publish { frames, client, bits_at, grant: Some(grant) } });
+        self.queue.push(Waiting::Publish {
+            ticket: Some(ticket),
+            wait: Wait::Answer,
+            publish: Publish {
+                frames,
+                client,
+                bits_at,
+                grant: Some(grant),
+            },
+        });
     }
 
     /// Sends a publish that waits for no answer, in its turn.
@@ -132,7 +167,11 @@ impl Channel {
             self.send(shared, publish);
         } else {
             shared.held_bytes += publish.frames.len();
-            self.queue.push(Waiting::Publish { ticket: None, wait: Wait::Turn, publish });
+            self.queue.push(Waiting::Publish {
+                ticket: None,
+                wait: Wait::Turn,
+                publish,
+            });
         }
     }
 }
@@ -147,7 +186,9 @@ pub(super) fn concerned(shared: &Shared, header: &ContentHeader<'_>) -> bool {
 }
 
 fn too_large(shared: &mut Shared, header: Option<&ContentHeader<'_>>) {
-    let Some(name) = header.and_then(|header| task::peek(&header.properties)) else { return };
+    let Some(name) = header.and_then(|header| task::peek(&header.properties)) else {
+        return;
+    };
     let Some(rule) = shared.rules.first_for_task(name) else { return };
     let size = header.map_or(0, |header| header.body_size);
     shared.events.push(Event::Unkeyable {
@@ -161,7 +202,9 @@ fn too_large(shared: &mut Shared, header: Option<&ContentHeader<'_>>) {
 
 /// The publish method at the head of some frames, and where its payload begins.
 fn publish_method(frames: &[u8]) -> Option<(basic::Publish<'_>, usize)> {
-    let Split::Frame(frame) = frame::split(frames, usize::MAX) else { return None };
+    let Split::Frame(frame) = frame::split(frames, usize::MAX) else {
+        return None;
+    };
     Some((basic::Publish::decode(frame.payload)?, frame::HEADER_LEN))
 }
 
@@ -185,7 +228,9 @@ fn body_of(collect: &Collect) -> std::borrow::Cow<'_, [u8]> {
 fn judge(shared: &mut Shared, collect: &Collect) -> Option<Box<Grant>> {
     let (publish, _) = publish_method(&collect.frames)?;
     let header_frame = collect.frames.get(collect.header_at..)?;
-    let Split::Frame(header_frame) = frame::split(header_frame, usize::MAX) else { return None };
+    let Split::Frame(header_frame) = frame::split(header_frame, usize::MAX) else {
+        return None;
+    };
     let header = ContentHeader::decode(header_frame.payload)?;
     let body = body_of(collect);
     let routing_key_octets = routing::strip_delay(publish.exchange, publish.routing_key).unwrap_or(publish.routing_key);
@@ -242,12 +287,18 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, routin
         Verdict::Unmatched { queue_unknown } => {
             shared.counts.unmatched_publishes += 1;
             if let Some(rule) = queue_unknown {
-                shared.events.push(Event::Exception { rule: Some(rule), reason: ExceptionReason::QueueUnknown });
+                shared.events.push(Event::Exception {
+                    rule: Some(rule),
+                    reason: ExceptionReason::QueueUnknown,
+                });
             }
             None
         }
         Verdict::WhenError { rule, .. } => {
-            shared.events.push(Event::Exception { rule: Some(rule), reason: ExceptionReason::WhenError });
+            shared.events.push(Event::Exception {
+                rule: Some(rule),
+                reason: ExceptionReason::WhenError,
+            });
             None
         }
         Verdict::Bypassed { rule, reason } => {
@@ -263,7 +314,13 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, routin
             None
         }
         Verdict::Unkeyable { rule, reason, detail } => {
-            shared.events.push(Event::Unkeyable { rule, reason, detail, task: Arc::from(&*task.name), id });
+            shared.events.push(Event::Unkeyable {
+                rule,
+                reason,
+                detail,
+                task: Arc::from(&*task.name),
+                id,
+            });
             None
         }
         Verdict::Claim(claimed) => {
@@ -272,7 +329,10 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, routin
             let publish = shared.nonce();
             Some(Box::new(Grant {
                 publish,
-                claim: Claim { digest: claimed.digest, id },
+                claim: Claim {
+                    digest: claimed.digest,
+                    id,
+                },
                 note,
                 rule: claimed.rule,
                 arrived_us: 0,
@@ -308,7 +368,12 @@ impl Shared {
         debug_assert!(grant.rule.mode != Mode::Off, "a rule that is off claims nothing");
         self.asks.push((
             ticket.0,
-            Request::Acquire { claim: grant.claim.clone(), publish: grant.publish, note: Arc::clone(&grant.note), reentrant: grant.reentrant },
+            Request::Acquire {
+                claim: grant.claim.clone(),
+                publish: grant.publish,
+                note: Arc::clone(&grant.note),
+                reentrant: grant.reentrant,
+            },
         ));
     }
 }

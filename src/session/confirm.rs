@@ -101,7 +101,11 @@ impl Ledger {
         let broker = self.broker_base + self.slots.len() as u64;
         self.shifted |= client != broker;
         self.grants += usize::from(grant.is_some());
-        self.slots.push_back(Slot { client, grant, resolved: false });
+        self.slots.push_back(Slot {
+            client,
+            grant,
+            resolved: false,
+        });
     }
 
     /// True while both legs count alike, so that the broker's confirms can pass as they are.
@@ -121,13 +125,20 @@ impl Ledger {
 
     /// The claims that wait for the broker's word, oldest first.
     pub fn grants_mut(&mut self) -> impl Iterator<Item = &mut Grant> {
-        self.slots.iter_mut().filter(|slot| !slot.resolved).filter_map(|slot| slot.grant.as_deref_mut())
+        self.slots
+            .iter_mut()
+            .filter(|slot| !slot.resolved)
+            .filter_map(|slot| slot.grant.as_deref_mut())
     }
 
     /// Takes every claim that waits for the broker's word, as when the channel is lost.
     pub fn take_grants(&mut self) -> Vec<Box<Grant>> {
         self.grants = 0;
-        self.slots.iter_mut().filter(|slot| !slot.resolved).filter_map(|slot| slot.grant.take()).collect()
+        self.slots
+            .iter_mut()
+            .filter(|slot| !slot.resolved)
+            .filter_map(|slot| slot.grant.take())
+            .collect()
     }
 
     /// The broker's word on one publish or on all up to `tag` (`tag` 0 with `multiple` means all). `each` gets the claims that it settles.
@@ -169,8 +180,12 @@ impl Ledger {
     }
 
     fn confirm(&mut self, client: u64, outcome: Outcome) {
-        let Some(index) = client.checked_sub(self.client_base) else { return };
-        let Some(open) = self.client_open.get_mut(index as usize) else { return };
+        let Some(index) = client.checked_sub(self.client_base) else {
+            return;
+        };
+        let Some(open) = self.client_open.get_mut(index as usize) else {
+            return;
+        };
         if !std::mem::replace(open, false) {
             return;
         }
@@ -197,16 +212,38 @@ impl Ledger {
     /// This is how the broker itself coalesces, so that a `multiple` never covers a publish that is still open.
     pub fn write_confirms(&mut self, channel: u16, out: &mut Vec<u8>) {
         for tag in self.fresh_nacks.drain(..) {
-            encode::basic_nack(out, channel, Nack { delivery_tag: tag, multiple: false, requeue: false });
+            encode::basic_nack(
+                out,
+                channel,
+                Nack {
+                    delivery_tag: tag,
+                    multiple: false,
+                    requeue: false,
+                },
+            );
         }
         self.advance();
         self.fresh_acks.sort_unstable();
         let settled = self.fresh_acks.partition_point(|tag| *tag < self.client_base);
         if let Some(last) = settled.checked_sub(1).and_then(|index| self.fresh_acks.get(index)) {
-            encode::basic_ack(out, channel, Ack { delivery_tag: *last, multiple: settled > 1 });
+            encode::basic_ack(
+                out,
+                channel,
+                Ack {
+                    delivery_tag: *last,
+                    multiple: settled > 1,
+                },
+            );
         }
         for tag in self.fresh_acks.iter().skip(settled) {
-            encode::basic_ack(out, channel, Ack { delivery_tag: *tag, multiple: false });
+            encode::basic_ack(
+                out,
+                channel,
+                Ack {
+                    delivery_tag: *tag,
+                    multiple: false,
+                },
+            );
         }
         self.fresh_acks.clear();
     }

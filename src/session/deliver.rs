@@ -54,13 +54,21 @@ impl Deliveries {
     /// A delivery that needs an acknowledgement passes to the client.
     pub fn shown(&mut self, tag: u64, task: Option<Arc<str>>) {
         self.shown += 1;
-        self.open.push_back(Delivery { tag, sight: Sight::Shown, task });
+        self.open.push_back(Delivery {
+            tag,
+            sight: Sight::Shown,
+            task,
+        });
     }
 
     /// A delivery that needs an acknowledgement is kept from the client.
     pub fn hidden(&mut self, tag: u64) {
         self.hidden += 1;
-        self.open.push_back(Delivery { tag, sight: Sight::Hidden, task: None });
+        self.open.push_back(Delivery {
+            tag,
+            sight: Sight::Hidden,
+            task: None,
+        });
     }
 
     /// How many deliveries the client has and has not settled.
@@ -77,7 +85,11 @@ impl Deliveries {
     ///
     /// The answer says how to pass it on so that a `multiple` covers nothing that the client has not seen.
     pub fn settle(&mut self, tag: u64, multiple: bool, mut each: impl FnMut(Arc<str>)) -> Pass {
-        let end = if multiple && tag == 0 { self.open.len() } else { self.open.partition_point(|delivery| delivery.tag <= tag) };
+        let end = if multiple && tag == 0 {
+            self.open.len()
+        } else {
+            self.open.partition_point(|delivery| delivery.tag <= tag)
+        };
         let start = if multiple { 0 } else { end.saturating_sub(1) };
         let mut last_shown = None;
         let mut covers_hidden = false;

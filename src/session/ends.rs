@@ -149,7 +149,10 @@ impl Session {
                 }
             }
             self.shared.wake_at(until_us);
-            self.client_end = ClientEnd::Asks { frame: frame.to_vec(), until_us };
+            self.client_end = ClientEnd::Asks {
+                frame: frame.to_vec(),
+                until_us,
+            };
         } else {
             // Both sides may close at once; each answers the other.
             self.shared.to_broker.extend_from_slice(frame);
@@ -308,7 +311,13 @@ impl Session {
             self.shared.wake_at(us);
         }
         for number in 0..self.channels.open.len() {
-            if let Some(us) = self.channels.open.get(number).and_then(|channel| channel.close_deadline()).filter(|us| *us > now) {
+            if let Some(us) = self
+                .channels
+                .open
+                .get(number)
+                .and_then(|channel| channel.close_deadline())
+                .filter(|us| *us > now)
+            {
                 self.shared.wake_at(us);
             }
         }
@@ -368,7 +377,15 @@ impl Channel {
                     // A tag that does not fit a short string cannot have come in one.
                     let _ = encode::basic_cancel(&mut shared.to_broker, self.number, &consumer.tag, true);
                 }
-                encode::basic_nack(&mut shared.to_broker, self.number, Nack { delivery_tag: 0, multiple: true, requeue: true });
+                encode::basic_nack(
+                    &mut shared.to_broker,
+                    self.number,
+                    Nack {
+                        delivery_tag: 0,
+                        multiple: true,
+                        requeue: true,
+                    },
+                );
             }
         }
         self.deliveries.clear();
@@ -389,7 +406,12 @@ impl Channel {
             Waiting::Publish { wait, publish, .. } if *wait != Wait::Turn => publish.grant.as_ref().map(|grant| grant.arrived_us),
             _ => None,
         });
-        let kept = self.kept.values().next().and_then(|publish| publish.grant.as_ref()).map(|grant| grant.arrived_us);
+        let kept = self
+            .kept
+            .values()
+            .next()
+            .and_then(|publish| publish.grant.as_ref())
+            .map(|grant| grant.arrived_us);
         waiting.into_iter().chain(kept).min()
     }
 }

@@ -169,7 +169,10 @@ impl Bindings {
 
     fn add(&mut self, exchange: &[u8], routing_key: &[u8], queue: &[u8]) {
         let Ok(queue) = std::str::from_utf8(queue) else { return };
-        let known = self.0.iter().any(|(e, k, q)| &**e == exchange && &**k == routing_key && &**q == queue);
+        let known = self
+            .0
+            .iter()
+            .any(|(e, k, q)| &**e == exchange && &**k == routing_key && &**q == queue);
         if !known && self.0.len() < Bindings::MAX {
             self.0.push((exchange.into(), routing_key.into(), queue.into()));
         }
@@ -180,8 +183,12 @@ impl Bindings {
         if exchange.is_empty() {
             return std::str::from_utf8(routing_key).ok().map(|queue| vec![Arc::from(queue)]);
         }
-        let queues: Vec<_> =
-            self.0.iter().filter(|(e, k, _)| &**e == exchange && &**k == routing_key).map(|(_, _, queue)| Arc::clone(queue)).collect();
+        let queues: Vec<_> = self
+            .0
+            .iter()
+            .filter(|(e, k, _)| &**e == exchange && &**k == routing_key)
+            .map(|(_, _, queue)| Arc::clone(queue))
+            .collect();
         (!queues.is_empty()).then_some(queues)
     }
 }
@@ -325,8 +332,16 @@ impl Session {
             },
             channels: Channels::default(),
             phase: Phase::Header,
-            client: Input { last_read_us: now.us, last_write_us: now.us, ..Input::default() },
-            broker: Input { last_read_us: now.us, last_write_us: now.us, ..Input::default() },
+            client: Input {
+                last_read_us: now.us,
+                last_write_us: now.us,
+                ..Input::default()
+            },
+            broker: Input {
+                last_read_us: now.us,
+                last_write_us: now.us,
+                ..Input::default()
+            },
             client_end: ClientEnd::Open,
             broker_end: BrokerEnd::Open,
             close_reason: None,

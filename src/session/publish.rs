@@ -122,7 +122,10 @@ pub struct Queue {
 impl Queue {
     /// An empty queue whose first entry will have this position.
     pub fn starting_at(position: u64) -> Queue {
-        Queue { items: VecDeque::new(), base: position }
+        Queue {
+            items: VecDeque::new(),
+            base: position,
+        }
     }
 
     /// True if nothing waits.
@@ -175,6 +178,9 @@ impl Queue {
     /// All entries with their positions.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut Waiting)> {
         let base = self.base;
-        self.items.iter_mut().enumerate().map(move |(index, item)| (base + index as u64, item))
+        self.items
+            .iter_mut()
+            .enumerate()
+            .map(move |(index, item)| (base + index as u64, item))
     }
 }

@@ -23,7 +23,12 @@ struct Rig {
 
 /// A rule for the task `t.unique`.
 fn spec() -> RuleSpec {
-    RuleSpec { name: Some("r".to_owned()), task: vec!["t.unique".to_owned()], unique: Some(Unique::UntilFinished), ..RuleSpec::default() }
+    RuleSpec {
+        name: Some("r".to_owned()),
+        task: vec!["t.unique".to_owned()],
+        unique: Some(Unique::UntilFinished),
+        ..RuleSpec::default()
+    }
 }
 
 impl Rig {
@@ -32,9 +37,15 @@ impl Rig {
     }
 
     fn with(spec: RuleSpec, settings: Settings) -> Rig {
-        let rules = RuleSet::compile(vec![spec], &std::collections::BTreeMap::new()).expect("the rule is right");
-        let now = Now { us: 1_000_000, unix_ms: 1_800_000_000_000 };
-        let mut rig = Rig { session: Session::new(Arc::new(settings), Arc::new(rules), 0, now), now };
+        let rules = RuleSet::compile(vec![spec], &[]).expect("the rule is right");
+        let now = Now {
+            us: 1_000_000,
+            unix_ms: 1_800_000_000_000,
+        };
+        let mut rig = Rig {
+            session: Session::new(Arc::new(settings), Arc::new(rules), 0, now),
+            now,
+        };
         rig.client(&frame::PROTOCOL_HEADER);
         rig.broker(&method(0, MethodId::CONNECTION_TUNE, &[7, 255, 0, 2, 0, 0, 0, 0]));
         rig.client(&method(0, MethodId::CONNECTION_TUNE_OK, &[7, 255, 0, 2, 0, 0, 0, 10]));
@@ -134,7 +145,11 @@ impl Rig {
 }
 
 fn held(by: &str) -> Acquired {
-    Acquired::Held { holder: by.into(), state: LockState::Queued, expires_in_ms: 1000 }
+    Acquired::Held {
+        holder: by.into(),
+        state: LockState::Queued,
+        expires_in_ms: 1000,
+    }
 }
 
 fn leased(by: &str) -> Acquired {
@@ -178,7 +193,13 @@ const BODY: &[u8] = br#"[[1], {}, {"callbacks": null, "errbacks": null, "chain":
 fn publish(channel: u16, task: &str, id: &str, mandatory: bool) -> Vec<u8> {
     let table = headers(task, id);
     let mut out = Vec::new();
-    let method = Publish { exchange: b"", routing_key: b"q", mandatory, immediate: false, bits_offset: 0 };
+    let method = Publish {
+        exchange: b"",
+        routing_key: b"q",
+        mandatory,
+        immediate: false,
+        bits_offset: 0,
+    };
     encode::basic_publish(&mut out, channel, &method, &content(&table, id, BODY), 131_072).expect("it fits");
     out
 }
@@ -203,7 +224,9 @@ fn returned(channel: u16, id: &str) -> Vec<u8> {
     arguments.extend_from_slice(b"\x08NO_ROUTE\x00\x01q");
     let mut out = method(channel, MethodId::BASIC_RETURN, &arguments);
     let all = publish(channel, "t.unique", id, false);
-    let Split::Frame(first) = frame::split(&all, usize::MAX) else { panic!("a frame") };
+    let Split::Frame(first) = frame::split(&all, usize::MAX) else {
+        panic!("a frame")
+    };
     out.extend_from_slice(&all[first.raw.len()..]);
     out
 }
@@ -225,7 +248,15 @@ fn ack(channel: u16, delivery_tag: u64, multiple: bool) -> Vec<u8> {
 
 fn nack(channel: u16, delivery_tag: u64, requeue: bool) -> Vec<u8> {
     let mut out = Vec::new();
-    encode::basic_nack(&mut out, channel, Nack { delivery_tag, multiple: false, requeue });
+    encode::basic_nack(
+        &mut out,
+        channel,
+        Nack {
+            delivery_tag,
+            multiple: false,
+            requeue,
+        },
+    );
     out
 }
 

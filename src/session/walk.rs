@@ -63,7 +63,9 @@ impl Session {
                 ProtocolHeader::Incomplete => return 0,
                 ProtocolHeader::Amqp091 => {
                     self.phase = Phase::Handshake;
-                    self.shared.to_broker.extend_from_slice(bytes.get(..PROTOCOL_HEADER).unwrap_or_default());
+                    self.shared
+                        .to_broker
+                        .extend_from_slice(bytes.get(..PROTOCOL_HEADER).unwrap_or_default());
                     at = PROTOCOL_HEADER;
                 }
                 ProtocolHeader::Other => self.phase = Phase::Tunnel,
@@ -137,7 +139,9 @@ impl Session {
                 Side::Broker => self.broker_connection_frame(frame),
             };
         }
-        let Some(channel) = self.channels.or_new(frame.channel) else { return };
+        let Some(channel) = self.channels.or_new(frame.channel) else {
+            return;
+        };
         match from {
             Side::Client => channel.client_frame(&mut self.shared, frame),
             Side::Broker => {
@@ -148,7 +152,11 @@ impl Session {
                 }
             }
         }
-        if self.channels.get_mut(frame.channel).is_some_and(|channel| channel.life == Life::Gone) {
+        if self
+            .channels
+            .get_mut(frame.channel)
+            .is_some_and(|channel| channel.life == Life::Gone)
+        {
             self.channels.remove(frame.channel);
         }
     }
@@ -225,7 +233,10 @@ impl Session {
             }
             MethodId::BASIC_ACK if channel.ledger.aligned() && channel.queue.is_empty() => {
                 let ack = basic::Ack::decode(frame.payload)?;
-                channel.broker_confirms(&mut self.shared, ack.delivery_tag, ack.multiple, Outcome::Ack).ok()?.then_some(0)
+                channel
+                    .broker_confirms(&mut self.shared, ack.delivery_tag, ack.multiple, Outcome::Ack)
+                    .ok()?
+                    .then_some(0)
             }
             _ => None,
         }

@@ -180,6 +180,19 @@ class Raw:
         except Closed:
             pass
 
+    def until_closed_with_reply(self):
+        """Waits for the broker's connection.close, answers it and reads to the end."""
+        self.wait(Connection.Close)
+        self.method(Connection.CloseOk())
+        self.until_closed()
+
+    def until_closed_or_reply(self, kind):
+        """Waits for a reply, or for the end of the connection where the broker knows no such method."""
+        try:
+            self.wait((kind, Connection.Close))
+        except Closed:
+            pass
+
     # Dialogue
     def handshake(self, vhost="/", user="guest", password="guest", capabilities=None, heartbeat=0):
         self.send(PREAMBLE)

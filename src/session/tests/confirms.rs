@@ -73,7 +73,13 @@ fn confirms_that_the_client_asks_for_late_start_at_one() {
     rig.client(&publish(1, "t.other", "y", false));
     assert_eq!(
         rig.to_broker(),
-        ["confirm.select", "basic.publish mandatory a", "basic.publish x", "confirm.select", "basic.publish y"]
+        [
+            "confirm.select",
+            "basic.publish mandatory a",
+            "basic.publish x",
+            "confirm.select",
+            "basic.publish y"
+        ]
     );
     rig.broker(&method(1, MethodId::CONFIRM_SELECT_OK, &[]));
     rig.broker(&ack(1, 3, true));

@@ -18,7 +18,11 @@ fn a_producer_that_just_goes_loses_nothing() {
     rig.session.handle_eof(Side::Client, rig.now);
     assert_eq!(rig.to_broker(), [""; 0]);
     rig.answer(a, Acquired::Taken);
-    assert_eq!(rig.to_broker(), ["confirm.select", "basic.publish mandatory a"], "what was read in full is sent; the half one is not");
+    assert_eq!(
+        rig.to_broker(),
+        ["confirm.select", "basic.publish mandatory a"],
+        "what was read in full is sent; the half one is not"
+    );
     rig.broker(&ack(1, 1, false));
     assert_eq!(rig.told(), ["commit a"]);
     assert_eq!(rig.to_broker(), ["connection.close"], "then the broker is told properly");
@@ -55,7 +59,11 @@ fn a_worker_that_goes_gives_its_deliveries_back_at_once() {
     let a = rig.publish_asked("a");
     rig.to_broker();
     rig.session.handle_eof(Side::Client, rig.now);
-    assert_eq!(rig.to_broker(), ["basic.cancel", "basic.nack 0 multiple"], "a channel whose publish waits stays open for it");
+    assert_eq!(
+        rig.to_broker(),
+        ["basic.cancel", "basic.nack 0 multiple"],
+        "a channel whose publish waits stays open for it"
+    );
     rig.answer(a, Acquired::Taken);
     assert_eq!(rig.to_broker(), ["confirm.select", "basic.publish mandatory a"]);
 }
@@ -146,7 +154,11 @@ fn draining_hands_out_no_work_and_closes_when_nothing_is_in_hand() {
     assert_eq!(rig.to_client(), [""; 0], "work in hand, and no more of it");
     rig.to_broker();
     rig.client(&ack(1, 0, true));
-    assert_eq!(rig.to_broker(), ["basic.ack 1 multiple"], "what the client has not seen is not settled");
+    assert_eq!(
+        rig.to_broker(),
+        ["basic.ack 1 multiple"],
+        "what the client has not seen is not settled"
+    );
     assert_eq!(rig.to_client(), ["connection.close"]);
     rig.client(&close_ok());
     assert_eq!(rig.to_broker(), ["channel.close", "connection.close"]);
@@ -170,7 +182,11 @@ fn two_silent_intervals_end_a_leg() {
     }
     assert!(!rig.to_broker().contains(&"connection.close".to_owned()));
     rig.later(5_000_000);
-    assert_eq!(rig.to_broker().last().map(String::as_str), Some("connection.close"), "the client was silent for 20 s at a heartbeat of 10 s");
+    assert_eq!(
+        rig.to_broker().last().map(String::as_str),
+        Some("connection.close"),
+        "the client was silent for 20 s at a heartbeat of 10 s"
+    );
 }
 
 #[test]
@@ -187,7 +203,7 @@ fn silence_means_nothing_while_the_broker_is_blocked() {
 
 #[test]
 fn a_login_that_takes_too_long_ends() {
-    let rules = RuleSet::compile(vec![spec()], &std::collections::BTreeMap::new()).expect("the rule is right");
+    let rules = RuleSet::compile(vec![spec()], &[]).expect("the rule is right");
     let now = Now { us: 5, unix_ms: 0 };
     let mut session = Session::new(Arc::new(Settings::default()), Arc::new(rules), 0, now);
     let at = session.poll_timeout();

@@ -35,7 +35,10 @@ fn frames_behind_a_question_wait_and_keep_their_order() {
     rig.answer(b, held("z"));
     assert_eq!(rig.to_broker(), [""; 0], "the first question is open");
     rig.answer(a, Acquired::Taken);
-    assert_eq!(rig.to_broker(), ["confirm.select", "basic.publish mandatory a", "basic.publish x", "basic.qos"]);
+    assert_eq!(
+        rig.to_broker(),
+        ["confirm.select", "basic.publish mandatory a", "basic.publish x", "basic.qos"]
+    );
 }
 
 #[test]
@@ -76,7 +79,11 @@ fn reentry_without_the_lock_is_forwarded_and_not_committed() {
     let mut rig = Rig::new(spec());
     let ticket = rig.publish_asked("a");
     rig.answer(ticket, Acquired::Reentry { holds: false });
-    assert_eq!(rig.to_broker(), ["basic.publish a"], "nothing is to be committed, so nothing needs a confirm");
+    assert_eq!(
+        rig.to_broker(),
+        ["basic.publish a"],
+        "nothing is to be committed, so nothing needs a confirm"
+    );
     assert_eq!(rig.decisions(), [PublishDecision::Reentry]);
     assert_eq!(rig.told(), [""; 0]);
 }
@@ -94,7 +101,10 @@ fn a_silent_store_forwards_by_default_and_the_publish_is_committed() {
 
 #[test]
 fn a_rule_may_wait_for_the_store() {
-    let mut rig = Rig::new(RuleSpec { on_store_error: OnStoreError::Wait, ..spec() });
+    let mut rig = Rig::new(RuleSpec {
+        on_store_error: OnStoreError::Wait,
+        ..spec()
+    });
     let ticket = rig.publish_asked("a");
     rig.silence(ticket);
     assert_eq!(rig.to_broker(), [""; 0]);
@@ -106,7 +116,10 @@ fn a_rule_may_wait_for_the_store() {
 
 #[test]
 fn the_wait_for_the_store_ends_after_store_wait() {
-    let mut rig = Rig::new(RuleSpec { on_store_error: OnStoreError::Wait, ..spec() });
+    let mut rig = Rig::new(RuleSpec {
+        on_store_error: OnStoreError::Wait,
+        ..spec()
+    });
     let ticket = rig.publish_asked("a");
     for _ in 0..110 {
         rig.silence(ticket);
@@ -118,7 +131,10 @@ fn the_wait_for_the_store_ends_after_store_wait() {
 
 #[test]
 fn a_rule_may_reject_on_a_confirming_channel() {
-    let mut rig = Rig::new(RuleSpec { on_store_error: OnStoreError::Reject, ..spec() });
+    let mut rig = Rig::new(RuleSpec {
+        on_store_error: OnStoreError::Reject,
+        ..spec()
+    });
     rig.client(&method(1, MethodId::CONFIRM_SELECT, &[0]));
     rig.to_broker();
     let ticket = rig.publish_asked("a");
@@ -171,7 +187,11 @@ fn a_channel_that_the_broker_closes_frees_its_locks_and_asks_for_nothing_more() 
     rig.broker(&method(1, MethodId::CHANNEL_CLOSE, b"\x01\x94\x01x\0\0\0\0"));
     assert_eq!(rig.told(), ["unpublish a unconfirmed"]);
     rig.answer(b, Acquired::Taken);
-    assert_eq!(rig.told(), ["unpublish b unconfirmed"], "an answer that comes too late gives the lock back");
+    assert_eq!(
+        rig.told(),
+        ["unpublish b unconfirmed"],
+        "an answer that comes too late gives the lock back"
+    );
     assert_eq!(rig.to_broker(), [""; 0]);
     rig.client(&method(1, MethodId::CHANNEL_CLOSE_OK, &[]));
     rig.client(&method(1, MethodId::CHANNEL_OPEN, &[0]));
@@ -179,7 +199,11 @@ fn a_channel_that_the_broker_closes_frees_its_locks_and_asks_for_nothing_more() 
     rig.to_broker();
     let c = rig.publish_asked("c");
     rig.answer(c, Acquired::Taken);
-    assert_eq!(rig.to_broker(), ["confirm.select", "basic.publish mandatory c"], "the new channel starts anew");
+    assert_eq!(
+        rig.to_broker(),
+        ["confirm.select", "basic.publish mandatory c"],
+        "the new channel starts anew"
+    );
 }
 
 #[test]
@@ -201,30 +225,53 @@ fn the_lease_is_renewed_while_the_broker_is_silent() {
 
 #[test]
 fn an_observing_rule_changes_no_frame() {
-    let mut rig = Rig::new(RuleSpec { mode: Mode::Observe, ..spec() });
+    let mut rig = Rig::new(RuleSpec {
+        mode: Mode::Observe,
+        ..spec()
+    });
     let bytes = publish(1, "t.unique", "a", false);
     rig.client(&bytes);
     assert_eq!(rig.output(Side::Broker), bytes);
     let ticket = rig.asked()[0].0;
     assert_eq!(rig.told(), ["commit a"], "on a plain channel the write is the commit");
     rig.answer(ticket, held("z"));
-    assert_eq!(rig.decisions(), [PublishDecision::Dropped], "it is counted as what it would have been");
+    assert_eq!(
+        rig.decisions(),
+        [PublishDecision::Dropped],
+        "it is counted as what it would have been"
+    );
     assert_eq!(rig.to_broker(), [""; 0]);
 }
 
 #[test]
 fn at_the_memory_bound_the_oldest_goes_unchecked() {
-    let mut rig = Rig::with(spec(), Settings { connection_memory: 1000, ..Settings::default() });
+    let mut rig = Rig::with(
+        spec(),
+        Settings {
+            connection_memory: 1000,
+            ..Settings::default()
+        },
+    );
     let mut tickets = Vec::new();
     for number in 0..20 {
         rig.client(&publish(1, "t.unique", &format!("id-{number}"), false));
         tickets.extend(rig.asked());
     }
     let sent = rig.to_broker();
-    assert!(sent.contains(&"basic.publish mandatory id-0".to_owned()), "the oldest has gone: {sent:?}");
-    assert!(!sent.contains(&"basic.publish mandatory id-19".to_owned()), "the youngest waits: {sent:?}");
+    assert!(
+        sent.contains(&"basic.publish mandatory id-0".to_owned()),
+        "the oldest has gone: {sent:?}"
+    );
+    assert!(
+        !sent.contains(&"basic.publish mandatory id-19".to_owned()),
+        "the youngest waits: {sent:?}"
+    );
     assert!(rig.session.held_bytes() <= 1000);
-    assert!(rig.decisions().iter().all(|decision| *decision == PublishDecision::ForwardedUnchecked));
+    assert!(
+        rig.decisions()
+            .iter()
+            .all(|decision| *decision == PublishDecision::ForwardedUnchecked)
+    );
 }
 
 #[test]
@@ -236,7 +283,13 @@ fn a_worker_that_acks_tells_the_store_and_a_requeue_does_not() {
     }
     rig.broker(&deliver(1, "c", 5, "t.other", "x"));
     rig.client(&ack(1, 2, true));
-    assert_eq!(rig.told(), [format!("signal id-1 {:?}", Signal::Acked), format!("signal id-2 {:?}", Signal::Acked)]);
+    assert_eq!(
+        rig.told(),
+        [
+            format!("signal id-1 {:?}", Signal::Acked),
+            format!("signal id-2 {:?}", Signal::Acked)
+        ]
+    );
     rig.client(&nack(1, 3, true));
     rig.client(&nack(1, 4, false));
     rig.client(&ack(1, 5, false));

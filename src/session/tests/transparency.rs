@@ -68,9 +68,12 @@ fn bytes_that_are_no_frame_go_to_the_broker_behind_what_waits() {
 
 #[test]
 fn another_protocol_is_tunnelled() {
-    let rules = RuleSet::compile(vec![spec()], &std::collections::BTreeMap::new()).expect("the rule is right");
+    let rules = RuleSet::compile(vec![spec()], &[]).expect("the rule is right");
     let now = Now::default();
-    let mut rig = Rig { session: Session::new(Arc::new(Settings::default()), Arc::new(rules), 0, now), now };
+    let mut rig = Rig {
+        session: Session::new(Arc::new(Settings::default()), Arc::new(rules), 0, now),
+        now,
+    };
     rig.client(b"AMQP\x03\x01\0\0");
     rig.client(b"anything");
     assert_eq!(rig.output(Side::Broker), b"AMQP\x03\x01\0\0anything");
@@ -80,9 +83,21 @@ fn another_protocol_is_tunnelled() {
 
 #[test]
 fn a_body_above_max_message_streams_through_and_is_counted() {
-    let mut rig = Rig::with(spec(), Settings { max_message: 10, ..Settings::default() });
+    let mut rig = Rig::with(
+        spec(),
+        Settings {
+            max_message: 10,
+            ..Settings::default()
+        },
+    );
     let bytes = publish(1, "t.unique", "a", false);
     rig.client(&bytes);
     assert_eq!(rig.output(Side::Broker), bytes);
-    assert!(matches!(rig.session.events().as_slice(), [Event::Unkeyable { reason: crate::rules::outcome::UnkeyableReason::TooLarge, .. }]));
+    assert!(matches!(
+        rig.session.events().as_slice(),
+        [Event::Unkeyable {
+            reason: crate::rules::outcome::UnkeyableReason::TooLarge,
+            ..
+        }]
+    ));
 }
