@@ -102,6 +102,8 @@ pub(super) fn read_path(table: &mut TableReader<'_>, key: &'static str) -> Optio
 
 /// A secret, given as `key` or in the file that `key_file` names.
 pub(super) fn read_secret<T: Setting>(table: &mut TableReader<'_>, key: &'static str, file_key: &'static str) -> Option<T> {
+    // Known even where the file is what counts.
+    table.entry(key);
     let path = read_path(table, file_key);
     if let Some(path) = path {
         if table.has(key) {
