@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
 
@@ -43,12 +42,30 @@ pub struct ConfigError {
     pub(super) snippet: Option<Snippet>,
 }
 
-/// The text of a file and the range in it that is wrong.
+/// One line of a file and the range in it that is wrong. Only the one line: a neighbouring one may hold a secret.
 #[derive(Debug, Clone)]
 pub(super) struct Snippet {
-    pub name: String,
-    pub text: Arc<str>,
-    pub range: Range<usize>,
+    name: String,
+    line: String,
+    /// The number of lines before it.
+    number: usize,
+    range: Range<usize>,
+}
+
+impl Snippet {
+    /// The line in which a range of a file's text begins; of the range, what lies on that line.
+    pub fn new(name: &str, text: &str, range: Range<usize>) -> Snippet {
+        let before = text.get(..range.start).unwrap_or_default();
+        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = text.get(start..).and_then(|rest| rest.lines().next()).unwrap_or_default();
+        let range = range.start - start..range.end.saturating_sub(start).min(line.len());
+        Snippet {
+            name: name.to_owned(),
+            line: line.to_owned(),
+            number: before.matches('\n').count(),
+            range,
+        }
+    }
 }
 
 /// The line of the error with the offending text marked; a diagnostic of its own so that the plain first line stays as it is.
@@ -62,29 +79,15 @@ impl miette::Diagnostic for Marked {
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let line = self.0.line();
-        let length = self.0.range.len().min(line.end.saturating_sub(self.0.range.start)).max(1);
+        let length = self.0.range.len().max(1);
         Some(Box::new(std::iter::once(LabeledSpan::new(None, self.0.range.start, length))))
     }
 }
 
-impl Snippet {
-    /// The bytes of the line in which the range begins, without its end.
-    fn line(&self) -> Range<usize> {
-        let before = self.text.get(..self.range.start).unwrap_or_default();
-        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let rest = self.text.get(start..).unwrap_or_default();
-        start..start + rest.lines().next().unwrap_or_default().len()
-    }
-}
-
-/// Only ever the one line: a neighbouring line may hold a secret.
 impl SourceCode for Snippet {
     fn read_span<'a>(&'a self, _: &SourceSpan, _: usize, _: usize) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
-        let line = self.line();
-        let bytes = self.text.get(line.clone()).ok_or(MietteError::OutOfBounds)?.as_bytes();
-        let number = self.text.get(..line.start).unwrap_or_default().matches('\n').count();
-        let contents = MietteSpanContents::new_named(self.name.clone(), bytes, line.into(), number, 0, 1);
+        let bytes = self.line.as_bytes();
+        let contents = MietteSpanContents::new_named(self.name.clone(), bytes, (0..bytes.len()).into(), self.number, 0, 1);
         Ok(Box::new(contents))
     }
 }

@@ -347,7 +347,7 @@ pub fn known_keys() -> Vec<String> {
 fn build(layers: &layer::Layers<'_>) -> Result<Config, ConfigErrors> {
     let mut reader = reader::Reader::default();
     let layered = layer::read(layers, &mut reader);
-    let config = reader.is_clean().then(|| tables::read_config(&reader, &layered));
+    let config = layered.is_whole.then(|| tables::read_config(&reader, &layered));
     let (errors, warnings, _) = reader.into_parts();
     match config {
         Some(config) if errors.is_empty() => Ok(Config {

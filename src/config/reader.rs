@@ -42,11 +42,7 @@ impl Reader {
         }
         let source = at.and_then(|at| Some((self.sources.get(at)?, at)));
         let snippet = source.filter(|(source, _)| source.kind == Kind::File && shown == Shown::Plain);
-        let snippet = snippet.map(|(source, at)| Snippet {
-            name: source.name.clone(),
-            text: source.text.clone(),
-            range: at.range(),
-        });
+        let snippet = snippet.map(|(source, at)| Snippet::new(&source.name, &source.text, at.range()));
         errors.push((at, ConfigError { place, message, snippet }));
     }
 
@@ -97,11 +93,6 @@ impl Reader {
         self.errors.borrow().len()
     }
 
-    /// True if nothing was found wrong so far.
-    pub fn is_clean(&self) -> bool {
-        self.errors.borrow().is_empty()
-    }
-
     /// All errors in the order of the texts, all warnings, and the path of every key that was asked for.
     pub fn into_parts(self) -> (Vec<ConfigError>, Vec<Warning>, BTreeSet<String>) {
         let mut errors = self.errors.into_inner();
@@ -127,6 +118,8 @@ pub(super) struct TableReader<'r> {
     /// Where the table was written.
     at: Option<Span>,
     asked: Vec<&'static str>,
+    /// The keys whose text may hold a password.
+    hidden: Vec<&'static str>,
     shown: Map<String, Json>,
 }
 
@@ -141,6 +134,7 @@ impl<'r> TableReader<'r> {
             fallback: None,
             at,
             asked: Vec::new(),
+            hidden: Vec::new(),
             shown: Map::new(),
         }
     }
@@ -219,6 +213,7 @@ impl<'r> TableReader<'r> {
 
     /// A value without a default that may hold a password.
     pub fn optional_hidden<T: Setting>(&mut self, key: &'static str) -> Option<T> {
+        self.hidden.push(key);
         self.optional_shown(key, Shown::Hidden)
     }
 
@@ -317,7 +312,7 @@ impl<'r> TableReader<'r> {
 
     /// As [`TableReader::refuse`], for a mistake that begins some bytes into a string.
     pub fn refuse_from(&self, key: &str, offset: usize, says: &str, remedy: &str) {
-        let cx = self.context(key, Shown::Plain);
+        let cx = self.context(key, if self.hidden.contains(&key) { Shown::Hidden } else { Shown::Plain });
         match self.node(key) {
             Some(node) => cx.refuse_from(node, offset, says, remedy),
             None => self.refuse_table(&format!("{key} {says}"), remedy),

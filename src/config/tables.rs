@@ -60,6 +60,7 @@ pub(super) fn read_every_key(reader: &Reader) {
         included: Vec::new(),
         included_from: Vec::new(),
         sha256: String::new(),
+        is_whole: true,
     };
     read_config(reader, &nothing);
     read_token(reader, &Table::default(), None, &mut Vec::new());
