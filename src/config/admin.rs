@@ -3,7 +3,8 @@
 use std::fs;
 
 use super::address::HostPort;
-use super::reader::{Reader, TableReader};
+use super::reader::TableReader;
+use super::report::Reader;
 use super::secrets::{read_path, read_server_tls};
 use super::source::Span;
 use super::tables::open;

@@ -1,8 +1,11 @@
-//! What must hold between the keys of one rule.
+//! What must hold between the keys of one rule, and what is better not written.
 
-use crate::rules::spec::{Completion, CompletionSource, LimitSpec, OnDuplicate, OnRunning, RuleSpec};
+use crate::rules::spec::{AcksLate, Completion, CompletionSource, LimitSpec, Mode, OnDuplicate, OnRunning, RuleSpec, Unique};
 
 use super::reader::TableReader;
+use super::report::Reader;
+use super::rule::Written;
+use super::unit::show_duration;
 
 /// Reports the combinations of keys that make no sense.
 pub(super) fn check_rule(table: &TableReader<'_>, spec: &RuleSpec) {
@@ -99,5 +102,56 @@ pub(super) fn check_limit(table: &TableReader<'_>, limit: &LimitSpec) {
     }
     if limit.on_max_wait.is_some() && limit.max_wait.is_none() && !table.has("max_wait") {
         table.refuse("on_max_wait", "has no max_wait to follow", "Write max_wait beside it.");
+    }
+}
+
+/// What is allowed in the rules and probably not meant.
+pub(super) fn warn(reader: &Reader, rules: &[Written<'_>]) {
+    let mut is_continued = false;
+    for rule in rules {
+        let spec = &rule.spec;
+        is_continued |= spec.and_next;
+        if spec.mode == Mode::Off || !rule.is_read {
+            continue;
+        }
+        let table = rule.table(reader);
+        let name = spec.name.as_deref().or(spec.task.first().map(String::as_str)).unwrap_or_default();
+        let say = |key: &str, message: String| {
+            let at = table.node(key).map_or(rule.at, |node| node.at);
+            reader.warn(at, Some(name), format!("rule {name:?} {message}"));
+        };
+        if spec.bypass {
+            if spec.unique.is_some() {
+                say(
+                    "unique",
+                    "forwards untouched (bypass), so that unique does nothing. Keep one of them.".to_owned(),
+                );
+            }
+            continue;
+        }
+        if spec.unique.is_none() && spec.limits.is_empty() && !is_continued {
+            say(
+                "name",
+                "decides nothing. Write unique = \"until_started\", or bypass = true if that is meant.".to_owned(),
+            );
+        }
+        let matches_all = spec
+            .task
+            .iter()
+            .any(|glob| !glob.is_empty() && glob.chars().all(|character| character == '*'));
+        if matches_all && spec.mode == Mode::Enforce {
+            say(
+                "task",
+                "matches every task and enforces. Write mode = \"observe\" first, or name the tasks.".to_owned(),
+            );
+        }
+        if spec.unique == Some(Unique::UntilFinished) && spec.acks_late != AcksLate::True {
+            let (acks_late, ttl) = (spec.acks_late, show_duration(spec.ttl));
+            let message = format!(
+                "frees its locks at a late ack alone, and acks_late is {acks_late}: they go by ttl, after {ttl}. Write acks_late = true if \
+                 the tasks acknowledge after their run, else choose a ttl that covers a run."
+            );
+            say("unique", message);
+        }
     }
 }

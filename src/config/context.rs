@@ -1,6 +1,6 @@
 //! How a wrong value is reported: the key, the offending text at its place, and the remedy.
 
-use super::reader::{Reader, Shown};
+use super::report::{Reader, Shown};
 use super::source::{Kind, Span};
 use super::tree::{Node, Value};
 

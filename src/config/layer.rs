@@ -11,7 +11,7 @@ use toml::de::DeTable;
 
 use super::context::{Context, sentence};
 use super::error::Place;
-use super::reader::{Reader, Shown};
+use super::report::{Reader, Shown};
 use super::setting::{Setting as _, read_items};
 use super::source::{Kind, Span};
 use super::tree::{self, Node, Table, Value};
@@ -203,7 +203,9 @@ fn expand(pattern: &Path, looked_into: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>
     for (index, part) in parts.iter().enumerate() {
         let text = part.as_os_str().to_string_lossy();
         if !is_wild(&text) {
-            found.iter_mut().for_each(|path| path.push(part));
+            for path in &mut found {
+                path.push(part);
+            }
             continue;
         }
         let matcher = matcher(&text)?;

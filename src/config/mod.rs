@@ -10,9 +10,11 @@ mod check;
 mod context;
 pub mod error;
 mod layer;
+mod limit;
 mod not_built;
 mod reader;
 pub mod reload;
+mod report;
 mod rule;
 mod secrets;
 mod setting;
@@ -339,13 +341,13 @@ impl Default for Config {
 
 /// The path of every key that is known: `proxy.listen`, `rule.unique`, `admin.token.name`, `control.vhosts.*.url`.
 pub fn known_keys() -> Vec<String> {
-    let reader = reader::Reader::default();
+    let reader = report::Reader::default();
     tables::read_every_key(&reader);
     reader.into_parts().2.into_iter().collect()
 }
 
 fn build(layers: &layer::Layers<'_>) -> Result<Config, ConfigErrors> {
-    let mut reader = reader::Reader::default();
+    let mut reader = report::Reader::default();
     let layered = layer::read(layers, &mut reader);
     let config = layered.is_whole.then(|| tables::read_config(&reader, &layered));
     let (errors, warnings, _) = reader.into_parts();

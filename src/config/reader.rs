@@ -1,109 +1,15 @@
 //! Reads tables key by key: a value is typed, its absence gives the default, and what nobody asked for is unknown.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
-use std::path::PathBuf;
-
 use serde_json::{Map, Value as Json, json};
 
 use super::context::{Context, sentence};
-use super::error::{ConfigError, Place, Snippet, Warning};
+use super::error::Place;
 use super::not_built;
+use super::report::{Reader, Shown, header_of};
 use super::setting::{Setting, quoted, read_choice, read_items};
-use super::source::{Kind, Sources, Span};
+use super::source::Span;
 use super::suggest::nearest;
 use super::tree::{Entry, Node, Table, Value, is_tables};
-
-/// One load: its texts, and what was found wrong so far.
-#[derive(Debug, Default)]
-pub(super) struct Reader {
-    pub sources: Sources,
-    errors: RefCell<Vec<(Option<Span>, ConfigError)>>,
-    warnings: RefCell<Vec<Warning>>,
-    known: RefCell<BTreeSet<String>>,
-    files: RefCell<Vec<PathBuf>>,
-}
-
-/// Whether the text at a place may be shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shown {
-    /// Yes.
-    Plain,
-    /// No: it may hold a password.
-    Hidden,
-}
-
-impl Reader {
-    /// Notes an error. The same text at the same place is noted once.
-    pub fn error(&self, at: Option<Span>, shown: Shown, place: Place, message: String) {
-        let mut errors = self.errors.borrow_mut();
-        if errors.iter().any(|(_, known)| known.place == place && known.message == message) {
-            return;
-        }
-        let source = at.and_then(|at| Some((self.sources.get(at)?, at)));
-        let snippet = source.filter(|(source, _)| source.kind == Kind::File && shown == Shown::Plain);
-        let snippet = snippet.map(|(source, at)| Snippet::new(&source.name, &source.text, at.range()));
-        errors.push((at, ConfigError { place, message, snippet }));
-    }
-
-    /// Notes an error at a place.
-    pub fn error_at(&self, at: Span, message: String) {
-        self.error(Some(at), Shown::Plain, self.sources.place(at), message);
-    }
-
-    /// Notes a warning at a place.
-    pub fn warn(&self, at: Span, rule: Option<&str>, message: String) {
-        let warning = Warning {
-            place: self.sources.place(at),
-            rule: rule.map(str::to_owned),
-            message,
-        };
-        let mut warnings = self.warnings.borrow_mut();
-        if !warnings.contains(&warning) {
-            warnings.push(warning);
-        }
-    }
-
-    /// Notes that a key exists.
-    fn know(&self, path: String) {
-        self.known.borrow_mut().insert(path);
-    }
-
-    /// Notes a file that the config names.
-    pub fn note_file(&self, path: PathBuf) {
-        self.files.borrow_mut().push(path);
-    }
-
-    /// The files that the config names.
-    pub fn files(&self) -> Vec<PathBuf> {
-        self.files.borrow().clone()
-    }
-
-    /// The headers of the tables that have a key of this name, as far as they have been read.
-    fn tables_with(&self, key: &str) -> Vec<String> {
-        let known = self.known.borrow();
-        let tables = known
-            .iter()
-            .filter_map(|path| path.rsplit_once('.').filter(|(_, last)| *last == key));
-        tables.map(|(table, _)| header_of(table)).collect()
-    }
-
-    /// How many errors there are so far.
-    pub fn error_count(&self) -> usize {
-        self.errors.borrow().len()
-    }
-
-    /// All errors in the order of the texts, all warnings, and the path of every key that was asked for.
-    pub fn into_parts(self) -> (Vec<ConfigError>, Vec<Warning>, BTreeSet<String>) {
-        let mut errors = self.errors.into_inner();
-        errors.sort_by(|(a, _), (b, _)| a.cmp(b));
-        (
-            errors.into_iter().map(|(_, error)| error).collect(),
-            self.warnings.into_inner(),
-            self.known.into_inner(),
-        )
-    }
-}
 
 /// Reads the keys of one table.
 pub(super) struct TableReader<'r> {
@@ -197,7 +103,7 @@ impl<'r> TableReader<'r> {
 
     /// A value, or its default.
     pub fn get<T: Setting>(&mut self, key: &'static str, default: T) -> T {
-        let value = self.read(key, Shown::Plain, T::read).flatten();
+        let value = self.read(key, Shown::Plain, T::read);
         if let Some(value) = value.as_ref().filter(|value| **value != default) {
             self.refuse_unbuilt(key, &value.show());
         }
@@ -218,7 +124,7 @@ impl<'r> TableReader<'r> {
     }
 
     fn optional_shown<T: Setting>(&mut self, key: &'static str, shown: Shown) -> Option<T> {
-        let value = self.read(key, shown, T::read).flatten();
+        let value = self.read(key, shown, T::read);
         if let Some(value) = &value {
             self.refuse_unbuilt(key, &value.show());
         }
@@ -252,7 +158,7 @@ impl<'r> TableReader<'r> {
     }
 
     fn optional_choice_raw<T: Copy>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> Option<T> {
-        self.read(key, Shown::Plain, |node, cx| read_choice(node, cx, words)).flatten()
+        self.read(key, Shown::Plain, |node, cx| read_choice(node, cx, words))
     }
 
     /// A list of a few words, or its default; sorted, each word once.
@@ -267,7 +173,7 @@ impl<'r> TableReader<'r> {
             values.dedup();
             values
         };
-        let (value, default) = (value.flatten().map(sorted), sorted(default));
+        let (value, default) = (value.map(sorted), sorted(default));
         let word = |value: &T| words.iter().find(|(_, known)| known == value).map_or("", |(word, _)| word);
         let show = |values: &[T]| Json::from(values.iter().map(word).collect::<Vec<_>>());
         if let Some(value) = value.as_ref().filter(|value| **value != default) {
@@ -278,10 +184,10 @@ impl<'r> TableReader<'r> {
         value
     }
 
-    /// `None` if the key is absent, `Some(None)` if its value is wrong.
-    pub fn read<T>(&mut self, key: &'static str, shown: Shown, read: impl Fn(&Node, &Context<'_>) -> Option<T>) -> Option<Option<T>> {
+    /// Reads a key by other means; `None` if it is absent or wrong.
+    pub fn read<T>(&mut self, key: &'static str, shown: Shown, read: impl Fn(&Node, &Context<'_>) -> Option<T>) -> Option<T> {
         let entry = self.entry(key)?;
-        Some(read(&entry.node, &self.context(key, shown)))
+        read(&entry.node, &self.context(key, shown))
     }
 
     /// Shows a value that was read by other means.
@@ -333,13 +239,11 @@ impl<'r> TableReader<'r> {
     /// A table within this one, and where it was written.
     pub fn table(&mut self, key: &'static str) -> (Option<&'r Table>, Option<Span>) {
         let Some(entry) = self.entry(key) else { return (None, self.at) };
-        match &entry.node.value {
-            Value::Table(table) => (Some(table), Some(entry.name_at)),
-            _ => {
-                self.not_a_table(key, &entry.node);
-                (None, self.at)
-            }
+        if let Value::Table(table) = &entry.node.value {
+            return (Some(table), Some(entry.name_at));
         }
+        self.not_a_table(key, &entry.node);
+        (None, self.at)
     }
 
     fn not_a_table(&self, key: &str, node: &Node) {
@@ -371,12 +275,11 @@ impl<'r> TableReader<'r> {
         };
         let mut tables = Vec::new();
         for item in items {
-            match &item.value {
-                Value::Table(table) => tables.push((table, item.at)),
-                _ => {
-                    let cx = self.context(key, Shown::Plain);
-                    cx.refuse(item, "is not a table", &format!("Write [[{path}]], once for each."));
-                }
+            if let Value::Table(table) = &item.value {
+                tables.push((table, item.at));
+            } else {
+                let cx = self.context(key, Shown::Plain);
+                cx.refuse(item, "is not a table", &format!("Write [[{path}]], once for each."));
             }
         }
         tables
@@ -426,15 +329,6 @@ impl<'r> TableReader<'r> {
             format!("unknown key {name:?}{place}. {remedy}")
         };
         self.reader.error_at(entry.name_at, message);
-    }
-}
-
-/// The header under which the keys of a table stand.
-fn header_of(path: &str) -> String {
-    if matches!(path, "rule" | "rule.limit" | "admin.token") {
-        format!("[[{path}]]")
-    } else {
-        format!("[{path}]")
     }
 }
 

@@ -8,33 +8,33 @@ use serde_json::{Value as Json, json};
 
 use crate::rules::RuleSet;
 use crate::rules::spec::{
-    AcksLate, Canvas, Completion, CompletionSource, DeadLetter, Key, LimitSpec, Mode, OnDuplicate, OnMaxWait, OnRunning, OnStoreError,
-    Outcome, Override, ResultMode, RuleSpec, SpecError, Summary, Unique,
+    AcksLate, Canvas, Completion, CompletionSource, DeadLetter, Key, Mode, OnDuplicate, OnRunning, OnStoreError, Outcome, Override,
+    ResultMode, RuleSpec, SpecError, Summary, Unique,
 };
 
-use super::check::{check_limit, check_rule};
+use super::check::{check_rule, warn};
 use super::context::{Context, sentence};
-use super::not_built;
-use super::reader::{Reader, Shown, TableReader};
-use super::setting::{Setting, read_items, read_text};
+use super::limit::{read_limit, read_limits};
+use super::reader::TableReader;
+use super::report::{Reader, Shown};
+use super::setting::{Setting, read_items};
 use super::source::Span;
 use super::tables::{open, positive};
 use super::tree::{Node, Table, Value};
-use super::unit::show_duration;
 
 /// One rule as it was written.
-struct Written<'r> {
-    spec: RuleSpec,
+pub(super) struct Written<'r> {
+    pub spec: RuleSpec,
     /// Whether each of its keys was read; of a rule with a wrong key nothing more can be said.
-    is_read: bool,
+    pub is_read: bool,
     own: &'r Table,
     defaults: Option<&'r Table>,
-    at: Span,
+    pub at: Span,
 }
 
 impl<'r> Written<'r> {
     /// Its table, to report what is wrong with a key.
-    fn table(&self, reader: &'r Reader) -> TableReader<'r> {
+    pub fn table(&self, reader: &'r Reader) -> TableReader<'r> {
         TableReader::new(reader, "rule", Some(self.own), Some(self.at)).with_fallback(self.defaults)
     }
 }
@@ -127,7 +127,7 @@ fn read_signatures<'r>(root: &mut TableReader<'r>) -> Vec<Signature<'r>> {
 }
 
 /// The values that users type, with their names.
-fn words<T>(names: &[&'static str], from_name: fn(&str) -> Option<T>) -> Vec<(&'static str, T)> {
+pub(super) fn words<T>(names: &[&'static str], from_name: fn(&str) -> Option<T>) -> Vec<(&'static str, T)> {
     names.iter().filter_map(|name| Some((*name, from_name(name)?))).collect()
 }
 
@@ -200,7 +200,7 @@ fn read_lives(table: &mut TableReader<'_>, spec: &mut RuleSpec, normal: &RuleSpe
     spec.hold_max = positive(table, "hold_max", normal.hold_max);
 }
 
-fn optional_positive(table: &mut TableReader<'_>, key: &'static str) -> Option<Duration> {
+pub(super) fn optional_positive(table: &mut TableReader<'_>, key: &'static str) -> Option<Duration> {
     let duration: Option<Duration> = table.optional(key);
     if duration.is_some_and(|duration| duration.is_zero()) {
         table.refuse(key, "is no time at all", &format!("Write a longer one, or leave {key} out."));
@@ -226,7 +226,7 @@ impl Setting for Globs {
 }
 
 /// A list of expressions, or a template. A variable is a template if it has `{{`, else a list.
-fn read_key(table: &mut TableReader<'_>, default: Key) -> Key {
+pub(super) fn read_key(table: &mut TableReader<'_>, default: Key) -> Key {
     let key = table.read("key", Shown::Plain, |node, cx| match &node.value {
         Value::Text(template) => Some(Key::Template(template.clone())),
         Value::Bare(template) if template.contains("{{") => Some(Key::Template(template.clone())),
@@ -237,7 +237,7 @@ fn read_key(table: &mut TableReader<'_>, default: Key) -> Key {
             None
         }
     });
-    let key = key.flatten().unwrap_or(default);
+    let key = key.unwrap_or(default);
     let shown = match &key {
         Key::All => Json::Null,
         Key::List(parts) => json!(parts),
@@ -284,135 +284,6 @@ fn read_dead_letter(table: &mut TableReader<'_>) -> Option<DeadLetter> {
     table.refuse_unbuilt("dead_letter", &Json::Null);
     table.show("dead_letter", shown);
     routing_key.map(|routing_key| DeadLetter { exchange, routing_key })
-}
-
-fn read_limits(table: &mut TableReader<'_>) -> Vec<LimitSpec> {
-    let reader = table.reader();
-    let mut limits = Vec::new();
-    let mut shown = Vec::new();
-    for (own, at) in table.tables("limit") {
-        let mut limit = TableReader::new(reader, "rule.limit", Some(own), Some(at));
-        let read = read_limit(&mut limit);
-        check_limit(&limit, &read);
-        limits.push(read);
-        shown.push(limit.finish());
-        if not_built::working_values("rule.limit").is_some() {
-            reader.error_at(
-                Span { end: at.start, ..at },
-                "[[rule.limit]] is not available in this version. Leave it out.".to_owned(),
-            );
-        }
-    }
-    table.show("limit", shown.into());
-    limits
-}
-
-fn read_limit(table: &mut TableReader<'_>) -> LimitSpec {
-    let rate = table.read("rate", Shown::Plain, |node, cx| {
-        let text = read_text(node, cx, "a rate", "2/m")?;
-        let rate = parse_rate(text);
-        if rate.is_none() {
-            cx.refuse(
-                node,
-                "is not a rate",
-                "Write a whole number from 1, a slash, and one of s, m, h, d, such as \"2/m\".",
-            );
-        }
-        rate
-    });
-    let rate = rate.flatten();
-    table.show(
-        "rate",
-        rate.map_or(Json::Null, |(times, per)| json!(format!("{times} per {}", show_duration(per)))),
-    );
-    for key in ["times", "per"] {
-        if rate.is_some() && table.has(key) {
-            table.refuse(
-                key,
-                "says again what rate says",
-                &format!("Keep rate, or times and per: leave {key} or rate out."),
-            );
-        }
-    }
-    let times: Option<u64> = table.optional("times");
-    let per = optional_positive(table, "per");
-    LimitSpec {
-        name: table.optional("name"),
-        times: rate.map(|(times, _)| times).or(times),
-        per: rate.map(|(_, per)| per).or(per),
-        burst: table.optional("burst"),
-        concurrent: table.optional("concurrent"),
-        key: read_key(table, Key::List(Vec::new())),
-        max_wait: optional_positive(table, "max_wait"),
-        on_max_wait: table.optional_choice("on_max_wait", &words(OnMaxWait::NAMES, OnMaxWait::from_name)),
-        hold_max: optional_positive(table, "hold_max"),
-        count_retries: table.get("count_retries", true),
-    }
-}
-
-/// `2/m`: how often, in which time.
-fn parse_rate(text: &str) -> Option<(u64, Duration)> {
-    let (times, unit) = text.split_once('/')?;
-    let seconds = match unit.trim() {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => return None,
-    };
-    let times = times.trim().parse().ok().filter(|times| *times > 0)?;
-    Some((times, Duration::from_secs(seconds)))
-}
-
-/// What is allowed in the rules and probably not meant.
-fn warn(reader: &Reader, rules: &[Written<'_>]) {
-    let mut is_continued = false;
-    for rule in rules {
-        let spec = &rule.spec;
-        is_continued |= spec.and_next;
-        if spec.mode == Mode::Off || !rule.is_read {
-            continue;
-        }
-        let table = rule.table(reader);
-        let name = spec.name.as_deref().or(spec.task.first().map(String::as_str)).unwrap_or_default();
-        let say = |key: &str, message: String| {
-            let at = table.node(key).map_or(rule.at, |node| node.at);
-            reader.warn(at, Some(name), format!("rule {name:?} {message}"));
-        };
-        if spec.bypass {
-            if spec.unique.is_some() {
-                say(
-                    "unique",
-                    "forwards untouched (bypass), so that unique does nothing. Keep one of them.".to_owned(),
-                );
-            }
-            continue;
-        }
-        if spec.unique.is_none() && spec.limits.is_empty() && !is_continued {
-            say(
-                "name",
-                "decides nothing. Write unique = \"until_started\", or bypass = true if that is meant.".to_owned(),
-            );
-        }
-        let matches_all = spec
-            .task
-            .iter()
-            .any(|glob| !glob.is_empty() && glob.chars().all(|character| character == '*'));
-        if matches_all && spec.mode == Mode::Enforce {
-            say(
-                "task",
-                "matches every task and enforces. Write mode = \"observe\" first, or name the tasks.".to_owned(),
-            );
-        }
-        if spec.unique == Some(Unique::UntilFinished) && spec.acks_late != AcksLate::True {
-            let (acks_late, ttl) = (spec.acks_late, show_duration(spec.ttl));
-            let message = format!(
-                "frees its locks at a late ack alone, and acks_late is {acks_late}: they go by ttl, after {ttl}. Write acks_late = true if \
-                 the tasks acknowledge after their run, else choose a ttl that covers a run."
-            );
-            say("unique", message);
-        }
-    }
 }
 
 /// The items of a list that was written, to point at one of them.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use super::address::Transport;
 use super::context::Context;
-use super::reader::{Shown, TableReader};
+use super::reader::TableReader;
+use super::report::Shown;
 use super::setting::Setting;
 use super::tables::open;
 use super::tree::{Node, Value};
@@ -119,7 +120,6 @@ pub(super) fn read_secret<T: Setting>(table: &mut TableReader<'_>, key: &'static
             };
             T::read(&inside, &Context { reader, ..*cx })
         });
-        let value = value.flatten();
         table.show(key, value.as_ref().map_or(serde_json::Value::Null, Setting::show));
         return value;
     }

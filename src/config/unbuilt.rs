@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::context::Context;
-use super::reader::{Reader, Shown, TableReader};
+use super::reader::TableReader;
+use super::report::{Reader, Shown};
 use super::secrets::read_secret;
 use super::setting::read_text;
 use super::source::Span;
