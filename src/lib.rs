@@ -10,5 +10,6 @@ pub mod logging;
 pub mod metrics;
 pub mod proxy;
 pub mod rules;
+pub mod run;
 pub mod session;
 pub mod store;
