@@ -205,6 +205,10 @@ impl Step<'_> {
                 lock.state = LockState::Queued;
             }
             lock.prolong(life_end);
+            if self.now - lock.since_ms <= note.lease_ms {
+                // The acquire has written the record for a lease more than a life.
+                return Committed::Held;
+            }
         } else if self.ended(claim, publish, note) {
             return Committed::Ended;
         } else if let Some(holder) = holder {

@@ -37,7 +37,7 @@ pub(super) struct Lock {
     pub(super) indexed: u64,
     note: Arc<LockNote>,
     proxy: Arc<str>,
-    since_ms: u64,
+    pub(super) since_ms: u64,
     publishes: Vec<(Nonce, Stage)>,
 }
 
