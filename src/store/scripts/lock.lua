@@ -13,6 +13,10 @@ local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ENDED_KEPT, UNKNOWN_KEPT, PUBLISHES_KEPT = 60000, 10000, 16
 
+-- Redis writes a Lua number as a floating point number, which is slow.
+local function int(number) return string.format('%d', number) end
+local now_text = int(now)
+
 local function digest_of(lock) return string.sub(lock, -65, -2) end
 local function lock_of(digest) return prefix .. ':lock:{' .. digest .. '}' end
 local function id_of(id) return prefix .. ':id:' .. id end
@@ -66,9 +70,9 @@ local function settled(list)
 end
 
 local function take(lock, id, state, publishes, life, blob)
-  call('HSET', lock, 'holder', id, 'state', state, 'since', now, 'expires', now + life, 'publishes', publishes,
+  call('HSET', lock, 'holder', id, 'state', state, 'since', now_text, 'expires', int(now + life), 'publishes', publishes,
     unpack(cmsgpack.unpack(blob)))
-  call('PEXPIRE', lock, life)
+  call('PEXPIRE', lock, int(life))
 end
 
 -- Whether the record lists the key: where its entry begins and ends.
@@ -78,10 +82,10 @@ end
 
 -- The record lists the key, and lives at least that long.
 local function note_id(idkey, entry, life)
-  if call('SET', idkey, entry, 'PX', life, 'NX') then return end
+  if call('SET', idkey, entry, 'PX', int(life), 'NX') then return end
   local record = call('GET', idkey)
   if not find_entry(record, string.sub(entry, 2, 65)) then record = record .. entry end
-  call('SET', idkey, record, 'PX', math.max(life, call('PTTL', idkey)))
+  call('SET', idkey, record, 'PX', int(math.max(life, call('PTTL', idkey))))
 end
 
 local function forget_id(idkey, digest)
@@ -99,8 +103,8 @@ end
 
 local function prolong(lock, expires, life)
   if now + life > (tonumber(expires) or 0) then
-    call('HSET', lock, 'expires', now + life)
-    call('PEXPIRE', lock, life)
+    call('HSET', lock, 'expires', int(now + life))
+    call('PEXPIRE', lock, int(life))
   end
 end
 
@@ -173,8 +177,8 @@ function ops.C(lock, idkey, a)
       publishes = format(list)
     end
     local expires = math.max(now + life, tonumber(l[3]) or 0)
-    call('HSET', lock, 'state', l[2] == 'leased' and 'queued' or l[2], 'publishes', publishes, 'expires', expires)
-    call('PEXPIRE', lock, expires - now)
+    call('HSET', lock, 'state', l[2] == 'leased' and 'queued' or l[2], 'publishes', publishes, 'expires', int(expires))
+    call('PEXPIRE', lock, int(expires - now))
     -- The acquire has written the record for a lease more than a life.
     if now - (tonumber(l[6]) or 0) > lease then note_id(idkey, ARGV[a + 4], life) end
     return 0
@@ -241,8 +245,8 @@ local function signal_lock(digest, id, settlement, signal)
   end
   if signal == 'a' and l[4] and in_flight(list) == 0 then
     local grace = math.min(tonumber(l[4]), math.max(0, (tonumber(l[9]) or now) - now))
-    call('HSET', lock, 'publishes', format(list), 'expires', now + grace)
-    call('PEXPIRE', lock, grace)
+    call('HSET', lock, 'publishes', format(list), 'expires', int(now + grace))
+    call('PEXPIRE', lock, int(grace))
     return true, settled(list), freed(digest, 'ended', id, l[5], l[6], l[7], l[8]), grace
   end
   call('HSET', lock, 'publishes', format(list))
@@ -276,7 +280,7 @@ function ops.S(_, idkey, a)
     call('SET', idkey, table.concat(kept), 'KEEPTTL')
   end
   -- The record ends with the only lock it lists.
-  if #kept == 1 and entries == 1 and shortest then call('PEXPIRE', idkey, shortest) end
+  if #kept == 1 and entries == 1 and shortest then call('PEXPIRE', idkey, int(shortest)) end
   if ends then
     local words = table.concat(ends, ' ')
     if string.find(words, '*', 1, true) then words = '*' end
