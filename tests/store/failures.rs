@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use oncegate::rules::lock::{Acquired, Committed, LockState, ReleaseReason, Reply, Request, Scope};
-use oncegate::store::{Circuit, Client, GivenUp, Observer, Op, OpenError, Store, Unavailable, Unobserved};
+use oncegate::store::{Circuit, Client, GivenUp, Observer, Op, OpenError, Settings, Store, Unavailable, Unobserved};
 
 use crate::world::{RedisServer, acquire, claim, commit, digest, note, note_with, patient, settings, unpublish};
 
@@ -352,6 +352,29 @@ async fn password_and_database_of_the_url_are_used() {
         !format!("{inspected:?} {inspected}").contains("wrong"),
         "no password in {inspected}"
     );
+}
+
+#[tokio::test]
+async fn tls_needs_a_known_authority() {
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+    let (server, authority) = RedisServer::start_tls();
+    let url = format!("rediss://127.0.0.1:{}", server.port);
+    let trusting = Settings {
+        ca: Some(authority),
+        ..patient(url.clone())
+    };
+    let client = Store::open(&trusting, Arc::new(Unobserved)).expect("a store").client();
+    assert_eq!(
+        client.ask(commit(&claim(1, "a"), 1, &note(Scope::UntilFinished))).await,
+        Ok(Reply::Commit(Committed::Held))
+    );
+    assert!(client.inspect().await.is_ok());
+
+    let (client, _) = open(url);
+    until("it is not believed", async || {
+        show(&client, 1).await == Err(Unavailable::CircuitOpen)
+    })
+    .await;
 }
 
 #[tokio::test]
