@@ -1,12 +1,13 @@
 //! What the numbers were measured on.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::process::Command;
 
 use super::Options;
 
 /// Prints the machine, the versions and how long was measured.
-pub fn print(options: &Options) {
+pub fn print(options: &Options, redis: SocketAddr) {
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     println!(
         "- machine: {cores} cores, {}, {} MiB, Linux {}",
@@ -17,6 +18,7 @@ pub fn print(options: &Options) {
     println!("- load average before the run: {}", read("/proc/loadavg"));
     println!("- {}", first_line("haproxy", &["-v"]));
     println!("- {}", first_line("redis-server", &["--version"]));
+    println!("- {}", redis_yardstick(redis));
     println!("- RabbitMQ {}", rabbitmq_version());
     match &options.oncegate {
         Some(binary) => println!("- {} ({})", first_line(&binary.to_string_lossy(), &["--version"]), binary.display()),
@@ -61,6 +63,41 @@ fn first_line(program: &str, arguments: &[&str]) -> String {
     text.lines()
         .next()
         .map_or_else(|| format!("{program}: version unknown"), str::to_owned)
+}
+
+/// What Redis alone does here with one-key scripts: absolute rates mean little without it.
+fn redis_yardstick(redis: SocketAddr) -> String {
+    let port = redis.port().to_string();
+    let script = "return redis.call('SET',KEYS[1],ARGV[1],'NX','PX',60000)";
+    let fixed = [
+        "-q",
+        "-n",
+        "200000",
+        "-c",
+        "20",
+        "-P",
+        "50",
+        "-r",
+        "10000000",
+        "-p",
+        &port,
+        "EVAL",
+        script,
+        "1",
+        "k:__rand_int__",
+        "v",
+    ];
+    let output = Command::new("redis-benchmark").args(fixed).output();
+    let text = output
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default();
+    let rate = text
+        .rsplit_once(" requests per second")
+        .and_then(|(before, _)| before.rsplit(' ').next());
+    format!(
+        "Redis alone, one-key scripts, pipelined by 50: {} per second",
+        rate.unwrap_or("unknown")
+    )
 }
 
 /// Asking `RabbitMQ` itself takes seconds; its directory has the version in its name.

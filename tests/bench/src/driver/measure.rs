@@ -76,6 +76,11 @@ impl Bench {
         })
     }
 
+    /// Where Redis listens.
+    pub fn redis(&self) -> SocketAddr {
+        self.redis.1
+    }
+
     fn broker(&mut self, broker: Broker) -> Result<(SocketAddr, u32)> {
         if broker == Broker::Null {
             return Ok((self.null_broker.1, self.null_broker.0.pid()));

@@ -65,7 +65,7 @@ impl Options {
 pub fn run(options: &Options) -> Result<()> {
     let mut bench = measure::Bench::start(options)?;
     println!("# Bare broker, HAProxy and Oncegate side by side\n");
-    facts::print(options);
+    facts::print(options, bench.redis());
     let steal = facts::Steal::now();
     let mut goals = report::Goals::default();
     for scenario in scenarios::all(options) {

@@ -1,9 +1,8 @@
 //! Medians, ratios within rounds, Markdown.
 
 use super::measure::{Results, Turn};
-use super::scenarios::{Broker, Scenario, UNIQUE, Work};
+use super::scenarios::{Broker, PLAIN, Scenario, UNIQUE, Work};
 use super::subjects::Subject;
-use crate::load::publish::Confirms;
 
 /// The middle value, or the mean of the two middle ones.
 fn median(mut values: Vec<f64>) -> Option<f64> {
@@ -29,22 +28,30 @@ fn column(turns: &[Turn], value: impl Fn(&Turn) -> Option<f64>) -> Vec<f64> {
     turns.iter().filter_map(value).collect()
 }
 
-/// The median over rounds of a subject's value combined with `base`'s value of the same round.
+/// For each round a subject's value combined with `base`'s value of the same round.
 fn paired(
     results: &Results,
     subject: Subject,
     base: Subject,
     value: impl Fn(&Turn) -> Option<f64>,
     combine: impl Fn(f64, f64) -> f64,
-) -> Option<f64> {
+) -> Vec<f64> {
     let turns = |wanted: Subject| results.iter().find(|(subject, _)| *subject == wanted).map(|(_, turns)| turns);
-    let pairs = turns(subject)?.iter().zip(turns(base)?);
-    median(
-        pairs
-            .filter_map(|(own, base)| Some(combine(value(own)?, value(base)?)))
-            .filter(|value| value.is_finite())
-            .collect(),
-    )
+    let pairs = turns(subject).into_iter().flatten().zip(turns(base).into_iter().flatten());
+    pairs
+        .filter_map(|(own, base)| Some(combine(value(own)?, value(base)?)))
+        .filter(|value| value.is_finite())
+        .collect()
+}
+
+/// Median and, in brackets, the lowest and highest round.
+fn spread(values: &[f64], digits: usize) -> String {
+    let low = values.iter().copied().min_by(f64::total_cmp);
+    let high = values.iter().copied().max_by(f64::total_cmp);
+    match (median(values.to_vec()), low, high) {
+        (Some(middle), Some(low), Some(high)) => format!("{middle:.digits$} ({low:.digits$} to {high:.digits$})"),
+        _ => "–".to_owned(),
+    }
 }
 
 fn ratio(own: f64, base: f64) -> f64 {
@@ -113,10 +120,10 @@ fn print_rates(results: &Results) {
             grouped(median(rates).unwrap_or(0.0)),
             grouped(low),
             grouped(high),
-            cell(paired(results, *subject, Subject::Bare, |turn| turn.rate, ratio), 2),
-            cell(paired(results, *subject, Subject::HaProxy, |turn| turn.rate, ratio), 2),
+            cell(median(paired(results, *subject, Subject::Bare, |turn| turn.rate, ratio)), 2),
+            cell(median(paired(results, *subject, Subject::HaProxy, |turn| turn.rate, ratio)), 2),
             cell(median(column(turns, |turn| turn.proxy_cpu)), 2),
-            cell(paired(results, *subject, Subject::HaProxy, |turn| turn.proxy_cpu, ratio), 2),
+            cell(median(paired(results, *subject, Subject::HaProxy, |turn| turn.proxy_cpu, ratio)), 2),
             cell(median(column(turns, |turn| turn.client_cpu)), 2),
             cell(median(column(turns, |turn| turn.broker_cpu)), 2),
         );
@@ -124,7 +131,7 @@ fn print_rates(results: &Results) {
 }
 
 fn print_latencies(results: &Results) {
-    println!("| | p50 µs (min–max over rounds) | p50 − bare | p99 µs | p99 − bare |");
+    println!("| | p50 µs (lowest to highest round) | p50 − bare | p99 µs | p99 − bare |");
     println!("|---|---|---|---|---|");
     for (subject, turns) in results {
         let middles = column(turns, p50);
@@ -136,9 +143,9 @@ fn print_latencies(results: &Results) {
             "| {} | {} ({low:.0}–{high:.0}) | {} | {} | {} |",
             subject.label(),
             cell(median(middles), 0),
-            cell(paired(results, *subject, Subject::Bare, p50, |own, base| own - base), 0),
+            spread(&paired(results, *subject, Subject::Bare, p50, |own, base| own - base), 0),
             cell(median(column(turns, p99)), 0),
-            cell(paired(results, *subject, Subject::Bare, p99, |own, base| own - base), 0),
+            spread(&paired(results, *subject, Subject::Bare, p99, |own, base| own - base), 0),
         );
     }
 }
@@ -155,22 +162,41 @@ fn print_memory(results: &Results, count: usize) {
     }
 }
 
-/// The goals that a run can judge.
+/// Which side of a goal is good.
+#[derive(Clone, Copy)]
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// The goals that a run can judge: what, found, verdict.
 #[derive(Default)]
-pub struct Goals(Vec<(String, String, bool)>);
+pub struct Goals(Vec<(String, String, &'static str)>);
 
 impl Goals {
-    fn at_least(&mut self, what: &str, found: Option<f64>, goal: f64) {
-        if let Some(found) = found {
-            self.0
-                .push((format!("{what} at least {goal}"), format!("{found:.2}"), found >= goal));
-        }
+    /// The median decides; where the rounds disagree the verdict says so.
+    fn add(&mut self, what: &str, found: &[f64], bound: Bound, digits: usize) {
+        let Some(middle) = median(found.to_vec()) else { return };
+        let (text, meets): (String, &dyn Fn(f64) -> bool) = match bound {
+            Bound::AtLeast(goal) => (format!("{what} at least {goal}"), &move |value| value >= goal),
+            Bound::AtMost(goal) => (format!("{what} at most {goal}"), &move |value| value <= goal),
+        };
+        let unanimous = found.iter().all(|value| meets(*value) == meets(middle));
+        let verdict = match (meets(middle), unanimous) {
+            (true, true) => "yes",
+            (true, false) => "yes at the median, not in every round",
+            (false, true) => "**no**",
+            (false, false) => "**no** at the median, yes in some rounds",
+        };
+        self.0.push((text, spread(found, digits), verdict));
     }
 
-    fn at_most(&mut self, what: &str, found: Option<f64>, goal: f64) {
-        if let Some(found) = found {
-            self.0
-                .push((format!("{what} at most {goal}"), format!("{found:.2}"), found <= goal));
+    /// A turn that did not do what was meant proves no goal.
+    fn doubt(&mut self, name: &str, turns: &[Turn]) {
+        let doubtful = turns.iter().filter(|turn| turn.doubt.is_some()).count();
+        if doubtful > 0 {
+            let found = format!("{doubtful} of {} turns were not what was meant, see the table", turns.len());
+            self.0.push((format!("{name} every turn sound"), found, "**no**"));
         }
     }
 
@@ -178,35 +204,30 @@ impl Goals {
     pub fn judge(&mut self, scenario: &Scenario, results: &Results) {
         for (subject, turns) in results.iter().filter(|(subject, _)| subject.is_oncegate()) {
             let name = format!("{}, {}:", scenario.name, subject.label());
+            self.doubt(&name, turns);
             match (scenario.work, scenario.broker) {
-                (Work::Publish { task: UNIQUE, confirms }, Broker::Null) => {
+                (Work::Publish { task: UNIQUE, .. }, Broker::Null) => {
                     let goal = if *subject == Subject::OncegateRedis { 40_000.0 } else { 150_000.0 };
-                    let confirmed = if confirms == Confirms::On { "confirmed " } else { "" };
-                    self.at_least(
-                        &format!("{name} {confirmed}messages/s"),
-                        median(column(turns, |turn| turn.rate)),
-                        goal,
+                    self.add(
+                        &format!("{name} messages/s"),
+                        &column(turns, |turn| turn.rate),
+                        Bound::AtLeast(goal),
+                        0,
                     );
                 }
-                (Work::Publish { .. } | Work::Deliver, _) => {
-                    self.at_least(
-                        &format!("{name} rate ÷ HAProxy"),
-                        paired(results, *subject, Subject::HaProxy, |turn| turn.rate, ratio),
-                        0.9,
-                    );
-                    self.at_most(
-                        &format!("{name} CPU ÷ HAProxy"),
-                        paired(results, *subject, Subject::HaProxy, |turn| turn.proxy_cpu, ratio),
-                        1.5,
-                    );
+                (Work::Publish { task: PLAIN, .. } | Work::Deliver, _) => {
+                    let rates = paired(results, *subject, Subject::HaProxy, |turn| turn.rate, ratio);
+                    self.add(&format!("{name} rate ÷ HAProxy"), &rates, Bound::AtLeast(0.9), 2);
+                    let costs = paired(results, *subject, Subject::HaProxy, |turn| turn.proxy_cpu, ratio);
+                    self.add(&format!("{name} CPU ÷ HAProxy"), &costs, Bound::AtMost(1.5), 2);
                 }
                 (Work::Latency(..), _) if *subject == Subject::OncegateRedis => {
                     let added = paired(results, *subject, Subject::Bare, p50, |own, base| own - base);
-                    self.at_most(&format!("{name} µs added at the median"), added, 150.0);
+                    self.add(&format!("{name} µs added at the median"), &added, Bound::AtMost(150.0), 0);
                 }
                 (Work::Idle(_), _) => {
-                    let memory = median(column(turns, |turn| turn.memory)).map(|bytes| bytes / 1000.0);
-                    self.at_most(&format!("{name} kB per connection"), memory, 12.0);
+                    let memory = column(turns, |turn| turn.memory.map(|bytes| bytes / 1000.0));
+                    self.add(&format!("{name} kB per connection"), &memory, Bound::AtMost(12.0), 1);
                 }
                 _ => {}
             }
@@ -218,9 +239,9 @@ impl Goals {
         if self.0.is_empty() {
             return;
         }
-        println!("## Goals\n\n| goal | found | met |\n|---|---|---|");
-        for (goal, found, met) in &self.0 {
-            println!("| {goal} | {found} | {} |", if *met { "yes" } else { "**no**" });
+        println!("## Goals\n\n| goal | found: median (lowest to highest round) | met |\n|---|---|---|");
+        for (goal, found, verdict) in &self.0 {
+            println!("| {goal} | {found} | {verdict} |");
         }
     }
 }
@@ -240,11 +261,27 @@ mod tests {
             (Subject::OncegateMemory, vec![turn(90.0), turn(8.0), turn(50.0)]),
         ];
         let found = paired(&results, Subject::OncegateMemory, Subject::HaProxy, |turn| turn.rate, ratio);
-        assert_eq!(found, Some(0.9));
-        assert_eq!(
-            paired(&results, Subject::OncegateMemory, Subject::Bare, |turn| turn.rate, ratio),
-            None
+        assert_eq!(found, vec![0.9, 0.8, 1.0]);
+        assert_eq!(spread(&found, 2), "0.90 (0.80 to 1.00)");
+        assert!(paired(&results, Subject::OncegateMemory, Subject::Bare, |turn| turn.rate, ratio).is_empty());
+    }
+
+    #[test]
+    fn a_verdict_says_when_rounds_disagree() {
+        let mut goals = Goals::default();
+        goals.add("a", &[0.9, 1.0, 1.1], Bound::AtLeast(0.9), 2);
+        goals.add("b", &[0.8, 1.0, 1.1], Bound::AtLeast(0.9), 2);
+        goals.add("c", &[1.6, 1.7], Bound::AtMost(1.5), 2);
+        goals.add("d", &[], Bound::AtMost(1.5), 2);
+        goals.doubt(
+            "e",
+            &[Turn {
+                doubt: Some("1 lost".to_owned()),
+                ..Turn::default()
+            }],
         );
+        let verdicts: Vec<&str> = goals.0.iter().map(|(_, _, verdict)| *verdict).collect();
+        assert_eq!(verdicts, ["yes", "yes at the median, not in every round", "**no**", "**no**"]);
     }
 
     #[test]
