@@ -8,5 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod logging;
 pub mod metrics;
+pub mod proxy;
 pub mod rules;
+pub mod session;
 pub mod store;

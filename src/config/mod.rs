@@ -11,6 +11,7 @@ mod layer;
 mod not_built;
 mod reader;
 pub mod reload;
+mod rule;
 mod setting;
 mod source;
 mod suggest;
@@ -21,7 +22,10 @@ pub mod watch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::rules::RuleSet;
 
 use address::{HostPort, Listen, StoreUrl, Upstream};
 use error::{ConfigErrors, Warning};
@@ -44,6 +48,8 @@ pub struct Config {
     pub log: LogConfig,
     /// `[decisions]`.
     pub decisions: DecisionsConfig,
+    /// The rules, in order.
+    pub rules: Arc<RuleSet>,
     /// Lower-case hex SHA-256 of the texts that this came from: files, variables, flags.
     pub sha256: String,
     /// What is allowed and probably not meant.

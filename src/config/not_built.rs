@@ -41,7 +41,15 @@ pub(super) fn working_values(path: &str) -> Option<&'static [&'static str]> {
     NOT_BUILT.iter().find(|(known, _)| *known == path).map(|(_, values)| *values)
 }
 
-/// All keys of the table.
-pub(super) fn keys() -> impl Iterator<Item = &'static str> {
-    NOT_BUILT.iter().map(|(path, _)| *path)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_names_a_key() {
+        let known = crate::config::known_keys();
+        for (path, _) in NOT_BUILT {
+            assert!(known.iter().any(|key| key == path), "{path}");
+        }
+    }
 }

@@ -83,6 +83,11 @@ impl Reader {
         self.files.borrow().clone()
     }
 
+    /// How many errors there are so far.
+    pub fn error_count(&self) -> usize {
+        self.errors.borrow().len()
+    }
+
     /// True if nothing was found wrong so far.
     pub fn is_clean(&self) -> bool {
         self.errors.borrow().is_empty()
@@ -148,20 +153,13 @@ impl<'r> TableReader<'r> {
         self.reader
     }
 
-    /// Where the table was written.
-    pub fn at(&self) -> Option<Span> {
-        self.at
-    }
-
     /// The entry of a key, which is known from now on.
     pub fn entry(&mut self, key: &'static str) -> Option<&'r Entry> {
         if !self.asked.contains(&key) {
             self.asked.push(key);
             self.reader.know(join(self.known_as, key));
         }
-        self.own
-            .and_then(|table| table.get(key))
-            .or_else(|| self.fallback.and_then(|table| table.get(key)))
+        self.find(key)
     }
 
     /// Whether a key was written, in this table or in its fallback.
@@ -171,11 +169,27 @@ impl<'r> TableReader<'r> {
 
     /// The node of a key that was written.
     pub fn node(&self, key: &str) -> Option<&'r Node> {
-        let entry = self
-            .own
-            .and_then(|table| table.get(key))
-            .or_else(|| self.fallback.and_then(|table| table.get(key)));
-        entry.map(|entry| &entry.node)
+        self.find(key).map(|entry| &entry.node)
+    }
+
+    fn find(&self, key: &str) -> Option<&'r Entry> {
+        let own = self.own.and_then(|table| table.get(key));
+        own.or_else(|| self.fallback.and_then(|table| table.get(key)))
+    }
+
+    /// How a value of this key is read or reported.
+    pub fn context<'k>(&self, key: &'k str, shown: Shown) -> Context<'k>
+    where
+        'r: 'k,
+    {
+        let is_own = self.own.is_some_and(|table| table.get(key).is_some());
+        let table = if is_own || self.fallback.is_none() { self.path } else { "defaults" };
+        Context {
+            reader: self.reader,
+            table,
+            key,
+            shown,
+        }
     }
 
     /// A value, or its default.
@@ -237,16 +251,21 @@ impl<'r> TableReader<'r> {
         self.read(key, Shown::Plain, |node, cx| read_choice(node, cx, words)).flatten()
     }
 
-    /// A list of a few words, or its default.
-    pub fn choices<T: Copy + PartialEq>(&mut self, key: &'static str, default: Vec<T>, words: &[(&'static str, T)]) -> Vec<T> {
+    /// A list of a few words, or its default; sorted, each word once.
+    pub fn choices<T: Copy + Ord>(&mut self, key: &'static str, default: Vec<T>, words: &[(&'static str, T)]) -> Vec<T> {
         let value = self.read(key, Shown::Plain, |node, cx| {
             let items = read_items(node, cx, "a list of words")?;
             let read: Vec<T> = items.iter().filter_map(|item| read_choice(item, cx, words)).collect();
             (read.len() == items.len()).then_some(read)
         });
+        let sorted = |mut values: Vec<T>| {
+            values.sort();
+            values.dedup();
+            values
+        };
+        let (value, default) = (value.flatten().map(sorted), sorted(default));
         let word = |value: &T| words.iter().find(|(_, known)| known == value).map_or("", |(word, _)| word);
         let show = |values: &[T]| Json::from(values.iter().map(word).collect::<Vec<_>>());
-        let value = value.flatten();
         if let Some(value) = value.as_ref().filter(|value| **value != default) {
             self.refuse_unbuilt(key, &show(value));
         }
@@ -258,15 +277,7 @@ impl<'r> TableReader<'r> {
     /// `None` if the key is absent, `Some(None)` if its value is wrong.
     pub fn read<T>(&mut self, key: &'static str, shown: Shown, read: impl Fn(&Node, &Context<'_>) -> Option<T>) -> Option<Option<T>> {
         let entry = self.entry(key)?;
-        Some(read(
-            &entry.node,
-            &Context {
-                reader: self.reader,
-                table: self.path,
-                key,
-                shown,
-            },
-        ))
+        Some(read(&entry.node, &self.context(key, shown)))
     }
 
     /// Shows a value that was read by other means.
@@ -297,12 +308,7 @@ impl<'r> TableReader<'r> {
 
     /// As [`TableReader::refuse`], for a mistake that begins some bytes into a string.
     pub fn refuse_from(&self, key: &str, offset: usize, says: &str, remedy: &str) {
-        let cx = Context {
-            reader: self.reader,
-            table: self.path,
-            key,
-            shown: Shown::Plain,
-        };
+        let cx = self.context(key, Shown::Plain);
         match self.node(key) {
             Some(node) => cx.refuse_from(node, offset, says, remedy),
             None => self.refuse_table(&format!("{key} {says}"), remedy),
@@ -364,12 +370,7 @@ impl<'r> TableReader<'r> {
             match &item.value {
                 Value::Table(table) => tables.push((table, item.at)),
                 _ => {
-                    let cx = Context {
-                        reader: self.reader,
-                        table: self.path,
-                        key,
-                        shown: Shown::Plain,
-                    };
+                    let cx = self.context(key, Shown::Plain);
                     cx.refuse(item, "is not a table", &format!("Write [[{path}]], once for each."));
                 }
             }

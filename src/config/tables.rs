@@ -8,6 +8,7 @@ use super::address::{HostPort, Listen, StoreUrl, Transport, Upstream};
 use super::context::Context;
 use super::layer::Layered;
 use super::reader::{Reader, Shown, TableReader};
+use super::rule;
 use super::setting::{Setting, Size, read_text};
 use super::source::Span;
 use super::tree::{Node, Table, Value};
@@ -30,6 +31,7 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
     let log = read_log(&mut root);
     let decisions = read_decisions(&mut root);
     read_unbuilt_tables(&mut root);
+    let rules = rule::read_set(&mut root);
     let shown = root.finish();
     let mut read = layered.included.clone();
     read.extend(reader.files());
@@ -41,6 +43,7 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
         admin,
         log,
         decisions,
+        rules,
         sha256: layered.sha256.clone(),
         warnings: Vec::new(),
         read,
@@ -62,10 +65,11 @@ pub(super) fn read_every_key(reader: &Reader) {
     read_config(reader, &nothing);
     read_token(reader, &Table::default(), None, &mut Vec::new());
     read_vhost(reader, None, None);
+    rule::read_every_key(reader);
 }
 
 /// A table of the top level or within one.
-fn open<'r>(parent: &mut TableReader<'r>, key: &'static str, path: &'static str) -> TableReader<'r> {
+pub(super) fn open<'r>(parent: &mut TableReader<'r>, key: &'static str, path: &'static str) -> TableReader<'r> {
     let (table, at) = parent.table(key);
     TableReader::new(parent.reader(), path, table, at)
 }

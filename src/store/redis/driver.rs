@@ -284,6 +284,11 @@ impl Driver {
     }
 
     fn on_done(&mut self, result: RedisResult<Value>, now: Instant) {
+        // The library hands a server's refusal of a single command over as a value.
+        let result = match result {
+            Ok(Value::ServerError(error)) => Err(error.into()),
+            other => other,
+        };
         match result {
             Ok(Value::Array(values)) => {
                 let Some(batch) = self.in_flight.pop_front() else { return };

@@ -1,0 +1,211 @@
+"""Fixtures: one broker and one scoreboard for all tests; a virtual host, a store, a proxy for each."""
+
+import os
+import pathlib
+import shutil
+import signal
+import tempfile
+
+import harness
+import pytest
+import wire
+
+# Ends a test that hangs; no test comes near it.
+TEST_LIMIT = 240
+
+
+def pytest_configure(config):
+    # A TERM from outside takes the same way out as Ctrl-C, so that fixtures stop what they started.
+    def leave(_number, _frame):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+@pytest.fixture(scope="session")
+def workspace():
+    path = pathlib.Path(tempfile.mkdtemp(prefix="oncegate-live-"))
+    path.chmod(0o755)
+    yield path
+    if os.environ.get("ONCEGATE_KEEP_LOGS") != "1":
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def certificates(workspace):
+    return harness.Certificates(workspace / "tls")
+
+
+@pytest.fixture(scope="session")
+def broker(workspace, certificates):
+    node = harness.RabbitMQ(workspace, certificates)
+    try:
+        yield node.start()
+    finally:
+        node.stop()
+
+
+@pytest.fixture
+def own_broker(workspace):
+    """A node of the test's own, to kill and to alarm."""
+    node = harness.RabbitMQ(workspace)
+    try:
+        yield node.start()
+    finally:
+        node.stop()
+
+
+@pytest.fixture(scope="session")
+def board_redis(workspace):
+    server = harness.Redis(workspace)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def scoreboard(board_redis):
+    return harness.Scoreboard(board_redis, f"t{harness.number()}")
+
+
+@pytest.fixture
+def vhost(broker):
+    name = broker.add_vhost()
+    yield name
+    broker.delete_vhost(name)
+
+
+@pytest.fixture
+def store(workspace):
+    server = harness.Redis(workspace)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def results(workspace):
+    """A result backend apart from the store."""
+    server = harness.Redis(workspace)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def gates(workspace, request):
+    """Makes proxies; stops them all, and shows their logs where the test failed."""
+    made = []
+
+    def make(upstream_port, rules="", store="memory:", start=True, cli=(), env=None, upstream=None, **parts):
+        if harness.DIRECT:
+            return harness.Bare(upstream_port)
+        port, admin_port = harness.free_port(), harness.free_port()
+        config = harness.compose(upstream or f"amqp://127.0.0.1:{upstream_port}", port, admin_port, store, rules, **parts)
+        gate = harness.Gate(workspace, config, port, admin_port, arguments=cli, env=env)
+        made.append(gate)
+        return gate.start() if start else gate
+
+    yield make
+    for gate in made:
+        gate.stop()
+        if getattr(request.node, "failed", False):
+            print(f"--- {gate.name} ---\n{gate.config.read_text()}\n{gate.log()[-8000:]}")
+
+
+@pytest.fixture
+def oncegate(gates, broker):
+    """Makes a proxy in front of the common broker."""
+
+    def make(rules="", **options):
+        return gates(broker.port, rules, **options)
+
+    return make
+
+
+@pytest.fixture
+def stack(workspace, broker, vhost, scoreboard, request):
+    """Workers and producers of this test's virtual host and queue."""
+    made = []
+
+    class Stack:
+        queue = f"q{harness.number()}"
+
+        def environment(self, gate, **options):
+            return harness.app_environment(gate.port, vhost, self.queue, scoreboard, **options)
+
+        def worker(self, gate, *arguments, concurrency=1, quick=True, **options):
+            worker = harness.Worker(
+                workspace, self.environment(gate, **options), scoreboard, *arguments, concurrency=concurrency, quick=quick
+            )
+            made.append(worker)
+            return worker
+
+        def produce(self, gate, code, check=True, **options):
+            return harness.run_producer(self.environment(gate, **options), code, check=check)
+
+        def messages(self):
+            """How many messages the queue has ready, asked at the broker itself."""
+            client = wire.connect(broker.port, vhost)
+            client.open_channel()
+            count = client.count(self.queue)
+            client.close()
+            return count
+
+    yield Stack()
+    for worker in made:
+        worker.stop()
+        if getattr(request.node, "failed", False):
+            print(f"--- worker {worker.node} ---\n{worker.log()[-6000:]}")
+
+
+@pytest.fixture
+def raw(broker, vhost):
+    """Makes bare clients in the test's virtual host."""
+    made = []
+
+    def make(port=None, **options):
+        client = wire.connect(broker.port if port is None else port, options.pop("vhost", vhost), **options)
+        made.append(client)
+        return client
+
+    yield make
+    for client in made:
+        client.drop()
+
+
+@pytest.fixture
+def relays():
+    made = []
+
+    def make(port):
+        relay = harness.Relay(port)
+        made.append(relay)
+        return relay
+
+    yield make
+    for relay in made:
+        relay.stop()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+    def late(_number, _frame):
+        raise AssertionError(f"the test was not done after {TEST_LIMIT} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, TEST_LIMIT)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    report = outcome.get_result()
+    if call.when == "call" and report.failed:
+        item.failed = True
