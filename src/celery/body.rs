@@ -1,9 +1,8 @@
 //! The body of a task message: arguments, and what Celery has to do after the task.
 
-use super::compression;
-use super::json;
 use super::value::Value;
 use super::{Limits, Unreadable};
+use super::{compression, json, msgpack, pickle};
 use crate::amqp::content::Properties;
 use crate::amqp::table::FieldValue;
 
@@ -44,6 +43,10 @@ impl<'a> Encoding<'a> {
 pub enum Serializer {
     /// `application/json`.
     Json,
+    /// `application/x-python-serialize`.
+    Pickle,
+    /// `application/x-msgpack`.
+    Msgpack,
 }
 
 impl Serializer {
@@ -51,6 +54,8 @@ impl Serializer {
     pub fn from_content_type(content_type: &[u8]) -> Option<Self> {
         match content_type {
             b"application/json" => Some(Serializer::Json),
+            b"application/x-python-serialize" => Some(Serializer::Pickle),
+            b"application/x-msgpack" => Some(Serializer::Msgpack),
             _ => None,
         }
     }
@@ -122,6 +127,8 @@ pub fn load(encoding: &Encoding<'_>, body: &[u8], limits: Limits) -> Result<Valu
     let body = compression::open(encoding.compression, body, limits)?;
     match serializer {
         Serializer::Json => json::parse(&body, limits),
+        Serializer::Pickle => pickle::parse(&body, limits),
+        Serializer::Msgpack => msgpack::parse(&body, limits),
     }
 }
 

@@ -53,7 +53,7 @@ pub struct DecisionLog {
 
 impl DecisionLog {
     /// Logs what `decisions` names, `per_second` lines a second at most.
-    pub fn new(decisions: Decisions, per_second: u32) -> DecisionLog {
+    pub fn new(decisions: Decisions, per_second: u64) -> DecisionLog {
         DecisionLog {
             decisions: AtomicU8::new(decisions as u8),
             bucket: Mutex::new(TokenBucket::new(per_second, Instant::now())),
@@ -61,7 +61,7 @@ impl DecisionLog {
     }
 
     /// Changes what is logged from now on.
-    pub fn set(&self, decisions: Decisions, per_second: u32) {
+    pub fn set(&self, decisions: Decisions, per_second: u64) {
         self.decisions.store(decisions as u8, Ordering::Relaxed);
         self.bucket.lock().unwrap_or_else(PoisonError::into_inner).set_rate(per_second);
     }

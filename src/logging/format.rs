@@ -153,6 +153,13 @@ impl Record {
     }
 }
 
+/// Text from the network as it may be shown on a terminal: control characters escaped, long text cut.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    escape(&mut shown, text, VALUE_MAX);
+    shown
+}
+
 /// Text that needs no quotes: nothing in it ends a value or a line.
 fn is_plain(text: &str) -> bool {
     !text.is_empty() && text.len() <= VALUE_MAX && text.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '='))

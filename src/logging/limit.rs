@@ -26,17 +26,17 @@ pub(super) struct TokenBucket {
 }
 
 impl TokenBucket {
-    pub(super) fn new(per_second: u32, now: Instant) -> TokenBucket {
+    pub(super) fn new(per_second: u64, now: Instant) -> TokenBucket {
         TokenBucket {
-            per_second: f64::from(per_second),
-            tokens: f64::from(per_second),
+            per_second: per_second as f64,
+            tokens: per_second as f64,
             filled: now,
             suppressed: 0,
         }
     }
 
-    pub(super) fn set_rate(&mut self, per_second: u32) {
-        self.per_second = f64::from(per_second);
+    pub(super) fn set_rate(&mut self, per_second: u64) {
+        self.per_second = per_second as f64;
         self.tokens = self.tokens.min(self.per_second);
     }
 

@@ -12,7 +12,7 @@ mod tests;
 mod writer;
 
 pub use decisions::{Decision, DecisionKind, DecisionLog};
-pub use format::{Format, Lines};
+pub use format::{Format, Lines, printable};
 pub use limit::OncePerMinute;
 
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub struct Settings {
     /// Which decisions are logged, at level info.
     pub decisions: Decisions,
     /// Most decisions logged in one second; those beyond are counted and their number logged.
-    pub decisions_per_second: u32,
+    pub decisions_per_second: u64,
 }
 
 /// Why logging could not be set up.

@@ -10,10 +10,7 @@ mod rule;
 #[cfg(test)]
 mod tests;
 
-pub use labels::{
-    CloseReason, ClosedBy, DeliveryDecision, Direction, ExceptionReason, Mode, Peer, PublishDecision, RejectReason, StoreOp,
-    UnkeyableReason,
-};
+pub use labels::{CloseReason, ClosedBy, Direction, Mode, Peer, RejectReason, StoreOp};
 pub use rule::RuleMetrics;
 
 use std::collections::HashMap;
@@ -25,6 +22,8 @@ use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterV
 
 use process::ProcessMetrics;
 use rule::RuleFamilies;
+
+use crate::rules::outcome::{DeliveryDecision, PublishDecision};
 
 /// 25 µs to 5 s: what a store question may add to a publish.
 const ADDED_SECONDS: &[f64] = &[

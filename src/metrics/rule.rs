@@ -4,8 +4,9 @@ use std::sync::OnceLock;
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
-use super::labels::{DeliveryDecision, ExceptionReason, Mode, PublishDecision, UnkeyableReason};
+use super::labels::Mode;
 use crate::rules::lock::ReleaseReason;
+use crate::rules::outcome::{DeliveryDecision, ExceptionReason, PublishDecision, UnkeyableReason};
 
 const RELEASE_REASONS: usize = ReleaseReason::Admin as usize + 1;
 

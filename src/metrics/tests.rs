@@ -1,5 +1,6 @@
 use super::*;
 use crate::rules::lock::ReleaseReason;
+use crate::rules::outcome::{DeliveryDecision, ExceptionReason, PublishDecision, UnkeyableReason};
 
 /// The line of a sample without its value, and the value.
 fn samples(text: &str) -> HashMap<String, String> {

@@ -1,3 +1,313 @@
 //! The only place with policy: which rule a message falls under, and what its unique key is.
+//!
+//! `spec` (what users write) → `compile` → [`RuleSet`] (immutable) → [`RuleSet::decide`] → [`Verdict`]. `params` binds a call to its
+//! signature, `expr` takes values from it, `digest` turns them into the name of a lock.
 
+mod compile;
+mod decision;
+mod digest;
+mod expr;
 pub mod lock;
+mod matcher;
+pub mod outcome;
+mod params;
+pub mod spec;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+pub use compile::Signatures;
+pub use decision::{Bypass, Claimed, Facts, Verdict};
+pub use digest::{Domain, digest};
+
+use expr::Expr;
+use matcher::Globs;
+use params::Params;
+use spec::{AcksLate, Canvas, Mode, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique};
+
+use crate::celery::body::Body;
+
+/// What the parts of a key are.
+#[derive(Debug)]
+enum Key {
+    All,
+    List(Vec<Expr>),
+    Template(Vec<Piece>),
+}
+
+/// A piece of a template.
+#[derive(Debug)]
+enum Piece {
+    Text(String),
+    Expr(Expr),
+}
+
+/// One rule, or several that `continue` joins, compiled.
+#[derive(Debug)]
+pub struct Rule {
+    /// Its place in the configuration, from 0.
+    pub index: usize,
+    /// Its name.
+    pub name: Arc<str>,
+    task: Globs,
+    queue: Globs,
+    exchange: Globs,
+    routing_key: Globs,
+    vhost: Globs,
+    user: Globs,
+    when: Option<Expr>,
+    and_next: bool,
+    bypass: bool,
+    /// Whether it acts or only looks. Rules that are off are not in a [`RuleSet`].
+    pub mode: Mode,
+    /// Its lock scope.
+    pub unique: Option<Unique>,
+    params: Option<Arc<Params>>,
+    signatures: BTreeMap<String, Arc<Params>>,
+    key: Key,
+    namespace: Option<Arc<str>>,
+    ttl: Duration,
+    max_ttl: Duration,
+    lease: Duration,
+    settle_grace: Duration,
+    canvas: Canvas,
+    acks_late: AcksLate,
+    /// What a publish does while the store is silent.
+    pub on_store_error: OnStoreError,
+    /// How long a publish waits for a silent store, where it waits.
+    pub store_wait: Duration,
+    summary: Summary,
+    overrides: Vec<Override>,
+}
+
+/// Whether a rule's matchers take a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Match {
+    Yes,
+    No(&'static str),
+    /// It asks for the queue, which is not known.
+    QueueUnknown,
+}
+
+impl Rule {
+    fn params_of(&self, task: &str) -> Option<&Params> {
+        self.params.as_deref().or_else(|| self.signatures.get(task).map(|params| &**params))
+    }
+
+    fn matches(&self, facts: &Facts<'_>) -> Match {
+        let plain: [(&'static str, bool); 5] = [
+            ("task", self.task.is_task(&facts.task.name)),
+            ("exchange", self.exchange.is_match(facts.exchange)),
+            ("routing_key", self.routing_key.is_match(facts.routing_key)),
+            ("vhost", self.vhost.is_match(facts.vhost)),
+            (
+                "user",
+                self.user.is_any() || facts.user.is_some_and(|user| self.user.is_match(user)),
+            ),
+        ];
+        if let Some((name, _)) = plain.iter().find(|(_, matched)| !matched) {
+            return Match::No(name);
+        }
+        match facts.queues {
+            _ if self.queue.is_any() => Match::Yes,
+            None => Match::QueueUnknown,
+            Some(queues) if queues.iter().any(|queue| self.queue.is_match(queue)) => Match::Yes,
+            Some(_) => Match::No("queue"),
+        }
+    }
+}
+
+/// Why a rule did or did not decide about a message, for `explain`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The rule's name.
+    pub rule: Arc<str>,
+    /// What was found.
+    pub outcome: String,
+}
+
+/// All rules of a configuration, in order. One immutable set decides about a message from beginning to end.
+#[derive(Debug, Default)]
+pub struct RuleSet {
+    specs: Vec<RuleSpec>,
+    signatures: BTreeMap<String, Arc<Params>>,
+    rules: Vec<Arc<Rule>>,
+    /// The tasks that rules name in full.
+    named: HashSet<Box<str>>,
+    /// True if a rule takes tasks by pattern, or by other matchers alone.
+    patterns: bool,
+    /// Rules that `continue` has joined, by their places.
+    joined: RwLock<HashMap<Vec<usize>, Arc<Rule>>>,
+}
+
+impl RuleSet {
+    /// Compiles what users wrote; all faults at once if there are any.
+    pub fn compile(specs: Vec<RuleSpec>, signatures: &[(String, String)]) -> Result<RuleSet, Vec<SpecError>> {
+        let mut errors = Vec::new();
+        let mut parsed = BTreeMap::new();
+        for (index, (task, text)) in signatures.iter().enumerate() {
+            match Params::parse(text) {
+                Ok(params) => {
+                    parsed.insert(task.clone(), Arc::new(params));
+                }
+                Err(error) => errors.push(SpecError {
+                    rule: 0,
+                    key: "signatures",
+                    element: Some(index),
+                    offset: Some(error.offset),
+                    message: error.message,
+                    remedy: String::new(),
+                }),
+            }
+        }
+        compile::names(&specs, &mut errors);
+        let rules: Vec<_> = specs
+            .iter()
+            .enumerate()
+            .filter_map(|(index, spec)| compile::rule(index, spec, &parsed, &mut errors))
+            .map(Arc::new)
+            .collect();
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let mut named = HashSet::new();
+        let mut patterns = false;
+        for rule in &rules {
+            match rule.task.plain() {
+                Some(names) => named.extend(names.map(Box::from)),
+                None => patterns = true,
+            }
+        }
+        Ok(RuleSet {
+            specs,
+            signatures: parsed,
+            rules,
+            named,
+            patterns,
+            joined: RwLock::default(),
+        })
+    }
+
+    /// True if nothing can match.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// The rules that are in force, in order.
+    pub fn rules(&self) -> &[Arc<Rule>] {
+        &self.rules
+    }
+
+    /// What users wrote, rules that are off included.
+    pub fn specs(&self) -> &[RuleSpec] {
+        &self.specs
+    }
+
+    /// Whether some rule may take a task of this name: a cheap look, before anything else of a message is read.
+    pub fn may_match(&self, task: &[u8]) -> bool {
+        let Ok(task) = std::str::from_utf8(task) else { return false };
+        self.named.contains(task) || (self.patterns && self.rules.iter().any(|rule| rule.task.is_task(task)))
+    }
+
+    /// The first rule that takes a task of this name, whatever its other matchers say: for counting what could not be decided.
+    pub fn first_for_task(&self, task: &[u8]) -> Option<Arc<Rule>> {
+        let task = std::str::from_utf8(task).ok()?;
+        self.rules.iter().find(|rule| rule.task.is_task(task)).cloned()
+    }
+
+    /// The decision about a message. `now_ms`: milliseconds since the Unix epoch.
+    pub fn decide(&self, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Verdict {
+        self.walk(facts, body, now_ms, |_, _| ())
+    }
+
+    /// The decision about a message, and how it came about.
+    pub fn explain(&self, facts: &Facts<'_>, body: &Body, now_ms: u64) -> (Verdict, Vec<Step>) {
+        let mut steps = Vec::new();
+        let verdict = self.walk(facts, body, now_ms, |rule, outcome| {
+            steps.push(Step {
+                rule: Arc::clone(&rule.name),
+                outcome,
+            })
+        });
+        (verdict, steps)
+    }
+
+    fn walk(&self, facts: &Facts<'_>, body: &Body, now_ms: u64, mut step: impl FnMut(&Rule, String)) -> Verdict {
+        let mut queue_unknown = None;
+        let mut joined: Vec<usize> = Vec::new();
+        let mut last = None;
+        for (place, rule) in self.rules.iter().enumerate() {
+            match rule.matches(facts) {
+                Match::Yes => {}
+                Match::No(matcher) => {
+                    step(rule, format!("{matcher} does not match"));
+                    continue;
+                }
+                Match::QueueUnknown => {
+                    step(rule, "it asks for the queue, which is not known here".to_owned());
+                    queue_unknown.get_or_insert_with(|| Arc::clone(rule));
+                    continue;
+                }
+            }
+            joined.push(place);
+            let deciding = if joined.len() > 1 {
+                self.join(&joined, rule)
+            } else {
+                Arc::clone(rule)
+            };
+            // The condition of each rule is its own; a joined rule has the last one's.
+            let Some(verdict) = decision::judge(&deciding, facts, body, now_ms) else {
+                step(rule, "when is false".to_owned());
+                joined.pop();
+                continue;
+            };
+            step(
+                rule,
+                if rule.and_next {
+                    "matches, and the next one counts too".to_owned()
+                } else {
+                    "matches and decides".to_owned()
+                },
+            );
+            let settled = matches!(verdict, Verdict::Bypassed { reason: Bypass::Rule, .. } | Verdict::WhenError { .. });
+            if !rule.and_next || settled {
+                return verdict;
+            }
+            last = Some(verdict);
+        }
+        match last {
+            Some(Verdict::Unmatched { .. }) | None => Verdict::Unmatched { queue_unknown },
+            Some(verdict) => verdict,
+        }
+    }
+
+    /// The rule that several make together, of which `rule` is the last: earlier keys win, limits add up.
+    fn join(&self, places: &[usize], rule: &Arc<Rule>) -> Arc<Rule> {
+        if let Some(joined) = self.joined.read().unwrap_or_else(PoisonError::into_inner).get(places) {
+            return Arc::clone(joined);
+        }
+        let spec_of = |place: &usize| self.rules.get(*place).and_then(|rule| self.specs.get(rule.index));
+        let mut specs: Vec<_> = places.iter().filter_map(spec_of).collect();
+        let joined = specs.pop().map(|last| {
+            let mut spec = last.clone();
+            for earlier in specs.iter().rev() {
+                spec.override_with(earlier);
+            }
+            spec.name = places
+                .first()
+                .and_then(|place| self.rules.get(*place))
+                .map(|first| first.name.to_string());
+            // Each part compiled by itself, with names of its own, so the whole does.
+            compile::rule(rule.index, &spec, &self.signatures, &mut Vec::new())
+        });
+        let joined = joined.flatten().map_or_else(|| Arc::clone(rule), Arc::new);
+        self.joined
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(places.to_vec(), Arc::clone(&joined));
+        joined
+    }
+}

@@ -9,7 +9,7 @@ pub enum Circuit {
     Closed,
     /// The store has failed repeatedly: it is not asked until a pause is over.
     Open,
-    /// The pause is over, and the next requests show whether the store is back.
+    /// The pause is over, and a new connection shows whether the store is back.
     HalfOpen,
 }
 
@@ -63,6 +63,20 @@ impl Breaker {
 
     pub(super) fn on_success(&mut self) {
         *self = Breaker::new();
+    }
+
+    /// A connection was made: the store is asked again, and the next failure opens the circuit.
+    pub(super) fn on_connected(&mut self) {
+        if self.probing {
+            self.probing = false;
+            self.failures = THRESHOLD - 1;
+        }
+    }
+
+    /// No connection can be made.
+    pub(super) fn on_outage(&mut self, now: Instant) {
+        self.failures = THRESHOLD;
+        self.on_failure(now);
     }
 
     pub(super) fn on_failure(&mut self, now: Instant) {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Answer, Client, Replies, Shared, Ticket, acquire_digest};
+use super::{Answer, Client, Replies, Shared, Ticket, acquire_digest, ask_again, give_back, passes};
 use crate::rules::lock::{Acquired, Digest, Reply, Request};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -45,12 +45,14 @@ impl Waiter {
     }
 
     fn answer(self, answer: Answer) {
-        if self.cancelled.load(Ordering::Acquire) {
-            if matches!(answer, Ok(Reply::Acquire(Acquired::Taken | Acquired::Reentry { .. }))) {
-                self.client.give_back(&self.request);
-            }
-        } else {
-            self.client.deliver(self.ticket, &self.request, answer, &self.reply_to);
+        let passes = passes(&answer);
+        let cancelled = self.cancelled.load(Ordering::Acquire);
+        let gone = cancelled || self.reply_to.send((self.ticket, answer)).is_err();
+        if gone
+            && passes
+            && let Some(order) = give_back(&self.request)
+        {
+            self.client.tell(order);
         }
     }
 }
@@ -262,8 +264,7 @@ async fn run_timer(guard: TimerGuard) {
             continue;
         };
         for waiter in waiters {
-            let client = waiter.client.clone();
-            client.ask_again(vec![waiter]);
+            ask_again(&guard.0, vec![waiter]);
         }
         tokio::time::sleep(FIRST_PAUSE).await;
     }

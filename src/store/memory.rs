@@ -255,7 +255,7 @@ impl Step<'_> {
                 continue;
             };
             match lock.signal(settlement, signal, self.now) {
-                SignalEffect::None => continue,
+                SignalEffect::None => {}
                 SignalEffect::Frees { reason, settled } => {
                     ended.get_or_insert_with(EndedPublishes::none).add(settled);
                     freed.extend(self.free(digest, reason));

@@ -11,6 +11,8 @@
 mod breaker;
 mod keeper;
 mod memory;
+pub mod operator;
+mod redis;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +23,7 @@ use crate::rules::lock::{Acquired, Digest, LockRecord, ReleaseReason, Reply, Req
 pub use breaker::Circuit;
 use keeper::{Keeper, Waiter};
 pub use memory::{Clock, Memory, SystemClock};
+pub use redis::ServerInfo;
 
 /// Names a question among those of one asker.
 pub type Ticket = u64;
@@ -113,6 +116,8 @@ pub enum GivenUp {
     TooMany,
     /// What it would have changed has lapsed by now.
     TooLate,
+    /// The store refuses it and would again.
+    Refused,
 }
 
 /// What the rest of the program may learn from a store, for metrics and logs. Called on the store's tasks: it must not block.
@@ -224,8 +229,14 @@ pub enum OpenError {
 /// The store of this process.
 #[derive(Clone)]
 pub struct Store {
-    memory: Arc<Memory>,
+    kind: Kind,
     shared: Arc<Shared>,
+}
+
+#[derive(Clone)]
+enum Kind {
+    Memory(Arc<Memory>),
+    Redis(Arc<redis::Redis>),
 }
 
 impl Store {
@@ -235,13 +246,15 @@ impl Store {
             let memory = Memory::new(Arc::new(SystemClock::default()), settings.proxy.clone());
             return Ok(Store::memory(Arc::new(memory), observer));
         }
-        Err(OpenError::Scheme)
+        if !settings.url.starts_with("redis://") && !settings.url.starts_with("rediss://") {
+            return Err(OpenError::Scheme);
+        }
+        Ok(Store::new(Kind::Redis(Arc::new(redis::Redis::new(settings)?)), observer))
     }
 
-    /// A store inside this process.
-    pub fn memory(memory: Arc<Memory>, observer: Arc<dyn Observer>) -> Store {
+    fn new(kind: Kind, observer: Arc<dyn Observer>) -> Store {
         Store {
-            memory,
+            kind,
             shared: Arc::new(Shared {
                 keeper: Keeper::default(),
                 observer,
@@ -249,10 +262,28 @@ impl Store {
         }
     }
 
-    /// A client of this store, for one runtime thread.
+    /// A store inside this process.
+    pub fn memory(memory: Arc<Memory>, observer: Arc<dyn Observer>) -> Store {
+        Store::new(Kind::Memory(memory), observer)
+    }
+
+    /// `memory` or `redis`: the label of `oncegate_store_info`.
+    pub fn kind(&self) -> &'static str {
+        match &self.kind {
+            Kind::Memory(_) => "memory",
+            Kind::Redis(_) => "redis",
+        }
+    }
+
+    /// A client of this store, for one runtime thread. A client of Redis has a connection of its own and a task on the present runtime,
+    /// outside of which this panics.
     pub fn client(&self) -> Client {
+        let backend = match &self.kind {
+            Kind::Memory(memory) => Backend::Memory(memory.clone()),
+            Kind::Redis(redis) => Backend::Redis(redis.handle(&self.shared)),
+        };
         Client {
-            backend: Backend::Memory(self.memory.clone()),
+            backend,
             shared: self.shared.clone(),
         }
     }
@@ -261,6 +292,7 @@ impl Store {
 #[derive(Clone)]
 enum Backend {
     Memory(Arc<Memory>),
+    Redis(redis::Handle),
 }
 
 /// Asks the store. Cheap to clone; requests of one client and its clones are executed in the order of submission.
@@ -284,6 +316,7 @@ impl Client {
                 self.follow_up(requests, answers.get(first..).unwrap_or_default(), reply_to);
                 requests.clear();
             }
+            Backend::Redis(handle) => handle.ask(requests, reply_to),
         }
     }
 
@@ -294,8 +327,9 @@ impl Client {
             Backend::Memory(memory) => {
                 let reply = memory.execute(&request);
                 self.shared.observer.on_told(&request, &reply);
-                self.note_outcome(&request);
+                note_outcome(&self.shared, &request);
             }
+            Backend::Redis(handle) => handle.tell(request),
         }
     }
 
@@ -304,7 +338,7 @@ impl Client {
         self.shared.keeper.cancel(ticket, reply_to);
     }
 
-    /// Asks one question and waits for its answer; for operators' questions and tests.
+    /// Asks one question and waits for its first answer; for operators' questions and tests.
     pub async fn ask(&self, request: Request) -> Answer {
         let (reply_to, mut replies) = tokio::sync::mpsc::unbounded_channel();
         let mut answers = Vec::new();
@@ -317,11 +351,20 @@ impl Client {
         answer
     }
 
+    /// Waits until no order is left to be given. While the store is away this does not end: bound it.
+    pub async fn flush(&self) {
+        match &self.backend {
+            Backend::Memory(_) => {}
+            Backend::Redis(handle) => handle.flush().await,
+        }
+    }
+
     /// One page of the locks that the store holds, from `cursor` (`None`: from the start), about `limit` at most. Locks that come or go
     /// meanwhile may be missed, and with Redis one may be shown twice.
     pub async fn list(&self, filter: &Filter, cursor: Option<&str>, limit: usize) -> Result<Page, Unavailable> {
         match &self.backend {
             Backend::Memory(memory) => Ok(memory.list(filter, cursor, limit)),
+            Backend::Redis(handle) => handle.list(filter, cursor, limit).await,
         }
     }
 
@@ -333,6 +376,15 @@ impl Client {
                 circuit: Circuit::Closed,
                 orders_kept: 0,
             },
+            Backend::Redis(handle) => handle.health(),
+        }
+    }
+
+    /// What the server says of itself; `None` for the memory store. Uses a connection of its own.
+    pub async fn inspect(&self) -> Result<Option<ServerInfo>, Unavailable> {
+        match &self.backend {
+            Backend::Memory(_) => Ok(None),
+            Backend::Redis(handle) => handle.inspect().await.map(Some),
         }
     }
 
@@ -342,7 +394,7 @@ impl Client {
             if let Ok(Reply::Acquire(Acquired::Leased { .. })) = answer {
                 self.keep(*ticket, request, reply_to);
             } else {
-                self.note_outcome(request);
+                note_outcome(&self.shared, request);
             }
         }
     }
@@ -352,46 +404,49 @@ impl Client {
             self.shared.keeper.add(waiter, &self.shared);
         }
     }
+}
 
-    /// Tells the keeper that the outcome of a publish of this key is known.
-    fn note_outcome(&self, request: &Request) {
-        let digest = match request {
-            Request::Commit { claim, .. } | Request::Unpublish { claim, .. } => claim.digest,
-            Request::Release { digest, .. } => *digest,
-            _ => return,
-        };
-        self.ask_again(self.shared.keeper.on_outcome(digest));
-    }
+/// Tells the keeper that the outcome of a publish of this key is known.
+fn note_outcome(shared: &Shared, request: &Request) {
+    let digest = match request {
+        Request::Commit { claim, .. } | Request::Unpublish { claim, .. } => claim.digest,
+        Request::Release { digest, .. } => *digest,
+        _ => return,
+    };
+    ask_again(shared, shared.keeper.on_outcome(digest));
+}
 
-    /// Repeats the acquires of these waiters.
-    fn ask_again(&self, mut waiters: Vec<Waiter>) {
-        while let Some(waiter) = waiters.pop() {
-            match &waiter.client.backend {
-                Backend::Memory(memory) => {
-                    let answer = Ok(memory.execute(&waiter.request));
-                    waiters.extend(self.shared.keeper.on_answer(waiter, answer));
+/// Repeats the acquires of these waiters.
+fn ask_again(shared: &Shared, mut waiters: Vec<Waiter>) {
+    while let Some(waiter) = waiters.pop() {
+        match waiter.client.backend.clone() {
+            Backend::Memory(memory) => {
+                let answer = Ok(memory.execute(&waiter.request));
+                waiters.extend(shared.keeper.on_answer(waiter, answer));
+            }
+            Backend::Redis(handle) => {
+                if let Err(waiter) = handle.ask_again(waiter) {
+                    waiters.extend(shared.keeper.on_answer(*waiter, Err(Unavailable::Disconnected)));
                 }
             }
         }
     }
+}
 
-    /// Hands an answer to the one who asked. If he has gone, a lock that was taken for him is given back.
-    fn deliver(&self, ticket: Ticket, request: &Request, answer: Answer, reply_to: &Replies) {
-        let passes = matches!(answer, Ok(Reply::Acquire(Acquired::Taken | Acquired::Reentry { .. })));
-        if reply_to.send((ticket, answer)).is_err() && passes {
-            self.give_back(request);
-        }
-    }
+/// Whether this answer lets a publish go out, and counts it.
+fn passes(answer: &Answer) -> bool {
+    matches!(answer, Ok(Reply::Acquire(Acquired::Taken | Acquired::Reentry { .. })))
+}
 
-    /// Undoes an acquire whose publish will not go out.
-    fn give_back(&self, request: &Request) {
-        if let Request::Acquire { claim, publish, .. } = request {
-            self.tell(Request::Unpublish {
-                claim: claim.clone(),
-                publish: *publish,
-                reason: ReleaseReason::Unconfirmed,
-            });
-        }
+/// What undoes an acquire whose publish will not go out.
+fn give_back(request: &Request) -> Option<Request> {
+    match request {
+        Request::Acquire { claim, publish, .. } => Some(Request::Unpublish {
+            claim: claim.clone(),
+            publish: *publish,
+            reason: ReleaseReason::Unconfirmed,
+        }),
+        _ => None,
     }
 }
 

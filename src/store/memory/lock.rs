@@ -51,7 +51,7 @@ impl Lock {
         expires_ms: u64,
         publish: Nonce,
     ) -> Lock {
-        let stage = if state == LockState::Leased {
+        let first = if state == LockState::Leased {
             Stage::Open
         } else {
             Stage::Confirmed
@@ -64,7 +64,7 @@ impl Lock {
             note,
             proxy,
             since_ms,
-            publishes: vec![(publish, stage)],
+            publishes: vec![(publish, first)],
         }
     }
 

@@ -1,0 +1,134 @@
+//! Asking a running proxy over its admin listener.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::Agent;
+use ureq::http::{Method, Request, StatusCode};
+
+use super::args::ProxyArgs;
+use super::output::{Exit, Failure};
+
+/// The longest answer: a page of locks.
+const ANSWER_MAX: u64 = 64 << 20;
+/// A reload may take half a minute.
+const WAIT: Duration = Duration::from_secs(60);
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// A running proxy.
+pub(super) struct Proxy {
+    agent: Agent,
+    base: String,
+    token: Option<String>,
+}
+
+impl Proxy {
+    pub(super) fn new(args: &ProxyArgs) -> Result<Proxy, Failure> {
+        let token = match &args.token_file {
+            Some(path) => {
+                let read = std::fs::read_to_string(path);
+                let token = read.map_err(|error| usage(format!("cannot read the token in {}: {error}", path.display())))?;
+                Some(token.trim().to_owned())
+            }
+            None => None,
+        };
+        let base = args.admin.trim_end_matches('/').to_owned();
+        if !base.starts_with("http://") && !base.starts_with("https://") {
+            return Err(usage(format!("--admin {base}: write http://HOST:PORT")));
+        }
+        // The listener is addressed as it is written: a proxy for the web has no business between.
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(WAIT))
+            .timeout_connect(Some(CONNECT));
+        let agent = config.proxy(None).max_redirects(0).build().into();
+        Ok(Proxy { agent, base, token })
+    }
+
+    pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, Failure> {
+        self.ask(Method::GET, path, query, "")
+    }
+
+    pub(super) fn post(&self, path: &str) -> Result<Value, Failure> {
+        self.ask(Method::POST, path, &[], "{}")
+    }
+
+    pub(super) fn delete(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, Failure> {
+        self.ask(Method::DELETE, path, query, "{}")
+    }
+
+    fn ask(&self, method: Method, path: &str, query: &[(&str, &str)], body: &'static str) -> Result<Value, Failure> {
+        let pairs: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
+        let mark = if pairs.is_empty() { "" } else { "?" };
+        let url = format!("{}{path}{mark}{}", self.base, pairs.join("&"));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(&url)
+            .header("content-type", "application/json");
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(body).map_err(|error| usage(format!("{url}: {error}")))?;
+        let mut response = self
+            .agent
+            .run(request)
+            .map_err(|error| unreachable_at(&self.base, &error.to_string()))?;
+        let status = response.status();
+        let text = response.body_mut().with_config().limit(ANSWER_MAX).read_to_string();
+        let text = text.map_err(|error| unreachable_at(&self.base, &error.to_string()))?;
+        let answer: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        if answer.get("instance").is_none() {
+            return Err(unreachable_at(
+                &self.base,
+                &format!("what answers there (status {status}) is not Oncegate"),
+            ));
+        }
+        if status.is_success() {
+            Ok(answer)
+        } else {
+            Err(refused(status, &answer))
+        }
+    }
+}
+
+fn usage(message: String) -> Failure {
+    Failure::new(Exit::Usage, "usage", message)
+}
+
+fn unreachable_at(base: &str, why: &str) -> Failure {
+    Failure::new(
+        Exit::Unavailable,
+        "unreachable",
+        format!("cannot reach a running proxy at {base}: {why}"),
+    )
+}
+
+fn refused(status: StatusCode, answer: &Value) -> Failure {
+    let text = |name: &str| answer["error"][name].as_str().unwrap_or("unknown").to_owned();
+    let exit = match status.as_u16() {
+        401 | 403 => Exit::Refused,
+        404 => Exit::No,
+        409 | 422 => Exit::Config,
+        400..=499 => Exit::Usage,
+        _ => Exit::TryAgain,
+    };
+    Failure {
+        exit,
+        code: text("code"),
+        message: text("message"),
+    }
+}
+
+/// Percent-encodes everything but the unreserved characters (RFC 3986, section 2.3).
+fn encode(value: &str) -> String {
+    let mut encoded = String::with_capacity(value.len());
+    for octet in value.bytes() {
+        if octet.is_ascii_alphanumeric() || b"-._~".contains(&octet) {
+            encoded.push(char::from(octet));
+        } else {
+            let _ = write!(encoded, "%{octet:02X}");
+        }
+    }
+    encoded
+}

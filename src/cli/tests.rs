@@ -1,0 +1,391 @@
+use std::io::{Cursor, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc;
+use std::thread;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+/// What a command printed and how it ended.
+struct Ran {
+    invocation: Invocation,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    fn exit(&self) -> Exit {
+        match &self.invocation {
+            Invocation::Finished(exit) => *exit,
+            Invocation::Run(args) => panic!("would run with {args:?}"),
+        }
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}{}", self.out, self.err))
+    }
+}
+
+fn run_with(arguments: &[&str], input: &str) -> Ran {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let mut input = Cursor::new(input.as_bytes().to_vec());
+    let mut output = Output::new(&mut input, &mut out, &mut err);
+    let all = std::iter::once("oncegate").chain(arguments.iter().copied());
+    let invocation = invoke(all.map(OsString::from), &mut output);
+    Ran {
+        invocation,
+        out: String::from_utf8(out).expect("UTF-8"),
+        err: String::from_utf8(err).expect("UTF-8"),
+    }
+}
+
+fn run(arguments: &[&str]) -> Ran {
+    run_with(arguments, "")
+}
+
+/// A running proxy that gives these answers, one a connection, and hands back what it was asked.
+fn proxy(answers: Vec<(u16, Value)>) -> (String, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let (asked, questions) = mpsc::channel();
+    thread::spawn(move || {
+        for (status, answer) in answers {
+            let (mut socket, _) = listener.accept().expect("a client");
+            let mut question = Vec::new();
+            let mut chunk = [0; 4096];
+            while !question.windows(4).any(|window| window == b"\r\n\r\n") {
+                match socket.read(&mut chunk) {
+                    Ok(0) | Err(_) => break,
+                    Ok(length) => question.extend_from_slice(&chunk[..length]),
+                }
+            }
+            let body = answer.to_string();
+            let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            socket
+                .write_all(head.as_bytes())
+                .and_then(|()| socket.write_all(body.as_bytes()))
+                .expect("written");
+            let _ = asked.send(String::from_utf8_lossy(&question).into_owned());
+        }
+    });
+    (url, questions)
+}
+
+fn error(code: &str) -> Value {
+    json!({ "error": { "code": code, "message": "as it is" }, "instance": "p1", "scope": "instance" })
+}
+
+/// An address where nothing listens: the port was free a moment ago.
+fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a port")
+}
+
+fn file(name: &str, text: &str) -> String {
+    let path = std::env::temp_dir().join(format!("oncegate-cli-{}-{name}", std::process::id()));
+    std::fs::write(&path, text).expect("written");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+const DIGEST: &str = "abababababababababababababababababababababababababababababababab";
+
+#[test]
+fn run_is_the_default_and_takes_its_options_with_or_without_its_name() {
+    assert_eq!(run(&[]).invocation, Invocation::Run(RunArgs::default()));
+    assert_eq!(run(&["run"]).invocation, Invocation::Run(RunArgs::default()));
+    let options = [
+        "--config",
+        "a.toml",
+        "--upstream",
+        "amqp://b:5672",
+        "--listen",
+        "127.0.0.1:1",
+        "--store",
+        "memory:",
+        "--admin-listen",
+        "127.0.0.1:2",
+    ];
+    let expected = RunArgs {
+        config: Some("a.toml".into()),
+        upstream: vec!["amqp://b:5672".to_owned()],
+        listen: vec!["127.0.0.1:1".to_owned()],
+        store: Some("memory:".to_owned()),
+        admin_listen: Some("127.0.0.1:2".to_owned()),
+        allow_empty: true,
+    };
+    for name in [&[][..], &["run"]] {
+        let arguments = [name, &options, &["--allow-empty"]].concat();
+        assert_eq!(run(&arguments).invocation, Invocation::Run(expected.clone()));
+    }
+    assert_eq!(
+        run(&["--config", "a.toml", "run"]).invocation,
+        Invocation::Run(RunArgs {
+            config: Some("a.toml".into()),
+            ..RunArgs::default()
+        })
+    );
+}
+
+#[test]
+fn wrong_usage_is_64_and_help_is_0() {
+    let wrong: [&[&str]; 16] = [
+        &["--nonsense"],
+        &["nonsense"],
+        &["why", "id"],
+        &["mode", "show"],
+        &["watch"],
+        &["limits", "list"],
+        &["locks"],
+        &["locks", "show"],
+        &["locks", "show", "xyz"],
+        &["locks", "clear"],
+        &["locks", "clear", "--all", "--rule", "r"],
+        &["locks", "clear", "--older-than", "soon"],
+        &["locks", "list", "--store", "memory:"],
+        &["locks", "list", "--store", "mysql://x"],
+        &["--config", "a.toml", "status"],
+        &["status", "--admin", "127.0.0.1:9672"],
+    ];
+    for arguments in wrong {
+        let ran = run(arguments);
+        assert_eq!(ran.exit(), Exit::Usage, "{arguments:?}: {}", ran.err);
+        assert!(!ran.err.is_empty() && ran.out.is_empty(), "{arguments:?}");
+    }
+    for arguments in [["--help"], ["--version"]] {
+        let ran = run(&arguments);
+        assert_eq!(ran.exit(), Exit::Done);
+        assert!(ran.out.contains("oncegate"));
+    }
+    assert_eq!(run(&["locks", "--help"]).exit(), Exit::Done);
+}
+
+#[test]
+fn a_proxy_that_is_not_there_is_69() {
+    let url = format!("http://{}", nobody());
+    for command in [
+        &["status"][..],
+        &["reload"],
+        &["drain"],
+        &["locks", "list"],
+        &["locks", "show", DIGEST],
+    ] {
+        let ran = run(&[command, &["--admin", &url]].concat());
+        assert_eq!(ran.exit(), Exit::Unavailable, "{command:?}: {}", ran.err);
+    }
+    let (url, _questions) = proxy(vec![(200, json!({ "hello": "from another program" }))]);
+    assert_eq!(run(&["status", "--admin", &url]).exit(), Exit::Unavailable);
+    let store = format!("redis://{}/0", nobody());
+    let ran = run(&["locks", "list", "--store", &store, "--json"]);
+    assert_eq!(ran.exit(), Exit::Unavailable);
+    assert_eq!(ran.json()["error"]["code"], "store_unavailable");
+}
+
+#[test]
+fn what_the_proxy_says_becomes_an_exit_code() {
+    let table = [
+        (400, "bad_query", Exit::Usage),
+        (401, "token_required", Exit::Refused),
+        (403, "role_refused", Exit::Refused),
+        (404, "no_lock", Exit::No),
+        (415, "json_required", Exit::Usage),
+        (422, "config_refused", Exit::Config),
+        (500, "metrics", Exit::TryAgain),
+        (503, "store_unavailable", Exit::TryAgain),
+    ];
+    for (status, code, exit) in table {
+        let (url, _questions) = proxy(vec![(status, error(code)), (status, error(code))]);
+        let ran = run(&["locks", "show", DIGEST, "--admin", &url]);
+        assert_eq!(ran.exit(), exit, "{code}");
+        assert_eq!(ran.err, "oncegate: as it is\n");
+        let ran = run(&["--json", "locks", "show", DIGEST, "--admin", &url]);
+        assert_eq!((ran.exit(), ran.err.as_str()), (exit, ""));
+        assert_eq!(ran.json(), json!({ "error": { "code": code, "message": "as it is" } }));
+    }
+}
+
+#[test]
+fn a_token_and_a_content_type_are_sent() {
+    let token = file("token", "s3cret\n");
+    let (url, questions) = proxy(vec![(202, json!({ "instance": "p1", "scope": "instance", "phase": "draining" }))]);
+    let ran = run(&["drain", "--admin", &format!("{url}/"), "--token-file", &token]);
+    assert_eq!((ran.exit(), ran.out.as_str()), (Exit::Done, "draining\n"));
+    let question = questions.recv().expect("asked").to_ascii_lowercase();
+    assert!(question.starts_with("post /api/v1/drain http/1.1\r\n"), "{question}");
+    assert!(
+        question.contains("authorization: bearer s3cret\r\n") && question.contains("content-type: application/json\r\n"),
+        "{question}"
+    );
+    assert_eq!(
+        run(&["drain", "--admin", &url, "--token-file", "/does/not/exist"]).exit(),
+        Exit::Usage
+    );
+}
+
+#[test]
+fn status_and_reload_read_well() {
+    let status = json!({
+        "instance": "p1", "scope": "instance", "version": "0.1.0", "phase": "running", "status": "degraded",
+        "reasons": ["upstream_down: a:5672"], "uptime_seconds": 12, "connections": 3, "connections_limit": 10, "channels": 5,
+        "upstreams": [{ "address": "a:5672", "up": false }, { "address": "b:5672", "up": null }],
+        "store": { "type": "redis", "up": true, "circuit": "closed", "orders_kept": 0 },
+        "config": { "file": "oncegate.toml", "sha256": "abc", "rules": 2, "loaded": "2026-01-01T00:00:00Z", "refused": null },
+    });
+    let (url, _questions) = proxy(vec![(200, status.clone()), (200, status.clone())]);
+    let text = run(&["status", "--admin", &url]).out;
+    for part in [
+        "degraded",
+        "a:5672 down",
+        "b:5672 not dialled yet",
+        "3 of 10, 5 channels",
+        "redis up",
+        "2 rules",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert_eq!(run(&["status", "--admin", &url, "--json"]).json(), status);
+    let reloaded = json!({ "instance": "p1", "scope": "instance", "sha256": "abc", "rules": 2, "warnings": ["rules.toml:1:1: hm"] });
+    let (url, _questions) = proxy(vec![(200, reloaded)]);
+    let ran = run(&["reload", "--admin", &url]);
+    assert_eq!(ran.out, "reloaded: 2 rules, sha256 abc\n");
+    assert_eq!(ran.err, "warning: rules.toml:1:1: hm\n");
+}
+
+fn lock(holder: &str) -> Value {
+    json!({ "digest": DIGEST, "holder": holder, "state": "queued", "rule": "r", "task": "t", "since": "s", "expires_in": 5, "shadow": false })
+}
+
+#[test]
+fn locks_are_listed_over_pages() {
+    let page = |holder: &str, cursor: Value| {
+        (
+            200,
+            json!({ "locks": [lock(holder)], "cursor": cursor, "instance": "p1", "scope": "fleet" }),
+        )
+    };
+    let (url, questions) = proxy(vec![page("a", json!("7/ 8")), page("b\u{1b}[2J", Value::Null)]);
+    let ran = run(&["locks", "list", "--admin", &url, "--rule", "r&x", "--limit", "0"]);
+    assert_eq!(ran.exit(), Exit::Done);
+    assert_eq!(ran.out.lines().count(), 2);
+    assert!(ran.out.contains("held by b\\u001b[2J"), "{}", ran.out);
+    assert!(
+        questions
+            .recv()
+            .expect("asked")
+            .starts_with("GET /api/v1/locks?limit=1000&rule=r%26x HTTP/1.1\r\n")
+    );
+    assert!(
+        questions
+            .recv()
+            .expect("asked")
+            .starts_with("GET /api/v1/locks?limit=1000&rule=r%26x&cursor=7%2F%208 HTTP/1.1\r\n")
+    );
+    let (url, _questions) = proxy(vec![page("a", json!("7"))]);
+    let ran = run(&["locks", "list", "--admin", &url, "--limit", "1", "--json"]);
+    assert_eq!(ran.json(), json!({ "locks": [lock("a")], "cursor": "7" }));
+}
+
+#[test]
+fn clear_asks_first_and_frees_nothing_without_a_yes() {
+    let cleared = |count: u64| {
+        (
+            200,
+            json!({ "released": count, "skipped_running": 1, "dry_run": false, "digests": [], "instance": "p1", "scope": "fleet" }),
+        )
+    };
+    let (url, questions) = proxy(vec![cleared(3)]);
+    let ran = run_with(&["locks", "clear", "--rule", "r", "--admin", &url], "no\n");
+    assert_eq!(ran.exit(), Exit::Refused);
+    assert!(ran.err.contains("free 3 locks?"), "{}", ran.err);
+    assert!(questions.recv().expect("asked").contains("dry_run=true"));
+    assert!(questions.recv().is_err(), "nothing else was asked");
+
+    let (url, questions) = proxy(vec![cleared(3), cleared(3)]);
+    let ran = run_with(&["locks", "clear", "--all", "--include-running", "--admin", &url], "y\n");
+    assert_eq!(ran.exit(), Exit::Done);
+    assert!(ran.out.starts_with("freed 3 locks, left 1 whose holder runs"), "{}", ran.out);
+    assert!(questions.recv().expect("asked").contains("dry_run=true"));
+    assert!(
+        questions
+            .recv()
+            .expect("asked")
+            .starts_with("DELETE /api/v1/locks?older_than=0s&include_running=true HTTP/1.1\r\n")
+    );
+
+    let (url, questions) = proxy(vec![cleared(1), cleared(1)]);
+    assert_eq!(run(&["locks", "clear", "--task", "t", "--yes", "--admin", &url]).exit(), Exit::Done);
+    assert!(!questions.recv().expect("asked").contains("dry_run"));
+    let ran = run(&["locks", "clear", "--older-than", "10m", "--dry-run", "--admin", &url]);
+    assert!(ran.out.starts_with("would free 1 locks"), "{}", ran.out);
+}
+
+#[test]
+fn check_tells_a_wrong_config_from_a_right_one() {
+    let right = file("right.toml", "[proxy]\nlisten = [\"127.0.0.1:0\"]\n");
+    let ran = run(&["check", &right]);
+    assert_eq!(ran.exit(), Exit::Done, "{}{}", ran.out, ran.err);
+    assert!(ran.out.ends_with("right.toml: ok\n"), "{}", ran.out);
+    let ran = run(&["check", &right, "--json"]);
+    assert_eq!((&ran.json()["ok"], &ran.json()["errors"]), (&json!(true), &json!([])));
+
+    let wrong = file("wrong.toml", "[proxy]\nlisten = [\"127.0.0.1:0\"]\nlsten = 3\n");
+    let ran = run(&["check", &wrong]);
+    assert_eq!(ran.exit(), Exit::Config);
+    assert!(ran.err.contains("wrong.toml:3:1"), "{}", ran.err);
+    let ran = run(&["check", &wrong, "--json"]);
+    assert_eq!(ran.exit(), Exit::Config);
+    assert!(
+        ran.json()["errors"][0]["place"]
+            .as_str()
+            .is_some_and(|place| place.ends_with("wrong.toml:3:1")),
+        "{}",
+        ran.out
+    );
+    assert_eq!(run(&["check", "/does/not/exist.toml"]).exit(), Exit::Config);
+}
+
+/// A broker that answers the first bytes of one connection with these.
+fn broker(answer: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        let (mut socket, _) = listener.accept().expect("a client");
+        let mut header = [0; 8];
+        socket.read_exact(&mut header).expect("the protocol header");
+        assert_eq!(&header, b"AMQP\x00\x00\x09\x01");
+        socket.write_all(answer).expect("written");
+    });
+    address
+}
+
+#[test]
+fn check_connect_asks_the_broker_and_the_store() {
+    let config = |name: &str, broker: SocketAddr, store: &str| {
+        file(
+            name,
+            &format!("[proxy]\nupstream = [\"amqp://{broker}\"]\n[store]\nurl = \"{store}\"\n"),
+        )
+    };
+    let start = b"\x01\x00\x00\x00\x00\x00\x05\x00\x0a\x00\x0a\x00\xce";
+    let there = config("there.toml", broker(start), "memory:");
+    let ran = run(&["check", &there, "--connect"]);
+    assert_eq!(ran.exit(), Exit::Done, "{}", ran.out);
+    assert!(ran.out.contains("ok: speaks AMQP 0-9-1"), "{}", ran.out);
+
+    let other = config("other.toml", broker(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "memory:");
+    let ran = run(&["check", &other, "--connect"]);
+    assert_eq!(ran.exit(), Exit::Unavailable);
+    assert!(ran.out.contains("does not speak AMQP 0-9-1"), "{}", ran.out);
+
+    let gone = config("gone.toml", nobody(), &format!("redis://{}/0", nobody()));
+    let ran = run(&["check", &gone, "--connect", "--json"]);
+    assert_eq!(ran.exit(), Exit::Unavailable);
+    let verdicts: Vec<Value> = ran.json()["connect"]
+        .as_array()
+        .expect("findings")
+        .iter()
+        .map(|f| f["verdict"].clone())
+        .collect();
+    assert_eq!(verdicts, ["failed", "failed"]);
+}

@@ -1,0 +1,300 @@
+//! The types that a setting can have, and how each is read from a node.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+use super::address::{
+    AddressFault, HostPort, Listen, StoreUrl, Upstream, parse_host_and_port, parse_listen, parse_store_url, parse_upstream,
+};
+use super::context::{Context, shorten};
+use super::suggest::nearest;
+use super::tree::{Node, Value};
+use super::unit::{Secret, parse_duration, parse_size, show_duration, show_size};
+
+/// A type that a setting can have.
+pub(super) trait Setting: Sized + PartialEq {
+    /// Reads a node; what is wrong with it goes to `cx`, and then there is no value.
+    fn read(node: &Node, cx: &Context<'_>) -> Option<Self>;
+    /// The value as `/api/v1/config` shows it, without secrets.
+    fn show(&self) -> Json;
+}
+
+/// Words as they are written in a list.
+pub(super) fn quoted(words: &[&str]) -> String {
+    words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ")
+}
+
+/// Reads one of a few words.
+pub(super) fn read_choice<T: Copy>(node: &Node, cx: &Context<'_>, words: &[(&'static str, T)]) -> Option<T> {
+    let names: Vec<&'static str> = words.iter().map(|(word, _)| *word).collect();
+    let text = match &node.value {
+        Value::Text(text) | Value::Bare(text) => text.as_str(),
+        // `true` and `false` stand beside words in a few keys.
+        Value::Bool(true) => "true",
+        Value::Bool(false) => "false",
+        other => {
+            cx.refuse(
+                node,
+                &format!("is {} where a word is meant", other.kind()),
+                &format!("Write one of {}.", quoted(&names)),
+            );
+            return None;
+        }
+    };
+    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+        return Some(*value);
+    }
+    let remedy = match nearest(text, &names) {
+        Some(near) => format!("Did you mean {near:?}? Known are {}.", quoted(&names)),
+        None => format!("Write one of {}.", quoted(&names)),
+    };
+    cx.refuse(node, "is not known", &remedy);
+    None
+}
+
+/// The items of a list; a bare text is split at its commas.
+pub(super) fn read_items(node: &Node, cx: &Context<'_>, what: &str) -> Option<Vec<Node>> {
+    match &node.value {
+        Value::List(items) => Some(items.clone()),
+        Value::Bare(text) => {
+            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            Some(
+                parts
+                    .map(|part| Node {
+                        at: node.at,
+                        value: Value::Bare(part.to_owned()),
+                    })
+                    .collect(),
+            )
+        }
+        other => {
+            let remedy = format!("Write {} = [{}].", cx.key, shorten(cx.reader.sources.slice(node.at)));
+            cx.refuse(node, &format!("is {} where {what} is meant", other.kind()), &remedy);
+            None
+        }
+    }
+}
+
+/// The text of a string.
+pub(super) fn read_text<'n>(node: &'n Node, cx: &Context<'_>, what: &str, example: &str) -> Option<&'n str> {
+    if let Value::Text(text) | Value::Bare(text) = &node.value {
+        return Some(text);
+    }
+    cx.refuse(
+        node,
+        &format!("is {} where {what} is meant", node.value.kind()),
+        &format!("Write {} = \"{example}\".", cx.key),
+    );
+    None
+}
+
+impl<T: Setting> Setting for Vec<T> {
+    fn read(node: &Node, cx: &Context<'_>) -> Option<Vec<T>> {
+        let items = read_items(node, cx, "a list")?;
+        let read: Vec<T> = items.iter().filter_map(|item| T::read(item, cx)).collect();
+        (read.len() == items.len()).then_some(read)
+    }
+
+    fn show(&self) -> Json {
+        self.iter().map(Setting::show).collect()
+    }
+}
+
+impl Setting for String {
+    fn read(node: &Node, cx: &Context<'_>) -> Option<String> {
+        read_text(node, cx, "a string", "…").map(str::to_owned)
+    }
+
+    fn show(&self) -> Json {
+        json!(self)
+    }
+}
+
+impl Setting for bool {
+    fn read(node: &Node, cx: &Context<'_>) -> Option<bool> {
+        match &node.value {
+            Value::Bool(truth) => Some(*truth),
+            Value::Bare(text) if text == "true" => Some(true),
+            Value::Bare(text) if text == "false" => Some(false),
+            other => {
+                cx.refuse(
+                    node,
+                    &format!("is {} where a boolean is meant", other.kind()),
+                    &format!("Write {} = true or false.", cx.key),
+                );
+                None
+            }
+        }
+    }
+
+    fn show(&self) -> Json {
+        json!(self)
+    }
+}
+
+impl Setting for u64 {
+    fn read(node: &Node, cx: &Context<'_>) -> Option<u64> {
+        let number = match &node.value {
+            Value::Integer(number) => u64::try_from(*number).ok(),
+            Value::Bare(text) => text.parse().ok(),
+            other => {
+                cx.refuse(
+                    node,
+                    &format!("is {} where a whole number is meant", other.kind()),
+                    &format!("Write {} = 100.", cx.key),
+                );
+                return None;
+            }
+        };
+        if number.is_none() {
+            cx.refuse(node, "is not a whole number from 0", &format!("Write {} = 100.", cx.key));
+        }
+        number
+    }
+
+    fn show(&self) -> Json {
+        json!(self)
+    }
+}
+
+impl Setting for Duration {
+    fn read(node: &Node, cx: &Context<'_>) -> Option<Duration> {
+        let text = match &node.value {
+            Value::Text(text) | Value::Bare(text) => text,
+            Value::Integer(number) => {
+                cx.refuse(
+                    node,
+                    "has no unit",
+                    &format!("Write {} = \"{number}s\" for seconds (ms, s, m, h, d).", cx.key),
+                );
+                return None;
+            }
+            _ => {
+                read_text(node, cx, "a duration", "10s")?;
+                return None;
+            }
+        };
+        let duration = parse_duration(text);
+        if duration.is_none() {
+            let remedy = "Write a whole number and one of ms, s, m, h, d, such as \"10s\" or \"5m\".";
+            cx.refuse(node, "is not a duration", remedy);
+        }
+        duration
+    }
+
+    fn show(&self) -> Json {
+        json!(show_duration(*self))
+    }
+}
+
+/// A number of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Size(pub usize);
+
+impl Setting for Size {
+    fn read(node: &Node, cx: &Context<'_>) -> Option<Size> {
+        let text = match &node.value {
+            Value::Text(text) | Value::Bare(text) => text,
+            Value::Integer(number) => {
+                cx.refuse(
+                    node,
+                    "has no unit",
+                    &format!("Write {} = \"{number}B\" for bytes (B, KiB, MiB, GiB).", cx.key),
+                );
+                return None;
+            }
+            _ => {
+                read_text(node, cx, "a size", "16MiB")?;
+                return None;
+            }
+        };
+        let size = parse_size(text);
+        if size.is_none() {
+            cx.refuse(
+                node,
+                "is not a size",
+                "Write a whole number and one of B, KiB, MiB, GiB, such as \"16MiB\".",
+            );
+        }
+        size.map(Size)
+    }
+
+    fn show(&self) -> Json {
+        json!(show_size(self.0))
+    }
+}
+
+/// A path in a file is relative to that file; one in a variable or a flag, to the working directory.
+impl Setting for PathBuf {
+    fn read(node: &Node, cx: &Context<'_>) -> Option<PathBuf> {
+        let text = read_text(node, cx, "a path", "/etc/oncegate/…")?;
+        if text.is_empty() {
+            cx.refuse(node, "is no path", &format!("Write a path, or leave {} out.", cx.key));
+            return None;
+        }
+        let base = cx.reader.sources.get(node.at).map(|source| source.base.as_path());
+        Some(base.map_or_else(|| PathBuf::from(text), |base| base.join(text)))
+    }
+
+    fn show(&self) -> Json {
+        json!(self.display().to_string())
+    }
+}
+
+impl Setting for Secret {
+    fn read(node: &Node, cx: &Context<'_>) -> Option<Secret> {
+        read_text(node, cx, "a string", "…").map(Secret::new)
+    }
+
+    fn show(&self) -> Json {
+        json!("***")
+    }
+}
+
+/// Reads a string with one of the address parsers.
+fn read_address<T>(node: &Node, cx: &Context<'_>, example: &str, parse: fn(&str) -> Result<T, AddressFault>) -> Option<T> {
+    let text = read_text(node, cx, "an address", example)?;
+    parse(text).map_err(|fault| cx.refuse(node, &fault.says, &fault.remedy)).ok()
+}
+
+impl Setting for Listen {
+    fn read(node: &Node, cx: &Context<'_>) -> Option<Listen> {
+        read_address(node, cx, "127.0.0.1:5673", parse_listen)
+    }
+
+    fn show(&self) -> Json {
+        json!(self.to_string())
+    }
+}
+
+impl Setting for HostPort {
+    fn read(node: &Node, cx: &Context<'_>) -> Option<HostPort> {
+        read_address(node, cx, "127.0.0.1:9672", parse_host_and_port)
+    }
+
+    fn show(&self) -> Json {
+        json!(self.to_string())
+    }
+}
+
+impl Setting for Upstream {
+    fn read(node: &Node, cx: &Context<'_>) -> Option<Upstream> {
+        read_address(node, cx, "amqp://127.0.0.1:5672", parse_upstream)
+    }
+
+    fn show(&self) -> Json {
+        json!(self.to_string())
+    }
+}
+
+impl Setting for StoreUrl {
+    fn read(node: &Node, cx: &Context<'_>) -> Option<StoreUrl> {
+        read_address(node, cx, "redis://127.0.0.1:6379/3", parse_store_url)
+    }
+
+    fn show(&self) -> Json {
+        json!(self.to_string())
+    }
+}

@@ -1,0 +1,325 @@
+//! One client connection: two sockets around a [`Session`]. The only place where they are waited for.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::time::{Instant, Sleep};
+
+use super::hub::Hub;
+use super::leg::{Leg, Written};
+use super::report::Reporter;
+use super::transport::Transport;
+use super::upstream::{DialError, Dialled};
+use crate::rules::RuleSet;
+use crate::session::{Now, Session, Side, StoreSilent, Ticket};
+use crate::store;
+
+/// How much is read at once.
+const READ: usize = 64 * 1024;
+
+/// A client that does not read holds the broker's reading up beyond this much, in bytes.
+const CLIENT_BACKLOG: usize = 1 << 20;
+
+/// How many reads one connection may do before the others have their turn.
+const TURN: usize = 8;
+
+thread_local! {
+    /// One read buffer for all connections of a thread: an idle connection holds none.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+}
+
+/// An order to a connection from outside.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// New rules.
+    Rules(Arc<RuleSet>),
+    /// No more work to workers; close when nothing is in hand.
+    Drain,
+    /// Close now.
+    Close,
+}
+
+type Answer = (store::Ticket, store::Answer);
+
+/// The broker's side before and after it is connected.
+enum Dial {
+    NotYet,
+    Dialling(Pin<Box<dyn Future<Output = Result<Dialled, DialError>> + Send>>),
+    Over,
+}
+
+/// A connection, to be polled to its end.
+pub struct Connection {
+    session: Session,
+    client: Leg,
+    broker: Leg,
+    dial: Dial,
+    upstream: Option<super::upstream::Lease>,
+    hub: Arc<Hub>,
+    store: store::Client,
+    answer_sender: UnboundedSender<Answer>,
+    answers: UnboundedReceiver<Answer>,
+    commands: UnboundedReceiver<Command>,
+    timer: Pin<Box<Sleep>>,
+    timer_us: u64,
+    reporter: Reporter,
+    client_paused: bool,
+    broker_paused: bool,
+}
+
+impl Connection {
+    /// A connection whose client has just been accepted.
+    pub fn new(
+        hub: Arc<Hub>,
+        store: store::Client,
+        client: Transport,
+        peer: SocketAddr,
+        commands: UnboundedReceiver<Command>,
+    ) -> Connection {
+        let now = hub.now();
+        let (answer_sender, answers) = mpsc::unbounded_channel();
+        let mut leg = Leg::default();
+        leg.set(client);
+        Connection {
+            session: Session::new(hub.settings(), hub.rules(), uuid::Uuid::new_v4().as_u64_pair().0, now),
+            client: leg,
+            broker: Leg::default(),
+            dial: Dial::NotYet,
+            upstream: None,
+            reporter: Reporter::new(&hub, peer),
+            hub,
+            store,
+            answer_sender,
+            answers,
+            commands,
+            timer: Box::pin(tokio::time::sleep(Duration::from_secs(86_400))),
+            timer_us: u64::MAX,
+            client_paused: false,
+            broker_paused: false,
+        }
+    }
+
+    fn now(&self) -> Now {
+        self.hub.now()
+    }
+
+    fn poll_commands(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(command)) = self.commands.poll_recv(cx) {
+            let now = self.now();
+            match command {
+                Command::Rules(rules) => self.session.handle_rules(rules),
+                Command::Drain => self.session.handle_drain(now),
+                Command::Close => self.session.handle_drain_timeout(now),
+            }
+        }
+    }
+
+    fn poll_answers(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some((ticket, answer))) = self.answers.poll_recv(cx) {
+            let now = self.now();
+            self.session.handle_answer(Ticket(ticket), answer.map_err(|why| silent(&why)), now);
+        }
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) {
+        loop {
+            let due = self.session.poll_timeout();
+            if due == u64::MAX {
+                return;
+            }
+            if due != self.timer_us {
+                self.timer_us = due;
+                let wait = due.saturating_sub(self.now().us);
+                self.timer.as_mut().reset(Instant::now() + Duration::from_micros(wait));
+            }
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.timer_us = u64::MAX;
+            let now = self.now();
+            self.session.handle_timeout(now);
+        }
+    }
+
+    /// Connects to a broker once the client has shown what it speaks.
+    fn poll_dial(&mut self, cx: &mut Context<'_>) {
+        if matches!(self.dial, Dial::NotYet) && self.session.wants_broker() {
+            self.dial = Dial::Dialling(Box::pin(self.hub.upstream().dial()));
+        }
+        let Dial::Dialling(dialling) = &mut self.dial else { return };
+        let Poll::Ready(result) = dialling.as_mut().poll(cx) else { return };
+        self.dial = Dial::Over;
+        match result {
+            Ok(dialled) => {
+                self.broker.set(dialled.transport);
+                self.upstream = Some(dialled.lease);
+            }
+            Err(error) => {
+                self.reporter.upstream_failed(&error);
+                let now = self.now();
+                self.session.handle_eof(Side::Broker, now);
+            }
+        }
+    }
+
+    /// Reads one side once. True if something came.
+    fn poll_input(&mut self, cx: &mut Context<'_>, side: Side) -> bool {
+        let (leg, paused) = match side {
+            Side::Client => (&mut self.client, self.client_paused),
+            Side::Broker => (&mut self.broker, self.broker_paused),
+        };
+        if paused || !leg.is_readable() {
+            return false;
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Poll::Ready(count) = leg.poll_read(cx, scratch) else {
+                return false;
+            };
+            let now = self.hub.now();
+            match scratch.get(..count).filter(|bytes| !bytes.is_empty()) {
+                Some(bytes) => {
+                    self.reporter.bytes_in(side, count);
+                    self.session.handle_bytes(side, bytes, now);
+                }
+                None => self.session.handle_eof(side, now),
+            }
+            true
+        })
+    }
+
+    /// Puts the session's questions to the store; a store in this process answers at once.
+    fn ask(&mut self) {
+        loop {
+            let (asks, tells) = self.session.questions();
+            if asks.is_empty() && tells.is_empty() {
+                break;
+            }
+            let mut answers = Vec::new();
+            self.store.submit(asks, &mut answers, &self.answer_sender);
+            for order in tells.drain(..) {
+                self.store.tell(order);
+            }
+            let now = self.now();
+            for (ticket, answer) in answers {
+                self.session.handle_answer(Ticket(ticket), answer.map_err(|why| silent(&why)), now);
+            }
+        }
+        for ticket in self.session.cancelled().drain(..) {
+            self.store.cancel(ticket.0, &self.answer_sender);
+        }
+    }
+
+    /// Writes what is due to one side.
+    fn poll_output(&mut self, cx: &mut Context<'_>, side: Side) -> Written {
+        let leg = match side {
+            Side::Client => &mut self.client,
+            Side::Broker => &mut self.broker,
+        };
+        let (state, count) = leg.poll_write(cx, &mut self.session, side);
+        if count > 0 {
+            self.reporter.bytes_out(side, count);
+            let now = self.hub.now();
+            self.session.handle_written(side, now);
+        }
+        state
+    }
+
+    /// A side that takes nothing more holds up the reading of the other, and nothing else does.
+    fn pace(&mut self) {
+        let now = self.now();
+        let to_broker = self.broker.backlog() + self.session.pending(Side::Broker);
+        let pause = to_broker + self.session.held_bytes() > self.hub.connection_memory() && to_broker > 0;
+        if pause != self.client_paused {
+            self.client_paused = pause;
+            self.session.handle_paused(Side::Client, pause, now);
+        }
+        let pause = self.client.backlog() + self.session.pending(Side::Client) > CLIENT_BACKLOG;
+        if pause != self.broker_paused {
+            self.broker_paused = pause;
+            self.session.handle_paused(Side::Broker, pause, now);
+        }
+    }
+
+    /// Shuts what is done. True when both sides are.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> bool {
+        for side in [Side::Client, Side::Broker] {
+            if !self.session.is_done(side) {
+                continue;
+            }
+            let leg = match side {
+                Side::Client => &mut self.client,
+                Side::Broker => &mut self.broker,
+            };
+            if leg.backlog() == 0 && self.session.pending(side) == 0 || !leg.is_open() {
+                let _ = leg.poll_close(cx);
+            }
+        }
+        self.session.is_done(Side::Client) && self.session.is_done(Side::Broker) && !self.client.is_open() && !self.broker.is_open()
+    }
+}
+
+impl Future for Connection {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.poll_commands(cx);
+        for _ in 0..TURN {
+            this.poll_answers(cx);
+            this.poll_timer(cx);
+            this.poll_dial(cx);
+            let mut progress = this.poll_input(cx, Side::Client);
+            progress |= this.poll_input(cx, Side::Broker);
+            this.ask();
+            let before = (this.client_paused, this.broker_paused);
+            let written = (this.poll_output(cx, Side::Broker), this.poll_output(cx, Side::Client));
+            this.pace();
+            this.reporter.report(&mut this.session);
+            if this.poll_end(cx) {
+                return Poll::Ready(());
+            }
+            progress |= before != (this.client_paused, this.broker_paused);
+            if !progress {
+                if written == (Written::All, Written::All) {
+                    this.client.release_buffer();
+                    this.broker.release_buffer();
+                }
+                // A deadline may have moved nearer since the timer was looked at.
+                this.poll_timer(cx);
+                if !this.has_work() {
+                    return Poll::Pending;
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Connection {
+    /// True if the last look at the timer left something to do.
+    fn has_work(&mut self) -> bool {
+        let (asks, tells) = self.session.questions();
+        let questions = !asks.is_empty() || !tells.is_empty();
+        questions
+            || (self.session.pending(Side::Client) > 0 && self.client.backlog() == 0 && self.client.is_open())
+            || (self.session.pending(Side::Broker) > 0 && self.broker.backlog() == 0 && self.broker.is_open())
+            || (self.session.is_done(Side::Client)
+                && self.session.is_done(Side::Broker)
+                && self.client.backlog() + self.broker.backlog() == 0)
+    }
+}
+
+fn silent(unavailable: &store::Unavailable) -> StoreSilent {
+    match unavailable {
+        store::Unavailable::Timeout => StoreSilent::Timeout,
+        store::Unavailable::CircuitOpen => StoreSilent::CircuitOpen,
+        store::Unavailable::Disconnected | store::Unavailable::Refused(_) => StoreSilent::Unreachable,
+    }
+}

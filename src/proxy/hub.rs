@@ -1,0 +1,169 @@
+//! What all connections of the process share.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+
+use super::connection::Command;
+use super::upstream::Upstreams;
+use crate::config::{ProxyConfig, UpstreamConfirms};
+use crate::logging::{DecisionLog, OncePerMinute};
+use crate::metrics::Metrics;
+use crate::rules::RuleSet;
+use crate::session::{Now, Settings};
+
+/// What all connections share.
+pub struct Hub {
+    started: Instant,
+    settings: ArcSwap<Settings>,
+    rules: ArcSwap<RuleSet>,
+    upstream: Arc<Upstreams>,
+    metrics: Arc<Metrics>,
+    log: Arc<DecisionLog>,
+    unreadable: OncePerMinute,
+    connections: Mutex<HashMap<u64, UnboundedSender<Command>>>,
+    next: AtomicU64,
+    draining: AtomicBool,
+}
+
+/// A connection's place in the hub, given up when dropped.
+pub struct Seat {
+    hub: Arc<Hub>,
+    number: u64,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.hub.lock().remove(&self.number);
+        self.hub.metrics.connections.dec();
+    }
+}
+
+impl Hub {
+    /// A hub without connections.
+    pub fn new(config: &ProxyConfig, rules: Arc<RuleSet>, upstream: Arc<Upstreams>, metrics: Arc<Metrics>, log: Arc<DecisionLog>) -> Hub {
+        Hub {
+            started: Instant::now(),
+            settings: ArcSwap::from_pointee(settings(config)),
+            rules: ArcSwap::new(rules),
+            upstream,
+            metrics,
+            log,
+            unreadable: OncePerMinute::default(),
+            connections: Mutex::new(HashMap::new()),
+            next: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, UnboundedSender<Command>>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The time as sessions count it.
+    pub fn now(&self) -> Now {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Now {
+            us: self.started.elapsed().as_micros() as u64,
+            unix_ms: unix.as_millis() as u64,
+        }
+    }
+
+    /// What sessions need of the configuration.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// The bound on what one connection keeps in memory, in bytes.
+    pub fn connection_memory(&self) -> usize {
+        self.settings.load().connection_memory
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> Arc<RuleSet> {
+        self.rules.load_full()
+    }
+
+    /// The brokers.
+    pub fn upstream(&self) -> &Arc<Upstreams> {
+        &self.upstream
+    }
+
+    /// The metrics.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The decision log.
+    pub fn log(&self) -> &Arc<DecisionLog> {
+        &self.log
+    }
+
+    /// Bounds the log lines about messages that cannot be keyed.
+    pub fn unreadable(&self) -> &OncePerMinute {
+        &self.unreadable
+    }
+
+    /// Takes a seat for a new connection.
+    pub fn seat(self: &Arc<Self>) -> (Seat, UnboundedReceiver<Command>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        if self.draining.load(Ordering::Acquire) {
+            // The receiver is in hand, so the order cannot fail.
+            let _ = sender.send(Command::Drain);
+        }
+        self.lock().insert(number, sender);
+        self.metrics.connections.inc();
+        (
+            Seat {
+                hub: Arc::clone(self),
+                number,
+            },
+            receiver,
+        )
+    }
+
+    /// How many connections there are.
+    pub fn connection_count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Puts new rules in force everywhere.
+    pub fn set_rules(&self, config: &ProxyConfig, rules: &Arc<RuleSet>) {
+        self.settings.store(Arc::new(settings(config)));
+        self.rules.store(Arc::clone(rules));
+        self.order(&Command::Rules(Arc::clone(rules)));
+    }
+
+    /// Starts the graceful end of every connection, those to come included.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.order(&Command::Drain);
+    }
+
+    /// Ends every connection.
+    pub fn close(&self) {
+        self.order(&Command::Close);
+    }
+
+    fn order(&self, command: &Command) {
+        for sender in self.lock().values() {
+            // A connection that has just ended needs no orders.
+            let _ = sender.send(command.clone());
+        }
+    }
+}
+
+fn settings(config: &ProxyConfig) -> Settings {
+    Settings {
+        max_message: config.max_message,
+        connection_memory: config.connection_memory,
+        upstream_confirms: config.upstream_confirms == UpstreamConfirms::Select,
+        handshake_us: config.handshake_timeout.as_micros() as u64,
+        ..Settings::default()
+    }
+}

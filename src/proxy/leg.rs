@@ -1,0 +1,139 @@
+//! One socket of a connection: what is being written to it, and how it ends.
+
+use std::io;
+use std::task::{Context, Poll};
+
+use super::transport::Transport;
+use crate::session::{Session, Side};
+
+/// A socket and the bytes on their way into it.
+#[derive(Debug, Default)]
+pub struct Leg {
+    transport: Option<Transport>,
+    writing: Vec<u8>,
+    written: usize,
+    /// The peer takes no more bytes: what is meant for it is thrown away, what it has sent is still read.
+    deaf: bool,
+    /// The end of the peer's bytes has been read.
+    ended: bool,
+    flushed: bool,
+}
+
+/// What a write has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// Everything is out.
+    All,
+    /// The socket takes no more now.
+    Blocked,
+}
+
+impl Leg {
+    /// The socket, once there is one.
+    pub fn set(&mut self, transport: Transport) {
+        self.transport = Some(transport);
+        self.flushed = true;
+    }
+
+    /// True while there is a socket.
+    pub fn is_open(&self) -> bool {
+        self.transport.is_some()
+    }
+
+    /// True while more bytes may come from the peer.
+    pub fn is_readable(&self) -> bool {
+        self.transport.is_some() && !self.ended
+    }
+
+    /// Bytes taken from the session and not yet taken by the socket.
+    pub fn backlog(&self) -> usize {
+        self.writing.len() - self.written
+    }
+
+    /// Reads once. `Ok(0)` is the end, also after an error: what the kernel had has been read by then.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<usize> {
+        let Some(transport) = &mut self.transport else {
+            return Poll::Pending;
+        };
+        match transport.poll_read(cx, buffer) {
+            Poll::Ready(Ok(count)) if count > 0 => Poll::Ready(count),
+            Poll::Ready(_) => {
+                self.ended = true;
+                Poll::Ready(0)
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Writes what the session has for this peer, as far as the socket takes it. Returns how it stands and how many bytes went out.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, session: &mut Session, side: Side) -> (Written, usize) {
+        let mut total = 0;
+        loop {
+            if self.written == self.writing.len() {
+                self.writing.clear();
+                self.written = 0;
+                if session.pending(side) == 0 {
+                    return (self.poll_flush(cx), total);
+                }
+                session.swap_output(side, &mut self.writing);
+            }
+            let Some(transport) = self.transport.as_mut().filter(|_| !self.deaf) else {
+                if self.deaf {
+                    self.written = self.writing.len();
+                    continue;
+                }
+                return (Written::Blocked, total);
+            };
+            match transport.poll_write(cx, self.writing.get(self.written..).unwrap_or_default()) {
+                Poll::Ready(Ok(count)) if count > 0 => {
+                    self.written += count;
+                    total += count;
+                    self.flushed = false;
+                }
+                Poll::Ready(_) => self.deaf = true,
+                Poll::Pending => return (Written::Blocked, total),
+            }
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Written {
+        if self.flushed || self.deaf {
+            return Written::All;
+        }
+        match self
+            .transport
+            .as_mut()
+            .map_or(Poll::Ready(Ok(())), |transport| transport.poll_flush(cx))
+        {
+            Poll::Ready(result) => {
+                self.deaf |= result.is_err();
+                self.flushed = true;
+                Written::All
+            }
+            Poll::Pending => Written::Blocked,
+        }
+    }
+
+    /// Gives the buffer of a quiet connection back.
+    pub fn release_buffer(&mut self) {
+        if self.writing.is_empty() {
+            self.writing = Vec::new();
+        }
+    }
+
+    /// Ends the outgoing direction; the socket is closed then.
+    pub fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(transport) = &mut self.transport else {
+            return Poll::Ready(Ok(()));
+        };
+        let done = if self.deaf {
+            Poll::Ready(Ok(()))
+        } else {
+            transport.poll_shutdown(cx)
+        };
+        if done.is_ready() {
+            self.transport = None;
+        }
+        done
+    }
+}

@@ -1,0 +1,197 @@
+//! From the facts of a session to metrics and log lines.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::hub::Hub;
+use super::upstream::DialError;
+use crate::logging::{Decision, DecisionKind};
+use crate::metrics::{ClosedBy, Direction, Metrics, Mode, Peer, RuleMetrics};
+use crate::rules::Rule;
+use crate::rules::outcome::{DeliveryDecision, PublishDecision};
+use crate::rules::spec;
+use crate::session::{CloseReason, Event, PublishEvent, Session, Side};
+
+/// Reports what happens on one connection.
+pub struct Reporter {
+    hub: Arc<Hub>,
+    peer: SocketAddr,
+    rules: HashMap<Arc<str>, Arc<RuleMetrics>>,
+    channels: usize,
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        self.hub.metrics().channels.sub(self.channels as i64);
+    }
+}
+
+impl Reporter {
+    /// A reporter for a client at this address.
+    pub fn new(hub: &Arc<Hub>, peer: SocketAddr) -> Reporter {
+        Reporter {
+            hub: Arc::clone(hub),
+            peer,
+            rules: HashMap::new(),
+            channels: 0,
+        }
+    }
+
+    fn metrics(&self) -> &Metrics {
+        self.hub.metrics()
+    }
+
+    /// Bytes read from a side.
+    pub fn bytes_in(&self, side: Side, count: usize) {
+        self.metrics().traffic(peer(side), Direction::In).bytes.inc_by(count as u64);
+    }
+
+    /// Bytes written to a side.
+    pub fn bytes_out(&self, side: Side, count: usize) {
+        self.metrics().traffic(peer(side), Direction::Out).bytes.inc_by(count as u64);
+    }
+
+    /// No broker could be reached for this client.
+    pub fn upstream_failed(&self, error: &DialError) {
+        tracing::error!(client = %self.peer, %error, "the client is turned away");
+    }
+
+    /// Counts and logs what the session has told since the last call.
+    pub fn report(&mut self, session: &mut Session) {
+        let counts = session.take_counts();
+        let metrics = self.hub.metrics();
+        metrics
+            .traffic(Peer::Client, Direction::In)
+            .frames
+            .inc_by(counts.frames_from_client);
+        metrics
+            .traffic(Peer::Broker, Direction::In)
+            .frames
+            .inc_by(counts.frames_from_broker);
+        metrics.publishes_unmatched.inc_by(counts.unmatched_publishes);
+        metrics.deliveries_unmatched.inc_by(counts.unmatched_deliveries);
+        for us in counts.added_us {
+            metrics.publish_added_seconds.observe(f64::from(us) / 1e6);
+        }
+        let channels = session.channel_count();
+        if channels != self.channels {
+            metrics.channels.add(channels as i64 - self.channels as i64);
+            self.channels = channels;
+        }
+        if session.events().is_empty() {
+            return;
+        }
+        let vhost = Arc::clone(session.vhost());
+        for event in std::mem::take(session.events()) {
+            self.event(event, &vhost);
+        }
+    }
+
+    fn rule(&mut self, rule: &Rule) -> Arc<RuleMetrics> {
+        if let Some(metrics) = self.rules.get(&rule.name) {
+            return Arc::clone(metrics);
+        }
+        let metrics = self.hub.metrics().rule(&rule.name);
+        self.rules.insert(Arc::clone(&rule.name), Arc::clone(&metrics));
+        metrics
+    }
+
+    fn event(&mut self, event: Event, vhost: &str) {
+        match event {
+            Event::Publish(publish) => self.publish(&publish, vhost),
+            Event::Unkeyable {
+                rule,
+                reason,
+                detail,
+                task,
+                id,
+            } => {
+                let metrics = self.rule(&rule);
+                metrics.count_unkeyable(reason);
+                metrics.count_publish(PublishDecision::Unkeyable, mode(&rule));
+                if let Some(suppressed) = self.hub.unreadable().allow(&rule.name) {
+                    tracing::warn!(rule = &*rule.name, reason = reason.as_str(), detail, vhost, task = &*task, id = &*id, client = %self.peer,
+                        suppressed, "a message has no key and is forwarded; such lines are written once a minute for a rule");
+                }
+            }
+            Event::Delivered { rule } => self.rule(&rule).count_delivery(DeliveryDecision::Forwarded, mode(&rule)),
+            Event::Exception { rule, reason } => {
+                if let Some(rule) = rule {
+                    self.rule(&rule).count_exception(reason);
+                }
+            }
+            Event::Opened => tracing::debug!(client = %self.peer, vhost, "the client is logged in"),
+            Event::Closed { by, reason } => self.closed(by, reason, vhost),
+        }
+    }
+
+    fn publish(&mut self, publish: &PublishEvent, vhost: &str) {
+        let rule = &publish.rule;
+        self.rule(rule).count_publish(publish.decision, mode(rule));
+        let kind = match publish.decision {
+            PublishDecision::Forwarded | PublishDecision::Bypassed | PublishDecision::Reentry | PublishDecision::Unmatched => {
+                DecisionKind::Other
+            }
+            _ => DecisionKind::Duplicate,
+        };
+        if !self.hub.log().wants(kind) {
+            return;
+        }
+        let client = self.peer.to_string();
+        self.hub.log().log(
+            kind,
+            &Decision {
+                event: "publish",
+                rule: &rule.name,
+                decision: publish.decision.as_str(),
+                reason: Some(publish.reason),
+                mode: mode(rule).as_str(),
+                vhost,
+                task: &publish.task,
+                id: &publish.id,
+                holder: publish.holder.as_deref(),
+                digest: publish.digest,
+                client: &client,
+            },
+        );
+    }
+
+    fn closed(&self, by: Side, reason: CloseReason, vhost: &str) {
+        use crate::metrics::CloseReason as Label;
+        let label = match reason {
+            CloseReason::Normal => Label::Closed,
+            CloseReason::Eof => Label::Eof,
+            CloseReason::HeartbeatTimeout => Label::Heartbeat,
+            CloseReason::HandshakeTimeout => Label::HandshakeTimeout,
+            CloseReason::Protocol => Label::Protocol,
+            CloseReason::Drain => Label::Drained,
+        };
+        let by = match (by, reason) {
+            (_, CloseReason::Drain | CloseReason::HandshakeTimeout) => ClosedBy::Oncegate,
+            (Side::Client, _) => ClosedBy::Client,
+            (Side::Broker, _) => ClosedBy::Broker,
+        };
+        self.metrics().count_closed(by, label);
+        if reason == CloseReason::Normal || reason == CloseReason::Eof {
+            tracing::debug!(client = %self.peer, vhost, by = by.as_str(), reason = label.as_str(), "a connection has ended");
+        } else {
+            tracing::info!(client = %self.peer, vhost, by = by.as_str(), reason = label.as_str(), "a connection has ended");
+        }
+    }
+}
+
+fn peer(side: Side) -> Peer {
+    match side {
+        Side::Client => Peer::Client,
+        Side::Broker => Peer::Broker,
+    }
+}
+
+fn mode(rule: &Rule) -> Mode {
+    if rule.mode == spec::Mode::Observe {
+        Mode::Observe
+    } else {
+        Mode::Enforce
+    }
+}

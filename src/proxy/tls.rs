@@ -1,0 +1,114 @@
+//! TLS on the two legs, from the files that the configuration names.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::config::{ClientTls, ServerTls};
+
+/// A file that TLS needs cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The file cannot be read, or holds nothing of the kind.
+    #[error("{path}: {detail}. The file must hold {wanted} in PEM form and be readable by Oncegate's user.")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+        /// What it should hold.
+        wanted: &'static str,
+    },
+    /// The files do not go together.
+    #[error("{path}: {source}")]
+    Unfit {
+        /// The certificate file.
+        path: PathBuf,
+        /// Why.
+        source: tokio_rustls::rustls::Error,
+    },
+}
+
+/// What the listeners show their clients.
+pub fn acceptor(tls: &ServerTls) -> Result<TlsAcceptor, TlsError> {
+    let certificates = certificates(&tls.cert)?;
+    let key = key(&tls.key)?;
+    let builder = match &tls.client_ca {
+        None => ServerConfig::builder().with_no_client_auth(),
+        Some(ca) => {
+            let verifier = WebPkiClientVerifier::builder(Arc::new(roots(ca)?))
+                .build()
+                .map_err(|error| TlsError::File {
+                    path: ca.clone(),
+                    detail: error.to_string(),
+                    wanted: "the certificates of the authorities that sign clients",
+                })?;
+            ServerConfig::builder().with_client_cert_verifier(verifier)
+        }
+    };
+    let config = builder.with_single_cert(certificates, key).map_err(|source| TlsError::Unfit {
+        path: tls.cert.clone(),
+        source,
+    })?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// How Oncegate calls brokers: their certificates must be signed by `ca`, and it shows its own if there is one.
+pub fn connector(tls: &ClientTls) -> Result<Option<TlsConnector>, TlsError> {
+    let Some(ca) = &tls.ca else { return Ok(None) };
+    let builder = ClientConfig::builder().with_root_certificates(roots(ca)?);
+    let config = match &tls.identity {
+        None => builder.with_no_client_auth(),
+        Some((cert, key_file)) => builder
+            .with_client_auth_cert(certificates(cert)?, key(key_file)?)
+            .map_err(|source| TlsError::Unfit {
+                path: cert.clone(),
+                source,
+            })?,
+    };
+    Ok(Some(TlsConnector::from(Arc::new(config))))
+}
+
+/// The name that a broker's certificate must carry.
+pub fn server_name(host: &str) -> Option<ServerName<'static>> {
+    ServerName::try_from(host.to_owned()).ok()
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let wanted = "certificates";
+    let fault = |detail: String| TlsError::File {
+        path: path.to_owned(),
+        detail,
+        wanted,
+    };
+    let found = CertificateDer::pem_file_iter(path).map_err(|error| fault(error.to_string()))?;
+    let found: Vec<_> = found.collect::<Result<_, _>>().map_err(|error| fault(error.to_string()))?;
+    if found.is_empty() {
+        return Err(fault("holds no certificate".to_owned()));
+    }
+    Ok(found)
+}
+
+fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|error| TlsError::File {
+        path: path.to_owned(),
+        detail: error.to_string(),
+        wanted: "a private key",
+    })
+}
+
+fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|source| TlsError::Unfit {
+            path: path.to_owned(),
+            source,
+        })?;
+    }
+    Ok(roots)
+}

@@ -1,0 +1,292 @@
+//! From what users write to rules that decide, with every fault named.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::expr::{Expr, NAMES};
+use super::matcher::{Glob, Globs};
+use super::params::Params;
+use super::spec::{Key as KeySpec, Mode, RuleSpec, SpecError};
+use super::{Key, Piece, Rule};
+
+/// Task names with their signatures, as `[signatures]` gives them.
+pub type Signatures = Vec<(String, String)>;
+
+/// Compiles one rule; its faults go to `errors`.
+pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, Arc<Params>>, errors: &mut Vec<SpecError>) -> Option<Rule> {
+    let before = errors.len();
+    let name = name(index, spec, errors);
+    let tasks = globs(index, "task", &spec.task, errors);
+    if spec.task.is_empty()
+        && [&spec.queue, &spec.exchange, &spec.routing_key, &spec.vhost, &spec.user]
+            .iter()
+            .all(|globs| globs.is_empty())
+        && spec.when.is_none()
+    {
+        errors.push(fault(
+            index,
+            "task",
+            "the rule matches nothing in particular",
+            "Write task = \"…\", or another matcher such as queue = \"…\".",
+        ));
+    }
+    let params = spec.params.as_ref().and_then(|text| match Params::parse(text) {
+        Ok(params) => Some(Arc::new(params)),
+        Err(error) => {
+            let mut fault = fault(index, "params", error.message, "");
+            fault.offset = Some(error.offset);
+            errors.push(fault);
+            None
+        }
+    });
+    let signatures: BTreeMap<String, Arc<Params>> = signatures
+        .iter()
+        .filter(|(task, _)| tasks.is_match(task))
+        .map(|(task, params)| (task.clone(), Arc::clone(params)))
+        .collect();
+    let mut known: BTreeSet<&str> = NAMES.iter().copied().collect();
+    match &params {
+        Some(params) => known.extend(params.names()),
+        None => known.extend(signatures.values().flat_map(|params| params.names())),
+    }
+    let when = spec
+        .when
+        .as_ref()
+        .and_then(|text| expression(index, "when", None, text, &known, errors));
+    let key = key(index, &spec.key, &known, errors);
+    let mut matchers = |name, patterns: &[String]| globs(index, name, patterns, errors);
+    let rule = Rule {
+        index,
+        name: Arc::from(name),
+        queue: matchers("queue", &spec.queue),
+        exchange: matchers("exchange", &spec.exchange),
+        routing_key: matchers("routing_key", &spec.routing_key),
+        vhost: matchers("vhost", &spec.vhost),
+        user: matchers("user", &spec.user),
+        task: tasks,
+        when,
+        and_next: spec.and_next,
+        bypass: spec.bypass,
+        mode: spec.mode,
+        unique: spec.unique,
+        params,
+        signatures,
+        key: key?,
+        namespace: spec.namespace.as_deref().map(Arc::from),
+        ttl: spec.ttl,
+        max_ttl: spec.max_ttl.unwrap_or(spec.ttl),
+        lease: spec.lease,
+        settle_grace: spec.settle_grace,
+        canvas: spec.canvas,
+        acks_late: spec.acks_late,
+        on_store_error: spec.on_store_error,
+        store_wait: spec.store_wait,
+        summary: spec.summary,
+        overrides: spec.allow_overrides.clone(),
+    };
+    (errors.len() == before && spec.mode != Mode::Off).then_some(rule)
+}
+
+/// The name: the task pattern if it has no glob.
+fn name(index: usize, spec: &RuleSpec, errors: &mut Vec<SpecError>) -> String {
+    let proper = |name: &str| {
+        !name.is_empty()
+            && name
+                .chars()
+                .all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '.' | '-'))
+    };
+    match (&spec.name, spec.task.as_slice()) {
+        (Some(name), _) => {
+            if !proper(name) {
+                errors.push(fault(
+                    index,
+                    "name",
+                    format!("name = \"{name}\" has characters that a name cannot have"),
+                    "Use A-Z a-z 0-9 _ . and - only.",
+                ));
+            }
+            name.clone()
+        }
+        (None, [task]) if proper(task) => task.clone(),
+        _ => {
+            errors.push(fault(
+                index,
+                "name",
+                "the rule has no name",
+                "Only a rule with one task without a glob is named after it: write name = \"…\".",
+            ));
+            String::new()
+        }
+    }
+}
+
+/// Refuses a name that an earlier rule has.
+pub(super) fn names(specs: &[RuleSpec], errors: &mut Vec<SpecError>) {
+    let mut known: BTreeMap<&str, usize> = BTreeMap::new();
+    for (index, spec) in specs.iter().enumerate() {
+        let name = spec.name.as_deref().or(match spec.task.as_slice() {
+            [task] => Some(task.as_str()),
+            _ => None,
+        });
+        let Some(name) = name else { continue };
+        if let Some(first) = known.insert(name, index) {
+            let message = format!(
+                "two rules are named \"{name}\": the {} and the {} in order",
+                ordinal(first),
+                ordinal(index)
+            );
+            errors.push(fault(
+                index,
+                "name",
+                message,
+                "Give each rule a name of its own: metrics and locks are told apart by it.",
+            ));
+        }
+    }
+}
+
+fn ordinal(index: usize) -> String {
+    match index + 1 {
+        1 => "first".to_owned(),
+        2 => "second".to_owned(),
+        3 => "third".to_owned(),
+        number => format!("{number}th"),
+    }
+}
+
+fn globs(index: usize, key: &'static str, patterns: &[String], errors: &mut Vec<SpecError>) -> Globs {
+    let mut globs = Vec::with_capacity(patterns.len());
+    for (element, pattern) in patterns.iter().enumerate() {
+        match Glob::compile(pattern) {
+            Ok(glob) => globs.push(glob),
+            Err(message) => {
+                let mut fault = fault(
+                    index,
+                    key,
+                    message,
+                    "A pattern is text in which * stands for any characters and ? for one.",
+                );
+                fault.element = Some(element);
+                errors.push(fault);
+            }
+        }
+    }
+    Globs::new(globs)
+}
+
+fn key(index: usize, spec: &KeySpec, known: &BTreeSet<&str>, errors: &mut Vec<SpecError>) -> Option<Key> {
+    match spec {
+        KeySpec::All => Some(Key::All),
+        KeySpec::List(texts) => {
+            let mut expressions = Vec::with_capacity(texts.len());
+            for (element, text) in texts.iter().enumerate() {
+                let Some(expression) = expression(index, "key", Some(element), text, known, errors) else {
+                    continue;
+                };
+                if expression.names().is_empty() {
+                    errors.push(constant(index, Some(element), text, &format!("key = [{text:?}]")));
+                } else {
+                    expressions.push(expression);
+                }
+            }
+            Some(Key::List(expressions))
+        }
+        KeySpec::Template(text) => template(index, text, known, errors).map(Key::Template),
+    }
+}
+
+fn constant(index: usize, element: Option<usize>, text: &str, shown: &str) -> SpecError {
+    let mut fault = fault(
+        index,
+        "key",
+        format!("{shown} is a constant: every call would be a duplicate."),
+        format!("Write key = [\"{text}\"] or \"{{{{ {text} }}}}\"; for one per task write key = []."),
+    );
+    fault.element = element;
+    fault
+}
+
+fn template(index: usize, text: &str, known: &BTreeSet<&str>, errors: &mut Vec<SpecError>) -> Option<Vec<Piece>> {
+    if !text.contains("{{") {
+        errors.push(constant(index, None, text, &format!("key = {text:?}")));
+        return None;
+    }
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    let mut names = 0;
+    while let Some((before, after)) = rest.split_once("{{") {
+        let Some((inside, after)) = after.split_once("}}") else {
+            errors.push(fault(
+                index,
+                "key",
+                format!("key = {text:?}: a {{{{ has no }}}}"),
+                "Close each {{ with }}.",
+            ));
+            return None;
+        };
+        if !before.is_empty() {
+            pieces.push(Piece::Text(before.to_owned()));
+        }
+        let expression = expression(index, "key", None, inside, known, errors)?;
+        names += expression.names().len();
+        pieces.push(Piece::Expr(expression));
+        rest = after;
+    }
+    if !rest.is_empty() {
+        pieces.push(Piece::Text(rest.to_owned()));
+    }
+    if names == 0 {
+        errors.push(constant(index, None, text, &format!("key = {text:?}")));
+        return None;
+    }
+    Some(pieces)
+}
+
+fn expression(
+    index: usize,
+    key: &'static str,
+    element: Option<usize>,
+    text: &str,
+    known: &BTreeSet<&str>,
+    errors: &mut Vec<SpecError>,
+) -> Option<Expr> {
+    let place = |mut fault: SpecError| {
+        fault.element = element;
+        fault
+    };
+    let expression = match Expr::compile(text) {
+        Ok(expression) => expression,
+        Err(detail) => {
+            errors.push(place(fault(
+                index,
+                key,
+                format!("`{text}` is no expression: {detail}"),
+                "Write names of arguments, such as customer_id or kwargs.customer_id.",
+            )));
+            return None;
+        }
+    };
+    let unknown: Vec<_> = expression.names().iter().filter(|name| !known.contains(name.as_str())).collect();
+    for name in &unknown {
+        let message = format!("`{name}` in `{text}` is neither a parameter nor a name that Oncegate gives");
+        let remedy = format!(
+            "Write params = \"{name}\" with the task's signature, or kwargs.{name} or args[0]; the names given are {}.",
+            NAMES.join(", ")
+        );
+        let mut fault = place(fault(index, key, message, remedy));
+        fault.offset = text.find(name.as_str());
+        errors.push(fault);
+    }
+    unknown.is_empty().then_some(expression)
+}
+
+fn fault(rule: usize, key: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> SpecError {
+    SpecError {
+        rule,
+        key,
+        element: None,
+        offset: None,
+        message: message.into(),
+        remedy: remedy.into(),
+    }
+}

@@ -1,0 +1,421 @@
+//! The one decision about a message, at publish and at delivery: unmatched, bypassed, unkeyable, or a claim to a key.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::digest::{Domain, digest};
+use super::expr::{Expr, ExprError, Scope};
+use super::lock::{Digest, LockNote, Scope as LockScope};
+use super::outcome::UnkeyableReason;
+use super::params::Params;
+use super::spec::{AcksLate, Canvas, Mode, Override, Summary, Unique};
+use super::{Key, Rule};
+use crate::amqp::table::FieldValue;
+use crate::celery::body::Body;
+use crate::celery::task::Task;
+use crate::celery::value::Value;
+
+/// The most octets of a key that a summary shows.
+const SUMMARY_MAX: usize = 200;
+
+/// What is known of a message beside its body.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The task.
+    pub task: &'a Task<'a>,
+    /// The virtual host.
+    pub vhost: &'a str,
+    /// The user, where the login showed one.
+    pub user: Option<&'a str>,
+    /// The queues that it goes to or comes from; `None` if they are not known.
+    pub queues: Option<&'a [Arc<str>]>,
+    /// The exchange.
+    pub exchange: &'a str,
+    /// The routing key, without the bits of Celery's delayed delivery.
+    pub routing_key: &'a str,
+}
+
+/// Why a message is forwarded untouched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bypass {
+    /// The rule says so.
+    Rule,
+    /// A header says so, and the rule allows it.
+    Header,
+    /// It is a member of a group, chord or chain, or has links.
+    Canvas,
+}
+
+impl Bypass {
+    /// As logs name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Bypass::Rule => "rule",
+            Bypass::Header => "header",
+            Bypass::Canvas => "canvas",
+        }
+    }
+}
+
+/// The decision.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// No rule with uniqueness matches.
+    Unmatched {
+        /// A rule that might have matched, had the queue been known.
+        queue_unknown: Option<Arc<Rule>>,
+    },
+    /// A rule matches and lets it pass untouched.
+    Bypassed {
+        /// The rule.
+        rule: Arc<Rule>,
+        /// Why.
+        reason: Bypass,
+    },
+    /// `when` failed: it passes undecided.
+    WhenError {
+        /// The rule.
+        rule: Arc<Rule>,
+        /// What was wrong.
+        detail: String,
+    },
+    /// Its key cannot be computed: it passes.
+    Unkeyable {
+        /// The rule.
+        rule: Arc<Rule>,
+        /// Why.
+        reason: UnkeyableReason,
+        /// What exactly was wrong.
+        detail: String,
+    },
+    /// It claims a key.
+    Claim(Claimed),
+}
+
+/// A claim to a key.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// The rule.
+    pub rule: Arc<Rule>,
+    /// The key.
+    pub digest: Digest,
+    /// What the rule lets be seen of the key.
+    pub summary: Arc<str>,
+    /// Which signal frees the lock.
+    pub scope: LockScope,
+    /// The full life of the lock from now, in milliseconds.
+    pub life_ms: u64,
+}
+
+impl Claimed {
+    /// What is written beside the lock.
+    pub fn note(&self, task: Arc<str>, queue: Arc<str>) -> LockNote {
+        LockNote {
+            rule: Arc::clone(&self.rule.name),
+            task,
+            summary: Arc::clone(&self.summary),
+            queue,
+            scope: self.scope,
+            shadow: self.rule.mode == Mode::Observe,
+            life_ms: self.life_ms,
+            lease_ms: self.rule.lease.as_millis() as u64,
+            settle_grace_ms: self.rule.settle_grace.as_millis() as u64,
+            acks_late: self.rule.acks_late == AcksLate::True,
+        }
+    }
+}
+
+/// The arguments of a call, named where there is a signature.
+struct Call<'a> {
+    named: Vec<(&'a str, Cow<'a, Value>)>,
+    /// Why the call does not fit the signature.
+    unbound: Option<String>,
+}
+
+impl<'a> Call<'a> {
+    fn new(params: Option<&'a Params>, body: &'a Body) -> Call<'a> {
+        let Some(params) = params else {
+            return Call {
+                named: Vec::new(),
+                unbound: None,
+            };
+        };
+        let (Value::List(args) | Value::Tuple(args), Value::Map(kwargs)) = (&body.args, &body.kwargs) else {
+            return Call {
+                named: Vec::new(),
+                unbound: Some("the arguments are no list and mapping".to_owned()),
+            };
+        };
+        match params.bind(args, kwargs) {
+            Ok(values) => Call {
+                named: params.names().zip(values).collect(),
+                unbound: None,
+            },
+            Err(error) => Call {
+                named: Vec::new(),
+                unbound: Some(format!("the call does not fit params: {error}")),
+            },
+        }
+    }
+}
+
+/// What one rule says of a message that its matchers take. `None`: its `when` is false.
+pub(super) fn judge(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Option<Verdict> {
+    let params = rule.params_of(&facts.task.name);
+    let call = Call::new(params, body);
+    let scope = Scope {
+        facts,
+        args: &body.args,
+        kwargs: &body.kwargs,
+        named: &call.named,
+    };
+    match rule.when.as_ref().map(|when| holds(when, &scope)) {
+        Some(Ok(false)) => return None,
+        Some(Err(detail)) => {
+            let detail = call.unbound.unwrap_or(detail);
+            return Some(Verdict::WhenError {
+                rule: Arc::clone(rule),
+                detail,
+            });
+        }
+        Some(Ok(true)) | None => {}
+    }
+    Some(verdict(rule, facts, body, &call, &scope, now_ms))
+}
+
+fn holds(when: &Expr, scope: &Scope<'_>) -> Result<bool, String> {
+    // The short form for celery-unique's users: an ETA, and not that of a retry.
+    if when.text() == "eta" {
+        return Ok(scope.facts.task.eta.is_some() && scope.facts.task.retries == 0);
+    }
+    when.holds(scope).map_err(|error| text_of(&error))
+}
+
+fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, call: &Call<'_>, scope: &Scope<'_>, now_ms: u64) -> Verdict {
+    let bypassed = |reason| Verdict::Bypassed {
+        rule: Arc::clone(rule),
+        reason,
+    };
+    if rule.bypass {
+        return bypassed(Bypass::Rule);
+    }
+    let Some(lock_scope) = rule.unique.and_then(lock_scope) else {
+        return Verdict::Unmatched { queue_unknown: None };
+    };
+    let allows = |what| rule.overrides.contains(&what);
+    if allows(Override::Bypass) && given_text(facts.task, "x-oncegate").is_some_and(|text| text == "bypass") {
+        return bypassed(Bypass::Header);
+    }
+    if rule.canvas == Canvas::Bypass && (facts.task.group || body.canvas.any()) {
+        return bypassed(Bypass::Canvas);
+    }
+    let shadow = rule.mode == Mode::Observe;
+    let namespace = rule.namespace.as_deref().unwrap_or(&facts.task.name);
+    let key = given_text(facts.task, "x-oncegate-key").filter(|_| allows(Override::Key));
+    let (digest, summary) = match key {
+        Some(key) => {
+            let part = Value::Str(key);
+            let digest = digest(Domain::Given, shadow, facts.vhost, namespace, std::iter::once(&part));
+            (digest, summary(rule, &["x-oncegate-key"], &[Cow::Owned(part)]))
+        }
+        None => match parts(rule, body, call, scope) {
+            Ok((names, parts)) => {
+                let digest = digest(Domain::Computed, shadow, facts.vhost, namespace, parts.iter().map(|part| &**part));
+                (digest, summary(rule, &names, &parts))
+            }
+            Err((reason, detail)) => {
+                return Verdict::Unkeyable {
+                    rule: Arc::clone(rule),
+                    reason,
+                    detail,
+                };
+            }
+        },
+    };
+    let life_ms = ttl_ms(rule, facts)
+        + facts
+            .task
+            .eta
+            .map_or(0, |eta| u64::try_from(eta).unwrap_or(0).saturating_sub(now_ms));
+    Verdict::Claim(Claimed {
+        rule: Arc::clone(rule),
+        digest,
+        summary,
+        scope: lock_scope,
+        life_ms,
+    })
+}
+
+fn lock_scope(unique: Unique) -> Option<LockScope> {
+    match unique {
+        Unique::UntilStarted => Some(LockScope::UntilStarted),
+        Unique::UntilFinished => Some(LockScope::UntilFinished),
+        Unique::UntilExpired => Some(LockScope::UntilExpired),
+        Unique::WhileRunning | Unique::UntilStartedAndWhileRunning => None,
+    }
+}
+
+/// The ttl, or what the producer gave in its place, within `max_ttl`.
+fn ttl_ms(rule: &Rule, facts: &Facts<'_>) -> u64 {
+    let ttl = rule.ttl.as_millis() as u64;
+    if !rule.overrides.contains(&Override::Ttl) {
+        return ttl;
+    }
+    let given = facts.task.given("x-oncegate-ttl");
+    let seconds = given.and_then(|value| value.as_i64().or_else(|| value.as_str()?.parse().ok()));
+    match seconds
+        .and_then(|seconds| u64::try_from(seconds).ok())
+        .filter(|seconds| *seconds > 0)
+    {
+        Some(seconds) => seconds.saturating_mul(1000).min(rule.max_ttl.as_millis() as u64),
+        None => ttl,
+    }
+}
+
+fn given_text(task: &Task<'_>, name: &str) -> Option<String> {
+    match task.given(name)? {
+        FieldValue::LongStr(octets) => std::str::from_utf8(octets).ok().map(str::to_owned),
+        other => other.as_i64().map(|number| number.to_string()),
+    }
+}
+
+type Parts<'a> = (Vec<&'a str>, Vec<Cow<'a, Value>>);
+
+/// The parts of the key, with the names under which a summary shows them.
+fn parts<'a>(rule: &'a Rule, body: &'a Body, call: &'a Call<'a>, scope: &Scope<'a>) -> Result<Parts<'a>, (UnkeyableReason, String)> {
+    let failed = |error: ExprError| match (&error, &call.unbound) {
+        (ExprError::Missing(_), Some(unbound)) => (UnkeyableReason::MissingArgument, unbound.clone()),
+        (ExprError::Missing(_), None) => (UnkeyableReason::MissingArgument, text_of(&error)),
+        (ExprError::Failed(_), _) => (UnkeyableReason::Expression, text_of(&error)),
+    };
+    match &rule.key {
+        Key::All if rule.params_of(&scope.facts.task.name).is_some() => match &call.unbound {
+            Some(unbound) => Err((UnkeyableReason::MissingArgument, unbound.clone())),
+            None => Ok(call.named.iter().map(|(name, value)| (*name, value.clone())).unzip()),
+        },
+        Key::All => {
+            // A tuple of arguments is a sequence as any other.
+            let args = match &body.args {
+                Value::Tuple(items) => Cow::Owned(Value::List(items.clone())),
+                other => Cow::Borrowed(other),
+            };
+            Ok((vec!["args", "kwargs"], vec![args, Cow::Borrowed(&body.kwargs)]))
+        }
+        Key::List(expressions) => {
+            let values = expressions
+                .iter()
+                .map(|expression| expression.value(scope))
+                .collect::<Result<_, _>>()
+                .map_err(failed)?;
+            Ok((expressions.iter().map(Expr::text).collect(), values))
+        }
+        Key::Template(pieces) => {
+            let mut text = String::new();
+            for piece in pieces {
+                match piece {
+                    super::Piece::Text(literal) => text.push_str(literal),
+                    super::Piece::Expr(expression) => {
+                        let value = expression.value(scope).map_err(failed)?;
+                        render(&value, &mut text);
+                    }
+                }
+            }
+            Ok((vec!["key"], vec![Cow::Owned(Value::Str(text))]))
+        }
+    }
+}
+
+fn summary(rule: &Rule, names: &[&str], parts: &[Cow<'_, Value>]) -> Arc<str> {
+    match rule.summary {
+        Summary::None => Arc::from(""),
+        Summary::Names => Arc::from(names.join(", ")),
+        Summary::Full => {
+            let mut text = String::new();
+            for (name, part) in names.iter().zip(parts) {
+                if !text.is_empty() {
+                    text.push_str(", ");
+                }
+                text.push_str(name);
+                text.push('=');
+                show(part, &mut text);
+                if text.len() > SUMMARY_MAX {
+                    let cut = text.floor_char_boundary(SUMMARY_MAX);
+                    text.truncate(cut);
+                    text.push('\u{2026}');
+                    break;
+                }
+            }
+            Arc::from(text)
+        }
+    }
+}
+
+/// A value in a template: text as it is, everything else as it is shown.
+fn render(value: &Value, out: &mut String) {
+    match value {
+        Value::Str(text) => out.push_str(text),
+        other => show(other, out),
+    }
+}
+
+/// A value as Python would write it. Stops early once a summary is full.
+pub(super) fn show(value: &Value, out: &mut String) {
+    use std::fmt::Write as _;
+    let items = |items: &[Value], open: char, close: char, out: &mut String| {
+        out.push(open);
+        for (index, item) in items.iter().enumerate() {
+            if index > 0 {
+                out.push_str(", ");
+            }
+            show(item, out);
+        }
+        out.push(close);
+    };
+    // Writing to a string cannot fail.
+    let _ = match value {
+        Value::Null => write!(out, "None"),
+        Value::Bool(truth) => write!(out, "{}", if *truth { "True" } else { "False" }),
+        Value::Int(number) => write!(out, "{number}"),
+        Value::BigInt(digits) => write!(out, "{digits}"),
+        Value::Float(number) => write!(out, "{number:?}"),
+        Value::Str(text) => write!(out, "'{}'", text.escape_debug()),
+        Value::Bytes(bytes) => write!(out, "b'{}'", bytes.escape_ascii()),
+        Value::List(list) => {
+            items(list, '[', ']', out);
+            Ok(())
+        }
+        Value::Tuple(list) => {
+            items(list, '(', ')', out);
+            Ok(())
+        }
+        Value::Set(list) => {
+            items(list, '{', '}', out);
+            Ok(())
+        }
+        Value::Map(entries) => {
+            out.push('{');
+            for (index, (key, item)) in entries.iter().enumerate() {
+                if index > 0 {
+                    out.push_str(", ");
+                }
+                show(key, out);
+                out.push_str(": ");
+                show(item, out);
+            }
+            out.push('}');
+            Ok(())
+        }
+        Value::Object { class, parts } => {
+            out.push_str(class);
+            items(parts, '(', ')', out);
+            Ok(())
+        }
+    };
+}
+
+fn text_of(error: &ExprError) -> String {
+    match error {
+        ExprError::Missing(name) => format!("`{name}` is not among the arguments"),
+        ExprError::Failed(detail) => detail.clone(),
+    }
+}

@@ -1,0 +1,379 @@
+//! From the frames of a publish to a decision about it.
+
+use std::sync::Arc;
+
+use super::channel::{Channel, Collect, Up};
+use super::event::Event;
+use super::publish::{Grant, Publish, Wait, Waiting};
+use super::{Shared, Ticket};
+use crate::amqp::content::{ContentHeader, Properties};
+use crate::amqp::frame::{self, Frame, Split};
+use crate::amqp::method::basic;
+use crate::celery::{Limits, Unreadable, routing, task};
+use crate::rules::lock::{Claim, Request};
+use crate::rules::outcome::{ExceptionReason, PublishDecision, UnkeyableReason};
+use crate::rules::spec::Mode;
+use crate::rules::{Facts, Verdict};
+
+impl Channel {
+    /// The content header of a publish: it passes, unless a rule may concern it; then it is read in full.
+    pub(super) fn client_header(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
+        let Up::Method(mut frames) = std::mem::replace(&mut self.up, Up::Idle) else {
+            self.abort_and_pass(shared, frame);
+            return;
+        };
+        let header_at = frames.len();
+        frames.extend_from_slice(frame.raw);
+        let header = ContentHeader::decode(frame.payload);
+        let left = header.as_ref().map_or(0, |header| header.body_size);
+        let concerned = !self.tx && header.as_ref().is_some_and(|header| concerned(shared, header));
+        if !concerned || left > shared.settings.max_message as u64 {
+            if concerned {
+                too_large(shared, header.as_ref());
+            } else {
+                shared.counts.unmatched_publishes += 1;
+            }
+            self.pass_publish(shared, frames, left);
+            return;
+        }
+        shared.held_bytes += frames.len();
+        let body_at = frames.len();
+        self.up = Up::Collecting(Box::new(Collect {
+            frames,
+            header_at,
+            body_at,
+            body_frames: 0,
+            left,
+        }));
+        if left == 0 {
+            self.publish_complete(shared);
+        }
+    }
+
+    fn abort_and_pass(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
+        self.pass_on(shared, frame.raw);
+    }
+
+    /// The first frames of a publish that no rule concerns.
+    fn pass_publish(&mut self, shared: &mut Shared, frames: Vec<u8>, left: u64) {
+        let client = self.ledger.arrive();
+        if self.queue.is_empty() {
+            shared.to_broker.extend_from_slice(&frames);
+            self.ledger.sent(client, None);
+        } else {
+            shared.held_bytes += frames.len();
+            self.queue.push(Waiting::Passing { frames, client });
+        }
+        self.up = if left == 0 { Up::Idle } else { Up::Passing(left) };
+    }
+
+    /// A body frame.
+    pub(super) fn client_body(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
+        let size = frame.payload.len() as u64;
+        match &mut self.up {
+            Up::Passing(left) => {
+                *left = left.saturating_sub(size);
+                if *left == 0 {
+                    self.up = Up::Idle;
+                }
+                match self.queue.back_mut() {
+                    Some(Waiting::Passing { frames, .. }) => {
+                        shared.held_bytes += frame.raw.len();
+                        frames.extend_from_slice(frame.raw);
+                    }
+                    _ => self.pass_on(shared, frame.raw),
+                }
+            }
+            Up::Collecting(collect) => {
+                shared.held_bytes += frame.raw.len();
+                collect.frames.extend_from_slice(frame.raw);
+                collect.body_frames += 1;
+                // More octets than the header announced: the broker answers 501; nothing is decided about such a publish.
+                let Some(left) = collect.left.checked_sub(size) else {
+                    return self.oversized_body(shared);
+                };
+                collect.left = left;
+                if left == 0 {
+                    self.publish_complete(shared);
+                }
+            }
+            Up::Idle | Up::Method(_) => self.pass_on(shared, frame.raw),
+        }
+    }
+
+    fn oversized_body(&mut self, shared: &mut Shared) {
+        if let Up::Collecting(collect) = std::mem::replace(&mut self.up, Up::Idle) {
+            shared.held_bytes -= collect.frames.len();
+            self.pass_on(shared, &collect.frames);
+        }
+    }
+
+    /// A publish has been read in full: it is decided, and asked about if a rule gives it a key.
+    fn publish_complete(&mut self, shared: &mut Shared) {
+        let Up::Collecting(collect) = std::mem::replace(&mut self.up, Up::Idle) else {
+            return;
+        };
+        shared.held_bytes -= collect.frames.len();
+        let grant = judge(shared, &collect);
+        let Collect { frames, .. } = *collect;
+        let client = self.ledger.arrive();
+        let bits_at = publish_method(&frames).map_or(0, |(publish, payload_at)| payload_at + publish.bits_offset);
+        let Some(mut grant) = grant else {
+            self.in_turn(
+                shared,
+                Publish {
+                    frames,
+                    client,
+                    bits_at,
+                    grant: None,
+                },
+            );
+            return;
+        };
+        grant.arrived_us = shared.now.us;
+        if grant.observes() {
+            let ticket = shared.observing_ticket();
+            shared.ask(ticket, &grant);
+            shared.observing.insert(ticket, grant.clone());
+            self.in_turn(
+                shared,
+                Publish {
+                    frames,
+                    client,
+                    bits_at,
+                    grant: Some(grant),
+                },
+            );
+            return;
+        }
+        let ticket = Ticket::at(self.queue.next_position(), self.number);
+        shared.ask(ticket, &grant);
+        shared.held_bytes += frames.len();
+        self.queue.push(Waiting::Publish {
+            ticket: Some(ticket),
+            wait: Wait::Answer,
+            publish: Publish {
+                frames,
+                client,
+                bits_at,
+                grant: Some(grant),
+            },
+        });
+    }
+
+    /// Sends a publish that waits for no answer, in its turn.
+    fn in_turn(&mut self, shared: &mut Shared, publish: Publish) {
+        if self.queue.is_empty() {
+            self.send(shared, publish);
+        } else {
+            shared.held_bytes += publish.frames.len();
+            self.queue.push(Waiting::Publish {
+                ticket: None,
+                wait: Wait::Turn,
+                publish,
+            });
+        }
+    }
+}
+
+/// True if a rule may concern a message with this header.
+pub(super) fn concerned(shared: &Shared, header: &ContentHeader<'_>) -> bool {
+    match task::peek(&header.properties) {
+        Some(name) => shared.rules.may_match(name),
+        // A task of protocol 1 shows itself only by its body.
+        None => !shared.rules.is_empty() && header.properties.content_type.is_some(),
+    }
+}
+
+fn too_large(shared: &mut Shared, header: Option<&ContentHeader<'_>>) {
+    let Some(name) = header.and_then(|header| task::peek(&header.properties)) else {
+        return;
+    };
+    let Some(rule) = shared.rules.first_for_task(name) else { return };
+    let size = header.map_or(0, |header| header.body_size);
+    shared.events.push(Event::Unkeyable {
+        rule,
+        reason: UnkeyableReason::TooLarge,
+        detail: format!("the body has {size} bytes, more than proxy.max_message"),
+        task: String::from_utf8_lossy(name).as_ref().into(),
+        id: "".into(),
+    });
+}
+
+/// The publish method at the head of some frames, and where its payload begins.
+fn publish_method(frames: &[u8]) -> Option<(basic::Publish<'_>, usize)> {
+    let Split::Frame(frame) = frame::split(frames, usize::MAX) else {
+        return None;
+    };
+    Some((basic::Publish::decode(frame.payload)?, frame::HEADER_LEN))
+}
+
+/// The body of a collected publish, in one piece.
+fn body_of(collect: &Collect) -> std::borrow::Cow<'_, [u8]> {
+    let mut rest = collect.frames.get(collect.body_at..).unwrap_or_default();
+    if collect.body_frames == 1
+        && let Split::Frame(frame) = frame::split(rest, usize::MAX)
+    {
+        return frame.payload.into();
+    }
+    let mut body = Vec::with_capacity(rest.len());
+    while let Split::Frame(frame) = frame::split(rest, usize::MAX) {
+        body.extend_from_slice(frame.payload);
+        rest = rest.get(frame.raw.len()..).unwrap_or_default();
+    }
+    body.into()
+}
+
+/// Who decides: the rules. The claim that the publish makes, if it makes one; what else they say is told as events.
+fn judge(shared: &mut Shared, collect: &Collect) -> Option<Box<Grant>> {
+    let (publish, _) = publish_method(&collect.frames)?;
+    let header_frame = collect.frames.get(collect.header_at..)?;
+    let Split::Frame(header_frame) = frame::split(header_frame, usize::MAX) else {
+        return None;
+    };
+    let header = ContentHeader::decode(header_frame.payload)?;
+    let body = body_of(collect);
+    let routing_key_octets = routing::strip_delay(publish.exchange, publish.routing_key).unwrap_or(publish.routing_key);
+    let exchange = String::from_utf8_lossy(publish.exchange);
+    let routing_key = String::from_utf8_lossy(routing_key_octets);
+    let rules = Arc::clone(&shared.rules);
+    let limits = Limits::new(shared.settings.max_message);
+    let (task, body) = match task::read_with_body(&header.properties, &body, limits) {
+        Ok(Some(message)) => message,
+        Ok(None) => {
+            shared.counts.unmatched_publishes += 1;
+            return None;
+        }
+        Err(unreadable) => {
+            unkeyable(shared, &header, reason_of(&unreadable), unreadable.to_string());
+            return None;
+        }
+    };
+    let queues = shared.bindings.queues(publish.exchange, routing_key_octets);
+    let vhost = Arc::clone(&shared.vhost);
+    let user = shared.user.clone();
+    let facts = Facts {
+        task: &task,
+        vhost: &vhost,
+        user: user.as_deref(),
+        queues: queues.as_deref(),
+        exchange: &exchange,
+        routing_key: &routing_key,
+    };
+    let verdict = rules.decide(&facts, &body, shared.now.unix_ms);
+    conclude(shared, verdict, &task, &routing_key, exchange.is_empty())
+}
+
+fn unkeyable(shared: &mut Shared, header: &ContentHeader<'_>, reason: UnkeyableReason, detail: String) {
+    let name = task::peek(&header.properties).unwrap_or_default();
+    let Some(rule) = shared.rules.first_for_task(name) else {
+        shared.counts.unmatched_publishes += 1;
+        return;
+    };
+    let id = task_id(&header.properties).unwrap_or_default();
+    shared.events.push(Event::Unkeyable {
+        rule,
+        reason,
+        detail,
+        task: String::from_utf8_lossy(name).as_ref().into(),
+        id: String::from_utf8_lossy(id).as_ref().into(),
+    });
+}
+
+/// Turns the rules' verdict into a claim, or into the event that tells why there is none.
+fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, routing_key: &str, default_exchange: bool) -> Option<Box<Grant>> {
+    let id: Arc<str> = Arc::from(&*task.id);
+    match verdict {
+        Verdict::Unmatched { queue_unknown } => {
+            shared.counts.unmatched_publishes += 1;
+            if let Some(rule) = queue_unknown {
+                shared.events.push(Event::Exception {
+                    rule: Some(rule),
+                    reason: ExceptionReason::QueueUnknown,
+                });
+            }
+            None
+        }
+        Verdict::WhenError { rule, .. } => {
+            shared.events.push(Event::Exception {
+                rule: Some(rule),
+                reason: ExceptionReason::WhenError,
+            });
+            None
+        }
+        Verdict::Bypassed { rule, reason } => {
+            shared.events.push(Event::Publish(super::event::PublishEvent {
+                rule,
+                decision: PublishDecision::Bypassed,
+                reason: reason.as_str(),
+                id,
+                task: Arc::from(&*task.name),
+                digest: None,
+                holder: None,
+            }));
+            None
+        }
+        Verdict::Unkeyable { rule, reason, detail } => {
+            shared.events.push(Event::Unkeyable {
+                rule,
+                reason,
+                detail,
+                task: Arc::from(&*task.name),
+                id,
+            });
+            None
+        }
+        Verdict::Claim(claimed) => {
+            let queue = if default_exchange { Arc::from(routing_key) } else { Arc::from("") };
+            let note = Arc::new(claimed.note(Arc::from(&*task.name), queue));
+            let publish = shared.nonce();
+            Some(Box::new(Grant {
+                publish,
+                claim: Claim {
+                    digest: claimed.digest,
+                    id,
+                },
+                note,
+                rule: claimed.rule,
+                arrived_us: 0,
+                leased_us: 0,
+                own_mandatory: false,
+                returned: false,
+                reentrant: task.retries > 0 || task.replaced_task_nesting > 0,
+            }))
+        }
+    }
+}
+
+/// The task id as the properties show it: Celery sets it in both places, and without a header the message is of protocol 1.
+pub(super) fn task_id<'a>(properties: &Properties<'a>) -> Option<&'a [u8]> {
+    match properties.headers.and_then(|headers| headers.get(b"id").ok().flatten()) {
+        Some(id) => id.as_octets(),
+        None => properties.correlation_id,
+    }
+}
+
+fn reason_of(unreadable: &Unreadable) -> UnkeyableReason {
+    match unreadable {
+        Unreadable::ContentType(_) => UnkeyableReason::ContentType,
+        Unreadable::Pickle(_) => UnkeyableReason::Pickle,
+        Unreadable::Compression(_) => UnkeyableReason::Compression,
+        Unreadable::TooLarge(_) => UnkeyableReason::TooLarge,
+    }
+}
+
+impl Shared {
+    /// Asks the store about a claim.
+    pub(super) fn ask(&mut self, ticket: Ticket, grant: &Grant) {
+        debug_assert!(grant.rule.mode != Mode::Off, "a rule that is off claims nothing");
+        self.asks.push((
+            ticket.0,
+            Request::Acquire {
+                claim: grant.claim.clone(),
+                publish: grant.publish,
+                note: Arc::clone(&grant.note),
+                reentrant: grant.reentrant,
+            },
+        ));
+    }
+}

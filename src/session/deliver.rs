@@ -1,0 +1,132 @@
+//! What one channel has delivered and the client has not yet settled.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Who sees a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    /// The client has it.
+    Shown,
+    /// It was kept from the client; the broker has it unacknowledged and will requeue it.
+    Hidden,
+    /// The client has settled it.
+    Settled,
+}
+
+#[derive(Debug)]
+struct Delivery {
+    tag: u64,
+    sight: Sight,
+    /// The task id, where a rule may care for the task.
+    task: Option<Arc<str>>,
+}
+
+/// A consumer of the client.
+#[derive(Debug)]
+pub struct Consumer {
+    /// Its tag; empty while the broker has not named it yet.
+    pub tag: Vec<u8>,
+    /// True if its deliveries need no acknowledgement: the broker forgets them when it sends them.
+    pub no_ack: bool,
+}
+
+/// How to pass a client's settlement on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// As it is.
+    Verbatim,
+    /// With this tag in place of the client's.
+    UpTo(u64),
+    /// Not at all: it would settle nothing that the client has seen.
+    Swallow,
+}
+
+/// The unsettled deliveries of one channel, by delivery tag, which rises with each delivery.
+#[derive(Debug, Default)]
+pub struct Deliveries {
+    open: VecDeque<Delivery>,
+    shown: usize,
+    hidden: usize,
+}
+
+impl Deliveries {
+    /// A delivery that needs an acknowledgement passes to the client.
+    pub fn shown(&mut self, tag: u64, task: Option<Arc<str>>) {
+        self.shown += 1;
+        self.open.push_back(Delivery {
+            tag,
+            sight: Sight::Shown,
+            task,
+        });
+    }
+
+    /// A delivery that needs an acknowledgement is kept from the client.
+    pub fn hidden(&mut self, tag: u64) {
+        self.hidden += 1;
+        self.open.push_back(Delivery {
+            tag,
+            sight: Sight::Hidden,
+            task: None,
+        });
+    }
+
+    /// How many deliveries the client has and has not settled.
+    pub fn unsettled(&self) -> usize {
+        self.shown
+    }
+
+    /// True if the broker waits for an acknowledgement of anything.
+    pub fn any_open(&self) -> bool {
+        self.shown + self.hidden > 0
+    }
+
+    /// The client settles one delivery, or all up to `tag` (0 with `multiple`: all). `each` gets the task ids that it settles.
+    ///
+    /// The answer says how to pass it on so that a `multiple` covers nothing that the client has not seen.
+    pub fn settle(&mut self, tag: u64, multiple: bool, mut each: impl FnMut(Arc<str>)) -> Pass {
+        let end = if multiple && tag == 0 {
+            self.open.len()
+        } else {
+            self.open.partition_point(|delivery| delivery.tag <= tag)
+        };
+        let start = if multiple { 0 } else { end.saturating_sub(1) };
+        let mut last_shown = None;
+        let mut covers_hidden = false;
+        for delivery in self.open.range_mut(start..end) {
+            if !multiple && delivery.tag != tag {
+                continue;
+            }
+            match delivery.sight {
+                Sight::Shown => {
+                    delivery.sight = Sight::Settled;
+                    self.shown -= 1;
+                    last_shown = Some(delivery.tag);
+                    if let Some(task) = delivery.task.take() {
+                        each(task);
+                    }
+                }
+                Sight::Hidden => covers_hidden = true,
+                Sight::Settled => {}
+            }
+        }
+        while self.open.front().is_some_and(|delivery| delivery.sight == Sight::Settled) {
+            self.open.pop_front();
+        }
+        match (covers_hidden, last_shown) {
+            (false, _) => Pass::Verbatim,
+            (true, Some(tag)) => Pass::UpTo(tag),
+            (true, None) => Pass::Swallow,
+        }
+    }
+
+    /// The client gives one delivery, or all up to `tag`, back to its queue.
+    pub fn requeue(&mut self, tag: u64, multiple: bool) -> Pass {
+        self.settle(tag, multiple, |_| ())
+    }
+
+    /// Everything goes back to its queue and every tag is void (`basic.recover`, a closed channel).
+    pub fn clear(&mut self) {
+        *self = Deliveries::default();
+    }
+}

@@ -1,0 +1,100 @@
+//! What a session tells of: the facts behind metrics and logs.
+
+use std::sync::Arc;
+
+use crate::rules::Rule;
+use crate::rules::lock::Digest;
+use crate::rules::outcome::{ExceptionReason, PublishDecision, UnkeyableReason};
+
+use super::Side;
+
+/// A fact that a metric counts and a log line may show.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A publish that a rule matched has been decided.
+    Publish(PublishEvent),
+    /// A message that a rule matched could not be keyed; it was forwarded.
+    Unkeyable {
+        /// The rule.
+        rule: Arc<Rule>,
+        /// The `reason` label of `oncegate_messages_unkeyable_total`.
+        reason: UnkeyableReason,
+        /// What exactly was wrong.
+        detail: String,
+        /// The task.
+        task: Arc<str>,
+        /// The task id, empty if it could not be read.
+        id: Arc<str>,
+    },
+    /// A delivery of a task that a rule matches passed to a worker.
+    Delivered {
+        /// The rule.
+        rule: Arc<Rule>,
+    },
+    /// Something out of the ordinary.
+    Exception {
+        /// The rule, if one is concerned.
+        rule: Option<Arc<Rule>>,
+        /// What.
+        reason: ExceptionReason,
+    },
+    /// The client is logged in.
+    Opened,
+    /// The connection ends.
+    Closed {
+        /// Who ended it.
+        by: Side,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+/// What became of one publish.
+#[derive(Debug, Clone)]
+pub struct PublishEvent {
+    /// The rule that decided.
+    pub rule: Arc<Rule>,
+    /// What became of it.
+    pub decision: PublishDecision,
+    /// Why.
+    pub reason: &'static str,
+    /// The task id.
+    pub id: Arc<str>,
+    /// The task name.
+    pub task: Arc<str>,
+    /// The key.
+    pub digest: Option<Digest>,
+    /// The holder, where the publish is a duplicate.
+    pub holder: Option<Arc<str>>,
+}
+
+/// Why a connection ended: the `reason` label of `oncegate_connections_closed_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// `connection.close` and `close-ok`.
+    Normal,
+    /// The socket ended without `connection.close`.
+    Eof,
+    /// Nothing was heard for two heartbeat intervals.
+    HeartbeatTimeout,
+    /// The client did not log in in time.
+    HandshakeTimeout,
+    /// The bytes are not AMQP.
+    Protocol,
+    /// Oncegate shuts down.
+    Drain,
+}
+
+impl CloseReason {
+    /// The label value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CloseReason::Normal => "normal",
+            CloseReason::Eof => "eof",
+            CloseReason::HeartbeatTimeout => "heartbeat_timeout",
+            CloseReason::HandshakeTimeout => "handshake_timeout",
+            CloseReason::Protocol => "protocol",
+            CloseReason::Drain => "drain",
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Channel 0: the handshake, which is relayed as it is, and what Oncegate must know of it.
+
+use std::sync::Arc;
+
+use super::event::{CloseReason, Event};
+use super::{BrokerEnd, ClientEnd, Phase, Session, Side};
+use crate::amqp::frame::{Frame, FrameKind};
+use crate::amqp::method::{MethodId, connection};
+use crate::amqp::table::Table;
+
+impl Session {
+    /// A frame of the client on channel 0.
+    pub(super) fn client_connection_frame(&mut self, frame: &Frame<'_>) {
+        if frame.kind == FrameKind::Heartbeat {
+            return;
+        }
+        match frame.method_id() {
+            Some(MethodId::CONNECTION_START_OK) => {
+                if let Some(start) = connection::StartOk::decode(frame.payload) {
+                    self.shared.user = user_of(start.mechanism, start.response);
+                }
+            }
+            Some(MethodId::CONNECTION_TUNE_OK) => {
+                if let Some(tune) = connection::Tune::decode_ok(frame.payload) {
+                    self.heartbeat_us = u64::from(tune.heartbeat) * 1_000_000;
+                    if tune.frame_max > 0 {
+                        self.frame_max = tune.frame_max as usize;
+                    }
+                }
+            }
+            Some(MethodId::CONNECTION_OPEN) => {
+                if let Some(open) = connection::Open::decode(frame.payload) {
+                    self.shared.vhost = Arc::from(String::from_utf8_lossy(open.vhost));
+                }
+            }
+            Some(MethodId::CONNECTION_CLOSE) => {
+                self.client_asks_to_close(frame.raw);
+                return;
+            }
+            Some(MethodId::CONNECTION_CLOSE_OK) if matches!(self.client_end, ClientEnd::Told { .. }) => {
+                self.client_left();
+                return;
+            }
+            _ => {}
+        }
+        self.shared.to_broker.extend_from_slice(frame.raw);
+    }
+
+    /// A frame of the broker on channel 0.
+    pub(super) fn broker_connection_frame(&mut self, frame: &Frame<'_>) {
+        if frame.kind == FrameKind::Heartbeat {
+            return;
+        }
+        match frame.method_id() {
+            Some(MethodId::CONNECTION_OPEN_OK) => {
+                self.phase = Phase::Running;
+                self.shared.events.push(Event::Opened);
+            }
+            Some(MethodId::CONNECTION_CLOSE) => {
+                self.lose_channels();
+                self.close_reason = Some((Side::Broker, CloseReason::Normal));
+                if self.client_end == ClientEnd::Open {
+                    self.client_end = ClientEnd::BrokerCloses;
+                }
+            }
+            Some(MethodId::CONNECTION_CLOSE_OK) => {
+                self.lose_channels();
+                if matches!(self.broker_end, BrokerEnd::Closing { .. }) {
+                    self.broker_end = BrokerEnd::Done;
+                    return;
+                }
+                self.broker_end = BrokerEnd::Done;
+                self.client_end = ClientEnd::Done;
+            }
+            Some(MethodId::CONNECTION_BLOCKED) => self.blocked = true,
+            Some(MethodId::CONNECTION_UNBLOCKED) => self.blocked = false,
+            _ => {}
+        }
+        self.shared.to_client.extend_from_slice(frame.raw);
+    }
+}
+
+/// The user name in a SASL response, where the mechanism shows it.
+fn user_of(mechanism: &[u8], response: &[u8]) -> Option<Arc<str>> {
+    let name = match mechanism {
+        // RFC 4616: authorization identity, NUL, authentication identity, NUL, password.
+        b"PLAIN" => response.split(|octet| *octet == 0).nth(1)?,
+        b"AMQPLAIN" => Table::new(response).get(b"LOGIN").ok()??.as_octets()?,
+        _ => return None,
+    };
+    std::str::from_utf8(name).ok().map(Arc::from)
+}

@@ -1,0 +1,490 @@
+//! One AMQP connection as a pure state machine: bytes, answers and time go in; bytes, questions and facts come out.
+//!
+//! ```text
+//!  client bytes ─▶ handle_bytes(Client)                     ┌─▶ swap_output(Broker)
+//!  broker bytes ─▶ handle_bytes(Broker)   walk ▸ channel ▸  ├─▶ swap_output(Client)
+//!  answers      ─▶ handle_answer          publish ▸ confirm ├─▶ poll_questions   (asks, tells)
+//!  end of input ─▶ handle_eof             deliver           ├─▶ poll_events      (metrics, logs)
+//!  time         ─▶ handle_timeout                           └─▶ poll_timeout
+//! ```
+//!
+//! Each read is walked frame by frame where it lies. Frames that nobody needs to look into are forwarded as one run of bytes.
+
+mod answer;
+mod broker;
+mod channel;
+mod collect;
+mod confirm;
+mod deliver;
+mod ends;
+mod event;
+mod handshake;
+mod publish;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub use channel::Channel;
+pub use confirm::{Ledger, Outcome, UnknownTag};
+pub use deliver::{Deliveries, Pass};
+pub use ends::{BrokerEnd, ClientEnd};
+pub use event::{CloseReason, Event, PublishEvent};
+pub use publish::Grant;
+
+use crate::rules::RuleSet;
+use crate::rules::lock::{Claim, Nonce, Reply, Request};
+
+/// One of the two peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The producer or worker.
+    Client,
+    /// The broker.
+    Broker,
+}
+
+/// The time, as the edge sees it when it calls.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Monotonic microseconds from any origin.
+    pub us: u64,
+    /// Milliseconds since the Unix epoch.
+    pub unix_ms: u64,
+}
+
+/// Names a question to the store until its last answer: the channel, and the place in the channel's queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+impl Ticket {
+    const OBSERVES: u64 = 1 << 63;
+
+    fn at(position: u64, channel: u16) -> Ticket {
+        Ticket((position << 16 | u64::from(channel)) & !Ticket::OBSERVES)
+    }
+
+    fn channel(self) -> u16 {
+        self.0 as u16
+    }
+
+    fn position(self) -> u64 {
+        self.0 >> 16
+    }
+
+    fn observes(self) -> bool {
+        self.0 & Ticket::OBSERVES != 0
+    }
+}
+
+/// The store gave no answer; the outcome of the question is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StoreSilent {
+    /// None came within the store timeout.
+    Timeout,
+    /// It cannot be reached or refuses.
+    Unreachable,
+    /// It was not asked: it has failed too often of late.
+    CircuitOpen,
+}
+
+impl StoreSilent {
+    /// As logs name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StoreSilent::Timeout => "store_timeout",
+            StoreSilent::Unreachable => "store_unreachable",
+            StoreSilent::CircuitOpen => "circuit_open",
+        }
+    }
+}
+
+/// What a session needs to know of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Larger bodies stream through without a look, in bytes.
+    pub max_message: usize,
+    /// The bound on what is kept in memory for one connection, in bytes.
+    pub connection_memory: usize,
+    /// Whether Oncegate asks for confirms on channels whose client does not.
+    pub upstream_confirms: bool,
+    /// How long the login may take, in microseconds.
+    pub handshake_us: u64,
+    /// How long the end of a connection or channel waits for the broker's word on claims, in microseconds.
+    pub lease_us: u64,
+    /// How long Oncegate waits for a peer's `close-ok`, in microseconds.
+    pub close_us: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            max_message: 16 << 20,
+            connection_memory: 32 << 20,
+            upstream_confirms: true,
+            handshake_us: 10_000_000,
+            lease_us: 10_000_000,
+            close_us: 5_000_000,
+        }
+    }
+}
+
+/// How far the connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The client's protocol header has not come.
+    Header,
+    /// The login, which is relayed as it is.
+    Handshake,
+    /// The virtual host is open.
+    Running,
+    /// Not AMQP 0-9-1, or no longer well formed: bytes pass, and the peers judge.
+    Tunnel,
+}
+
+/// Counts since the last [`Session::take_counts`].
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Counts {
+    /// Frames read from the client.
+    pub frames_from_client: u64,
+    /// Frames read from the broker.
+    pub frames_from_broker: u64,
+    /// Publishes that no rule concerns.
+    pub unmatched_publishes: u64,
+    /// Deliveries that no rule concerns.
+    pub unmatched_deliveries: u64,
+    /// How long each publish that was asked about has waited, in microseconds.
+    pub added_us: Vec<u32>,
+}
+
+/// The queues that this connection has bound, so that a rule may ask for the queue of a publish.
+#[derive(Debug, Default)]
+struct Bindings(Vec<(Box<[u8]>, Box<[u8]>, Arc<str>)>);
+
+impl Bindings {
+    /// More bindings than this are not remembered.
+    const MAX: usize = 1000;
+
+    fn add(&mut self, exchange: &[u8], routing_key: &[u8], queue: &[u8]) {
+        let Ok(queue) = std::str::from_utf8(queue) else { return };
+        let known = self
+            .0
+            .iter()
+            .any(|(e, k, q)| &**e == exchange && &**k == routing_key && &**q == queue);
+        if !known && self.0.len() < Bindings::MAX {
+            self.0.push((exchange.into(), routing_key.into(), queue.into()));
+        }
+    }
+
+    /// The queues of a publish: the routing key on the default exchange, else those seen bound; `None` if nothing is known.
+    fn queues(&self, exchange: &[u8], routing_key: &[u8]) -> Option<Vec<Arc<str>>> {
+        if exchange.is_empty() {
+            return std::str::from_utf8(routing_key).ok().map(|queue| vec![Arc::from(queue)]);
+        }
+        let queues: Vec<_> = self
+            .0
+            .iter()
+            .filter(|(e, k, _)| &**e == exchange && &**k == routing_key)
+            .map(|(_, _, queue)| Arc::clone(queue))
+            .collect();
+        (!queues.is_empty()).then_some(queues)
+    }
+}
+
+/// What all channels of a session share.
+#[derive(Debug)]
+struct Shared {
+    settings: Arc<Settings>,
+    rules: Arc<RuleSet>,
+    now: Now,
+    vhost: Arc<str>,
+    user: Option<Arc<str>>,
+    to_client: Vec<u8>,
+    to_broker: Vec<u8>,
+    asks: Vec<(u64, Request)>,
+    tells: Vec<Request>,
+    cancelled: Vec<Ticket>,
+    events: Vec<Event>,
+    counts: Counts,
+    /// Bytes of publishes that wait or are kept.
+    held_bytes: usize,
+    abandoned: HashMap<Ticket, (Claim, Nonce)>,
+    observing: HashMap<Ticket, Box<Grant>>,
+    observed: u64,
+    bindings: Bindings,
+    draining: bool,
+    wake_us: u64,
+    nonce: u64,
+}
+
+impl Shared {
+    /// Asks to be called at this time at the latest.
+    fn wake_at(&mut self, us: u64) {
+        self.wake_us = self.wake_us.min(us);
+    }
+
+    fn nonce(&mut self) -> Nonce {
+        self.nonce = self.nonce.wrapping_add(1);
+        Nonce(self.nonce)
+    }
+
+    fn observing_ticket(&mut self) -> Ticket {
+        self.observed += 1;
+        Ticket(self.observed | Ticket::OBSERVES)
+    }
+}
+
+/// The channels of a session, by number.
+#[derive(Debug, Default)]
+struct Channels {
+    open: Vec<Box<Channel>>,
+    /// Above every place in a queue of a channel that is gone, so that no old ticket names a new publish.
+    first_position: u64,
+}
+
+impl Channels {
+    fn find(&self, number: u16) -> Result<usize, usize> {
+        self.open.binary_search_by_key(&number, |channel| channel.number)
+    }
+
+    fn get_mut(&mut self, number: u16) -> Option<&mut Channel> {
+        let index = self.find(number).ok()?;
+        self.open.get_mut(index).map(|channel| &mut **channel)
+    }
+
+    /// The channel, which the first frame on it makes.
+    fn or_new(&mut self, number: u16) -> Option<&mut Channel> {
+        let index = match self.find(number) {
+            Ok(index) => index,
+            Err(index) => {
+                self.open.insert(index, Box::new(Channel::new(number, self.first_position)));
+                index
+            }
+        };
+        self.open.get_mut(index).map(|channel| &mut **channel)
+    }
+
+    fn remove(&mut self, number: u16) {
+        if let Ok(index) = self.find(number) {
+            let channel = self.open.remove(index);
+            self.first_position = self.first_position.max(channel.queue.next_position());
+        }
+    }
+}
+
+/// What is known of the bytes of one peer.
+#[derive(Debug, Default)]
+struct Input {
+    /// The beginning of a frame whose rest has not come.
+    partial: Vec<u8>,
+    last_read_us: u64,
+    last_write_us: u64,
+    /// The edge does not read this peer, so its silence means nothing.
+    paused: bool,
+}
+
+/// One client connection and its broker connection.
+#[derive(Debug)]
+pub struct Session {
+    shared: Shared,
+    channels: Channels,
+    phase: Phase,
+    client: Input,
+    broker: Input,
+    client_end: ClientEnd,
+    broker_end: BrokerEnd,
+    close_reason: Option<(Side, CloseReason)>,
+    /// The last bytes for a client that Oncegate has told to go.
+    last_words: Vec<u8>,
+    heartbeat_us: u64,
+    frame_max: usize,
+    blocked: bool,
+    opened_us: u64,
+}
+
+impl Session {
+    /// A session at the moment when its client has connected. `nonce` is random: it starts the numbers of this session's publishes.
+    pub fn new(settings: Arc<Settings>, rules: Arc<RuleSet>, nonce: u64, now: Now) -> Session {
+        Session {
+            shared: Shared {
+                settings,
+                rules,
+                now,
+                vhost: Arc::from(""),
+                user: None,
+                to_client: Vec::new(),
+                to_broker: Vec::new(),
+                asks: Vec::new(),
+                tells: Vec::new(),
+                cancelled: Vec::new(),
+                events: Vec::new(),
+                counts: Counts::default(),
+                held_bytes: 0,
+                abandoned: HashMap::new(),
+                observing: HashMap::new(),
+                observed: 0,
+                bindings: Bindings::default(),
+                draining: false,
+                wake_us: u64::MAX,
+                nonce,
+            },
+            channels: Channels::default(),
+            phase: Phase::Header,
+            client: Input {
+                last_read_us: now.us,
+                last_write_us: now.us,
+                ..Input::default()
+            },
+            broker: Input {
+                last_read_us: now.us,
+                last_write_us: now.us,
+                ..Input::default()
+            },
+            client_end: ClientEnd::Open,
+            broker_end: BrokerEnd::Open,
+            close_reason: None,
+            last_words: Vec::new(),
+            heartbeat_us: 0,
+            frame_max: 131_072,
+            blocked: false,
+            opened_us: now.us,
+        }
+    }
+
+    /// Bytes that a peer has sent.
+    pub fn handle_bytes(&mut self, from: Side, bytes: &[u8], now: Now) {
+        self.shared.now = now;
+        self.input(from).last_read_us = now.us;
+        self.read(from, bytes);
+        self.settle();
+    }
+
+    /// The store's answer to a question.
+    pub fn handle_answer(&mut self, ticket: Ticket, answer: Result<Reply, StoreSilent>, now: Now) {
+        self.shared.now = now;
+        self.answer(ticket, answer);
+        self.settle();
+    }
+
+    /// New rules. Publishes that wait keep the rule that decided about them.
+    pub fn handle_rules(&mut self, rules: Arc<RuleSet>) {
+        self.shared.rules = rules;
+    }
+
+    /// Bytes have been written to a peer.
+    pub fn handle_written(&mut self, to: Side, now: Now) {
+        self.input(to).last_write_us = now.us;
+    }
+
+    /// The edge stops or resumes reading a peer because the other one does not take what was read.
+    pub fn handle_paused(&mut self, from: Side, paused: bool, now: Now) {
+        let input = self.input(from);
+        input.paused = paused;
+        input.last_read_us = now.us;
+    }
+
+    /// True once the client has sent its protocol header, so that a broker is worth connecting to.
+    pub fn wants_broker(&self) -> bool {
+        self.phase != Phase::Header
+    }
+
+    /// Takes what is to be written to a peer. `buffer` must be empty; its allocation is used again.
+    pub fn swap_output(&mut self, to: Side, buffer: &mut Vec<u8>) {
+        debug_assert!(buffer.is_empty(), "unwritten bytes would be written out of order");
+        std::mem::swap(self.output(to), buffer);
+    }
+
+    /// How many bytes wait to be taken for a peer.
+    pub fn pending(&self, to: Side) -> usize {
+        match to {
+            Side::Broker => self.shared.to_broker.len(),
+            Side::Client if self.client_end.is_told() => self.last_words.len(),
+            Side::Client => self.shared.to_client.len(),
+        }
+    }
+
+    /// Bytes of publishes that wait or are kept, for the bound on the connection's memory.
+    pub fn held_bytes(&self) -> usize {
+        self.shared.held_bytes
+    }
+
+    /// The questions that want an answer, each with the number of its ticket, and the orders that want none.
+    pub fn questions(&mut self) -> (&mut Vec<(u64, Request)>, &mut Vec<Request>) {
+        (&mut self.shared.asks, &mut self.shared.tells)
+    }
+
+    /// Questions whose answer nobody waits for any more.
+    pub fn cancelled(&mut self) -> &mut Vec<Ticket> {
+        &mut self.shared.cancelled
+    }
+
+    /// What has happened since the last call.
+    pub fn events(&mut self) -> &mut Vec<Event> {
+        &mut self.shared.events
+    }
+
+    /// The counts since the last call.
+    pub fn take_counts(&mut self) -> Counts {
+        std::mem::take(&mut self.shared.counts)
+    }
+
+    /// The virtual host, empty before it is known.
+    pub fn vhost(&self) -> &Arc<str> {
+        &self.shared.vhost
+    }
+
+    /// The user name, where the SASL mechanism shows it.
+    pub fn user(&self) -> Option<&Arc<str>> {
+        self.shared.user.as_ref()
+    }
+
+    /// How many channels are open.
+    pub fn channel_count(&self) -> usize {
+        self.channels.open.len()
+    }
+
+    fn input(&mut self, side: Side) -> &mut Input {
+        match side {
+            Side::Client => &mut self.client,
+            Side::Broker => &mut self.broker,
+        }
+    }
+
+    fn output(&mut self, to: Side) -> &mut Vec<u8> {
+        match to {
+            Side::Broker => &mut self.shared.to_broker,
+            Side::Client if self.client_end.is_told() => &mut self.last_words,
+            Side::Client => &mut self.shared.to_client,
+        }
+    }
+
+    /// After every input: keeps the memory bound, and ends what is ready to end.
+    fn settle(&mut self) {
+        self.relieve();
+        self.finish();
+        if self.client_end.is_told() {
+            self.shared.to_client.clear();
+        }
+    }
+
+    /// At the bound publishes go unchecked, oldest first: a producer is never held up for Oncegate's own sake.
+    fn relieve(&mut self) {
+        while self.shared.held_bytes > self.shared.settings.connection_memory {
+            let mut oldest = None;
+            for channel in &mut self.channels.open {
+                if let Some(us) = channel.oldest_wait_us()
+                    && oldest.is_none_or(|(found, _)| us < found)
+                {
+                    oldest = Some((us, channel.number));
+                }
+            }
+            let Some((_, number)) = oldest else { return };
+            let Some(channel) = self.channels.get_mut(number) else { return };
+            if !channel.let_oldest_go(&mut self.shared) {
+                return;
+            }
+        }
+    }
+}

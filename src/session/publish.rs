@@ -1,0 +1,186 @@
+//! The publishes of one channel on their way: collected, asked about, waiting in order, kept, sent.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::rules::Rule;
+use crate::rules::lock::{Claim, LockNote, Nonce};
+use crate::rules::spec::Mode;
+
+use super::Ticket;
+
+/// A claim that a publish makes or has made.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// The key and the task id.
+    pub claim: Claim,
+    /// Names this publish to the store.
+    pub publish: Nonce,
+    /// What the lock says of itself.
+    pub note: Arc<LockNote>,
+    /// The rule that decided.
+    pub rule: Arc<Rule>,
+    /// When the publish arrived, in monotonic microseconds.
+    pub arrived_us: u64,
+    /// When the lease was last started or renewed, in monotonic microseconds.
+    pub leased_us: u64,
+    /// True if Oncegate itself set the `mandatory` bit, so that a `basic.return` is not the client's.
+    pub own_mandatory: bool,
+    /// True once the broker has returned the message: its ack then settles nothing.
+    pub returned: bool,
+    /// True if the message says that its id was published before.
+    pub reentrant: bool,
+}
+
+impl Grant {
+    /// True if the rule only observes.
+    pub fn observes(&self) -> bool {
+        self.rule.mode == Mode::Observe
+    }
+}
+
+/// A publish read in full.
+#[derive(Debug)]
+pub struct Publish {
+    /// Its frames as they came.
+    pub frames: Vec<u8>,
+    /// The client's confirm number, 0 if it counts none.
+    pub client: u64,
+    /// Where in `frames` the octet with the `mandatory` bit is.
+    pub bits_at: usize,
+    /// The claim, where a rule gives it one.
+    pub grant: Option<Box<Grant>>,
+}
+
+/// What a waiting publish waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// The store's answer.
+    Answer,
+    /// The store does not answer and the rule says `wait`: asked again at `retry_us`, forwarded at `until_us`.
+    Store {
+        /// When to ask again, in monotonic microseconds.
+        retry_us: u64,
+        /// When to stop asking.
+        until_us: u64,
+    },
+    /// Nothing any more: it goes with its turn.
+    Turn,
+}
+
+/// One entry of a channel's queue: what waits, in the order it came.
+#[derive(Debug)]
+pub enum Waiting {
+    /// A publish read in full.
+    Publish {
+        /// The question about it, if one was asked.
+        ticket: Option<Ticket>,
+        /// What for.
+        wait: Wait,
+        /// The publish.
+        publish: Publish,
+    },
+    /// The frames of a publish that no rule concerns, as far as they have come.
+    Passing {
+        /// The frames.
+        frames: Vec<u8>,
+        /// The client's confirm number, 0 if it counts none.
+        client: u64,
+    },
+    /// Any other frames of the channel.
+    Frames(Vec<u8>),
+    /// `channel.close`, which also waits until the broker has spoken on every claim, at the longest until `until_us`.
+    Close {
+        /// The frame.
+        frame: Vec<u8>,
+        /// The end of the wait, in monotonic microseconds.
+        until_us: u64,
+    },
+    /// Taken out of the middle: a publish that was decided before its turn.
+    Gone,
+}
+
+impl Waiting {
+    /// How many bytes it holds.
+    pub fn size(&self) -> usize {
+        match self {
+            Waiting::Publish { publish, .. } => publish.frames.len(),
+            Waiting::Passing { frames, .. } | Waiting::Frames(frames) | Waiting::Close { frame: frames, .. } => frames.len(),
+            Waiting::Gone => 0,
+        }
+    }
+}
+
+/// The queue of a channel whose publishes wait.
+#[derive(Debug, Default)]
+pub struct Queue {
+    items: VecDeque<Waiting>,
+    /// The position of the front, counted since the channel opened: a ticket names a position.
+    base: u64,
+}
+
+impl Queue {
+    /// An empty queue whose first entry will have this position.
+    pub fn starting_at(position: u64) -> Queue {
+        Queue {
+            items: VecDeque::new(),
+            base: position,
+        }
+    }
+
+    /// True if nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The position that the next entry will have.
+    pub fn next_position(&self) -> u64 {
+        self.base + self.items.len() as u64
+    }
+
+    /// Appends an entry.
+    pub fn push(&mut self, item: Waiting) {
+        self.items.push_back(item);
+    }
+
+    /// The entry at a position.
+    pub fn at(&mut self, position: u64) -> Option<&mut Waiting> {
+        self.items.get_mut(position.checked_sub(self.base)? as usize)
+    }
+
+    /// The first entry.
+    pub fn front(&self) -> Option<&Waiting> {
+        self.items.front()
+    }
+
+    /// The last entry.
+    pub fn back_mut(&mut self) -> Option<&mut Waiting> {
+        self.items.back_mut()
+    }
+
+    /// Removes the first entry.
+    pub fn pop(&mut self) -> Option<Waiting> {
+        let item = self.items.pop_front()?;
+        self.base += 1;
+        Some(item)
+    }
+
+    /// Removes the last entry.
+    pub fn pop_back(&mut self) -> Option<Waiting> {
+        self.items.pop_back()
+    }
+
+    /// All entries in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Waiting> {
+        self.items.iter()
+    }
+
+    /// All entries with their positions.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut Waiting)> {
+        let base = self.base;
+        self.items
+            .iter_mut()
+            .enumerate()
+            .map(move |(index, item)| (base + index as u64, item))
+    }
+}

@@ -1,0 +1,307 @@
+//! Dialogues on one channel: what each leg is sent for what comes in on the other.
+
+use std::sync::Arc;
+
+use super::{Now, Session, Settings, Side, StoreSilent, Ticket};
+use crate::amqp::content::Properties;
+use crate::amqp::encode::{self, Content};
+use crate::amqp::frame::{self, Split};
+use crate::amqp::method::MethodId;
+use crate::amqp::method::basic::{Ack, Deliver, Nack, Publish};
+use crate::amqp::table::{FieldValue, Table, put_entry};
+use crate::rules::RuleSet;
+use crate::rules::lock::{Acquired, LockState, Reply, Request, Signal};
+use crate::rules::outcome::PublishDecision;
+use crate::rules::spec::{Mode, OnStoreError, RuleSpec, Unique};
+use crate::session::Event;
+
+/// A session between a client and a broker that the test plays.
+struct Rig {
+    session: Session,
+    now: Now,
+}
+
+/// A rule for the task `t.unique`.
+fn spec() -> RuleSpec {
+    RuleSpec {
+        name: Some("r".to_owned()),
+        task: vec!["t.unique".to_owned()],
+        unique: Some(Unique::UntilFinished),
+        ..RuleSpec::default()
+    }
+}
+
+impl Rig {
+    fn new(spec: RuleSpec) -> Rig {
+        Rig::with(spec, Settings::default())
+    }
+
+    fn with(spec: RuleSpec, settings: Settings) -> Rig {
+        let rules = RuleSet::compile(vec![spec], &[]).expect("the rule is right");
+        let now = Now {
+            us: 1_000_000,
+            unix_ms: 1_800_000_000_000,
+        };
+        let mut rig = Rig {
+            session: Session::new(Arc::new(settings), Arc::new(rules), 0, now),
+            now,
+        };
+        rig.client(&frame::PROTOCOL_HEADER);
+        rig.broker(&method(0, MethodId::CONNECTION_TUNE, &[7, 255, 0, 2, 0, 0, 0, 0]));
+        rig.client(&method(0, MethodId::CONNECTION_TUNE_OK, &[7, 255, 0, 2, 0, 0, 0, 10]));
+        rig.client(&method(0, MethodId::CONNECTION_OPEN, b"\x01/\0\0"));
+        rig.broker(&method(0, MethodId::CONNECTION_OPEN_OK, &[0]));
+        rig.client(&method(1, MethodId::CHANNEL_OPEN, &[0]));
+        rig.broker(&method(1, MethodId::CHANNEL_OPEN_OK, &[0, 0, 0, 0]));
+        rig.output(Side::Client);
+        rig.output(Side::Broker);
+        rig.session.events().clear();
+        rig
+    }
+
+    fn client(&mut self, bytes: &[u8]) {
+        self.session.handle_bytes(Side::Client, bytes, self.now);
+    }
+
+    fn broker(&mut self, bytes: &[u8]) {
+        self.session.handle_bytes(Side::Broker, bytes, self.now);
+    }
+
+    fn output(&mut self, side: Side) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.session.swap_output(side, &mut bytes);
+        bytes
+    }
+
+    /// What the broker has been sent, as lines.
+    fn to_broker(&mut self) -> Vec<String> {
+        lines(&self.output(Side::Broker))
+    }
+
+    /// What the client has been sent, as lines.
+    fn to_client(&mut self) -> Vec<String> {
+        lines(&self.output(Side::Client))
+    }
+
+    /// The tickets of the acquires asked since the last call, with their task ids.
+    fn asked(&mut self) -> Vec<(Ticket, String)> {
+        let (asks, _) = self.session.questions();
+        asks.drain(..)
+            .map(|(ticket, request)| match request {
+                Request::Acquire { claim, .. } => (Ticket(ticket), claim.id.to_string()),
+                other => panic!("not a question: {other:?}"),
+            })
+            .collect()
+    }
+
+    /// The orders told since the last call.
+    fn told(&mut self) -> Vec<String> {
+        let (_, tells) = self.session.questions();
+        tells
+            .drain(..)
+            .map(|request| match request {
+                Request::Commit { claim, .. } => format!("commit {}", claim.id),
+                Request::Unpublish { claim, reason, .. } => format!("unpublish {} {}", claim.id, reason.as_str()),
+                Request::RenewLease { claim, .. } => format!("renew {}", claim.id),
+                Request::Signal { id, signal, .. } => format!("signal {id} {signal:?}"),
+                other => panic!("not an order: {other:?}"),
+            })
+            .collect()
+    }
+
+    fn answer(&mut self, ticket: Ticket, acquired: Acquired) {
+        self.session.handle_answer(ticket, Ok(Reply::Acquire(acquired)), self.now);
+    }
+
+    fn silence(&mut self, ticket: Ticket) {
+        self.session.handle_answer(ticket, Err(StoreSilent::Timeout), self.now);
+    }
+
+    fn later(&mut self, us: u64) {
+        self.now.us += us;
+        self.now.unix_ms += us / 1000;
+        self.session.handle_timeout(self.now);
+    }
+
+    /// Publishes and gives the one ticket that was asked.
+    fn publish_asked(&mut self, id: &str) -> Ticket {
+        self.client(&publish(1, "t.unique", id, false));
+        let asked = self.asked();
+        assert_eq!(asked.len(), 1, "one question for one publish");
+        assert_eq!(asked[0].1, id);
+        asked[0].0
+    }
+
+    fn decisions(&mut self) -> Vec<PublishDecision> {
+        self.session
+            .events()
+            .drain(..)
+            .filter_map(|event| match event {
+                Event::Publish(publish) => Some(publish.decision),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+fn held(by: &str) -> Acquired {
+    Acquired::Held {
+        holder: by.into(),
+        state: LockState::Queued,
+        expires_in_ms: 1000,
+    }
+}
+
+fn leased(by: &str) -> Acquired {
+    Acquired::Leased { holder: by.into() }
+}
+
+fn method(channel: u16, id: MethodId, arguments: &[u8]) -> Vec<u8> {
+    let mut payload = Vec::new();
+    payload.extend_from_slice(&id.class.to_be_bytes());
+    payload.extend_from_slice(&id.method.to_be_bytes());
+    payload.extend_from_slice(arguments);
+    let mut raw = vec![1];
+    raw.extend_from_slice(&channel.to_be_bytes());
+    raw.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+    raw.extend_from_slice(&payload);
+    raw.push(frame::END);
+    raw
+}
+
+fn headers(task: &str, id: &str) -> Vec<u8> {
+    let mut table = Vec::new();
+    for (name, value) in [("lang", "py"), ("task", task), ("id", id)] {
+        put_entry(&mut table, name.as_bytes(), &FieldValue::LongStr(value.as_bytes())).expect("short names");
+    }
+    table
+}
+
+fn content<'a>(table: &'a [u8], id: &'a str, body: &'a [u8]) -> Content<'a> {
+    let properties = Properties {
+        content_type: Some(b"application/json"),
+        content_encoding: Some(b"utf-8"),
+        headers: Some(Table::new(table)),
+        correlation_id: Some(id.as_bytes()),
+        ..Properties::default()
+    };
+    Content { properties, body }
+}
+
+const BODY: &[u8] = br#"[[1], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]"#;
+
+fn publish(channel: u16, task: &str, id: &str, mandatory: bool) -> Vec<u8> {
+    let table = headers(task, id);
+    let mut out = Vec::new();
+    let method = Publish {
+        exchange: b"",
+        routing_key: b"q",
+        mandatory,
+        immediate: false,
+        bits_offset: 0,
+    };
+    encode::basic_publish(&mut out, channel, &method, &content(&table, id, BODY), 131_072).expect("it fits");
+    out
+}
+
+fn deliver(channel: u16, consumer: &str, tag: u64, task: &str, id: &str) -> Vec<u8> {
+    let table = headers(task, id);
+    let mut out = Vec::new();
+    let method = Deliver {
+        consumer_tag: consumer.as_bytes(),
+        delivery_tag: tag,
+        redelivered: false,
+        exchange: b"",
+        routing_key: b"q",
+        tag_offset: 0,
+    };
+    encode::basic_deliver(&mut out, channel, &method, &content(&table, id, BODY), 131_072).expect("it fits");
+    out
+}
+
+fn returned(channel: u16, id: &str) -> Vec<u8> {
+    let mut arguments = 312u16.to_be_bytes().to_vec();
+    arguments.extend_from_slice(b"\x08NO_ROUTE\x00\x01q");
+    let mut out = method(channel, MethodId::BASIC_RETURN, &arguments);
+    let all = publish(channel, "t.unique", id, false);
+    let Split::Frame(first) = frame::split(&all, usize::MAX) else {
+        panic!("a frame")
+    };
+    out.extend_from_slice(&all[first.raw.len()..]);
+    out
+}
+
+fn consume(channel: u16, tag: &str, no_ack: bool) -> Vec<u8> {
+    let mut arguments = b"\0\0\x01q".to_vec();
+    arguments.push(tag.len() as u8);
+    arguments.extend_from_slice(tag.as_bytes());
+    arguments.push(u8::from(no_ack) << 1);
+    arguments.extend_from_slice(&[0, 0, 0, 0]);
+    method(channel, MethodId::BASIC_CONSUME, &arguments)
+}
+
+fn ack(channel: u16, delivery_tag: u64, multiple: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode::basic_ack(&mut out, channel, Ack { delivery_tag, multiple });
+    out
+}
+
+fn nack(channel: u16, delivery_tag: u64, requeue: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode::basic_nack(
+        &mut out,
+        channel,
+        Nack {
+            delivery_tag,
+            multiple: false,
+            requeue,
+        },
+    );
+    out
+}
+
+/// Frames as lines: methods with what matters of their arguments, contents as one line with the method.
+fn lines(mut bytes: &[u8]) -> Vec<String> {
+    let mut lines = Vec::new();
+    while let Split::Frame(frame) = frame::split(bytes, usize::MAX) {
+        bytes = &bytes[frame.raw.len()..];
+        let Some(id) = frame.method_id() else {
+            match frame.kind {
+                frame::FrameKind::Header => {
+                    let header = crate::amqp::content::ContentHeader::decode(frame.payload).expect("a content header");
+                    let id = header.properties.correlation_id.unwrap_or_default();
+                    if let Some(line) = lines.last_mut() {
+                        let line: &mut String = line;
+                        line.push_str(&format!(" {}", String::from_utf8_lossy(id)));
+                    }
+                }
+                frame::FrameKind::Body => {}
+                other => lines.push(format!("{other:?}")),
+            }
+            continue;
+        };
+        let name = id.name().unwrap_or("unknown");
+        lines.push(match id {
+            MethodId::BASIC_ACK => {
+                let ack = Ack::decode(frame.payload).expect("an ack");
+                format!("{name} {}{}", ack.delivery_tag, if ack.multiple { " multiple" } else { "" })
+            }
+            MethodId::BASIC_NACK => {
+                let nack = Nack::decode(frame.payload).expect("a nack");
+                format!("{name} {}{}", nack.delivery_tag, if nack.multiple { " multiple" } else { "" })
+            }
+            MethodId::BASIC_PUBLISH => {
+                let publish = Publish::decode(frame.payload).expect("a publish");
+                format!("{name}{}", if publish.mandatory { " mandatory" } else { "" })
+            }
+            _ => name.to_owned(),
+        });
+    }
+    assert!(bytes.is_empty(), "half a frame was written: {bytes:?}");
+    lines
+}
+
+mod confirms;
+mod ends;
+mod store;
+mod transparency;

@@ -1,0 +1,212 @@
+//! The end of a connection, in every direction.
+
+use super::*;
+
+fn close_ok() -> Vec<u8> {
+    method(0, MethodId::CONNECTION_CLOSE_OK, &[])
+}
+
+fn close() -> Vec<u8> {
+    method(0, MethodId::CONNECTION_CLOSE, b"\0\xc8\0\0\0\0\0")
+}
+
+#[test]
+fn a_producer_that_just_goes_loses_nothing() {
+    let mut rig = Rig::new(spec());
+    let a = rig.publish_asked("a");
+    rig.client(&publish(1, "t.unique", "half", false)[..60]);
+    rig.session.handle_eof(Side::Client, rig.now);
+    assert_eq!(rig.to_broker(), [""; 0]);
+    rig.answer(a, Acquired::Taken);
+    assert_eq!(
+        rig.to_broker(),
+        ["confirm.select", "basic.publish mandatory a"],
+        "what was read in full is sent; the half one is not"
+    );
+    rig.broker(&ack(1, 1, false));
+    assert_eq!(rig.told(), ["commit a"]);
+    assert_eq!(rig.to_broker(), ["connection.close"], "then the broker is told properly");
+    assert!(rig.session.is_done(Side::Client) && !rig.session.is_done(Side::Broker));
+    rig.broker(&close_ok());
+    assert!(rig.session.is_done(Side::Broker));
+}
+
+#[test]
+fn a_producer_that_goes_waits_no_longer_than_the_lease_for_the_broker() {
+    let mut rig = Rig::new(spec());
+    let a = rig.publish_asked("a");
+    rig.answer(a, Acquired::Taken);
+    rig.session.handle_eof(Side::Client, rig.now);
+    rig.to_broker();
+    rig.later(9_000_000);
+    assert!(!rig.to_broker().contains(&"connection.close".to_owned()));
+    rig.later(1_000_000);
+    assert_eq!(rig.to_broker().last().map(String::as_str), Some("connection.close"));
+}
+
+#[test]
+fn a_worker_that_goes_gives_its_deliveries_back_at_once() {
+    let mut rig = Rig::new(spec());
+    rig.client(&consume(1, "c", false));
+    rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
+    rig.to_broker();
+    rig.session.handle_eof(Side::Client, rig.now);
+    assert_eq!(rig.to_broker(), ["channel.close", "connection.close"]);
+
+    let mut rig = Rig::new(spec());
+    rig.client(&consume(1, "c", false));
+    rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
+    let a = rig.publish_asked("a");
+    rig.to_broker();
+    rig.session.handle_eof(Side::Client, rig.now);
+    assert_eq!(
+        rig.to_broker(),
+        ["basic.cancel", "basic.nack 0 multiple"],
+        "a channel whose publish waits stays open for it"
+    );
+    rig.answer(a, Acquired::Taken);
+    assert_eq!(rig.to_broker(), ["confirm.select", "basic.publish mandatory a"]);
+}
+
+#[test]
+fn connection_close_waits_for_all_channels() {
+    let mut rig = Rig::new(spec());
+    let a = rig.publish_asked("a");
+    rig.client(&close());
+    assert_eq!(rig.to_broker(), [""; 0]);
+    rig.answer(a, Acquired::Taken);
+    assert_eq!(rig.to_broker(), ["confirm.select", "basic.publish mandatory a"]);
+    rig.broker(&ack(1, 1, false));
+    assert_eq!(rig.to_broker(), ["connection.close"]);
+    rig.broker(&close_ok());
+    assert_eq!(rig.to_client(), ["connection.close-ok"]);
+    assert!(rig.session.is_done(Side::Client) && rig.session.is_done(Side::Broker));
+}
+
+#[test]
+fn channel_close_waits_behind_its_publishes_and_for_their_confirms() {
+    let mut rig = Rig::new(spec());
+    let a = rig.publish_asked("a");
+    rig.client(&method(1, MethodId::CHANNEL_CLOSE, b"\0\xc8\0\0\0\0\0"));
+    rig.answer(a, Acquired::Taken);
+    assert_eq!(rig.to_broker(), ["confirm.select", "basic.publish mandatory a"]);
+    rig.broker(&ack(1, 1, false));
+    assert_eq!(rig.to_broker(), ["channel.close"]);
+    assert_eq!(rig.told(), ["commit a"]);
+}
+
+#[test]
+fn kept_publishes_of_a_plain_channel_are_decided_before_it_closes() {
+    let mut rig = Rig::new(spec());
+    let b = rig.publish_asked("b");
+    rig.answer(b, leased("a"));
+    rig.client(&method(1, MethodId::CHANNEL_CLOSE, b"\0\xc8\0\0\0\0\0"));
+    assert_eq!(rig.to_broker(), [""; 0]);
+    rig.answer(b, held("a"));
+    assert_eq!(rig.to_broker(), ["channel.close"]);
+}
+
+#[test]
+fn kept_publishes_of_a_confirming_channel_that_closes_are_forgotten() {
+    let mut rig = Rig::new(spec());
+    rig.client(&method(1, MethodId::CONFIRM_SELECT, &[0]));
+    rig.to_broker();
+    let b = rig.publish_asked("b");
+    rig.answer(b, leased("a"));
+    rig.client(&method(1, MethodId::CHANNEL_CLOSE, b"\0\xc8\0\0\0\0\0"));
+    assert_eq!(rig.to_broker(), ["channel.close"]);
+    rig.answer(b, Acquired::Taken);
+    assert_eq!(rig.told(), ["unpublish b unconfirmed"], "elected too late, it gives the lock back");
+}
+
+#[test]
+fn a_lost_broker_is_told_to_the_client_and_frees_the_locks() {
+    let mut rig = Rig::new(spec());
+    let a = rig.publish_asked("a");
+    rig.answer(a, Acquired::Taken);
+    rig.session.handle_eof(Side::Broker, rig.now);
+    assert_eq!(rig.told(), ["unpublish a unconfirmed"]);
+    assert_eq!(rig.to_client(), ["connection.close"]);
+    assert!(!rig.session.is_done(Side::Client));
+    rig.client(&close_ok());
+    assert!(rig.session.is_done(Side::Client));
+}
+
+#[test]
+fn a_broker_that_closes_is_answered_by_the_client() {
+    let mut rig = Rig::new(spec());
+    rig.broker(&close());
+    assert_eq!(rig.to_client(), ["connection.close"]);
+    rig.client(&close_ok());
+    assert_eq!(rig.to_broker(), ["connection.close-ok"]);
+    rig.session.handle_eof(Side::Broker, rig.now);
+    assert!(rig.session.is_done(Side::Client) && rig.session.is_done(Side::Broker));
+}
+
+#[test]
+fn draining_hands_out_no_work_and_closes_when_nothing_is_in_hand() {
+    let mut rig = Rig::new(spec());
+    rig.client(&consume(1, "c", false));
+    rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
+    rig.to_client();
+    rig.session.handle_drain(rig.now);
+    rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
+    assert_eq!(rig.to_client(), [""; 0], "work in hand, and no more of it");
+    rig.to_broker();
+    rig.client(&ack(1, 0, true));
+    assert_eq!(
+        rig.to_broker(),
+        ["basic.ack 1 multiple"],
+        "what the client has not seen is not settled"
+    );
+    assert_eq!(rig.to_client(), ["connection.close"]);
+    rig.client(&close_ok());
+    assert_eq!(rig.to_broker(), ["channel.close", "connection.close"]);
+}
+
+#[test]
+fn what_a_client_publishes_while_it_is_told_to_go_still_counts() {
+    let mut rig = Rig::new(spec());
+    rig.session.handle_drain(rig.now);
+    assert_eq!(rig.to_client(), ["connection.close"]);
+    rig.client(&publish(1, "t.other", "x", false));
+    assert_eq!(rig.to_broker(), ["basic.publish x"]);
+}
+
+#[test]
+fn two_silent_intervals_end_a_leg() {
+    let mut rig = Rig::new(spec());
+    for _ in 0..3 {
+        rig.later(5_000_000);
+        rig.broker(&[8, 0, 0, 0, 0, 0, 0, frame::END]);
+    }
+    assert!(!rig.to_broker().contains(&"connection.close".to_owned()));
+    rig.later(5_000_000);
+    assert_eq!(
+        rig.to_broker().last().map(String::as_str),
+        Some("connection.close"),
+        "the client was silent for 20 s at a heartbeat of 10 s"
+    );
+}
+
+#[test]
+fn silence_means_nothing_while_the_broker_is_blocked() {
+    let mut rig = Rig::new(spec());
+    rig.broker(&method(0, MethodId::CONNECTION_BLOCKED, b"\x06memory"));
+    for _ in 0..10 {
+        rig.later(5_000_000);
+        rig.client(&[8, 0, 0, 0, 0, 0, 0, frame::END]);
+    }
+    assert!(rig.to_broker().iter().all(|line| line == "Heartbeat"));
+    assert!(!rig.to_client().contains(&"connection.close".to_owned()));
+}
+
+#[test]
+fn a_login_that_takes_too_long_ends() {
+    let rules = RuleSet::compile(vec![spec()], &[]).expect("the rule is right");
+    let now = Now { us: 5, unix_ms: 0 };
+    let mut session = Session::new(Arc::new(Settings::default()), Arc::new(rules), 0, now);
+    let at = session.poll_timeout();
+    session.handle_timeout(Now { us: at, unix_ms: 0 });
+    assert!(session.is_done(Side::Client) && session.is_done(Side::Broker));
+}

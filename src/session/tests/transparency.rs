@@ -1,0 +1,103 @@
+//! What is not understood, or concerns no rule, is forwarded byte-identical, however it is cut.
+
+use super::*;
+
+/// A run of frames of every kind that passes as it is.
+fn passing() -> Vec<u8> {
+    let mut bytes = method(1, MethodId { class: 77, method: 7 }, b"unknown");
+    bytes.extend(publish(1, "t.other", "x", false));
+    bytes.extend(publish(3, "t.other", "y", true));
+    bytes.extend(method(1, MethodId::QUEUE_DECLARE, b"\0\0\x01q\0\0\0\0\0"));
+    // A publish whose content never comes, and one with no body.
+    bytes.extend(method(1, MethodId::BASIC_PUBLISH, b"\0\0\0\x01q\0"));
+    bytes.extend(method(1, MethodId::BASIC_QOS, &[0, 0, 0, 0, 0, 4, 0]));
+    bytes
+}
+
+#[test]
+fn every_cut_gives_the_same_bytes() {
+    let bytes = passing();
+    for cut in 0..=bytes.len() {
+        let mut rig = Rig::new(spec());
+        rig.client(&bytes[..cut]);
+        rig.client(&bytes[cut..]);
+        assert_eq!(rig.output(Side::Broker), bytes, "cut at {cut}");
+    }
+}
+
+#[test]
+fn byte_by_byte_gives_the_same_bytes_and_the_same_decisions() {
+    let mut bytes = passing();
+    let unique = publish(1, "t.unique", "a", false);
+    bytes.extend_from_slice(&unique);
+    let mut rig = Rig::new(spec());
+    for byte in &bytes {
+        rig.client(&[*byte]);
+    }
+    let asked = rig.asked();
+    assert_eq!(asked.len(), 1);
+    rig.answer(asked[0].0, Acquired::Reentry { holds: false });
+    assert_eq!(rig.output(Side::Broker), bytes);
+}
+
+#[test]
+fn deliveries_pass_byte_identical_at_every_cut() {
+    let mut bytes = deliver(1, "c", 1, "t.unique", "a");
+    bytes.extend(deliver(1, "c", 2, "t.other", "b"));
+    bytes.extend(returned(1, "nobody's"));
+    for cut in 0..=bytes.len() {
+        let mut rig = Rig::new(spec());
+        rig.client(&consume(1, "c", false));
+        rig.broker(&bytes[..cut]);
+        rig.broker(&bytes[cut..]);
+        assert_eq!(rig.output(Side::Client), bytes, "cut at {cut}");
+    }
+}
+
+#[test]
+fn bytes_that_are_no_frame_go_to_the_broker_behind_what_waits() {
+    let mut rig = Rig::new(spec());
+    rig.publish_asked("a");
+    rig.client(b"\x01\0\x01\0\0\0\x01xBAD and more");
+    let out = rig.output(Side::Broker);
+    assert!(out.ends_with(b"\x01\0\x01\0\0\0\x01xBAD and more"));
+    assert!(out.len() > 40, "the publish that waited went first");
+    rig.client(b"garbage");
+    assert_eq!(rig.output(Side::Broker), b"garbage");
+}
+
+#[test]
+fn another_protocol_is_tunnelled() {
+    let rules = RuleSet::compile(vec![spec()], &[]).expect("the rule is right");
+    let now = Now::default();
+    let mut rig = Rig {
+        session: Session::new(Arc::new(Settings::default()), Arc::new(rules), 0, now),
+        now,
+    };
+    rig.client(b"AMQP\x03\x01\0\0");
+    rig.client(b"anything");
+    assert_eq!(rig.output(Side::Broker), b"AMQP\x03\x01\0\0anything");
+    rig.broker(b"something");
+    assert_eq!(rig.output(Side::Client), b"something");
+}
+
+#[test]
+fn a_body_above_max_message_streams_through_and_is_counted() {
+    let mut rig = Rig::with(
+        spec(),
+        Settings {
+            max_message: 10,
+            ..Settings::default()
+        },
+    );
+    let bytes = publish(1, "t.unique", "a", false);
+    rig.client(&bytes);
+    assert_eq!(rig.output(Side::Broker), bytes);
+    assert!(matches!(
+        rig.session.events().as_slice(),
+        [Event::Unkeyable {
+            reason: crate::rules::outcome::UnkeyableReason::TooLarge,
+            ..
+        }]
+    ));
+}

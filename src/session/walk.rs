@@ -1,0 +1,252 @@
+//! From bytes to frames, and the short way for those that nobody needs to look into.
+
+use super::channel::{Down, Life, Up};
+use super::collect::concerned;
+use super::confirm::Outcome;
+use super::event::CloseReason;
+use super::{Phase, Session, Side};
+use crate::amqp::content::ContentHeader;
+use crate::amqp::frame::{self, Frame, FrameKind, ProtocolHeader, Split};
+use crate::amqp::method::{MethodId, basic};
+
+/// The length of a protocol header.
+const PROTOCOL_HEADER: usize = 8;
+
+/// The broker may send content headers above the negotiated size; this only bounds memory.
+const BROKER_FRAME_MAX: usize = 64 << 20;
+
+impl Session {
+    /// Bytes of one peer: first the frame that the last read left incomplete, then the rest where it lies.
+    pub(super) fn read(&mut self, from: Side, mut bytes: &[u8]) {
+        while !self.input(from).partial.is_empty() && !bytes.is_empty() {
+            let mut partial = std::mem::take(&mut self.input(from).partial);
+            let wanted = self.missing(from, &partial).clamp(1, bytes.len());
+            let (head, rest) = bytes.split_at(wanted);
+            partial.extend_from_slice(head);
+            bytes = rest;
+            let used = self.walk(from, &partial);
+            partial.drain(..used);
+            self.input(from).partial = partial;
+        }
+        if self.input(from).partial.is_empty() {
+            let used = self.walk(from, bytes);
+            if let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
+                self.input(from).partial = rest.to_vec();
+            }
+        }
+    }
+
+    /// How many bytes the frame that has begun still lacks.
+    fn missing(&self, from: Side, partial: &[u8]) -> usize {
+        if self.phase == Phase::Header {
+            return PROTOCOL_HEADER.saturating_sub(partial.len());
+        }
+        match frame::split(partial, self.limit(from)) {
+            Split::Incomplete { needed } => needed.saturating_sub(partial.len()),
+            Split::Frame(_) | Split::Malformed(_) => 0,
+        }
+    }
+
+    /// The largest payload: RabbitMQ takes frames that are 8 octets, the overhead, above the negotiated size.
+    fn limit(&self, from: Side) -> usize {
+        match from {
+            Side::Client => self.frame_max,
+            Side::Broker => BROKER_FRAME_MAX,
+        }
+    }
+
+    /// Walks the frames of `bytes`. How many bytes are done with; the rest is the beginning of a frame.
+    fn walk(&mut self, from: Side, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        if self.phase == Phase::Header && from == Side::Client {
+            match frame::parse_protocol_header(bytes) {
+                ProtocolHeader::Incomplete => return 0,
+                ProtocolHeader::Amqp091 => {
+                    self.phase = Phase::Handshake;
+                    self.shared
+                        .to_broker
+                        .extend_from_slice(bytes.get(..PROTOCOL_HEADER).unwrap_or_default());
+                    at = PROTOCOL_HEADER;
+                }
+                ProtocolHeader::Other => self.phase = Phase::Tunnel,
+            }
+        }
+        // A broker that refuses the protocol version answers with its own header and closes.
+        if self.phase == Phase::Handshake && from == Side::Broker && bytes.starts_with(b"AMQP") {
+            self.phase = Phase::Tunnel;
+        }
+        let mut run = at;
+        while self.phase != Phase::Tunnel {
+            let rest = bytes.get(at..).unwrap_or_default();
+            match frame::split(rest, self.limit(from)) {
+                Split::Frame(frame) => {
+                    self.count_frame(from);
+                    let size = frame.raw.len();
+                    let after = rest.get(size..).unwrap_or_default();
+                    if let Some(more) = self.quick(from, &frame, after) {
+                        at += size + more;
+                    } else {
+                        self.forward(from, bytes.get(run..at));
+                        self.frame(from, &frame);
+                        at += size;
+                        run = at;
+                    }
+                }
+                Split::Incomplete { .. } => {
+                    self.forward(from, bytes.get(run..at));
+                    return at;
+                }
+                Split::Malformed(_) => {
+                    self.forward(from, bytes.get(run..at));
+                    run = at;
+                    self.malformed(from);
+                }
+            }
+        }
+        self.forward(from, bytes.get(run..));
+        bytes.len()
+    }
+
+    fn count_frame(&mut self, from: Side) {
+        match from {
+            Side::Client => self.shared.counts.frames_from_client += 1,
+            Side::Broker => self.shared.counts.frames_from_broker += 1,
+        }
+    }
+
+    fn forward(&mut self, from: Side, run: Option<&[u8]>) {
+        let run = run.unwrap_or_default();
+        match from {
+            Side::Client => self.shared.to_broker.extend_from_slice(run),
+            Side::Broker => self.shared.to_client.extend_from_slice(run),
+        }
+    }
+
+    /// Bytes that are no frame. The client's go to the broker, which answers as it does; the broker's end the connection.
+    fn malformed(&mut self, from: Side) {
+        self.close_reason = Some((from, CloseReason::Protocol));
+        if from == Side::Broker {
+            self.tell_client(541, "oncegate: malformed frame from the broker");
+        }
+        self.let_all_go();
+        self.phase = Phase::Tunnel;
+    }
+
+    fn frame(&mut self, from: Side, frame: &Frame<'_>) {
+        if frame.channel == 0 {
+            return match from {
+                Side::Client => self.client_connection_frame(frame),
+                Side::Broker => self.broker_connection_frame(frame),
+            };
+        }
+        let Some(channel) = self.channels.or_new(frame.channel) else {
+            return;
+        };
+        match from {
+            Side::Client => channel.client_frame(&mut self.shared, frame),
+            Side::Broker => {
+                if channel.broker_frame(&mut self.shared, frame).is_err() {
+                    self.tell_client(541, "oncegate: the broker confirmed a publish that it was not sent");
+                    self.close_reason = Some((Side::Broker, CloseReason::Protocol));
+                    return;
+                }
+            }
+        }
+        if self
+            .channels
+            .get_mut(frame.channel)
+            .is_some_and(|channel| channel.life == Life::Gone)
+        {
+            self.channels.remove(frame.channel);
+        }
+    }
+
+    /// The short way: `Some` if the frame passes as it lies, with the length of the frames after it that pass with it.
+    fn quick(&mut self, from: Side, frame: &Frame<'_>, after: &[u8]) -> Option<usize> {
+        if frame.channel == 0 {
+            return None;
+        }
+        match from {
+            Side::Client => self.quick_client(frame, after),
+            Side::Broker => self.quick_broker(frame, after),
+        }
+    }
+
+    fn quick_client(&mut self, frame: &Frame<'_>, after: &[u8]) -> Option<usize> {
+        let channel = self.channels.get_mut(frame.channel)?;
+        if frame.kind == FrameKind::Body {
+            let Up::Passing(left) = &mut channel.up else { return None };
+            if !channel.queue.is_empty() {
+                return None;
+            }
+            *left = left.saturating_sub(frame.payload.len() as u64);
+            if *left == 0 {
+                channel.up = Up::Idle;
+            }
+            return Some(0);
+        }
+        if frame.method_id() != Some(MethodId::BASIC_PUBLISH) || !channel.publishes_freely() {
+            return None;
+        }
+        let header_frame = content_header(after, frame.channel)?;
+        let header = ContentHeader::decode(header_frame.payload)?;
+        if !channel.tx && concerned(&self.shared, &header) {
+            return None;
+        }
+        let client = channel.ledger.arrive();
+        channel.ledger.sent(client, None);
+        if header.body_size > 0 {
+            channel.up = Up::Passing(header.body_size);
+        }
+        self.shared.counts.unmatched_publishes += 1;
+        self.shared.counts.frames_from_client += 1;
+        Some(header_frame.raw.len())
+    }
+
+    fn quick_broker(&mut self, frame: &Frame<'_>, after: &[u8]) -> Option<usize> {
+        let channel = self.channels.get_mut(frame.channel)?;
+        if frame.kind == FrameKind::Body {
+            let Down::Passing(left) = &mut channel.down else { return None };
+            let size = frame.payload.len() as u64;
+            if *left <= size {
+                // The end of a content may let frames of our own out, after this one.
+                if !channel.after_content.is_empty() {
+                    return None;
+                }
+                channel.down = Down::Idle;
+            } else {
+                *left -= size;
+            }
+            return Some(0);
+        }
+        match frame.method_id()? {
+            MethodId::BASIC_DELIVER if matches!(channel.down, Down::Idle) && !self.shared.draining => {
+                let header_frame = content_header(after, frame.channel)?;
+                let header = ContentHeader::decode(header_frame.payload)?;
+                let deliver = basic::Deliver::decode(frame.payload)?;
+                channel.deliver_begins(&mut self.shared, &deliver, &header);
+                if header.body_size > 0 {
+                    channel.down = Down::Passing(header.body_size);
+                }
+                self.shared.counts.frames_from_broker += 1;
+                Some(header_frame.raw.len())
+            }
+            MethodId::BASIC_ACK if channel.ledger.aligned() && channel.queue.is_empty() => {
+                let ack = basic::Ack::decode(frame.payload)?;
+                channel
+                    .broker_confirms(&mut self.shared, ack.delivery_tag, ack.multiple, Outcome::Ack)
+                    .ok()?
+                    .then_some(0)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The content header that follows a method on its channel, if it has been read.
+fn content_header(after: &[u8], channel: u16) -> Option<Frame<'_>> {
+    match frame::split(after, BROKER_FRAME_MAX) {
+        Split::Frame(frame) if frame.kind == FrameKind::Header && frame.channel == channel => Some(frame),
+        _ => None,
+    }
+}

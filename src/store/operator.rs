@@ -1,0 +1,179 @@
+//! What operators do with locks, whether they come through a running proxy or straight to the store.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use super::{Client, Filter, Unavailable};
+use crate::rules::lock::{Digest, Freed, LockRecord, LockState, Reply, Request};
+
+/// Locks that are asked for at once.
+const PAGE: usize = 1000;
+/// How many digests the answer to a bulk release names.
+const RELEASED_SHOWN: usize = 1000;
+
+/// Which locks a bulk release is about.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// Only those of this rule or task.
+    pub filter: Filter,
+    /// Only those held for at least this long.
+    pub older_than: Option<Duration>,
+    /// What becomes of those whose holder runs.
+    pub running: Running,
+    /// Whether locks are freed at all.
+    pub act: Act,
+}
+
+/// What a bulk release does with the locks of running holders.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Running {
+    /// They stay: freeing one lets a second run begin beside the first.
+    #[default]
+    Skip,
+    /// They are freed too.
+    Include,
+}
+
+/// Whether a bulk release is carried out.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// It is.
+    #[default]
+    Release,
+    /// It only says what it would free.
+    DryRun,
+}
+
+/// What a bulk release did, or in a dry run would do.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Cleared {
+    /// How many locks were freed.
+    pub released: u64,
+    /// How many were left because their holder runs.
+    pub skipped_running: u64,
+    /// The first of those that were freed.
+    pub digests: Vec<Digest>,
+}
+
+impl Cleared {
+    /// The fields of the answer.
+    pub fn to_json(&self, act: Act) -> Value {
+        let digests: Vec<String> = self.digests.iter().map(|digest| digest.to_hex()).collect();
+        json!({
+            "released": self.released,
+            "skipped_running": self.skipped_running,
+            "dry_run": act == Act::DryRun,
+            "digests": digests,
+        })
+    }
+}
+
+/// The lock of a key, if there is one.
+pub async fn show(store: &Client, digest: Digest) -> Result<Option<Box<LockRecord>>, Unavailable> {
+    match store.ask(Request::Show { digest }).await? {
+        Reply::Lock(lock) => Ok(lock),
+        _ => Ok(None),
+    }
+}
+
+/// Frees the lock of a key, if `holder` (or, without one, anybody) holds it.
+pub async fn release(store: &Client, digest: Digest, holder: Option<&str>) -> Result<Vec<Freed>, Unavailable> {
+    match store
+        .ask(Request::Release {
+            digest,
+            holder: holder.map(Arc::from),
+        })
+        .await?
+    {
+        Reply::Released(freed) => Ok(freed),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Frees every lock that `choice` names, each only if its holder is still the one that was listed. Without any filter: all.
+///
+/// Age is told by this machine's clock against the store's.
+pub async fn clear(store: &Client, choice: &Choice, mut on_freed: impl FnMut(&[Freed])) -> Result<Cleared, Unavailable> {
+    let now_ms = now_ms();
+    let mut cleared = Cleared::default();
+    let mut cursor = None;
+    loop {
+        let page = store.list(&choice.filter, cursor.as_deref(), PAGE).await?;
+        for lock in &page.locks {
+            let age_ms = now_ms.saturating_sub(lock.since_ms);
+            if choice.older_than.is_some_and(|least| u128::from(age_ms) < least.as_millis()) {
+                continue;
+            }
+            if lock.state == LockState::Running && choice.running == Running::Skip {
+                cleared.skipped_running += 1;
+                continue;
+            }
+            if choice.act == Act::Release {
+                let freed = release(store, lock.digest, Some(&lock.holder)).await?;
+                on_freed(&freed);
+                if freed.is_empty() {
+                    continue;
+                }
+            }
+            cleared.released += 1;
+            if cleared.digests.len() < RELEASED_SHOWN {
+                cleared.digests.push(lock.digest);
+            }
+        }
+        cursor = page.cursor;
+        if cursor.is_none() {
+            return Ok(cleared);
+        }
+    }
+}
+
+/// A lock as JSON, with the field names of the store.
+pub fn lock_json(lock: &LockRecord) -> Value {
+    json!({
+        "digest": lock.digest.to_hex(),
+        "holder": &*lock.holder,
+        "state": lock.state.as_str(),
+        "rule": &*lock.rule,
+        "task": &*lock.task,
+        "summary": &*lock.summary,
+        "unique": lock.scope.as_str(),
+        "worker": &*lock.worker,
+        "proxy": &*lock.proxy,
+        "queue": &*lock.queue,
+        "since": time_json(lock.since_ms),
+        "expires": time_json(lock.expires_ms),
+        "expires_in": expires_in(lock),
+        "in_flight": lock.in_flight,
+        "shadow": lock.shadow,
+    })
+}
+
+/// A freed lock as JSON.
+pub fn freed_json(freed: &Freed) -> Value {
+    json!({
+        "digest": freed.digest.to_hex(),
+        "holder": &*freed.holder,
+        "rule": &*freed.rule,
+        "task": &*freed.task,
+        "held_seconds": freed.held_ms as f64 / 1000.0,
+        "shadow": freed.shadow,
+    })
+}
+
+/// Seconds until a lock lapses by itself, rounded up.
+pub fn expires_in(lock: &LockRecord) -> u64 {
+    lock.expires_ms.saturating_sub(now_ms()).div_ceil(1000)
+}
+
+/// RFC 3339, UTC, milliseconds; null beyond the year 9999.
+fn time_json(epoch_ms: u64) -> Value {
+    let format = time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    let time = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(epoch_ms) * 1_000_000);
+    time.ok().and_then(|time| time.format(format).ok()).map_or(Value::Null, Value::from)
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}

@@ -1,0 +1,269 @@
+//! The store in Redis: one connection per client, driven by a task of its own.
+//!
+//! Keys: `PREFIX:lock:{DIGEST}`, `PREFIX:id:ID`, `PREFIX:ended:ID`; every one has a ttl. All questions go through one script.
+
+mod driver;
+mod queue;
+mod wire;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, RedisError, TlsCertificates, Value};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+
+use super::{Circuit, Filter, Health, OpenError, Page, Replies, Settings, Shared, Ticket, Unavailable, Waiter};
+use crate::rules::lock::{Digest, Request};
+use driver::{Driver, Message};
+use wire::Names;
+
+/// What a server says of itself, for `check`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServerInfo {
+    /// Its version.
+    pub version: String,
+    /// `master` or `slave`; locks need a master.
+    pub role: String,
+    /// What it does when its memory is full; anything but `noeviction` may evict locks. Empty if it does not say.
+    pub maxmemory_policy: String,
+    /// Names the running process of the server.
+    pub run_id: String,
+}
+
+/// Where a Redis is and how it is spoken to.
+pub(super) struct Redis {
+    client: redis::Client,
+    names: Names,
+    timeout: Duration,
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis")
+            .field("names", &self.names)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Redis {
+    pub(super) fn new(settings: &Settings) -> Result<Redis, OpenError> {
+        // The library's own words do not repeat the URL, which may hold a password.
+        let failed = |error: RedisError| OpenError::Url(error.to_string());
+        let certificates = TlsCertificates {
+            client_tls: None,
+            root_cert: settings.ca.clone(),
+        };
+        let client = if settings.ca.is_some() && settings.url.starts_with("rediss://") {
+            redis::Client::build_with_tls(settings.url.as_str(), certificates)
+        } else {
+            redis::Client::open(settings.url.as_str())
+        };
+        let names = Names {
+            prefix: settings.prefix.clone(),
+            proxy: settings.proxy.clone(),
+        };
+        Ok(Redis {
+            client: client.map_err(failed)?,
+            names,
+            timeout: settings.timeout,
+        })
+    }
+
+    /// Connects, and refuses a server that cannot hold locks. Also returns the server's `run_id`, empty if it does not say.
+    async fn connect_for_locks(&self) -> Result<(MultiplexedConnection, String), Unavailable> {
+        let mut connection = self.connect().await.map_err(|error| unavailable(&error))?;
+        match server_info(&mut connection).await {
+            Ok(info) if info.role == "slave" => Err(Unavailable::Refused("READONLY: the server is a replica".into())),
+            Ok(info) => Ok((connection, info.run_id)),
+            Err(error) if error.is_io_error() => Err(unavailable(&error)),
+            // Not every account may ask, and the locks do not need it.
+            Err(_) => Ok((connection, String::new())),
+        }
+    }
+
+    async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some((2 * self.timeout).max(Duration::from_millis(500))))
+            .set_response_timeout(Some(self.timeout))
+            .set_pipeline_buffer_size(64);
+        self.client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    /// Starts a driver on the present runtime.
+    pub(super) fn handle(self: &Arc<Redis>, shared: &Arc<Shared>) -> Handle {
+        let (sender, receiver) = unbounded_channel();
+        let status = Arc::new(Status::default());
+        let driver = Driver::new(self.clone(), shared.clone(), status.clone(), receiver, sender.downgrade());
+        tokio::spawn(driver.run());
+        Handle {
+            sender,
+            status,
+            redis: self.clone(),
+        }
+    }
+}
+
+/// What a driver lets be seen of itself.
+#[derive(Debug, Default)]
+struct Status {
+    up: AtomicBool,
+    circuit: AtomicU8,
+    orders: AtomicUsize,
+}
+
+impl Status {
+    fn set_circuit(&self, circuit: Circuit) {
+        self.circuit.store(circuit as u8, Ordering::Relaxed);
+    }
+
+    fn health(&self) -> Health {
+        let circuit = match self.circuit.load(Ordering::Relaxed) {
+            0 => Circuit::Closed,
+            1 => Circuit::Open,
+            _ => Circuit::HalfOpen,
+        };
+        Health {
+            up: self.up.load(Ordering::Relaxed),
+            circuit,
+            orders_kept: self.orders.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Speaks to a driver.
+#[derive(Clone)]
+pub(super) struct Handle {
+    sender: UnboundedSender<Message>,
+    status: Arc<Status>,
+    redis: Arc<Redis>,
+}
+
+impl Handle {
+    pub(super) fn ask(&self, requests: &mut Vec<(Ticket, Request)>, reply_to: &Replies) {
+        if requests.is_empty() {
+            return;
+        }
+        let message = Message::Ask(std::mem::take(requests), reply_to.clone());
+        if let Err(unsent) = self.sender.send(message)
+            && let Message::Ask(requests, reply_to) = unsent.0
+        {
+            for (ticket, _) in requests {
+                let _ = reply_to.send((ticket, Err(Unavailable::Disconnected)));
+            }
+        }
+    }
+
+    /// Gives the waiter back if the driver has ended.
+    pub(super) fn ask_again(&self, waiter: Waiter) -> Result<(), Box<Waiter>> {
+        match self.sender.send(Message::AskAgain(Box::new(waiter))) {
+            Err(tokio::sync::mpsc::error::SendError(Message::AskAgain(waiter))) => Err(waiter),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn tell(&self, request: Request) {
+        // The driver ends only with its runtime: nobody could do the order then.
+        let _ = self.sender.send(Message::Tell(request));
+    }
+
+    pub(super) async fn flush(&self) {
+        let (sender, done) = oneshot::channel();
+        if self.sender.send(Message::Flush(sender)).is_ok() {
+            let _ = done.await;
+        }
+    }
+
+    pub(super) fn health(&self) -> Health {
+        self.status.health()
+    }
+
+    /// SCAN over a connection of its own, so that a long answer delays no publish.
+    pub(super) async fn list(&self, filter: &Filter, cursor: Option<&str>, limit: usize) -> Result<Page, Unavailable> {
+        let mut connection = self.redis.connect().await.map_err(|error| unavailable(&error))?;
+        let mut cursor: u64 = cursor.and_then(|cursor| cursor.parse().ok()).unwrap_or(0);
+        let mut page = Page::default();
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor)
+                .arg("MATCH")
+                .arg(self.redis.names.lock_pattern())
+                .arg("COUNT")
+                .arg(limit.clamp(10, 1_000));
+            let (next, keys): (u64, Vec<String>) = scan.query_async(&mut connection).await.map_err(|error| unavailable(&error))?;
+            self.read_locks(&mut connection, &keys, filter, &mut page).await?;
+            cursor = next;
+            if cursor == 0 {
+                return Ok(page);
+            }
+            if page.locks.len() >= limit {
+                page.cursor = Some(cursor.to_string());
+                return Ok(page);
+            }
+        }
+    }
+
+    async fn read_locks(
+        &self,
+        connection: &mut MultiplexedConnection,
+        keys: &[String],
+        filter: &Filter,
+        page: &mut Page,
+    ) -> Result<(), Unavailable> {
+        let digests: Vec<Digest> = keys
+            .iter()
+            .filter_map(|key| Digest::from_hex(key.get(key.len().checked_sub(65)?..key.len() - 1)?))
+            .collect();
+        let mut pipeline = redis::pipe();
+        for digest in &digests {
+            pipeline
+                .cmd("HMGET")
+                .arg(self.redis.names.lock(*digest))
+                .arg(&wire::RECORD_FIELDS[..]);
+        }
+        if digests.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<Value> = pipeline.query_async(connection).await.map_err(|error| unavailable(&error))?;
+        for (digest, row) in digests.iter().zip(rows) {
+            if let Value::Array(fields) = row {
+                page.locks.extend(wire::record(*digest, &fields).filter(|lock| filter.takes(lock)));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn inspect(&self) -> Result<ServerInfo, Unavailable> {
+        let mut connection = self.redis.connect().await.map_err(|error| unavailable(&error))?;
+        server_info(&mut connection).await.map_err(|error| unavailable(&error))
+    }
+}
+
+/// What INFO says, of which managed servers may hide parts.
+async fn server_info(connection: &mut MultiplexedConnection) -> Result<ServerInfo, RedisError> {
+    let text: String = redis::cmd("INFO").query_async(connection).await?;
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    Ok(ServerInfo {
+        version: field("redis_version"),
+        role: field("role"),
+        maxmemory_policy: field("maxmemory_policy"),
+        run_id: field("run_id"),
+    })
+}
+
+fn unavailable(error: &RedisError) -> Unavailable {
+    if error.is_timeout() {
+        Unavailable::Timeout
+    } else if error.is_io_error() {
+        Unavailable::Disconnected
+    } else {
+        Unavailable::Refused(error.to_string().into())
+    }
+}

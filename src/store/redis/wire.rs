@@ -1,0 +1,364 @@
+//! Requests and replies as `scripts/lock.lua` reads and writes them.
+
+use std::sync::Arc;
+
+use redis::{Cmd, Script, ToRedisArgs, Value};
+
+use crate::rules::lock::{
+    Acquired, Claim, Committed, Digest, Freed, LockNote, LockRecord, LockState, ReleaseReason, Reply, Request, Scope, Signal,
+};
+use crate::store::memory::LONGEST_MS;
+
+/// The script.
+pub(super) const SCRIPT: &str = include_str!("../scripts/lock.lua");
+
+/// The names of this program in a store.
+#[derive(Debug, Clone)]
+pub(super) struct Names {
+    pub(super) prefix: String,
+    pub(super) proxy: Arc<str>,
+}
+
+impl Names {
+    /// The key of a lock.
+    pub(super) fn lock(&self, digest: Digest) -> String {
+        format!("{}:lock:{{{}}}", self.prefix, digest.to_hex())
+    }
+
+    /// The pattern that matches the keys of all locks, for SCAN.
+    pub(super) fn lock_pattern(&self) -> String {
+        let mut pattern = String::new();
+        for letter in self.prefix.chars() {
+            if matches!(letter, '*' | '?' | '[' | ']' | '\\') {
+                pattern.push('\\');
+            }
+            pattern.push(letter);
+        }
+        pattern + ":lock:{*}"
+    }
+
+    fn id(&self, id: &str) -> String {
+        format!("{}:id:{id}", self.prefix)
+    }
+}
+
+/// How the script is called: by its digest, or with its text when the server does not have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Call {
+    Digest,
+    Text,
+}
+
+/// One call of the script with all these questions.
+pub(super) fn command<'a>(names: &Names, call: Call, requests: impl ExactSizeIterator<Item = &'a Request> + Clone) -> Cmd {
+    let mut cmd = Cmd::with_capacity(4 + 10 * requests.len(), 64 + 512 * requests.len());
+    match call {
+        Call::Digest => cmd.arg("EVALSHA").arg(script_digest()),
+        Call::Text => cmd.arg("EVAL").arg(SCRIPT),
+    };
+    cmd.arg(2 * requests.len());
+    for request in requests.clone() {
+        write_keys(&mut cmd, names, request);
+    }
+    cmd.arg(&names.prefix);
+    for request in requests {
+        write_arguments(&mut cmd, names, request);
+    }
+    cmd
+}
+
+fn script_digest() -> &'static str {
+    static DIGEST: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    DIGEST.get_or_init(|| Script::new(SCRIPT).get_hash().to_owned())
+}
+
+fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
+    match request {
+        Request::Acquire { claim, .. }
+        | Request::Commit { claim, .. }
+        | Request::RenewLease { claim, .. }
+        | Request::Unpublish { claim, .. } => cmd.arg(names.lock(claim.digest)).arg(names.id(&claim.id)),
+        Request::Signal { id, .. } => {
+            let key = names.id(id);
+            cmd.arg(&key).arg(&key)
+        }
+        Request::Release { digest, .. } | Request::Show { digest } => {
+            let key = names.lock(*digest);
+            cmd.arg(&key).arg(&key)
+        }
+    };
+}
+
+fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
+    match request {
+        Request::Acquire {
+            claim: Claim { id, .. },
+            publish,
+            note,
+            reentrant,
+        } => {
+            cmd.arg("A").arg(&**id).arg(Hex(publish.0)).arg(u8::from(*reentrant));
+            cmd.arg(span(note.lease_ms))
+                .arg(span(note.life_ms))
+                .arg(kind(note))
+                .arg(fields(note, names));
+        }
+        Request::Commit {
+            claim: Claim { id, .. },
+            publish,
+            note,
+        } => {
+            cmd.arg("C").arg(&**id).arg(Hex(publish.0)).arg(span(note.life_ms));
+            cmd.arg(kind(note)).arg(ends(note)).arg(fields(note, names));
+        }
+        Request::RenewLease {
+            claim: Claim { id, .. },
+            publish,
+            note,
+        } => {
+            cmd.arg("R")
+                .arg(&**id)
+                .arg(Hex(publish.0))
+                .arg(span(note.lease_ms))
+                .arg(span(note.life_ms));
+            cmd.arg(kind(note)).arg(ends(note)).arg(fields(note, names));
+        }
+        Request::Unpublish {
+            claim: Claim { id, .. },
+            publish,
+            reason,
+        } => {
+            cmd.arg("U").arg(&**id).arg(Hex(publish.0)).arg(reason.as_str());
+        }
+        Request::Signal { id, settlement, signal } => {
+            let signal = match signal {
+                Signal::Acked => "a",
+                Signal::Rejected => "r",
+                Signal::DeliveredNoAck => "d",
+            };
+            cmd.arg("S").arg(&**id).arg(Hex(settlement.0)).arg(signal);
+        }
+        Request::Release { holder, .. } => {
+            cmd.arg("D")
+                .arg(u8::from(holder.is_some()))
+                .arg(holder.as_deref().unwrap_or_default());
+        }
+        Request::Show { .. } => {
+            cmd.arg("Q");
+        }
+    }
+}
+
+fn span(milliseconds: u64) -> u64 {
+    milliseconds.clamp(1, LONGEST_MS)
+}
+
+/// What the id record says of a key.
+fn kind(note: &LockNote) -> String {
+    format!("{} {}", note.scope.as_str(), note.rule)
+}
+
+/// Which signals free such a lock.
+fn ends(note: &LockNote) -> &'static str {
+    match note.scope {
+        Scope::UntilStarted => "s",
+        Scope::UntilFinished if note.acks_late => "a",
+        Scope::UntilFinished => "r",
+        Scope::UntilExpired => "n",
+    }
+}
+
+/// The fields of a lock that do not change, as a `MessagePack` array of names and values.
+fn fields(note: &LockNote, names: &Names) -> Vec<u8> {
+    let grace = note.settle_grace_ms.min(LONGEST_MS).to_string();
+    let mut fields: Vec<&str> = vec!["rule", &note.rule, "task", &note.task, "summary", &note.summary, "worker", ""];
+    fields.extend(["proxy", &*names.proxy, "queue", &note.queue, "scope", note.scope.as_str()]);
+    if note.scope == Scope::UntilFinished && note.acks_late {
+        fields.extend(["grace", &grace]);
+    }
+    if note.shadow {
+        fields.extend(["shadow", "1"]);
+    }
+    let mut packed = Vec::with_capacity(3 + fields.iter().map(|field| field.len() + 5).sum::<usize>());
+    packed.push(0xdc);
+    packed.extend((fields.len() as u16).to_be_bytes());
+    for field in fields {
+        match field.len() {
+            length @ 0..32 => packed.push(0xa0 | length as u8),
+            length => {
+                packed.push(0xdb);
+                packed.extend((length as u32).to_be_bytes());
+            }
+        }
+        packed.extend(field.as_bytes());
+    }
+    packed
+}
+
+/// A nonce as the script writes it.
+struct Hex(u64);
+
+impl ToRedisArgs for Hex {
+    fn write_redis_args<W: ?Sized + redis::RedisWrite>(&self, out: &mut W) {
+        out.write_arg_fmt(format_args!("{:x}", self.0));
+    }
+}
+
+/// Why a reply could not be taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum BadReply {
+    /// The server refused this question, in its own words.
+    Refused(Arc<str>),
+    /// The reply is not what the script writes.
+    Unreadable,
+}
+
+/// The script's reply to this request.
+pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> {
+    let unread = BadReply::Unreadable;
+    if let Value::Array(parts) = &value
+        && let [Value::BulkString(mark), why] = parts.as_slice()
+        && mark == b"!"
+    {
+        return Err(BadReply::Refused(text(why).unwrap_or_default()));
+    }
+    match request {
+        Request::Acquire { .. } => acquired(value).map(Reply::Acquire).ok_or(unread),
+        Request::Commit { .. } => committed(value).map(Reply::Commit).ok_or(unread),
+        Request::RenewLease { .. } => Ok(Reply::Done),
+        Request::Unpublish { .. } | Request::Signal { .. } | Request::Release { .. } => {
+            let Value::Array(locks) = value else { return Err(unread) };
+            locks
+                .iter()
+                .map(freed)
+                .collect::<Option<Vec<_>>>()
+                .map(Reply::Released)
+                .ok_or(unread)
+        }
+        Request::Show { digest } => {
+            let Value::Array(fields) = value else { return Err(unread) };
+            Ok(Reply::Lock(record(*digest, &fields).map(Box::new)))
+        }
+    }
+}
+
+fn acquired(value: Value) -> Option<Acquired> {
+    match value {
+        Value::Int(0) => Some(Acquired::Taken),
+        Value::Int(1) => Some(Acquired::Reentry { holds: true }),
+        Value::Int(2) => Some(Acquired::Reentry { holds: false }),
+        Value::Array(parts) => match parts.as_slice() {
+            [holder] => Some(Acquired::Leased { holder: text(holder)? }),
+            [holder, state, expires_in] => Some(Acquired::Held {
+                holder: text(holder)?,
+                state: LockState::from_name(&text(state)?)?,
+                expires_in_ms: number(expires_in)?,
+            }),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn committed(value: Value) -> Option<Committed> {
+    match value {
+        Value::Int(0) => Some(Committed::Held),
+        Value::Int(1) => Some(Committed::Ended),
+        Value::Array(parts) => Some(Committed::Lost {
+            holder: text(parts.first()?)?,
+        }),
+        _ => None,
+    }
+}
+
+fn freed(value: &Value) -> Option<Freed> {
+    let Value::Array(parts) = value else { return None };
+    let [digest, holder, rule, task, reason, held_ms, shadow] = parts.as_slice() else {
+        return None;
+    };
+    Some(Freed {
+        digest: Digest::from_hex(&text(digest)?)?,
+        holder: text(holder)?,
+        rule: text(rule)?,
+        task: text(task)?,
+        reason: ReleaseReason::from_name(&text(reason)?)?,
+        held_ms: number(held_ms)?,
+        shadow: *shadow == Value::Int(1),
+    })
+}
+
+/// The fields that [`record`] reads, as the script's `Q` asks for them.
+pub(super) const RECORD_FIELDS: [&str; 13] = [
+    "holder",
+    "state",
+    "rule",
+    "task",
+    "summary",
+    "worker",
+    "proxy",
+    "queue",
+    "since",
+    "expires",
+    "scope",
+    "shadow",
+    "publishes",
+];
+
+/// A lock from its fields; `None` if it is not there, or not a lock.
+pub(super) fn record(digest: Digest, fields: &[Value]) -> Option<LockRecord> {
+    let [
+        holder,
+        state,
+        rule,
+        task,
+        summary,
+        worker,
+        proxy,
+        queue,
+        since,
+        expires,
+        scope,
+        shadow,
+        publishes,
+    ] = fields
+    else {
+        return None;
+    };
+    let or_empty = |value| text(value).unwrap_or_default();
+    Some(LockRecord {
+        digest,
+        holder: text(holder)?,
+        state: LockState::from_name(&text(state)?)?,
+        rule: or_empty(rule),
+        task: or_empty(task),
+        summary: or_empty(summary),
+        worker: or_empty(worker),
+        proxy: or_empty(proxy),
+        queue: or_empty(queue),
+        since_ms: number(since).unwrap_or_default(),
+        expires_ms: number(expires).unwrap_or_default(),
+        scope: Scope::from_name(&or_empty(scope)).unwrap_or(Scope::UntilExpired),
+        in_flight: or_empty(publishes)
+            .split(' ')
+            .filter(|publish| !publish.is_empty() && !publish.contains('-'))
+            .count() as u32,
+        shadow: text(shadow).as_deref() == Some("1"),
+    })
+}
+
+fn text(value: &Value) -> Option<Arc<str>> {
+    match value {
+        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into()),
+        Value::SimpleString(text) => Some(text.as_str().into()),
+        Value::Okay => Some("OK".into()),
+        _ => None,
+    }
+}
+
+fn number(value: &Value) -> Option<u64> {
+    match value {
+        Value::Int(number) => u64::try_from(*number).ok(),
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?.parse().ok(),
+        _ => None,
+    }
+}

@@ -1,0 +1,285 @@
+-- The rules of the locks, for Redis: many questions in one call, each answered by itself. The same rules as in `memory.rs`.
+--
+-- KEYS: two per question, the lock and the id record; a question about an id alone has its record twice.
+-- ARGV: the prefix of all keys, then per question its letter and its arguments (see `wire.rs`).
+-- A lock is a hash; its field `publishes` lists the holder's publishes by nonce: `N` is forwarded, `N+` the broker has, `N-BY` is settled or
+-- withdrawn by the request BY. The field `grace` is there only if the ack ends the task: the settle grace.
+-- `PREFIX:ended:ID` is the mark of a worker's signal for the commits that come after it: the signal and the publishes it ended, or `*`.
+
+local ARGV, KEYS, call = ARGV, KEYS, redis.call
+local prefix = ARGV[1]
+local time = call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local ENDED_KEPT, UNKNOWN_KEPT, PUBLISHES_KEPT = 60000, 10000, 16
+
+local function digest_of(lock) return string.sub(lock, -65, -2) end
+local function lock_of(digest) return prefix .. ':lock:{' .. digest .. '}' end
+local function id_of(id) return prefix .. ':id:' .. id end
+local function ended_of(id) return prefix .. ':ended:' .. id end
+
+local function parse(publishes)
+  local list = {}
+  for nonce, mark, by in string.gmatch(publishes or '', '(%x+)([+-]?)(%x*)') do
+    list[#list + 1] = { nonce, mark, by }
+  end
+  return list
+end
+
+local function format(list)
+  local words = {}
+  for i, p in ipairs(list) do words[i] = p[1] .. p[2] .. p[3] end
+  return table.concat(words, ' ')
+end
+
+local function in_flight(list)
+  local n = 0
+  for _, p in ipairs(list) do
+    if p[2] ~= '-' then n = n + 1 end
+  end
+  return n
+end
+
+local function find(list, nonce)
+  for _, p in ipairs(list) do
+    if p[1] == nonce then return p end
+  end
+end
+
+local function push(list, nonce, mark)
+  if #list >= PUBLISHES_KEPT then
+    local oldest = 1
+    for i, p in ipairs(list) do
+      if p[2] == '-' then oldest = i break end
+    end
+    table.remove(list, oldest)
+  end
+  list[#list + 1] = { nonce, mark, '' }
+end
+
+local function settled(list)
+  local words = {}
+  for _, p in ipairs(list) do
+    if p[2] == '-' then words[#words + 1] = p[1] end
+  end
+  return words
+end
+
+local function take(lock, id, state, publishes, life, blob)
+  call('HSET', lock, 'holder', id, 'state', state, 'since', now, 'expires', now + life, 'publishes', publishes,
+    unpack(cmsgpack.unpack(blob)))
+  call('PEXPIRE', lock, life)
+end
+
+-- The record lists the key, and lives at least that long.
+local function note_id(idkey, lock, kind, life)
+  call('HSET', idkey, digest_of(lock), kind)
+  if call('PTTL', idkey) < life then call('PEXPIRE', idkey, life) end
+end
+
+local function prolong(lock, expires, life)
+  if now + life > (tonumber(expires) or 0) then
+    call('HSET', lock, 'expires', now + life)
+    call('PEXPIRE', lock, life)
+  end
+end
+
+-- Whether a signal that frees such a lock was heard before. `ends` is what frees it: s any signal, a ack or reject, r reject, n none.
+local function ended(id, nonce, ends)
+  if ends == 'n' then return false end
+  local mark = call('GET', ended_of(id))
+  if not mark then return false end
+  local signal = string.sub(mark, 1, 1)
+  if not (ends == 's' or signal == 'r' or (ends == 'a' and signal == 'a')) then return false end
+  local publishes = string.sub(mark, 2)
+  return publishes == ' *' or string.find(publishes .. ' ', ' ' .. nonce .. ' ', 1, true) ~= nil
+end
+
+local function prolong_ended(id)
+  if call('PTTL', ended_of(id)) > 0 then call('PEXPIRE', ended_of(id), ENDED_KEPT) end
+end
+
+-- What `freed` tells of a lock, as fields to ask for and as an answer.
+local function freed(digest, reason, holder, rule, task, since, shadow)
+  return { digest, holder, rule or '', task or '', reason, now - (tonumber(since) or now), shadow and 1 or 0 }
+end
+
+local ops = {}
+
+-- Acquire: id, nonce, reentrant, lease, life, kind, blob.
+function ops.A(lock, idkey, a)
+  local id, nonce, lease, life = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 3]), tonumber(ARGV[a + 4])
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes')
+  local holder = l[1]
+  if not holder then
+    take(lock, id, 'leased', nonce, lease, ARGV[a + 6])
+    note_id(idkey, lock, ARGV[a + 5], lease + life)
+    return 0
+  end
+  if holder == id then
+    local list = parse(l[4])
+    if not find(list, nonce) then
+      push(list, nonce, '')
+      call('HSET', lock, 'publishes', format(list))
+    end
+    prolong(lock, l[3], lease)
+    note_id(idkey, lock, ARGV[a + 5], lease + life)
+    return 1
+  end
+  if ARGV[a + 2] == '1' or call('HEXISTS', idkey, digest_of(lock)) == 1 then
+    note_id(idkey, lock, ARGV[a + 5], lease + life)
+    return 2
+  end
+  if l[2] == 'leased' then return { holder } end
+  return { holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
+end
+
+-- Commit: id, nonce, life, kind, ends, blob.
+function ops.C(lock, idkey, a)
+  local id, nonce, life = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2])
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'grace')
+  local holder = l[1]
+  if holder == id then
+    local publishes = nonce .. '+'
+    if l[4] ~= nonce then
+      local list = parse(l[4])
+      local publish = find(list, nonce)
+      if not publish then
+        push(list, nonce, '+')
+      elseif publish[2] == '' then
+        publish[2] = '+'
+      end
+      if l[5] and in_flight(list) == 0 then return 1 end
+      publishes = format(list)
+    end
+    local expires = math.max(now + life, tonumber(l[3]) or 0)
+    call('HSET', lock, 'state', l[2] == 'leased' and 'queued' or l[2], 'publishes', publishes, 'expires', expires)
+    call('PEXPIRE', lock, expires - now)
+    if call('PTTL', idkey) < life then note_id(idkey, lock, ARGV[a + 3], life) end
+    return 0
+  end
+  if ended(id, nonce, ARGV[a + 4]) then return 1 end
+  if holder then return { holder } end
+  take(lock, id, 'queued', nonce .. '+', life, ARGV[a + 5])
+  note_id(idkey, lock, ARGV[a + 3], life)
+  return 0
+end
+
+-- Lease renewal: id, nonce, lease, life, kind, ends, blob.
+function ops.R(lock, idkey, a)
+  local id, nonce, lease = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2])
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes')
+  if l[1] then
+    if l[1] == id and l[2] == 'leased' and in_flight(parse(l[4])) > 0 then prolong(lock, l[3], lease) end
+    prolong_ended(id)
+  elseif ended(id, nonce, ARGV[a + 5]) then
+    prolong_ended(id)
+  else
+    take(lock, id, 'leased', nonce, lease, ARGV[a + 6])
+    note_id(idkey, lock, ARGV[a + 4], lease + tonumber(ARGV[a + 3]))
+  end
+  return 0
+end
+
+-- Unpublish: id, nonce, reason.
+function ops.U(lock, idkey, a)
+  local id, nonce = ARGV[a], ARGV[a + 1]
+  local l = call('HMGET', lock, 'holder', 'state', 'publishes', 'rule', 'task', 'since', 'shadow')
+  if l[1] ~= id then return {} end
+  local list = parse(l[3])
+  local publish = find(list, nonce)
+  if not publish or publish[2] == '-' then return {} end
+  publish[2], publish[3] = '-', nonce
+  if in_flight(list) > 0 or (l[2] ~= 'leased' and l[2] ~= 'queued') then
+    call('HSET', lock, 'publishes', format(list))
+    return {}
+  end
+  call('DEL', lock)
+  call('HDEL', idkey, digest_of(lock))
+  return { freed(digest_of(lock), ARGV[a + 2], id, l[4], l[5], l[6], l[7]) }
+end
+
+-- What a signal does to one lock: nothing (nil), or the publishes it ends and, if the lock goes, what is told of it.
+local function signal_lock(digest, idkey, id, settlement, signal)
+  local lock = lock_of(digest)
+  local l = call('HMGET', lock, 'holder', 'scope', 'publishes', 'grace', 'rule', 'task', 'since', 'shadow', 'expires')
+  if l[1] ~= id then
+    call('HDEL', idkey, digest)
+    return { '*' }
+  end
+  if l[2] == 'until_expired' then return nil end
+  local list, oldest = parse(l[3]), nil
+  for _, p in ipairs(list) do
+    if p[2] == '-' then
+      if p[3] == settlement then return nil end
+    elseif not oldest then
+      oldest = p
+    end
+  end
+  if oldest then oldest[2], oldest[3] = '-', settlement end
+  if signal == 'r' or l[2] == 'until_started' then
+    call('DEL', lock)
+    call('HDEL', idkey, digest)
+    return settled(list), freed(digest, signal == 'r' and 'ended' or 'started', id, l[5], l[6], l[7], l[8])
+  end
+  call('HSET', lock, 'publishes', format(list))
+  if signal == 'a' and l[4] and in_flight(list) == 0 then
+    local grace = math.min(tonumber(l[4]), math.max(0, (tonumber(l[9]) or now) - now))
+    call('HSET', lock, 'expires', now + grace)
+    call('PEXPIRE', lock, grace)
+    if call('HLEN', idkey) == 1 then call('PEXPIRE', idkey, grace) end
+    return settled(list), freed(digest, 'ended', id, l[5], l[6], l[7], l[8])
+  end
+  return nil
+end
+
+-- Signal: id, settlement, signal (a ack, r reject, d delivered without ack).
+function ops.S(_, idkey, a)
+  local id, signal = ARGV[a], ARGV[a + 2]
+  local digests, out, ends = call('HKEYS', idkey), {}, nil
+  if #digests == 0 then
+    call('SET', ended_of(id), signal .. ' *', 'PX', UNKNOWN_KEPT)
+    return out
+  end
+  for _, digest in ipairs(digests) do
+    local publishes, told = signal_lock(digest, idkey, id, ARGV[a + 1], signal)
+    if told then out[#out + 1] = told end
+    if publishes then
+      ends = ends or {}
+      if #publishes == 0 then publishes = { '*' } end
+      for _, nonce in ipairs(publishes) do ends[#ends + 1] = nonce end
+    end
+  end
+  if ends then
+    local words = table.concat(ends, ' ')
+    if string.find(words, '*', 1, true) then words = '*' end
+    call('SET', ended_of(id), signal .. ' ' .. words, 'PX', ENDED_KEPT)
+  end
+  return out
+end
+
+-- Release by an operator: whether a holder is named, its id.
+function ops.D(lock, _, a)
+  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow')
+  if not l[1] or (ARGV[a] == '1' and l[1] ~= ARGV[a + 1]) then return {} end
+  call('DEL', lock)
+  call('HDEL', id_of(l[1]), digest_of(lock))
+  return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5]) }
+end
+
+-- Show.
+function ops.Q(lock)
+  return call('HMGET', lock, 'holder', 'state', 'rule', 'task', 'summary', 'worker', 'proxy', 'queue', 'since', 'expires', 'scope',
+    'shadow', 'publishes')
+end
+
+local arguments = { A = 7, C = 6, R = 7, U = 3, S = 3, D = 2, Q = 0 }
+local answers, at = {}, 2
+for question = 1, #KEYS / 2 do
+  local op = ARGV[at]
+  local done, answer = pcall(ops[op], KEYS[2 * question - 1], KEYS[2 * question], at + 1)
+  -- One question that Redis refuses does not spoil the others.
+  if not done then answer = { '!', type(answer) == 'table' and answer.err or tostring(answer) } end
+  answers[question] = answer
+  at = at + 1 + arguments[op]
+end
+return answers

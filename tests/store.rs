@@ -1,0 +1,34 @@
+//! The stores: one suite of scenarios for all of them, and what only Redis can do wrong.
+
+/// Each scenario as one test per store.
+macro_rules! scenarios {
+    ($($name:ident)*) => {
+        mod memory {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(&crate::world::World::memory()).await;
+            })*
+        }
+        mod redis {
+            $(#[tokio::test]
+            async fn $name() {
+                let world = crate::world::World::redis();
+                super::$name(&world).await;
+                world.check().await;
+            })*
+        }
+    };
+}
+
+#[path = "store/failures.rs"]
+mod failures;
+#[path = "store/kept.rs"]
+mod kept;
+#[path = "store/likeness.rs"]
+mod likeness;
+#[path = "store/memory.rs"]
+mod memory;
+#[path = "store/scenarios.rs"]
+mod scenarios;
+#[path = "store/world.rs"]
+mod world;

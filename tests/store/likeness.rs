@@ -1,0 +1,113 @@
+//! Both stores, given the same long random story, say the same all along.
+
+use std::sync::Arc;
+
+use oncegate::rules::lock::{Acquired, LockNote, LockRecord, Nonce, ReleaseReason, Reply, Request, Scope, Signal};
+
+use crate::world::{GRACE, LEASE, LIFE, World, acquire, claim, commit, digest, late, note, signal, unpublish};
+
+/// Both clocks are asked within less than this of each other.
+const SKEW: u64 = 15_000;
+
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
+fn request(dice: &mut Dice, notes: &[Arc<LockNote>]) -> Request {
+    let key = dice.roll(3) as u8;
+    let note = &notes[key as usize];
+    let claim = claim(key, ["a", "b", "c"][dice.roll(3) as usize]);
+    let nonce = dice.roll(5);
+    match dice.roll(16) {
+        0..5 => acquire(&claim, nonce, note, dice.roll(6) == 0),
+        5..9 => commit(&claim, nonce, note),
+        9 => Request::RenewLease {
+            claim,
+            publish: Nonce(nonce),
+            note: note.clone(),
+        },
+        10 | 11 => unpublish(&claim, nonce, ReleaseReason::Returned),
+        12..15 => {
+            let signals = [Signal::Acked, Signal::Acked, Signal::Rejected, Signal::DeliveredNoAck];
+            signal(&claim.id, 100 + dice.roll(40), signals[dice.roll(4) as usize])
+        }
+        _ => Request::Release {
+            digest: claim.digest,
+            holder: (dice.roll(2) == 0).then_some(claim.id),
+        },
+    }
+}
+
+/// Without what depends on the clock; times as the class they fall into.
+fn timeless(reply: Reply) -> Reply {
+    match reply {
+        Reply::Acquire(Acquired::Held {
+            holder,
+            state,
+            expires_in_ms,
+        }) => Reply::Acquire(Acquired::Held {
+            holder,
+            state,
+            expires_in_ms: class(expires_in_ms),
+        }),
+        Reply::Released(mut freed) => {
+            freed.iter_mut().for_each(|freed| freed.held_ms = 0);
+            freed.sort_by_key(|freed| freed.digest);
+            Reply::Released(freed)
+        }
+        other => other,
+    }
+}
+
+/// Which of the spans in use this is.
+fn class(ms: u64) -> u64 {
+    [0, GRACE, LEASE, LIFE]
+        .into_iter()
+        .find(|span| ms <= *span && *span - ms <= SKEW)
+        .unwrap_or(ms)
+}
+
+fn alike(left: Option<LockRecord>, right: Option<LockRecord>) -> bool {
+    let span = |lock: &Option<LockRecord>| lock.as_ref().map_or(0, |lock| lock.expires_ms - lock.since_ms);
+    let shape = |lock: Option<LockRecord>| {
+        lock.map(|lock| LockRecord {
+            since_ms: 0,
+            expires_ms: 0,
+            ..lock
+        })
+    };
+    span(&left).abs_diff(span(&right)) <= SKEW && shape(left) == shape(right)
+}
+
+async fn tell_the_same_story(seed: u64, steps: usize) {
+    let (memory, redis) = (World::memory(), World::redis());
+    let notes = [note(Scope::UntilStarted), late(), note(Scope::UntilFinished)];
+    let mut dice = Dice(seed);
+    for step in 0..steps {
+        let request = request(&mut dice, &notes);
+        let (left, right) = (memory.ask(request.clone()).await, redis.ask(request.clone()).await);
+        assert_eq!(timeless(left), timeless(right), "seed {seed} step {step}: {request:?}");
+        for key in 0..3 {
+            let (left, right) = (memory.show(digest(key)).await, redis.show(digest(key)).await);
+            assert!(
+                alike(left.clone(), right.clone()),
+                "seed {seed} step {step}: {request:?}: {left:?} and {right:?}"
+            );
+        }
+    }
+    redis.check().await;
+}
+
+#[tokio::test]
+async fn both_stores_tell_the_same() {
+    for seed in 1..=8 {
+        tell_the_same_story(0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(seed), 400).await;
+    }
+}

@@ -1,0 +1,65 @@
+//! What only the memory store promises.
+
+use std::sync::Arc;
+
+use oncegate::rules::lock::{Acquired, Reply, Scope, Signal};
+use oncegate::store::Memory;
+
+use crate::world::{ManualClock, acquire, claim, commit, note, note_with, signal};
+use oncegate::rules::lock::{Claim, Digest};
+
+fn numbered(number: u32) -> Claim {
+    let mut digest = [0; 32];
+    digest[..4].copy_from_slice(&number.to_be_bytes());
+    digest[8..12].copy_from_slice(&number.to_be_bytes());
+    Claim {
+        digest: Digest(digest),
+        id: format!("id-{number}").into(),
+    }
+}
+
+#[test]
+fn what_has_lapsed_is_removed() {
+    let clock = Arc::new(ManualClock::default());
+    let memory = Memory::new(clock.clone(), "proxy-1".into());
+    let brief = note_with(Scope::UntilFinished, |note| {
+        note.lease_ms = 10_000;
+        note.life_ms = 3_600_000;
+    });
+    for number in 0..10_000 {
+        let claim = numbered(number);
+        memory.execute(&acquire(&claim, 1, &brief, false));
+        memory.execute(&commit(&claim, 1, &brief));
+    }
+    assert_eq!(memory.len(), (10_000, 10_000));
+    clock.advance(1_800_000);
+    for _ in 0..10_000 {
+        memory.execute(&signal("nobody", 1, Signal::Acked));
+    }
+    assert_eq!(memory.len().0, 10_000, "nothing goes before its time");
+    clock.advance(1_900_000);
+    for _ in 0..10_000 {
+        memory.execute(&signal("nobody", 1, Signal::Acked));
+    }
+    let (locks, ids) = memory.len();
+    assert!(locks == 0 && ids <= 1, "{locks} locks, {ids} ids");
+}
+
+#[test]
+fn a_busy_key_leaves_nothing_behind() {
+    let clock = Arc::new(ManualClock::default());
+    let memory = Memory::new(clock.clone(), "proxy-1".into());
+    let note = note(Scope::UntilStarted);
+    for number in 0..20_000 {
+        let claim = claim(1, &format!("id-{number}"));
+        assert_eq!(memory.execute(&acquire(&claim, 1, &note, false)), Reply::Acquire(Acquired::Taken));
+        memory.execute(&commit(&claim, 1, &note));
+        memory.execute(&signal(&claim.id, 2, Signal::Acked));
+        clock.advance(100);
+    }
+    let (locks, ids) = memory.len();
+    assert!(
+        locks == 0 && ids < 5_000,
+        "{locks} locks, {ids} ids: the marks of the last minute and what waits for its sweep"
+    );
+}
