@@ -137,7 +137,8 @@ def test_before_login(bad_gate, bystander, name):
             bad.shutdown(socket.SHUT_WR)
             while bad.recv(65536):
                 pass
-        except ConnectionError:
+        except OSError:
+            # Reset or already ended.
             pass
     bystander.check()
 
@@ -192,20 +193,19 @@ def test_a_body_of_100_megabytes(bad_gate, bystander, raw):
     client.call(Confirm.Select(), Confirm.SelectOk)
     _, properties, _ = wire.task_message("watched.large", (1,))
     payload = b"[[" + b"1," * (50 * 1024 * 1024) + b"1], {}, {}]"
-    for number in range(2):
-        try:
-            client.publish(1, "", "large", payload, properties)
-            answer = client.wait((Basic.Ack, wire.Channel.Close))
-        except OSError:
-            answer = client.wait((Basic.Ack, wire.Channel.Close))
-        bystander.check()
-        if isinstance(answer, wire.Channel.Close):
-            # RabbitMQ 4 takes no message above 16 MiB.
-            assert answer.reply_code == 406
-            return
-        assert answer.delivery_tag == number + 1
-    assert client.count("large") == 2
-    assert bad_gate.direct or bad_gate.count("oncegate_messages_unkeyable_total", rule="watched", reason="too_large") == 2
+    try:
+        client.publish(1, "", "large", payload, properties)
+    except OSError:
+        pass
+    answer = client.wait((Basic.Ack, wire.Channel.Close))
+    bystander.check()
+    if isinstance(answer, wire.Channel.Close):
+        # RabbitMQ 4 takes no message above 16 MiB.
+        assert answer.reply_code == 406
+        return
+    assert answer.delivery_tag == 1
+    assert client.count("large") == 1
+    assert bad_gate.direct or bad_gate.count("oncegate_messages_unkeyable_total", rule="watched", reason="too_large") == 1
 
 
 UNREADABLE = {
