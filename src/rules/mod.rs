@@ -177,7 +177,7 @@ impl RuleSet {
         let mut patterns = false;
         for rule in &rules {
             match rule.task.plain() {
-                Some(names) => named.extend(names.map(Box::from)),
+                Some(exact) => named.extend(exact.map(Box::from)),
                 None => patterns = true,
             }
         }
@@ -230,7 +230,7 @@ impl RuleSet {
             steps.push(Step {
                 rule: Arc::clone(&rule.name),
                 outcome,
-            })
+            });
         });
         (verdict, steps)
     }
