@@ -1,3 +1,19 @@
-//! The proxy in front of `RabbitMQ`, as a program.
+//! The program: arguments in, an exit code out.
 
-fn main() {}
+use std::io;
+use std::process::ExitCode;
+
+use oncegate::cli::{self, Exit, Invocation, Output};
+
+fn main() -> ExitCode {
+    // The first provider that is installed is the one that TLS uses everywhere; nothing else installs one.
+    if tokio_rustls::rustls::crypto::ring::default_provider().install_default().is_err() {
+        return Exit::TryAgain.into();
+    }
+    let (mut input, mut out, mut err) = (io::stdin().lock(), io::stdout(), io::stderr());
+    let invocation = cli::invoke(std::env::args_os(), &mut Output::new(&mut input, &mut out, &mut err));
+    match invocation {
+        Invocation::Run(args) => oncegate::run::run(&args).into(),
+        Invocation::Finished(exit) => exit.into(),
+    }
+}

@@ -6,6 +6,7 @@
 mod connection;
 mod hub;
 mod leg;
+mod observer;
 mod report;
 pub mod tls;
 mod transport;
@@ -24,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 
 pub use connection::{Command, Connection};
 pub use hub::{Hub, Seat};
+pub use observer::StoreObserver;
 
 use crate::config::ProxyConfig;
 use crate::config::address::{self, Listen};

@@ -10,9 +10,13 @@ use tokio_rustls::TlsConnector;
 
 use super::tls;
 use super::transport::Transport;
+use crate::admin::State;
 use crate::config::address::{self, Upstream};
 use crate::config::{self, UpstreamPolicy};
 use crate::metrics::Metrics;
+
+/// How often a broker that could not be reached is tried again.
+const RECHECK: Duration = Duration::from_secs(2);
 
 /// One broker.
 #[derive(Debug)]
@@ -33,6 +37,7 @@ pub struct Upstreams {
     keepalive: Duration,
     connector: ArcSwapOption<TlsConnector>,
     metrics: Arc<Metrics>,
+    state: Arc<State>,
 }
 
 /// A connection to a broker, counted until it is dropped.
@@ -60,7 +65,7 @@ pub struct DialError(String);
 
 impl Upstreams {
     /// The brokers of the configuration.
-    pub fn new(config: &config::ProxyConfig, metrics: Arc<Metrics>) -> Result<Upstreams, tls::TlsError> {
+    pub fn new(config: &config::ProxyConfig, metrics: Arc<Metrics>, state: Arc<State>) -> Result<Upstreams, tls::TlsError> {
         let nodes = config
             .upstream
             .iter()
@@ -81,7 +86,9 @@ impl Upstreams {
             keepalive: config.tcp_keepalive,
             connector: ArcSwapOption::empty(),
             metrics,
+            state,
         };
+        upstreams.state.set_upstreams(upstreams.nodes.iter().map(|node| node.name.as_str()));
         upstreams.reload_tls(config)?;
         Ok(upstreams)
     }
@@ -92,9 +99,20 @@ impl Upstreams {
         Ok(())
     }
 
-    /// True unless the last dial of every broker has failed.
-    pub fn any_up(&self) -> bool {
-        self.nodes.iter().any(|node| node.failed.load(Ordering::Relaxed) == 0)
+    /// Looks after the brokers for as long as the process lives: each is tried once at the start, and those that failed again and
+    /// again, so that a proxy without a broker finds it when it is back, though no client is sent to it.
+    pub async fn watch(self: Arc<Self>) {
+        let mut first = true;
+        loop {
+            for node in &self.nodes {
+                if first || node.failed.load(Ordering::Relaxed) != 0 {
+                    let reached = tokio::time::timeout(self.timeout, self.reach(&node.upstream)).await;
+                    self.mark(node, matches!(reached, Ok(Ok(_))));
+                }
+            }
+            first = false;
+            tokio::time::sleep(RECHECK).await;
+        }
     }
 
     /// The brokers in the order in which the policy tries them.
@@ -138,6 +156,7 @@ impl Upstreams {
     fn mark(&self, node: &Node, up: bool) {
         node.failed.store(usize::from(!up), Ordering::Relaxed);
         self.metrics.set_upstream_up(&node.name, up);
+        self.state.set_upstream_up(&node.name, up);
     }
 
     async fn reach(&self, upstream: &Upstream) -> std::io::Result<Transport> {

@@ -58,8 +58,8 @@ def task_message(task, args=(), kwargs=None, task_id=None, **headers):
         "timelimit": [None, None],
         "root_id": task_id,
         "parent_id": None,
-        "argsrepr": repr(tuple(args)),
-        "kwargsrepr": repr(kwargs or {}),
+        "argsrepr": repr(tuple(args))[:1000],
+        "kwargsrepr": repr(kwargs or {})[:1000],
         "origin": "gen1@test",
         "ignore_result": False,
         "replaced_task_nesting": 0,
@@ -177,6 +177,19 @@ class Raw:
         try:
             while True:
                 self.next_frame(timeout)
+        except Closed:
+            pass
+
+    def until_closed_with_reply(self):
+        """Waits for the broker's connection.close, answers it and reads to the end."""
+        self.wait(Connection.Close)
+        self.method(Connection.CloseOk())
+        self.until_closed()
+
+    def until_closed_or_reply(self, kind):
+        """Waits for a reply, or for the end of the connection where the broker knows no such method."""
+        try:
+            self.wait((kind, Connection.Close))
         except Closed:
             pass
 

@@ -1,0 +1,108 @@
+//! From what the store does to metrics and log lines.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::logging::{Decision, DecisionKind, DecisionLog};
+use crate::metrics::{Metrics, StoreOp};
+use crate::rules::lock::{Committed, Freed, Reply, Request};
+use crate::rules::outcome::ExceptionReason;
+use crate::store::{Circuit, GivenUp, Observer, Op, Unavailable};
+
+/// Counts and logs what the store does.
+pub struct StoreObserver {
+    metrics: Arc<Metrics>,
+    log: Arc<DecisionLog>,
+}
+
+impl StoreObserver {
+    /// An observer that feeds these.
+    pub fn new(metrics: Arc<Metrics>, log: Arc<DecisionLog>) -> StoreObserver {
+        StoreObserver { metrics, log }
+    }
+
+    fn freed(&self, freed: &Freed) {
+        let mode = if freed.shadow { "observe" } else { "enforce" };
+        self.metrics.rule(&freed.rule).count_released(freed.reason, freed.held_ms);
+        self.log.log(
+            DecisionKind::Other,
+            &Decision {
+                event: "release",
+                rule: &freed.rule,
+                decision: "released",
+                reason: Some(freed.reason.as_str()),
+                mode,
+                vhost: "",
+                task: &freed.task,
+                id: &freed.holder,
+                holder: Some(&freed.holder),
+                digest: Some(freed.digest),
+                client: "",
+            },
+        );
+    }
+}
+
+impl Observer for StoreObserver {
+    fn on_request(&self, op: Op, took: Duration) {
+        self.metrics.count_store_op(label(op), took, true);
+    }
+
+    fn on_error(&self, op: Op, _why: &Unavailable) {
+        self.metrics.store_op(label(op)).errors.inc();
+    }
+
+    fn on_told(&self, request: &Request, reply: &Reply) {
+        match (request, reply) {
+            (_, Reply::Released(freed)) => freed.iter().for_each(|freed| self.freed(freed)),
+            // What an observing rule lets pass may well be a duplicate.
+            (Request::Commit { claim, note, .. }, Reply::Commit(Committed::Lost { holder })) if !note.shadow => {
+                self.metrics.rule(&note.rule).count_exception(ExceptionReason::Lost);
+                tracing::warn!(rule = &*note.rule, task = &*note.task, id = &*claim.id, holder = &**holder, digest = %claim.digest,
+                    "a message went to the broker while another id held its key");
+            }
+            _ => {}
+        }
+    }
+
+    fn on_given_up(&self, request: &Request, why: GivenUp) {
+        let rule = match request {
+            Request::Commit { note, .. } => Some(&note.rule),
+            _ => None,
+        };
+        self.metrics
+            .rule(rule.map_or("", |rule| rule))
+            .count_exception(ExceptionReason::ReleaseGivenUp);
+        tracing::warn!(?why, "an order to the store was given up; its lock ends with its life");
+    }
+
+    fn on_up(&self, up: bool) {
+        self.metrics.store_up.set(i64::from(up));
+        if up {
+            tracing::info!("the store is connected");
+        } else {
+            tracing::warn!("the store is not connected");
+        }
+    }
+
+    fn on_circuit(&self, circuit: Circuit) {
+        self.metrics.store_circuit_open.set(i64::from(circuit != Circuit::Closed));
+        tracing::warn!(?circuit, "the store's circuit breaker has changed");
+    }
+
+    fn on_new_server(&self, run_id: &str) {
+        tracing::warn!(run_id, "the store is another process than before: what it held may be gone");
+    }
+}
+
+fn label(op: Op) -> StoreOp {
+    match op {
+        Op::Acquire => StoreOp::Acquire,
+        Op::Commit => StoreOp::Commit,
+        Op::RenewLease => StoreOp::RenewLease,
+        Op::Unpublish => StoreOp::Unpublish,
+        Op::Signal => StoreOp::Signal,
+        Op::Release => StoreOp::Release,
+        Op::Show => StoreOp::Show,
+    }
+}

@@ -1,0 +1,396 @@
+//! `oncegate run`: from a configuration to a process that serves, reloads and ends.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwapOption;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+
+use crate::admin::{self, Admin, Command, Phase, Reload, Reloaded, State};
+use crate::cli::{Exit, RunArgs};
+use crate::config::address::HostPort;
+use crate::config::error::Colour;
+use crate::config::{self, Config, LogDecisions, LogFormat, ProxyConfig};
+use crate::logging::{self, Logging};
+use crate::metrics::Metrics;
+use crate::proxy::upstream::Upstreams;
+use crate::proxy::{Hub, Listener, StoreObserver, Workers, tls};
+use crate::store::{self, Store};
+
+/// How long connections that were told to go now may take.
+const LAST_CALL: Duration = Duration::from_secs(6);
+
+/// Why the proxy does not run.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("cannot listen on {address} ({key}): {source}")]
+    Listen {
+        key: &'static str,
+        address: String,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    #[error(transparent)]
+    Store(#[from] store::OpenError),
+    #[error("{0}")]
+    System(#[from] io::Error),
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
+    #[error(transparent)]
+    Logging(#[from] logging::LoggingError),
+}
+
+impl StartError {
+    fn exit(&self) -> Exit {
+        match self {
+            StartError::Listen { .. } => Exit::Unavailable,
+            StartError::Tls(_) | StartError::Store(_) => Exit::Config,
+            StartError::System(_) | StartError::Metrics(_) | StartError::Logging(_) => Exit::TryAgain,
+        }
+    }
+}
+
+/// Runs the proxy until it is told to end.
+pub fn run(args: &RunArgs) -> Exit {
+    let config = match config::load(args.config.as_deref(), &config::environment(), &args.flags()) {
+        Ok(config) => Arc::new(config),
+        Err(errors) => {
+            eprint!("{}", errors.render(Colour::Off));
+            return Exit::Config;
+        }
+    };
+    let served = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(StartError::from)
+        .and_then(|runtime| runtime.block_on(serve(args, config)));
+    match served {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            eprintln!("oncegate: {error}");
+            error.exit()
+        }
+    }
+}
+
+/// What a reload changes.
+struct Running<'a> {
+    args: &'a RunArgs,
+    config: Arc<Config>,
+    instance: String,
+    logging: Logging,
+    metrics: Arc<Metrics>,
+    state: Arc<State>,
+    hub: Arc<Hub>,
+    upstreams: Arc<Upstreams>,
+    admin: Arc<Admin>,
+    limits: Arc<ArcSwapOption<ProxyConfig>>,
+    acceptor: Arc<ArcSwapOption<TlsAcceptor>>,
+    watch: Option<config::watch::Watch>,
+}
+
+async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
+    let instance = instance();
+    let logging = Logging::init(&log_settings(&config), &instance, &config.sha256)?;
+    let metrics = Arc::new(Metrics::new()?);
+    let state = Arc::new(State::default());
+    metrics.connections_limit.set(config.proxy.max_connections as i64);
+    let observer = Arc::new(StoreObserver::new(Arc::clone(&metrics), logging.decisions()));
+    let store = Store::open(&store_settings(&config, &instance), observer)?;
+    metrics.set_store_type(store.kind());
+    let upstreams = Arc::new(Upstreams::new(&config.proxy, Arc::clone(&metrics), Arc::clone(&state))?);
+    let rules = Arc::clone(&config.rules);
+    let hub = Arc::new(Hub::new(
+        &config.proxy,
+        rules,
+        Arc::clone(&upstreams),
+        Arc::clone(&metrics),
+        logging.decisions(),
+    ));
+    let acceptor = Arc::new(ArcSwapOption::from(acceptor(&config)?));
+    let limits = Arc::new(ArcSwapOption::from_pointee(config.proxy.clone()));
+
+    let (commands, orders) = mpsc::channel(8);
+    let (admin, admin_tasks) = start_admin(&config, &instance, &store, &metrics, &state, commands).await?;
+    let clients = {
+        let store = store.clone();
+        Arc::new(move || store.client()) as Arc<dyn Fn() -> store::Client + Send + Sync>
+    };
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let workers = Arc::new(Workers::start(threads, &hub, &clients)?);
+    let mut accepting = Vec::new();
+    for listen in &config.proxy.listen {
+        let listener = Listener::bind(listen).await.map_err(|source| StartError::Listen {
+            key: "proxy.listen",
+            address: listen.to_string(),
+            source,
+        })?;
+        tracing::info!(address = %listener.address()?, "listening for clients");
+        let accept = listener.accept(Arc::clone(&hub), Arc::clone(&workers), Arc::clone(&limits), Arc::clone(&acceptor));
+        accepting.push(tokio::spawn(accept));
+    }
+    tokio::spawn(Arc::clone(&upstreams).watch());
+    let (watch, changes) = if config.watch_config && config.file.is_some() {
+        let (watch, changes) = config::watch::watch(&config).map_err(|error| StartError::System(io::Error::other(error)))?;
+        (Some(watch), Some(changes))
+    } else {
+        (None, None)
+    };
+    let running = Running {
+        args,
+        config: Arc::clone(&config),
+        instance,
+        logging,
+        metrics,
+        state,
+        hub,
+        upstreams,
+        admin,
+        limits,
+        acceptor,
+        watch,
+    };
+    announce(&running);
+    running.until_end(orders, changes, accepting).await?;
+    for task in admin_tasks {
+        task.abort();
+    }
+    store.client().flush().await;
+    Ok(())
+}
+
+fn announce(running: &Running<'_>) {
+    let config = &running.config;
+    running.metrics.set_config(&config.sha256);
+    running.state.set_phase(Phase::Running);
+    let rules = config.rules.rules().len();
+    match &config.file {
+        Some(file) => tracing::info!(file = %file.display(), rules, "running"),
+        None => tracing::warn!("running without a configuration file: no rules, every message is forwarded"),
+    }
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// The admin listener and the one for probes alone.
+async fn start_admin(
+    config: &Arc<Config>,
+    instance: &str,
+    store: &Store,
+    metrics: &Arc<Metrics>,
+    state: &Arc<State>,
+    commands: mpsc::Sender<Command>,
+) -> Result<(Arc<Admin>, Vec<tokio::task::JoinHandle<()>>), StartError> {
+    let listener = bind("admin.listen", &config.admin.listen).await?;
+    let port = listener.local_addr()?.port();
+    let admin = Admin::new(admin::Parts {
+        instance: instance.to_owned(),
+        port,
+        config: Arc::clone(config),
+        store: store.clone(),
+        metrics: Arc::clone(metrics),
+        state: Arc::clone(state),
+        commands,
+    });
+    tracing::info!(address = %listener.local_addr()?, "listening for operators");
+    let routes = admin::router(&admin);
+    let mut tasks = vec![match &config.admin.tls {
+        None => tokio::spawn(async move { ended(admin::serve(listener, routes, std::future::pending()).await) }),
+        Some(server) => {
+            let listener = admin::TlsListener::new(listener, tls::acceptor(server)?)?;
+            tokio::spawn(async move { ended(admin::serve_tls(listener, routes, std::future::pending()).await) })
+        }
+    }];
+    if let Some(address) = &config.admin.probes_listen {
+        let listener = bind("admin.probes_listen", address).await?;
+        let routes = admin::probes_router(&admin);
+        tasks.push(tokio::spawn(async move {
+            ended(admin::serve(listener, routes, std::future::pending()).await)
+        }));
+    }
+    tasks.push(tokio::spawn(admin::count_locks(Arc::clone(&admin))));
+    Ok((admin, tasks))
+}
+
+fn ended(result: io::Result<()>) {
+    if let Err(error) = result {
+        tracing::error!(%error, "the admin listener has ended");
+    }
+}
+
+async fn bind(key: &'static str, address: &HostPort) -> Result<TcpListener, StartError> {
+    TcpListener::bind((address.host.as_str(), address.port))
+        .await
+        .map_err(|source| StartError::Listen {
+            key,
+            address: format!("{}:{}", address.host, address.port),
+            source,
+        })
+}
+
+impl Running<'_> {
+    /// Serves until a signal or an operator ends it, and then ends without losing anything.
+    async fn until_end(
+        mut self,
+        mut orders: mpsc::Receiver<Command>,
+        mut changes: Option<mpsc::Receiver<config::watch::Changed>>,
+        accepting: Vec<tokio::task::JoinHandle<()>>,
+    ) -> Result<(), StartError> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => drop(self.reload("SIGHUP")),
+                Some(_) = next(&mut changes) => drop(self.reload("a file has changed")),
+                Some(order) = orders.recv() => match order {
+                    Command::Reload(answer) => drop(answer.send(self.reload("an operator asks"))),
+                    Command::Drain => break,
+                },
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        self.drain(&mut terminate, &mut interrupt, accepting).await;
+        Ok(())
+    }
+
+    /// Loads the configuration anew. When the new one is wrong, the old one stays.
+    fn reload(&mut self, why: &str) -> Result<Reloaded, String> {
+        let result = self.try_reload();
+        let refused = result.as_ref().err().cloned();
+        self.metrics.count_reload(refused.is_none());
+        self.state.set_reload(Reload {
+            at: SystemTime::now(),
+            refused,
+        });
+        match &result {
+            Ok(reloaded) => tracing::info!(why, rules = reloaded.rules, sha256 = reloaded.sha256, "reloaded"),
+            Err(refusal) => tracing::error!(why, "the reload is refused and the old configuration stays: {refusal}"),
+        }
+        result
+    }
+
+    fn try_reload(&mut self) -> Result<Reloaded, String> {
+        let new =
+            config::load(self.args.config.as_deref(), &config::environment(), &self.args.flags()).map_err(|errors| errors.to_string())?;
+        if new.rules.is_empty() && !self.config.rules.is_empty() && !self.args.allow_empty {
+            return Err("the new configuration has no rules any more: if that is meant, start with --allow-empty".to_owned());
+        }
+        let new_acceptor = acceptor(&new).map_err(|error| error.to_string())?;
+        self.upstreams.reload_tls(&new.proxy).map_err(|error| error.to_string())?;
+        self.logging
+            .reload(&log_settings(&new), &new.sha256)
+            .map_err(|error| error.to_string())?;
+        for setting in config::reload::needs_restart(&self.config, &new) {
+            tracing::warn!(setting, "a changed setting counts from the next start");
+        }
+        self.acceptor.store(new_acceptor);
+        self.limits.store(Some(Arc::new(new.proxy.clone())));
+        self.hub.set_rules(&new.proxy, &new.rules);
+        self.metrics.set_config(&new.sha256);
+        let new = Arc::new(new);
+        self.admin.set_config(Arc::clone(&new));
+        if let Some(watch) = &self.watch {
+            watch.set(&new);
+        }
+        let warnings: Vec<_> = new.warnings.iter().map(ToString::to_string).collect();
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        self.config = new;
+        Ok(Reloaded {
+            sha256: self.config.sha256.clone(),
+            rules: self.config.rules.rules().len(),
+            warnings,
+        })
+    }
+
+    /// Not ready; accepting for a while; no more work to workers; each connection closes when nothing is in hand, the rest at the end.
+    async fn drain(self, terminate: &mut Signal, interrupt: &mut Signal, accepting: Vec<tokio::task::JoinHandle<()>>) {
+        self.state.set_phase(Phase::Draining);
+        let proxy = &self.config.proxy;
+        tracing::info!(instance = self.instance, connections = self.hub.connection_count(), "draining");
+        let graceful = async {
+            tokio::time::sleep(proxy.drain_delay).await;
+            for listener in &accepting {
+                listener.abort();
+            }
+            self.hub.drain();
+            let _ = tokio::time::timeout(proxy.drain_timeout, self.empty()).await;
+        };
+        tokio::select! {
+            () = graceful => {}
+            _ = terminate.recv() => tracing::warn!("told again to end: ending now"),
+            _ = interrupt.recv() => tracing::warn!("told again to end: ending now"),
+        }
+        for listener in &accepting {
+            listener.abort();
+        }
+        self.hub.close();
+        let _ = tokio::time::timeout(LAST_CALL, self.empty()).await;
+        tracing::info!(connections = self.hub.connection_count(), "ended");
+        self.logging.flush();
+    }
+
+    async fn empty(&self) {
+        while self.hub.connection_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// The next change of the files; never, if they are not watched.
+async fn next(changes: &mut Option<mpsc::Receiver<config::watch::Changed>>) -> Option<config::watch::Changed> {
+    match changes {
+        Some(changes) => changes.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn acceptor(config: &Config) -> Result<Option<Arc<TlsAcceptor>>, tls::TlsError> {
+    config.proxy.tls.as_ref().map(|tls| tls::acceptor(tls).map(Arc::new)).transpose()
+}
+
+/// The name of this process among proxies that share a store.
+fn instance() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let unique = uuid::Uuid::new_v4().simple().to_string();
+    format!("{}-{}", host.trim(), unique.get(..8).unwrap_or_default())
+}
+
+fn store_settings(config: &Config, instance: &str) -> store::Settings {
+    let url = match &config.store.url {
+        config::address::StoreUrl::Memory => "memory:".to_owned(),
+        config::address::StoreUrl::Redis(redis) => redis.url.expose().to_owned(),
+    };
+    store::Settings {
+        url,
+        prefix: config.store.prefix.clone(),
+        timeout: config.store.timeout,
+        proxy: Arc::from(instance),
+        ca: None,
+    }
+}
+
+fn log_settings(config: &Config) -> logging::Settings {
+    logging::Settings {
+        level: config.log.level.as_str().to_owned(),
+        format: match config.log.format {
+            LogFormat::Text => logging::Format::Text,
+            LogFormat::Json => logging::Format::Json,
+        },
+        decisions: match config.log.decisions {
+            LogDecisions::Duplicates => logging::Decisions::Duplicates,
+            LogDecisions::All => logging::Decisions::All,
+            LogDecisions::None => logging::Decisions::None,
+        },
+        decisions_per_second: config.log.decisions_per_second,
+    }
+}
