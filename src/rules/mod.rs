@@ -11,6 +11,7 @@ pub mod lock;
 mod matcher;
 pub mod outcome;
 mod params;
+pub mod question;
 pub mod spec;
 #[cfg(test)]
 mod tests;
