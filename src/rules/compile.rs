@@ -7,7 +7,7 @@ use super::expr::{Expr, NAMES};
 use super::matcher::{Glob, Globs};
 use super::params::Params;
 use super::spec::{Key as KeySpec, Mode, RuleSpec, SpecError};
-use super::{Key, Piece, Rule};
+use super::{Key, Piece, Rule, SignaturesOf, When};
 
 /// Task names with their signatures, as `[signatures]` gives them.
 pub type Signatures = Vec<(String, String)>;
@@ -39,7 +39,7 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
             None
         }
     });
-    let signatures: BTreeMap<String, Arc<Params>> = signatures
+    let by_task: BTreeMap<String, Arc<Params>> = signatures
         .iter()
         .filter(|(task, _)| tasks.is_match(task))
         .map(|(task, params)| (task.clone(), Arc::clone(params)))
@@ -47,13 +47,14 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
     let mut known: BTreeSet<&str> = NAMES.iter().copied().collect();
     match &params {
         Some(params) => known.extend(params.names()),
-        None => known.extend(signatures.values().flat_map(|params| params.names())),
+        None => known.extend(by_task.values().flat_map(|params| params.names())),
     }
     let when = spec
         .when
         .as_ref()
         .and_then(|text| expression(index, "when", None, text, &known, errors));
     let key = key(index, &spec.key, &known, errors);
+    let signatures = SignaturesOf { own: params, by_task };
     let mut matchers = |name, patterns: &[String]| globs(index, name, patterns, errors);
     let rule = Rule {
         index,
@@ -64,12 +65,16 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
         vhost: matchers("vhost", &spec.vhost),
         user: matchers("user", &spec.user),
         task: tasks,
-        when,
+        when: when.map(|expression| {
+            Arc::new(When {
+                expression,
+                signatures: signatures.clone(),
+            })
+        }),
         and_next: spec.and_next,
         bypass: spec.bypass,
         mode: spec.mode,
         unique: spec.unique,
-        params,
         signatures,
         key: key?,
         namespace: spec.namespace.as_deref().map(Arc::from),
@@ -209,6 +214,15 @@ fn constant(index: usize, element: Option<usize>, text: &str, shown: &str) -> Sp
 fn template(index: usize, text: &str, known: &BTreeSet<&str>, errors: &mut Vec<SpecError>) -> Option<Vec<Piece>> {
     if !text.contains("{{") {
         errors.push(constant(index, None, text, &format!("key = {text:?}")));
+        return None;
+    }
+    if text.contains("{%") || text.contains("{#") {
+        errors.push(fault(
+            index,
+            "key",
+            format!("key = {text:?}: a template has only {{{{ }}}}, no statements and no comments"),
+            "Write an expression, such as {{ 'a' if kwargs.a else 'b' }}.",
+        ));
         return None;
     }
     let mut pieces = Vec::new();
