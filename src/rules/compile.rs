@@ -30,6 +30,7 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
             "Write task = \"…\", or another matcher such as queue = \"…\".",
         ));
     }
+    combinations(index, spec, errors);
     let params = spec.params.as_ref().and_then(|text| match Params::parse(text) {
         Ok(params) => Some(Arc::new(params)),
         Err(error) => {
@@ -90,6 +91,29 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
         overrides: spec.allow_overrides.clone(),
     };
     (errors.len() == before && spec.mode != Mode::Off).then_some(rule)
+}
+
+/// Refuses settings that contradict each other, or that would free every lock at once.
+fn combinations(index: usize, spec: &RuleSpec, errors: &mut Vec<SpecError>) {
+    let mut refuse = |key, message: String, remedy| errors.push(fault(index, key, message, remedy));
+    for (key, duration) in [("ttl", spec.ttl), ("lease", spec.lease)] {
+        if duration.as_millis() == 0 {
+            let message = format!("{key} is nought: every lock would lapse at once");
+            refuse(key, message, "Write a duration such as \"10s\".");
+        }
+    }
+    if spec.max_ttl.is_some_and(|max_ttl| max_ttl < spec.ttl) {
+        let message = "max_ttl is shorter than ttl".to_owned();
+        refuse("max_ttl", message, "Write a max_ttl of at least ttl, or leave it out.");
+    }
+    if spec.namespace.as_deref() == Some("") {
+        let message = "namespace is empty".to_owned();
+        refuse("namespace", message, "Write a name, or leave it out for the task name.");
+    }
+    if spec.bypass && spec.and_next {
+        let message = "a rule with bypass = true stops, so it cannot continue".to_owned();
+        refuse("continue", message, "Leave one of the two out.");
+    }
 }
 
 /// The name: the task pattern if it has no glob.

@@ -198,11 +198,11 @@ impl RuleSet {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let mut named = HashSet::new();
+        let mut by_name = HashSet::new();
         let mut patterns = false;
         for rule in &rules {
             match rule.task.plain() {
-                Some(names) => named.extend(names.map(Box::from)),
+                Some(names) => by_name.extend(names.map(Box::from)),
                 None => patterns = true,
             }
         }
@@ -210,7 +210,7 @@ impl RuleSet {
             specs,
             signatures: parsed,
             rules,
-            named,
+            named: by_name,
             patterns,
             joined: RwLock::default(),
         })
@@ -255,7 +255,7 @@ impl RuleSet {
             steps.push(Step {
                 rule: Arc::clone(&rule.name),
                 outcome,
-            })
+            });
         });
         (verdict, steps)
     }

@@ -1,6 +1,5 @@
 use proptest::prelude::*;
 
-use super::super::outcome::UnkeyableReason;
 use super::*;
 use crate::celery::Limits;
 use crate::celery::body::{self, Encoding};
@@ -91,7 +90,7 @@ fn a_given_key_that_is_empty_or_no_text_makes_no_key() {
         ..rule("t")
     });
     for value in [text(""), FieldValue::LongStr(b"\xff"), FieldValue::F64(1.5), FieldValue::Bool(true)] {
-        let call = message("t").header("x-oncegate-key", value.clone());
+        let call = message("t").header("x-oncegate-key", value);
         assert_eq!(unkeyable(&call, &rules), Some(UnkeyableReason::Expression), "{value:?}");
     }
     let ignored = message("t").header("x-oncegate-key", text(""));
@@ -119,7 +118,7 @@ fn a_given_ttl_may_be_a_fraction_or_text() {
         (FieldValue::I64(i64::MAX), 86_400_000),
     ] {
         assert_eq!(
-            message("t").header("x-oncegate-ttl", value.clone()).claim(&rules).life_ms,
+            message("t").header("x-oncegate-ttl", value).claim(&rules).life_ms,
             life_ms,
             "{value:?}"
         );
@@ -142,10 +141,7 @@ fn headers_of_a_key_keep_their_types() {
         FieldValue::LongStr(b"\xff"),
         FieldValue::LongStr(b"\xfe"),
     ];
-    let digests: BTreeSet<_> = values
-        .iter()
-        .map(|value| message("t").header("x", value.clone()).digest(&rules))
-        .collect();
+    let digests: BTreeSet<_> = values.iter().map(|value| message("t").header("x", *value).digest(&rules)).collect();
     assert_eq!(digests.len(), values.len());
     assert_eq!(
         unkeyable(&message("t"), &rules),
@@ -280,6 +276,25 @@ fn words_that_the_language_does_not_have_are_refused_at_load() {
 }
 
 #[test]
+fn settings_that_contradict_each_other_are_refused() {
+    type Change = fn(&mut RuleSpec);
+    let cases: [(Change, &str); 5] = [
+        (|spec| spec.ttl = Duration::ZERO, "ttl"),
+        (|spec| spec.lease = Duration::from_micros(1), "lease"),
+        (|spec| spec.max_ttl = Some(Duration::from_secs(1)), "max_ttl"),
+        (|spec| spec.namespace = Some(String::new()), "namespace"),
+        (|spec| (spec.bypass, spec.and_next) = (true, true), "continue"),
+    ];
+    for (change, key) in cases {
+        let mut spec = rule("t");
+        change(&mut spec);
+        let error = first_error(spec);
+        assert_eq!(error.key, key);
+        assert!(!error.remedy.is_empty(), "{key}");
+    }
+}
+
+#[test]
 fn args_are_one_sequence_whatever_carried_them() {
     for spec in [listed(&["args"]), listed(&["(args)"]), template("{{ args }}"), rule("t")] {
         let rules = one(spec);
@@ -344,12 +359,16 @@ fn pickle(value: &Value, out: &mut Vec<u8>) {
         }
         Value::List(items) => {
             out.extend(b"](");
-            items.iter().for_each(|item| pickle(item, out));
+            for item in items {
+                pickle(item, out);
+            }
             out.push(b'e');
         }
         Value::Tuple(items) => {
             out.push(b'(');
-            items.iter().for_each(|item| pickle(item, out));
+            for item in items {
+                pickle(item, out);
+            }
             out.push(b't');
         }
         Value::Map(entries) => {
