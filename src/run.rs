@@ -169,9 +169,10 @@ fn announce(running: &Running<'_>) {
     running.metrics.set_config(&config.sha256);
     running.state.set_phase(Phase::Running);
     let rules = config.rules.rules().len();
-    match &config.file {
-        Some(file) => tracing::info!(file = %file.display(), rules, "running"),
-        None => tracing::warn!("running without a configuration file: no rules, every message is forwarded"),
+    if let Some(file) = &config.file {
+        tracing::info!(file = %file.display(), rules, "running");
+    } else {
+        tracing::warn!("running without a configuration file: no rules, every message is forwarded");
     }
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -211,7 +212,7 @@ async fn start_admin(
         let listener = bind("admin.probes_listen", address).await?;
         let routes = admin::probes_router(&admin);
         tasks.push(tokio::spawn(async move {
-            ended(admin::serve(listener, routes, std::future::pending()).await)
+            ended(admin::serve(listener, routes, std::future::pending()).await);
         }));
     }
     tasks.push(tokio::spawn(admin::count_locks(Arc::clone(&admin))));

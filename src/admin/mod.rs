@@ -11,6 +11,7 @@ mod locks;
 mod page;
 mod probes;
 mod process;
+mod rules;
 mod server;
 mod state;
 #[cfg(test)]
@@ -160,6 +161,9 @@ pub fn router(admin: &Arc<Admin>) -> Router {
         .route("/", get(page::page))
         .route("/api/v1/locks", get(locks::list).delete(locks::clear))
         .route("/api/v1/locks/{digest}", get(locks::show).delete(locks::release))
+        .route("/api/v1/lookup", post(rules::lookup))
+        .route("/api/v1/explain", post(rules::explain))
+        .route("/api/v1/rules", get(rules::list))
         .route("/api/v1/status", get(process::status))
         .route("/api/v1/config", get(process::config))
         .route("/api/v1/reload", post(process::reload))

@@ -12,6 +12,18 @@
 //!
 //! Sources: AMQP 0-9-1 specification; `RabbitMQ`'s errata for the types of fields (<https://www.rabbitmq.com/amqp-0-9-1-errata>).
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::unreachable
+    )
+)]
+
 pub mod coding;
 pub mod content;
 pub mod encode;

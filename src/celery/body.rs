@@ -2,7 +2,7 @@
 
 use super::value::Value;
 use super::{Limits, Unreadable};
-use super::{compression, json, msgpack, pickle};
+use super::{compression, json, msgpack, pickle, yaml};
 use crate::amqp::content::Properties;
 use crate::amqp::table::FieldValue;
 
@@ -47,6 +47,8 @@ pub enum Serializer {
     Pickle,
     /// `application/x-msgpack`.
     Msgpack,
+    /// `application/x-yaml`.
+    Yaml,
 }
 
 impl Serializer {
@@ -56,6 +58,7 @@ impl Serializer {
             b"application/json" => Some(Serializer::Json),
             b"application/x-python-serialize" => Some(Serializer::Pickle),
             b"application/x-msgpack" => Some(Serializer::Msgpack),
+            b"application/x-yaml" => Some(Serializer::Yaml),
             _ => None,
         }
     }
@@ -129,6 +132,7 @@ pub fn load(encoding: &Encoding<'_>, body: &[u8], limits: Limits) -> Result<Valu
         Serializer::Json => json::parse(&body, limits),
         Serializer::Pickle => pickle::parse(&body, limits),
         Serializer::Msgpack => msgpack::parse(&body, limits),
+        Serializer::Yaml => yaml::parse(&body, limits),
     }
 }
 

@@ -23,6 +23,7 @@ pub mod pickle;
 pub mod routing;
 pub mod task;
 pub mod value;
+pub mod yaml;
 
 /// Why a message cannot be read. It is forwarded as it came.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

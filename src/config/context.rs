@@ -1,6 +1,6 @@
 //! How a wrong value is reported: the key, the offending text at its place, and the remedy.
 
-use super::reader::{Reader, Shown};
+use super::report::{Reader, Shown};
 use super::source::{Kind, Span};
 use super::tree::{Node, Value};
 
@@ -22,27 +22,32 @@ impl Context<'_> {
 
     /// As [`Context::refuse`], for a mistake that begins some bytes into a string.
     pub fn refuse_from(&self, node: &Node, offset: usize, says: &str, remedy: &str) {
+        let message = sentence(&format!("{} {says}", self.name_and_text(node)), remedy);
+        self.report(node, offset, &message);
+    }
+
+    /// `KEY = TEXT`, as it was written.
+    pub fn name_and_text(&self, node: &Node) -> String {
         let sources = &self.reader.sources;
-        let slice = sources.slice(node.at);
         let text = match (self.shown, &node.value) {
             (Shown::Hidden, _) => "***".to_owned(),
             (Shown::Plain, Value::Bare(text)) => format!("{text:?}"),
-            (Shown::Plain, _) => shorten(slice),
+            (Shown::Plain, _) => shorten(sources.slice(node.at)),
         };
-        let key = match sources.get(node.at).map(|source| source.kind) {
-            Some(Kind::Single) if !self.table.is_empty() => format!("{}.{}", self.table, self.key),
-            _ => self.key.to_owned(),
-        };
+        match sources.get(node.at).map(|source| source.kind) {
+            Some(Kind::Single) if !self.table.is_empty() => format!("{}.{} = {text}", self.table, self.key),
+            _ => format!("{} = {text}", self.key),
+        }
+    }
+
+    /// Notes an error in these words, some bytes into a string.
+    pub fn report(&self, node: &Node, offset: usize, message: &str) {
+        let sources = &self.reader.sources;
         let at = match node.value {
-            Value::Text(_) => inside_quotes(slice, node.at, offset),
+            Value::Text(_) => inside_quotes(sources.slice(node.at), node.at, offset),
             _ => node.at,
         };
-        self.reader.error(
-            Some(at),
-            self.shown,
-            sources.place(at),
-            sentence(&format!("{key} = {text} {says}"), remedy),
-        );
+        self.reader.error(Some(at), self.shown, sources.place(at), message.to_owned());
     }
 }
 

@@ -2,9 +2,8 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 
-use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource};
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
 
 /// Where an error lies.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,32 +42,53 @@ pub struct ConfigError {
     pub(super) snippet: Option<Snippet>,
 }
 
-/// The text of a file and the range in it that is wrong.
+/// One line of a file and the range in it that is wrong. Only the one line: a neighbouring one may hold a secret.
 #[derive(Debug, Clone)]
 pub(super) struct Snippet {
-    pub name: String,
-    pub text: Arc<str>,
-    pub range: Range<usize>,
+    name: String,
+    line: String,
+    /// The number of lines before it.
+    number: usize,
+    range: Range<usize>,
 }
 
-impl miette::Diagnostic for ConfigError {}
+impl Snippet {
+    /// The line in which a range of a file's text begins; of the range, what lies on that line.
+    pub fn new(name: &str, text: &str, range: Range<usize>) -> Snippet {
+        let before = text.get(..range.start).unwrap_or_default();
+        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = text.get(start..).and_then(|rest| rest.lines().next()).unwrap_or_default();
+        let range = range.start - start..range.end.saturating_sub(start).min(line.len());
+        Snippet {
+            name: name.to_owned(),
+            line: line.to_owned(),
+            number: before.matches('\n').count(),
+            range,
+        }
+    }
+}
 
 /// The line of the error with the offending text marked; a diagnostic of its own so that the plain first line stays as it is.
 #[derive(Debug, thiserror::Error)]
 #[error("here")]
-struct Marked {
-    text: NamedSource<Arc<str>>,
-    range: Range<usize>,
-}
+struct Marked(Snippet);
 
 impl miette::Diagnostic for Marked {
-    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
-        Some(&self.text)
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        Some(&self.0)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let label = LabeledSpan::new(None, self.range.start, self.range.len().max(1));
-        Some(Box::new(std::iter::once(label)))
+        let length = self.0.range.len().max(1);
+        Some(Box::new(std::iter::once(LabeledSpan::new(None, self.0.range.start, length))))
+    }
+}
+
+impl SourceCode for Snippet {
+    fn read_span<'a>(&'a self, _: &SourceSpan, _: usize, _: usize) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        let bytes = self.line.as_bytes();
+        let contents = MietteSpanContents::new_named(self.name.clone(), bytes, (0..bytes.len()).into(), self.number, 0, 1);
+        Ok(Box::new(contents))
     }
 }
 
@@ -95,19 +115,13 @@ impl ConfigErrors {
             Colour::On => GraphicalTheme::unicode(),
             Colour::Off => GraphicalTheme::unicode_nocolor(),
         };
-        // No context lines: a neighbouring line may hold a secret.
-        let handler = GraphicalReportHandler::new_themed(theme).with_context_lines(0).with_links(false);
+        let handler = GraphicalReportHandler::new_themed(theme).with_links(false);
         let mut out = String::new();
         for error in &self.0 {
             out.push_str(&error.to_string());
             out.push('\n');
-            let Some(Snippet { name, text, range }) = &error.snippet else {
-                continue;
-            };
-            let marked = Marked {
-                text: NamedSource::new(name, text.clone()),
-                range: range.clone(),
-            };
+            let Some(snippet) = &error.snippet else { continue };
+            let marked = Marked(snippet.clone());
             let mut drawing = String::new();
             if handler.render_report(&mut drawing, &marked).is_ok() {
                 // The first lines repeat the headline, which has just been printed in full.

@@ -11,7 +11,7 @@ use toml::de::DeTable;
 
 use super::context::{Context, sentence};
 use super::error::Place;
-use super::reader::{Reader, Shown};
+use super::report::{Reader, Shown};
 use super::setting::{Setting as _, read_items};
 use super::source::{Kind, Span};
 use super::tree::{self, Node, Table, Value};
@@ -47,6 +47,15 @@ pub(super) struct Layered {
     /// The directories in which a pattern was looked for.
     pub included_from: Vec<PathBuf>,
     pub sha256: String,
+    /// Whether every file could be read. Of a tree with holes in it no more is said: much of that would be about the holes.
+    pub is_whole: bool,
+}
+
+impl Layered {
+    fn take(&mut self, main: Option<Table>) {
+        self.is_whole = main.is_some();
+        self.root = main.unwrap_or_default();
+    }
 }
 
 /// Reads all layers; what is wrong goes to the reader.
@@ -57,13 +66,14 @@ pub(super) fn read(layers: &Layers<'_>, reader: &mut Reader) -> Layered {
         included: Vec::new(),
         included_from: Vec::new(),
         sha256: String::new(),
+        is_whole: true,
     };
     match &layers.main {
         Main::None => {}
-        Main::Text { name, text } => layered.root = parse(name, text, Path::new(""), reader).unwrap_or_default(),
+        Main::Text { name, text } => layered.take(parse(name, text, Path::new(""), reader)),
         Main::File(path) => {
             layered.file = Some(path.clone());
-            layered.root = parse_file(path, reader).unwrap_or_default();
+            layered.take(parse_file(path, reader));
         }
     }
     include(&mut layered, reader);
@@ -124,7 +134,11 @@ fn parse(name: &str, text: &str, base: &Path, reader: &mut Reader) -> Option<Tab
         let line = text.get(start..).unwrap_or_default().lines().next().unwrap_or_default().trim();
         // Only the key is shown: the rest of the line may hold a password.
         let key = line.split('=').next().unwrap_or_default().trim();
-        let remedy = "Texts, durations and sizes take quotes: ttl = \"10s\"; lists take [ ].";
+        let remedy = match error.message() {
+            message if message.contains("duplicate key") => "Keep one of them.",
+            message if message.contains("quoted") => "Texts, durations and sizes take quotes, such as ttl = \"10s\".",
+            _ => "Write key = value: texts in quotes, lists in [ ], tables as [name].",
+        };
         reader.error(
             Some(at),
             Shown::Hidden,
@@ -177,6 +191,8 @@ fn include(layered: &mut Layered, reader: &mut Reader) {
                 let message = format!("{} is set already at {first}. Set it in one place.", other.name);
                 reader.error_at(other.name_at, message);
             });
+        } else {
+            layered.is_whole = false;
         }
         read.push(path);
     }
@@ -191,7 +207,9 @@ fn expand(pattern: &Path, looked_into: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>
     for (index, part) in parts.iter().enumerate() {
         let text = part.as_os_str().to_string_lossy();
         if !is_wild(&text) {
-            found.iter_mut().for_each(|path| path.push(part));
+            for path in &mut found {
+                path.push(part);
+            }
             continue;
         }
         let matcher = matcher(&text)?;

@@ -1,22 +1,28 @@
 //! The configuration: TOML files, environment and flags become one [`Config`] that is valid by construction.
 //!
 //! `source` (texts and places) → `tree` (values with places) → `layer` (include, environment, flags) → `reader` (typed keys,
-//! defaults, unknown keys) → `tables` and `rule` (what the keys mean together) → [`Config`]. Every error of a load is reported, each
+//! defaults, unknown keys) → `tables`, `admin`, `secrets`, `rule` (what the keys mean together) → [`Config`]. Every error of a load is reported, each
 //! with file, line, column, the offending text and the remedy. `not_built` is the one list of what is known and refused.
 
 pub mod address;
+mod admin;
+mod check;
 mod context;
 pub mod error;
 mod layer;
+mod limit;
 mod not_built;
 mod reader;
 pub mod reload;
+mod report;
 mod rule;
+mod secrets;
 mod setting;
 mod source;
 mod suggest;
 mod tables;
 mod tree;
+mod unbuilt;
 pub mod unit;
 pub mod watch;
 
@@ -335,15 +341,15 @@ impl Default for Config {
 
 /// The path of every key that is known: `proxy.listen`, `rule.unique`, `admin.token.name`, `control.vhosts.*.url`.
 pub fn known_keys() -> Vec<String> {
-    let reader = reader::Reader::default();
+    let reader = report::Reader::default();
     tables::read_every_key(&reader);
     reader.into_parts().2.into_iter().collect()
 }
 
 fn build(layers: &layer::Layers<'_>) -> Result<Config, ConfigErrors> {
-    let mut reader = reader::Reader::default();
+    let mut reader = report::Reader::default();
     let layered = layer::read(layers, &mut reader);
-    let config = reader.is_clean().then(|| tables::read_config(&reader, &layered));
+    let config = layered.is_whole.then(|| tables::read_config(&reader, &layered));
     let (errors, warnings, _) = reader.into_parts();
     match config {
         Some(config) if errors.is_empty() => Ok(Config {

@@ -1,109 +1,15 @@
 //! Reads tables key by key: a value is typed, its absence gives the default, and what nobody asked for is unknown.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
-use std::path::PathBuf;
-
 use serde_json::{Map, Value as Json, json};
 
 use super::context::{Context, sentence};
-use super::error::{ConfigError, Place, Snippet, Warning};
+use super::error::Place;
 use super::not_built;
+use super::report::{Reader, Shown, header_of};
 use super::setting::{Setting, quoted, read_choice, read_items};
-use super::source::{Kind, Sources, Span};
+use super::source::Span;
 use super::suggest::nearest;
-use super::tree::{Entry, Node, Table, Value};
-
-/// One load: its texts, and what was found wrong so far.
-#[derive(Debug, Default)]
-pub(super) struct Reader {
-    pub sources: Sources,
-    errors: RefCell<Vec<(Option<Span>, ConfigError)>>,
-    warnings: RefCell<Vec<Warning>>,
-    known: RefCell<BTreeSet<String>>,
-    files: RefCell<Vec<PathBuf>>,
-}
-
-/// Whether the text at a place may be shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shown {
-    /// Yes.
-    Plain,
-    /// No: it may hold a password.
-    Hidden,
-}
-
-impl Reader {
-    /// Notes an error. The same text at the same place is noted once.
-    pub fn error(&self, at: Option<Span>, shown: Shown, place: Place, message: String) {
-        let mut errors = self.errors.borrow_mut();
-        if errors.iter().any(|(_, known)| known.place == place && known.message == message) {
-            return;
-        }
-        let source = at.and_then(|at| Some((self.sources.get(at)?, at)));
-        let snippet = source.filter(|(source, _)| source.kind == Kind::File && shown == Shown::Plain);
-        let snippet = snippet.map(|(source, at)| Snippet {
-            name: source.name.clone(),
-            text: source.text.clone(),
-            range: at.range(),
-        });
-        errors.push((at, ConfigError { place, message, snippet }));
-    }
-
-    /// Notes an error at a place.
-    pub fn error_at(&self, at: Span, message: String) {
-        self.error(Some(at), Shown::Plain, self.sources.place(at), message);
-    }
-
-    /// Notes a warning at a place.
-    pub fn warn(&self, at: Span, rule: Option<&str>, message: String) {
-        let warning = Warning {
-            place: self.sources.place(at),
-            rule: rule.map(str::to_owned),
-            message,
-        };
-        let mut warnings = self.warnings.borrow_mut();
-        if !warnings.contains(&warning) {
-            warnings.push(warning);
-        }
-    }
-
-    /// Notes that a key exists.
-    fn know(&self, path: String) {
-        self.known.borrow_mut().insert(path);
-    }
-
-    /// Notes a file that the config names.
-    pub fn note_file(&self, path: PathBuf) {
-        self.files.borrow_mut().push(path);
-    }
-
-    /// The files that the config names.
-    pub fn files(&self) -> Vec<PathBuf> {
-        self.files.borrow().clone()
-    }
-
-    /// How many errors there are so far.
-    pub fn error_count(&self) -> usize {
-        self.errors.borrow().len()
-    }
-
-    /// True if nothing was found wrong so far.
-    pub fn is_clean(&self) -> bool {
-        self.errors.borrow().is_empty()
-    }
-
-    /// All errors in the order of the texts, all warnings, and the path of every key that was asked for.
-    pub fn into_parts(self) -> (Vec<ConfigError>, Vec<Warning>, BTreeSet<String>) {
-        let mut errors = self.errors.into_inner();
-        errors.sort_by(|(a, _), (b, _)| a.cmp(b));
-        (
-            errors.into_iter().map(|(_, error)| error).collect(),
-            self.warnings.into_inner(),
-            self.known.into_inner(),
-        )
-    }
-}
+use super::tree::{Entry, Node, Table, Value, is_tables};
 
 /// Reads the keys of one table.
 pub(super) struct TableReader<'r> {
@@ -118,6 +24,8 @@ pub(super) struct TableReader<'r> {
     /// Where the table was written.
     at: Option<Span>,
     asked: Vec<&'static str>,
+    /// The keys whose text may hold a password.
+    hidden: Vec<&'static str>,
     shown: Map<String, Json>,
 }
 
@@ -132,6 +40,7 @@ impl<'r> TableReader<'r> {
             fallback: None,
             at,
             asked: Vec::new(),
+            hidden: Vec::new(),
             shown: Map::new(),
         }
     }
@@ -194,7 +103,7 @@ impl<'r> TableReader<'r> {
 
     /// A value, or its default.
     pub fn get<T: Setting>(&mut self, key: &'static str, default: T) -> T {
-        let value = self.read(key, Shown::Plain, T::read).flatten();
+        let value = self.read(key, Shown::Plain, T::read);
         if let Some(value) = value.as_ref().filter(|value| **value != default) {
             self.refuse_unbuilt(key, &value.show());
         }
@@ -210,11 +119,12 @@ impl<'r> TableReader<'r> {
 
     /// A value without a default that may hold a password.
     pub fn optional_hidden<T: Setting>(&mut self, key: &'static str) -> Option<T> {
+        self.hidden.push(key);
         self.optional_shown(key, Shown::Hidden)
     }
 
     fn optional_shown<T: Setting>(&mut self, key: &'static str, shown: Shown) -> Option<T> {
-        let value = self.read(key, shown, T::read).flatten();
+        let value = self.read(key, shown, T::read);
         if let Some(value) = &value {
             self.refuse_unbuilt(key, &value.show());
         }
@@ -248,7 +158,7 @@ impl<'r> TableReader<'r> {
     }
 
     fn optional_choice_raw<T: Copy>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> Option<T> {
-        self.read(key, Shown::Plain, |node, cx| read_choice(node, cx, words)).flatten()
+        self.read(key, Shown::Plain, |node, cx| read_choice(node, cx, words))
     }
 
     /// A list of a few words, or its default; sorted, each word once.
@@ -263,7 +173,7 @@ impl<'r> TableReader<'r> {
             values.dedup();
             values
         };
-        let (value, default) = (value.flatten().map(sorted), sorted(default));
+        let (value, default) = (value.map(sorted), sorted(default));
         let word = |value: &T| words.iter().find(|(_, known)| known == value).map_or("", |(word, _)| word);
         let show = |values: &[T]| Json::from(values.iter().map(word).collect::<Vec<_>>());
         if let Some(value) = value.as_ref().filter(|value| **value != default) {
@@ -274,10 +184,10 @@ impl<'r> TableReader<'r> {
         value
     }
 
-    /// `None` if the key is absent, `Some(None)` if its value is wrong.
-    pub fn read<T>(&mut self, key: &'static str, shown: Shown, read: impl Fn(&Node, &Context<'_>) -> Option<T>) -> Option<Option<T>> {
+    /// Reads a key by other means; `None` if it is absent or wrong.
+    pub fn read<T>(&mut self, key: &'static str, shown: Shown, read: impl Fn(&Node, &Context<'_>) -> Option<T>) -> Option<T> {
         let entry = self.entry(key)?;
-        Some(read(&entry.node, &self.context(key, shown)))
+        read(&entry.node, &self.context(key, shown))
     }
 
     /// Shows a value that was read by other means.
@@ -308,7 +218,7 @@ impl<'r> TableReader<'r> {
 
     /// As [`TableReader::refuse`], for a mistake that begins some bytes into a string.
     pub fn refuse_from(&self, key: &str, offset: usize, says: &str, remedy: &str) {
-        let cx = self.context(key, Shown::Plain);
+        let cx = self.context(key, if self.hidden.contains(&key) { Shown::Hidden } else { Shown::Plain });
         match self.node(key) {
             Some(node) => cx.refuse_from(node, offset, says, remedy),
             None => self.refuse_table(&format!("{key} {says}"), remedy),
@@ -329,13 +239,11 @@ impl<'r> TableReader<'r> {
     /// A table within this one, and where it was written.
     pub fn table(&mut self, key: &'static str) -> (Option<&'r Table>, Option<Span>) {
         let Some(entry) = self.entry(key) else { return (None, self.at) };
-        match &entry.node.value {
-            Value::Table(table) => (Some(table), Some(entry.name_at)),
-            _ => {
-                self.not_a_table(key, &entry.node);
-                (None, self.at)
-            }
+        if let Value::Table(table) = &entry.node.value {
+            return (Some(table), Some(entry.name_at));
         }
+        self.not_a_table(key, &entry.node);
+        (None, self.at)
     }
 
     fn not_a_table(&self, key: &str, node: &Node) {
@@ -367,12 +275,11 @@ impl<'r> TableReader<'r> {
         };
         let mut tables = Vec::new();
         for item in items {
-            match &item.value {
-                Value::Table(table) => tables.push((table, item.at)),
-                _ => {
-                    let cx = self.context(key, Shown::Plain);
-                    cx.refuse(item, "is not a table", &format!("Write [[{path}]], once for each."));
-                }
+            if let Value::Table(table) = &item.value {
+                tables.push((table, item.at));
+            } else {
+                let cx = self.context(key, Shown::Plain);
+                cx.refuse(item, "is not a table", &format!("Write [[{path}]], once for each."));
             }
         }
         tables
@@ -385,25 +292,43 @@ impl<'r> TableReader<'r> {
 
     /// Reports the keys that nobody asked for, and gives what was read, to be shown.
     pub fn finish(self) -> Json {
-        let (reader, asked, path) = (self.reader, &self.asked, self.path);
         for entry in self.entries() {
-            if asked.contains(&entry.name.as_str()) {
-                continue;
+            if !self.asked.contains(&entry.name.as_str()) {
+                self.refuse_unknown(entry);
             }
-            let is_table = matches!(entry.node.value, Value::Table(_) | Value::List(_)) && path.is_empty();
-            let (what, place) = match (is_table, path) {
-                (true, _) => (format!("unknown table [{}]", entry.name), String::new()),
-                (false, "") => (format!("unknown key {:?}", entry.name), String::new()),
-                (false, _) => (format!("unknown key {:?}", entry.name), format!(" in [{path}]")),
-            };
-            let remedy = match nearest(&entry.name, asked) {
-                Some(near) if is_table => format!("Did you mean [{near}]?"),
-                Some(near) => format!("Did you mean {near:?}?"),
-                None => format!("Known are {}.", asked.join(", ")),
-            };
-            reader.error_at(entry.name_at, format!("{what}{place}. {remedy}"));
         }
         Json::Object(self.shown)
+    }
+
+    fn refuse_unknown(&self, entry: &Entry) {
+        let name = entry.name.as_str();
+        let near = nearest(name, &self.asked);
+        let header = match &entry.node.value {
+            Value::Table(_) if self.path.is_empty() => Some(("[", "]")),
+            Value::List(items) if self.path.is_empty() && is_tables(items) => Some(("[[", "]]")),
+            _ => None,
+        };
+        let message = if let Some((open, close)) = header {
+            let remedy = match near {
+                Some(near) => format!("Did you mean {}?", header_of(near)),
+                None => format!("Known are {}.", self.asked.join(", ")),
+            };
+            format!("unknown table {open}{name}{close}. {remedy}")
+        } else {
+            let place = if self.path.is_empty() {
+                String::new()
+            } else {
+                format!(" in {}", header_of(self.path))
+            };
+            let elsewhere = self.reader.tables_with(name);
+            let remedy = match near {
+                Some(near) => format!("Did you mean {near:?}?"),
+                None if !elsewhere.is_empty() => format!("It belongs in {}.", elsewhere.join(" or ")),
+                None => format!("Known are {}.", self.asked.join(", ")),
+            };
+            format!("unknown key {name:?}{place}. {remedy}")
+        };
+        self.reader.error_at(entry.name_at, message);
     }
 }
 

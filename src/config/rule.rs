@@ -8,32 +8,33 @@ use serde_json::{Value as Json, json};
 
 use crate::rules::RuleSet;
 use crate::rules::spec::{
-    AcksLate, Canvas, Completion, CompletionSource, DeadLetter, Key, LimitSpec, Mode, OnDuplicate, OnMaxWait, OnRunning, OnStoreError,
-    Outcome, Override, ResultMode, RuleSpec, SpecError, Summary, Unique,
+    AcksLate, Canvas, Completion, CompletionSource, DeadLetter, Key, Mode, OnDuplicate, OnRunning, OnStoreError, Outcome, Override,
+    ResultMode, RuleSpec, SpecError, Summary, Unique,
 };
 
-use super::context::Context;
-use super::not_built;
-use super::reader::{Reader, Shown, TableReader};
-use super::setting::{Setting, read_items, read_text};
+use super::check::{check_rule, warn};
+use super::context::{Context, sentence};
+use super::limit::{read_limit, read_limits};
+use super::reader::TableReader;
+use super::report::{Reader, Shown};
+use super::setting::{Setting, read_items};
 use super::source::Span;
 use super::tables::{open, positive};
 use super::tree::{Node, Table, Value};
-use super::unit::show_duration;
 
 /// One rule as it was written.
-struct Written<'r> {
-    spec: RuleSpec,
+pub(super) struct Written<'r> {
+    pub spec: RuleSpec,
     /// Whether each of its keys was read; of a rule with a wrong key nothing more can be said.
-    is_read: bool,
+    pub is_read: bool,
     own: &'r Table,
     defaults: Option<&'r Table>,
-    at: Span,
+    pub at: Span,
 }
 
 impl<'r> Written<'r> {
     /// Its table, to report what is wrong with a key.
-    fn table(&self, reader: &'r Reader) -> TableReader<'r> {
+    pub fn table(&self, reader: &'r Reader) -> TableReader<'r> {
         TableReader::new(reader, "rule", Some(self.own), Some(self.at)).with_fallback(self.defaults)
     }
 }
@@ -58,6 +59,7 @@ fn read_rules<'r>(root: &mut TableReader<'r>) -> Vec<Written<'r>> {
         let mut spec = read_matchers(&mut table);
         read_settings(&mut table, &mut spec);
         spec.given = Some(own.entries.iter().map(|entry| entry.name.clone()).collect::<BTreeSet<_>>());
+        check_rule(&table, &spec);
         shown.push(table.finish());
         rules.push(Written {
             spec,
@@ -79,15 +81,28 @@ pub(super) fn read_every_key(reader: &Reader) {
     read_limit(&mut TableReader::new(reader, "rule.limit", None, None));
 }
 
-/// `[signatures]`: the task's name or pattern, and its signature.
-fn read_signatures(root: &mut TableReader<'_>) -> Vec<(String, String)> {
+/// One line of `[signatures]`.
+struct Signature<'r> {
+    task: String,
+    text: String,
+    node: &'r Node,
+}
+
+/// `[signatures]`: the task's name, and its signature.
+fn read_signatures<'r>(root: &mut TableReader<'r>) -> Vec<Signature<'r>> {
     let reader = root.reader();
     let (own, at) = root.table("signatures");
     let table = TableReader::new(reader, "signatures", own, at);
     let mut signatures = Vec::new();
     for entry in table.entries() {
         match &entry.node.value {
-            Value::Text(signature) => signatures.push((entry.name.clone(), signature.clone())),
+            Value::Text(signature) => {
+                signatures.push(Signature {
+                    task: entry.name.clone(),
+                    text: signature.clone(),
+                    node: &entry.node,
+                });
+            }
             Value::Table(_) => {
                 let message = format!(
                     "{} is split at its dot. Write the whole name of the task in quotes: \"{0}.…\" = \"…\".",
@@ -106,19 +121,13 @@ fn read_signatures(root: &mut TableReader<'_>) -> Vec<(String, String)> {
             }
         }
     }
-    root.show(
-        "signatures",
-        signatures
-            .iter()
-            .map(|(task, signature)| (task.clone(), json!(signature)))
-            .collect::<serde_json::Map<_, _>>()
-            .into(),
-    );
+    let shown = signatures.iter().map(|signature| (signature.task.clone(), json!(signature.text)));
+    root.show("signatures", shown.collect::<serde_json::Map<_, _>>().into());
     signatures
 }
 
 /// The values that users type, with their names.
-fn words<T>(names: &[&'static str], from_name: fn(&str) -> Option<T>) -> Vec<(&'static str, T)> {
+pub(super) fn words<T>(names: &[&'static str], from_name: fn(&str) -> Option<T>) -> Vec<(&'static str, T)> {
     names.iter().filter_map(|name| Some((*name, from_name(name)?))).collect()
 }
 
@@ -191,7 +200,7 @@ fn read_lives(table: &mut TableReader<'_>, spec: &mut RuleSpec, normal: &RuleSpe
     spec.hold_max = positive(table, "hold_max", normal.hold_max);
 }
 
-fn optional_positive(table: &mut TableReader<'_>, key: &'static str) -> Option<Duration> {
+pub(super) fn optional_positive(table: &mut TableReader<'_>, key: &'static str) -> Option<Duration> {
     let duration: Option<Duration> = table.optional(key);
     if duration.is_some_and(|duration| duration.is_zero()) {
         table.refuse(key, "is no time at all", &format!("Write a longer one, or leave {key} out."));
@@ -217,7 +226,7 @@ impl Setting for Globs {
 }
 
 /// A list of expressions, or a template. A variable is a template if it has `{{`, else a list.
-fn read_key(table: &mut TableReader<'_>, default: Key) -> Key {
+pub(super) fn read_key(table: &mut TableReader<'_>, default: Key) -> Key {
     let key = table.read("key", Shown::Plain, |node, cx| match &node.value {
         Value::Text(template) => Some(Key::Template(template.clone())),
         Value::Bare(template) if template.contains("{{") => Some(Key::Template(template.clone())),
@@ -228,7 +237,7 @@ fn read_key(table: &mut TableReader<'_>, default: Key) -> Key {
             None
         }
     });
-    let key = key.flatten().unwrap_or(default);
+    let key = key.unwrap_or(default);
     let shown = match &key {
         Key::All => Json::Null,
         Key::List(parts) => json!(parts),
@@ -277,107 +286,6 @@ fn read_dead_letter(table: &mut TableReader<'_>) -> Option<DeadLetter> {
     routing_key.map(|routing_key| DeadLetter { exchange, routing_key })
 }
 
-fn read_limits(table: &mut TableReader<'_>) -> Vec<LimitSpec> {
-    let reader = table.reader();
-    let mut limits = Vec::new();
-    let mut shown = Vec::new();
-    for (own, at) in table.tables("limit") {
-        let mut limit = TableReader::new(reader, "rule.limit", Some(own), Some(at));
-        limits.push(read_limit(&mut limit));
-        shown.push(limit.finish());
-        if not_built::working_values("rule.limit").is_some() {
-            reader.error_at(
-                Span { end: at.start, ..at },
-                "[[rule.limit]] is not available in this version. Leave it out.".to_owned(),
-            );
-        }
-    }
-    table.show("limit", shown.into());
-    limits
-}
-
-fn read_limit(table: &mut TableReader<'_>) -> LimitSpec {
-    let rate = table.read("rate", Shown::Plain, |node, cx| {
-        let text = read_text(node, cx, "a rate", "2/m")?;
-        let rate = parse_rate(text);
-        if rate.is_none() {
-            cx.refuse(
-                node,
-                "is not a rate",
-                "Write a whole number from 1, a slash, and one of s, m, h, d, such as \"2/m\".",
-            );
-        }
-        rate
-    });
-    let rate = rate.flatten();
-    table.show(
-        "rate",
-        rate.map_or(Json::Null, |(times, per)| json!(format!("{times} per {}", show_duration(per)))),
-    );
-    for key in ["times", "per"] {
-        if rate.is_some() && table.has(key) {
-            table.refuse(
-                key,
-                "says again what rate says",
-                &format!("Keep rate, or times and per: leave {key} or rate out."),
-            );
-        }
-    }
-    let times: Option<u64> = table.optional("times");
-    let per = optional_positive(table, "per");
-    LimitSpec {
-        name: table.optional("name"),
-        times: rate.map(|(times, _)| times).or(times),
-        per: rate.map(|(_, per)| per).or(per),
-        burst: table.optional("burst"),
-        concurrent: table.optional("concurrent"),
-        key: read_key(table, Key::List(Vec::new())),
-        max_wait: optional_positive(table, "max_wait"),
-        on_max_wait: table.optional_choice("on_max_wait", &words(OnMaxWait::NAMES, OnMaxWait::from_name)),
-        hold_max: optional_positive(table, "hold_max"),
-        count_retries: table.get("count_retries", true),
-    }
-}
-
-/// `2/m`: how often, in which time.
-fn parse_rate(text: &str) -> Option<(u64, Duration)> {
-    let (times, unit) = text.split_once('/')?;
-    let seconds = match unit.trim() {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => return None,
-    };
-    let times = times.trim().parse().ok().filter(|times| *times > 0)?;
-    Some((times, Duration::from_secs(seconds)))
-}
-
-/// What is allowed in a rule and probably not meant.
-fn warn(reader: &Reader, rule: &Written<'_>) {
-    let spec = &rule.spec;
-    let name = spec.name.clone().or_else(|| spec.task.first().cloned()).unwrap_or_default();
-    let table = rule.table(reader);
-    let at = |key: &str| table.node(key).map_or(rule.at, |node| node.at);
-    let matches_all = spec
-        .task
-        .iter()
-        .any(|glob| glob.chars().all(|character| character == '*') && !glob.is_empty());
-    if matches_all && spec.mode == Mode::Enforce && !spec.bypass {
-        let message = format!("rule {name:?} matches every task and enforces. Write mode = \"observe\" first, or name the tasks.");
-        reader.warn(at("task"), Some(&name), message);
-    }
-    if spec.unique == Some(Unique::UntilFinished) && spec.acks_late != AcksLate::True && spec.mode != Mode::Off && !spec.bypass {
-        let ttl = show_duration(spec.ttl);
-        let message = format!(
-            "rule {name:?}: the end of a task is learnt from a late ack alone, and acks_late is {:?}: its locks go by ttl ({ttl}). \
-             Write acks_late = true if the task acknowledges late, else choose ttl so that it covers a run.",
-            spec.acks_late.as_str()
-        );
-        reader.warn(at("unique"), Some(&name), message);
-    }
-}
-
 /// The items of a list that was written, to point at one of them.
 fn element(table: &TableReader<'_>, key: &str, index: usize) -> Option<Node> {
     let node = table.node(key)?;
@@ -398,15 +306,17 @@ pub(super) fn read_set(root: &mut TableReader<'_>) -> Arc<RuleSet> {
     let reader = root.reader();
     let rules = read_rules(root);
     let signatures = read_signatures(root);
-    for rule in &rules {
-        warn(reader, rule);
-    }
+    warn(reader, &rules);
     let specs = rules.iter().map(|rule| rule.spec.clone()).collect();
-    match RuleSet::compile(specs, &signatures) {
+    let texts: Vec<_> = signatures
+        .iter()
+        .map(|signature| (signature.task.clone(), signature.text.clone()))
+        .collect();
+    match RuleSet::compile(specs, &texts) {
         Ok(set) => Arc::new(set),
         Err(errors) => {
             for error in errors {
-                refuse(root, &rules, &error);
+                refuse(reader, &rules, &signatures, &error);
             }
             Arc::default()
         }
@@ -414,18 +324,37 @@ pub(super) fn read_set(root: &mut TableReader<'_>) -> Arc<RuleSet> {
 }
 
 /// Tells what is wrong with a spec at its place.
-fn refuse(root: &TableReader<'_>, rules: &[Written<'_>], error: &SpecError) {
-    let reader = root.reader();
+fn refuse(reader: &Reader, rules: &[Written<'_>], signatures: &[Signature<'_>], error: &SpecError) {
     let offset = error.offset.unwrap_or_default();
+    // The message names the key itself, or it says what is wrong with the text of the key.
+    let says = |cx: &Context<'_>, node: &Node| {
+        if error.message.starts_with(&format!("{} = ", error.key)) {
+            error.message.clone()
+        } else {
+            format!("{}: {}", cx.name_and_text(node), error.message)
+        }
+    };
+    if error.key == "signatures" {
+        let Some(signature) = error.element.and_then(|index| signatures.get(index)) else {
+            return;
+        };
+        let cx = Context {
+            reader,
+            table: "signatures",
+            key: &format!("{:?}", signature.task),
+            shown: Shown::Plain,
+        };
+        return cx.report(signature.node, offset, &sentence(&says(&cx, signature.node), &error.remedy));
+    }
     // Of a rule with a value that was refused the default was compiled, of which nothing need be said.
     let Some(rule) = rules.get(error.rule).filter(|rule| rule.is_read) else {
         return;
     };
     let table = rule.table(reader);
-    match error.element.and_then(|index| element(&table, error.key, index)) {
-        Some(node) => table
-            .context(error.key, Shown::Plain)
-            .refuse_from(&node, offset, &error.message, &error.remedy),
-        None => table.refuse_from(error.key, offset, &error.message, &error.remedy),
+    let element = error.element.and_then(|index| element(&table, error.key, index));
+    let cx = table.context(error.key, Shown::Plain);
+    match element.as_ref().or(table.node(error.key)) {
+        Some(node) => cx.report(node, offset, &sentence(&says(&cx, node), &error.remedy)),
+        None => table.refuse_table(&error.message, &error.remedy),
     }
 }

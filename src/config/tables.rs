@@ -1,21 +1,21 @@
 //! The tables beside the rules: each key with its default, and what must hold between keys.
 
-use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address::{HostPort, Listen, StoreUrl, Transport, Upstream};
+use super::admin::{read_admin, read_token};
 use super::context::Context;
 use super::layer::Layered;
-use super::reader::{Reader, Shown, TableReader};
+use super::reader::TableReader;
+use super::report::{Reader, Shown};
 use super::rule;
-use super::setting::{Setting, Size, read_text};
-use super::source::Span;
-use super::tree::{Node, Table, Value};
-use super::unit::{Secret, show_size};
+use super::secrets::{check_tls, read_client_tls, read_secret, read_server_tls};
+use super::setting::{Setting as _, Size};
+use super::tree::{Table, Value};
+use super::unbuilt::{read_unbuilt_tables, read_vhost};
+use super::unit::show_size;
 use super::{
-    AdminConfig, AdminToken, ClientTls, Config, DecisionsConfig, LogConfig, LogDecisions, LogFormat, LogLevel, ProxyConfig, Role,
-    ServerTls, StoreConfig, UpstreamConfirms, UpstreamPolicy,
+    Config, DecisionsConfig, LogConfig, LogDecisions, LogFormat, LogLevel, ProxyConfig, StoreConfig, UpstreamConfirms, UpstreamPolicy,
 };
 
 const MIB: usize = 1 << 20;
@@ -61,6 +61,7 @@ pub(super) fn read_every_key(reader: &Reader) {
         included: Vec::new(),
         included_from: Vec::new(),
         sha256: String::new(),
+        is_whole: true,
     };
     read_config(reader, &nothing);
     read_token(reader, &Table::default(), None, &mut Vec::new());
@@ -195,128 +196,6 @@ fn read_keepalive(table: &mut TableReader<'_>) -> Duration {
     keepalive
 }
 
-/// A certificate and its key belong together, and to a listener or broker that speaks TLS.
-fn check_tls(table: &TableReader<'_>, proxy: &ProxyConfig) {
-    let speaks = |transport: Transport| transport == Transport::Tls;
-    let listens = proxy.listen.iter().any(|listen| speaks(listen.transport));
-    if listens && proxy.tls.is_none() {
-        table.refuse(
-            "listen",
-            "takes TLS and there is no certificate",
-            "Write [proxy.tls] with cert and key.",
-        );
-    }
-    let at = |key: &str| table.node(key).map(|node| node.at);
-    if let Some(at) = at("tls").filter(|_| proxy.tls.is_some() && !listens) {
-        table.reader().warn(
-            at,
-            None,
-            "[proxy.tls] is not used: no listener is amqps://. Write listen = [\"amqps://…\"].".to_owned(),
-        );
-    }
-    let dials = proxy.upstream.iter().any(|upstream| speaks(upstream.transport));
-    if let Some(at) = at("upstream_tls").filter(|_| proxy.upstream_tls != ClientTls::default() && !dials) {
-        let message = "[proxy.upstream_tls] is not used: no upstream is amqps://. Write upstream = [\"amqps://…\"].";
-        table.reader().warn(at, None, message.to_owned());
-    }
-}
-
-/// `cert`, `key` and `client_ca` of a listener.
-fn read_server_tls(parent: &mut TableReader<'_>, path: &'static str) -> Option<ServerTls> {
-    let mut table = open(parent, "tls", path);
-    let (cert, key) = read_pair(&mut table);
-    let client_ca = read_path(&mut table, "client_ca");
-    if let (Some(_), None) = (&client_ca, &cert) {
-        table.refuse(
-            "client_ca",
-            "asks for client certificates and there is no cert",
-            "Write cert and key beside it.",
-        );
-    }
-    let shown = table.finish();
-    parent.show("tls", shown);
-    Some(ServerTls {
-        cert: cert?,
-        key: key?,
-        client_ca,
-    })
-}
-
-fn read_client_tls(parent: &mut TableReader<'_>) -> ClientTls {
-    let mut table = open(parent, "upstream_tls", "proxy.upstream_tls");
-    let ca = read_path(&mut table, "ca");
-    let (cert, key) = read_pair(&mut table);
-    let shown = table.finish();
-    parent.show("upstream_tls", shown);
-    ClientTls {
-        ca,
-        identity: cert.zip(key),
-    }
-}
-
-/// A certificate and its key, of which one without the other is refused.
-fn read_pair(table: &mut TableReader<'_>) -> (Option<PathBuf>, Option<PathBuf>) {
-    let pair = (read_path(table, "cert"), read_path(table, "key"));
-    for (here, other) in [("cert", "key"), ("key", "cert")] {
-        if table.has(here) && !table.has(other) {
-            table.refuse(
-                here,
-                &format!("has no {other} beside it"),
-                &format!("Write {other} = \"….pem\" beside it."),
-            );
-        }
-    }
-    pair
-}
-
-/// The path of a file that must be there.
-fn read_path(table: &mut TableReader<'_>, key: &'static str) -> Option<PathBuf> {
-    let path: PathBuf = table.optional(key)?;
-    table.reader().note_file(path.clone());
-    match fs::File::open(&path).and_then(|file| file.metadata()) {
-        Ok(found) if found.is_dir() => table.refuse(key, "is a directory", "Write the path of a file."),
-        Ok(_) => {}
-        Err(error) => {
-            let remedy = "Write the path of a file that the user of oncegate may read; paths are relative to the config file.";
-            table.refuse(key, &format!("cannot be read: {error}"), remedy);
-        }
-    }
-    Some(path)
-}
-
-/// A secret, given as `key` or in the file that `key_file` names.
-fn read_secret<T: Setting>(table: &mut TableReader<'_>, key: &'static str, file_key: &'static str) -> Option<T> {
-    let path = read_path(table, file_key);
-    if let Some(path) = path {
-        if table.has(key) {
-            table.refuse_table(&format!("{key} and {file_key} are both set"), "Keep one of them.");
-        }
-        // A file that cannot be read has been reported.
-        let content = fs::read_to_string(&path).ok()?;
-        let reader = table.reader();
-        let value = table.read(file_key, Shown::Hidden, |node, cx| {
-            let inside = Node {
-                at: node.at,
-                value: Value::Bare(content.trim().to_owned()),
-            };
-            T::read(&inside, &Context { reader, ..*cx })
-        });
-        let value = value.flatten();
-        table.show(key, value.as_ref().map_or(serde_json::Value::Null, Setting::show));
-        return value;
-    }
-    // Only a URL with credentials in it is hidden: of any other, the text helps.
-    let has_password = match table.node(key).map(|node| &node.value) {
-        Some(Value::Text(text) | Value::Bare(text)) => text.contains('@'),
-        _ => false,
-    };
-    if has_password {
-        table.optional_hidden(key)
-    } else {
-        table.optional(key)
-    }
-}
-
 fn read_store(root: &mut TableReader<'_>, listen: &[Listen]) -> StoreConfig {
     let mut table = open(root, "store", "store");
     let url = read_secret::<StoreUrl>(&mut table, "url", "url_file");
@@ -368,80 +247,6 @@ fn refuse_listener(root: &TableReader<'_>, index: usize) {
     );
 }
 
-fn read_admin(root: &mut TableReader<'_>) -> AdminConfig {
-    let mut table = open(root, "admin", "admin");
-    let listen = table.get(
-        "listen",
-        HostPort {
-            host: "127.0.0.1".to_owned(),
-            port: 9672,
-        },
-    );
-    let probes_listen = table.optional("probes_listen");
-    let hosts: Vec<String> = table.get("hosts", Vec::new());
-    if hosts.iter().any(|host| host.is_empty() || host.contains(['/', '*', ' '])) {
-        table.refuse(
-            "hosts",
-            "is not a list of host names",
-            "Write names as they stand in the Host header, such as [\"oncegate.example\"].",
-        );
-    }
-    let tls = read_server_tls(&mut table, "admin.tls");
-    let mut tokens = Vec::new();
-    let mut shown = Vec::new();
-    for (token, at) in table.tables("token") {
-        shown.push(read_token(table.reader(), token, Some(at), &mut tokens));
-    }
-    table.show("token", shown.into());
-    if !listen.is_loopback() && !table.has("token") {
-        let remedy = "Write [[admin.token]] with name, file and role, or listen on 127.0.0.1.";
-        table.refuse("listen", "is reached from other machines and there is no token", remedy);
-    }
-    let shown = table.finish();
-    root.show("admin", shown);
-    AdminConfig {
-        listen,
-        probes_listen,
-        hosts,
-        tls,
-        tokens,
-    }
-}
-
-/// One `[[admin.token]]`; a right one is added to those before it.
-fn read_token(reader: &Reader, table: &Table, at: Option<Span>, tokens: &mut Vec<AdminToken>) -> serde_json::Value {
-    let mut table = TableReader::new(reader, "admin.token", Some(table), at);
-    let name: Option<String> = table.optional("name");
-    let file = read_path(&mut table, "file");
-    let role = table.choice("role", Role::Read, &[("read", Role::Read), ("operate", Role::Operate)]);
-    for (key, remedy) in [
-        ("name", "Write name = \"…\", which the audit log shows."),
-        ("file", "Write file = \"…\", which holds the token."),
-    ] {
-        if !table.has(key) {
-            table.refuse_table(&format!("[[admin.token]] has no {key}"), remedy);
-        }
-    }
-    if let (Some(name), Some(file)) = (name, file) {
-        if tokens.iter().any(|token| token.name == name) {
-            table.refuse("name", "is the name of an earlier token", "Write another name.");
-        }
-        // A file that cannot be read has been reported.
-        if let Ok(text) = fs::read_to_string(&file) {
-            let secret = Secret::new(text.trim());
-            if secret.expose().is_empty() {
-                table.refuse(
-                    "file",
-                    "is empty",
-                    "Put the token into it, for example the output of: openssl rand -hex 32",
-                );
-            }
-            tokens.push(AdminToken { name, file, role, secret });
-        }
-    }
-    table.finish()
-}
-
 const LEVELS: [(&str, LogLevel); 5] = [
     ("error", LogLevel::Error),
     ("warn", LogLevel::Warn),
@@ -475,78 +280,4 @@ fn read_decisions(root: &mut TableReader<'_>) -> DecisionsConfig {
     let shown = table.finish();
     root.show("decisions", shown);
     DecisionsConfig { keep, max }
-}
-
-/// The tables of which nothing is built: typed, so that a mistake in them is told as such.
-fn read_unbuilt_tables(root: &mut TableReader<'_>) {
-    let mut control = open(root, "control", "control");
-    read_broker_url(&mut control);
-    let events = [("auto", "auto"), ("true", "true"), ("false", "false")];
-    control.choice("enable_events", "auto", &events);
-    let vhosts = open(&mut control, "vhosts", "control.vhosts");
-    for entry in vhosts.entries() {
-        match &entry.node.value {
-            Value::Table(table) => read_vhost(root.reader(), Some(table), Some(entry.name_at)),
-            other => {
-                let message = format!(
-                    "{} is {} where a table is meant. Write [control.vhosts.{:?}].",
-                    entry.name,
-                    other.kind(),
-                    entry.name
-                );
-                root.reader().error_at(entry.name_at, message);
-            }
-        }
-    }
-    let shown = control.finish();
-    root.show("control", shown);
-
-    let mut results = open(root, "results", "results");
-    read_secret::<Secret>(&mut results, "url", "url_file");
-    let kinds = ["auto", "redis", "rpc", "worker", "none"].map(|kind| (kind, kind));
-    results.choice("kind", "auto", &kinds);
-    results.get("key_prefix", String::new());
-    positive(&mut results, "expires", Duration::from_secs(24 * 3600));
-    let shown = results.finish();
-    root.show("results", shown);
-
-    let mut park = open(root, "park", "park");
-    park.get("prefix", "oncegate.park".to_owned());
-    let shown = park.finish();
-    root.show("park", shown);
-
-    let mut events = open(root, "events", "events");
-    events.optional::<String>("exchange");
-    let shown = events.finish();
-    root.show("events", shown);
-}
-
-fn read_vhost(reader: &Reader, table: Option<&Table>, at: Option<Span>) {
-    let mut table = TableReader::new(reader, "control.vhosts.*", table, at);
-    read_broker_url(&mut table);
-    table.finish();
-}
-
-/// The URL of the proxy's own broker account.
-fn read_broker_url(table: &mut TableReader<'_>) {
-    read_secret::<Secret>(table, "url", "url_file");
-    let wrong = table.node("url").filter(|node| match &node.value {
-        Value::Text(text) | Value::Bare(text) => !text.starts_with("amqp://") && !text.starts_with("amqps://"),
-        _ => false,
-    });
-    if let Some(node) = wrong {
-        let cx = Context {
-            reader: table.reader(),
-            table: "control",
-            key: "url",
-            shown: Shown::Hidden,
-        };
-        if read_text(node, &cx, "a URL", "amqp://…").is_some() {
-            cx.refuse(
-                node,
-                "is not the URL of a broker",
-                "Write url = \"amqp://USER:PASSWORD@HOST:5672/VHOST\".",
-            );
-        }
-    }
 }

@@ -135,7 +135,8 @@ impl Table {
     }
 }
 
-fn is_tables(list: &[Node]) -> bool {
+/// True for what `[[name]]` makes.
+pub(super) fn is_tables(list: &[Node]) -> bool {
     list.iter().all(|node| matches!(node.value, Value::Table(_)))
 }
 

@@ -198,7 +198,9 @@ pub(super) fn fingerprint(files: &[PathBuf]) -> Fingerprint {
                 .filter_map(Result::ok)
                 .map(|entry| entry.file_name());
             let names: BTreeSet<_> = names.collect();
-            names.iter().for_each(|name| part(name.as_encoded_bytes()));
+            for name in &names {
+                part(name.as_encoded_bytes());
+            }
         } else {
             match fs::read(here) {
                 Ok(content) => part(&content),

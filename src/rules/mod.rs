@@ -11,6 +11,7 @@ pub mod lock;
 mod matcher;
 pub mod outcome;
 mod params;
+pub mod question;
 pub mod spec;
 #[cfg(test)]
 mod tests;
@@ -198,11 +199,11 @@ impl RuleSet {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let mut by_name = HashSet::new();
+        let mut named = HashSet::new();
         let mut patterns = false;
         for rule in &rules {
             match rule.task.plain() {
-                Some(names) => by_name.extend(names.map(Box::from)),
+                Some(exact) => named.extend(exact.map(Box::from)),
                 None => patterns = true,
             }
         }
@@ -210,7 +211,7 @@ impl RuleSet {
             specs,
             signatures: parsed,
             rules,
-            named: by_name,
+            named,
             patterns,
             joined: RwLock::default(),
         })

@@ -47,7 +47,7 @@ impl Session {
         }
     }
 
-    /// The largest payload: RabbitMQ takes frames that are 8 octets, the overhead, above the negotiated size.
+    /// The largest payload: `RabbitMQ` takes frames that are 8 octets, the overhead, above the negotiated size.
     fn limit(&self, from: Side) -> usize {
         match from {
             Side::Client => self.frame_max,

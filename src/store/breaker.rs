@@ -88,3 +88,55 @@ impl Breaker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opens_after_failures_in_a_row_and_closes_after_a_success() {
+        let start = Instant::now();
+        let mut breaker = Breaker::new();
+        breaker.on_failure(start);
+        breaker.on_failure(start);
+        breaker.on_success();
+        breaker.on_failure(start);
+        breaker.on_failure(start);
+        assert_eq!(breaker.circuit(), Circuit::Closed);
+        breaker.on_failure(start);
+        assert_eq!((breaker.circuit(), breaker.until()), (Circuit::Open, Some(start + FIRST_PAUSE)));
+        breaker.on_time(start);
+        assert_eq!(breaker.circuit(), Circuit::Open);
+        breaker.on_time(start + FIRST_PAUSE);
+        assert_eq!(breaker.circuit(), Circuit::HalfOpen);
+        breaker.on_connected();
+        assert_eq!(breaker.circuit(), Circuit::Closed);
+        breaker.on_success();
+        breaker.on_failure(start);
+        assert_eq!(breaker.circuit(), Circuit::Closed);
+    }
+
+    #[test]
+    fn one_failure_after_the_pause_opens_it_for_longer() {
+        let mut now = Instant::now();
+        let mut breaker = Breaker::new();
+        breaker.on_outage(now);
+        let mut pauses = Vec::new();
+        for round in 0..6 {
+            let until = breaker.until().expect("open");
+            pauses.push(until - now);
+            now = until;
+            breaker.on_time(now);
+            if round % 2 == 0 {
+                breaker.on_outage(now);
+            } else {
+                breaker.on_connected();
+                breaker.on_failure(now);
+            }
+        }
+        assert_eq!(
+            pauses.iter().map(Duration::as_millis).collect::<Vec<_>>(),
+            [250, 500, 1000, 2000, 2000, 2000]
+        );
+    }
+}

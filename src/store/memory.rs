@@ -6,13 +6,14 @@
 mod lock;
 mod table;
 
+use std::collections::BinaryHeap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Answer, Filter, Page, Ticket};
 use crate::rules::lock::{
-    Acquired, Claim, Committed, Digest, Freed, LockNote, LockRecord, LockState, Nonce, ReleaseReason, Reply, Request, Scope, Signal,
+    Acquired, Claim, Committed, Digest, Freed, LockNote, LockState, Nonce, ReleaseReason, Reply, Request, Scope, Signal,
 };
 use lock::{Lock, SignalEffect};
 use table::{Ended, EndedPublishes, Table};
@@ -114,20 +115,29 @@ impl Memory {
     pub(super) fn list(&self, filter: &Filter, cursor: Option<&str>, limit: usize) -> Page {
         let now = self.clock.now_ms();
         let after = cursor.and_then(Digest::from_hex);
-        let table = self.table();
-        let mut locks: Vec<LockRecord> = table
-            .locks(now)
-            .filter(|(digest, _)| after.is_none_or(|after| **digest > after))
-            .map(|(digest, lock)| lock.record(*digest))
-            .filter(|record| filter.takes(record))
-            .collect();
-        drop(table);
-        locks.sort_unstable_by_key(|record| record.digest);
         let limit = limit.max(1);
-        let more = locks.len() > limit;
-        locks.truncate(limit);
-        let cursor = locks.last().filter(|_| more).map(|record| record.digest.to_hex());
-        Page { locks, cursor }
+        let mut table = self.table();
+        // The first ones of all, found in one pass that holds publishes up as little as possible.
+        let mut first = BinaryHeap::new();
+        for (digest, lock) in table.locks(now) {
+            if after.is_none_or(|after| *digest > after) && filter.takes(&lock.note.rule, &lock.note.task) {
+                first.push(*digest);
+                if first.len() > limit + 1 {
+                    first.pop();
+                }
+            }
+        }
+        let more = first.len() > limit;
+        let mut digests = first.into_sorted_vec();
+        digests.truncate(limit);
+        let locks = digests
+            .iter()
+            .filter_map(|digest| table.lock(digest, now).map(|lock| lock.record(*digest)))
+            .collect();
+        Page {
+            locks,
+            cursor: digests.last().filter(|_| more).map(|digest| digest.to_hex()),
+        }
     }
 }
 
@@ -205,6 +215,10 @@ impl Step<'_> {
                 lock.state = LockState::Queued;
             }
             lock.prolong(life_end);
+            if self.now - lock.since_ms <= note.lease_ms {
+                // The acquire has written the record for a lease more than a life.
+                return Committed::Held;
+            }
         } else if self.ended(claim, publish, note) {
             return Committed::Ended;
         } else if let Some(holder) = holder {

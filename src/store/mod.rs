@@ -168,9 +168,9 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether a lock is among those asked for.
-    pub fn takes(&self, lock: &LockRecord) -> bool {
-        self.rule.as_deref().is_none_or(|rule| rule == &*lock.rule) && self.task.as_deref().is_none_or(|task| task == &*lock.task)
+    /// Whether a lock of this rule and task is among those asked for.
+    pub fn takes(&self, rule: &str, task: &str) -> bool {
+        self.rule.as_deref().is_none_or(|wanted| wanted == rule) && self.task.as_deref().is_none_or(|wanted| wanted == task)
     }
 }
 
@@ -351,7 +351,8 @@ impl Client {
         answer
     }
 
-    /// Waits until no order is left to be given. While the store is away this does not end: bound it.
+    /// Waits until no order is left to be given. While the store is away this does not end: bound it. Orders that are left when the last
+    /// client of a driver is dropped are lost.
     pub async fn flush(&self) {
         match &self.backend {
             Backend::Memory(_) => {}

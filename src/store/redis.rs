@@ -231,7 +231,8 @@ impl Handle {
         let rows: Vec<Value> = pipeline.query_async(connection).await.map_err(|error| unavailable(&error))?;
         for (digest, row) in digests.iter().zip(rows) {
             if let Value::Array(fields) = row {
-                page.locks.extend(wire::record(*digest, &fields).filter(|lock| filter.takes(lock)));
+                page.locks
+                    .extend(wire::record(*digest, &fields).filter(|lock| filter.takes(&lock.rule, &lock.task)));
             }
         }
         Ok(())

@@ -109,15 +109,19 @@ def test_a_retry_is_never_a_duplicate_of_itself(oncegate, stack, store, scoreboa
 
 
 def test_a_retry_runs_though_a_newer_call_holds_the_lock(oncegate, stack, store, scoreboard):
-    gate = oncegate('[[rule]]\nname = "f"\ntask = "live.flaky"\nunique = "until_started"\n', store=store.url)
-    stack.produce(gate, "flaky.delay(1)\nflaky.delay(1)")
-    gate.expect_publishes(1, "dropped", rule="f")
+    gate = oncegate('[[rule]]\nname = "r"\ntask = "live.gated_retry"\nunique = "until_started"\n', store=store.url)
     stack.worker(gate)
-    # Each run begins with an ack that frees the lock; two calls, each with one retry, all run.
-    scoreboard.wait_runs(2)
-    stack.produce(gate, "flaky.delay(1); fence.delay()")
-    runs = [run for run in scoreboard.wait_runs(5) if run["task"] == "live.flaky"]
-    assert sorted(run["retries"] for run in runs) == [0, 0, 1, 1]
+    stack.produce(gate, "gated_retry.delay('one')")
+    scoreboard.wait_runs(1)
+    harness.wait_until(lambda: not store.locks(), "the first to have started")
+    # The only pool child is busy, so this one waits and holds the lock while the first retries.
+    stack.produce(gate, "gated_retry.delay('one')")
+    gate.expect_publishes(2, "forwarded", rule="r")
+    scoreboard.open_gate("one", 2)
+    runs = scoreboard.wait_runs(6)
+    assert sorted(run["phase"] for run in runs) == ["begin", "begin", "end", "end", "retried", "retried"]
+    assert len({run["id"] for run in runs}) == 2
+    gate.expect_publishes(0, "dropped", rule="r")
 
 
 def test_a_publish_repeated_with_its_own_id_is_forwarded(oncegate, raw, store, vhost):

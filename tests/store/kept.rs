@@ -43,8 +43,8 @@ async fn next(replies: &mut UnboundedReceiver<(Ticket, Answer)>) -> (Ticket, Ans
     reply.expect("in time").expect("an answer")
 }
 
-fn leased() -> Answer {
-    Ok(Reply::Acquire(Acquired::Leased { holder: "a".into() }))
+fn leased() -> Reply {
+    Reply::Acquire(Acquired::Leased { holder: "a".into() })
 }
 
 const TAKEN: Answer = Ok(Reply::Acquire(Acquired::Taken));
@@ -53,7 +53,7 @@ async fn is_a_duplicate_when_the_holder_is_committed(w: &World) {
     let note = note(Scope::UntilFinished);
     let mut replies = unbounded_channel();
     w.acquire(&claim(1, "a"), 1, &note).await;
-    assert_eq!(ask(&w.client, 7, &claim(1, "b"), &note, &mut replies).await, leased());
+    assert_eq!(ask(&w.client, 7, &claim(1, "b"), &note, &mut replies).await, Ok(leased()));
     w.client.tell(commit(&claim(1, "a"), 1, &note));
     let (ticket, answer) = next(&mut replies.1).await;
     assert_eq!(ticket, 7);
@@ -64,7 +64,7 @@ async fn takes_the_lock_when_the_holder_fails(w: &World) {
     let note = note(Scope::UntilFinished);
     let mut replies = unbounded_channel();
     w.acquire(&claim(1, "a"), 1, &note).await;
-    assert_eq!(ask(&w.client, 7, &claim(1, "b"), &note, &mut replies).await, leased());
+    assert_eq!(ask(&w.client, 7, &claim(1, "b"), &note, &mut replies).await, Ok(leased()));
     w.client.tell(unpublish(&claim(1, "a"), 1, ReleaseReason::Returned));
     assert_eq!(next(&mut replies.1).await, (7, TAKEN));
     assert_eq!(w.holder(digest(1)).await.as_deref(), Some("b"));
@@ -79,7 +79,7 @@ async fn one_of_many_is_elected_and_the_others_wait_for_it(w: &World) {
         let client = &clients[ticket as usize % clients.len()];
         assert_eq!(
             ask(client, ticket, &claim(1, &format!("id-{ticket}")), &note, &mut replies).await,
-            leased()
+            Ok(leased())
         );
     }
     w.client.tell(unpublish(&claim(1, "a"), 1, ReleaseReason::Unconfirmed));
@@ -107,10 +107,10 @@ async fn outcome_in_another_process_is_found(w: &World) {
     let elsewhere = w.elsewhere().client();
     w.acquire(&claim(1, "a"), 1, &note).await;
     w.acquire(&claim(2, "a"), 2, &note).await;
-    assert_eq!(ask(&w.client, 7, &claim(1, "b"), &note, &mut replies).await, leased());
+    assert_eq!(ask(&w.client, 7, &claim(1, "b"), &note, &mut replies).await, Ok(leased()));
     elsewhere.tell(unpublish(&claim(1, "a"), 1, ReleaseReason::Unconfirmed));
     assert_eq!(next(&mut replies.1).await, (7, TAKEN));
-    assert_eq!(ask(&w.client, 8, &claim(2, "b"), &note, &mut replies).await, leased());
+    assert_eq!(ask(&w.client, 8, &claim(2, "b"), &note, &mut replies).await, Ok(leased()));
     elsewhere.tell(commit(&claim(2, "a"), 2, &note));
     assert!(matches!(next(&mut replies.1).await, (8, Ok(Reply::Acquire(Acquired::Held { .. })))));
 }
@@ -123,7 +123,7 @@ async fn lapsed_lease_is_found(w: &World) {
     if first == TAKEN {
         return; // On a slow machine the lease has lapsed already.
     }
-    assert_eq!(first, leased());
+    assert_eq!(first, Ok(leased()));
     w.until("the kept one takes the lock", async || {
         w.holder(digest(1)).await.as_deref() == Some("b")
     })
@@ -136,7 +136,7 @@ async fn cancelled_one_hears_nothing_and_holds_nothing(w: &World) {
     let mut replies = unbounded_channel();
     w.acquire(&claim(1, "a"), 1, &note).await;
     for (ticket, id) in [(7, "b"), (8, "c")] {
-        assert_eq!(ask(&w.client, ticket, &claim(1, id), &note, &mut replies).await, leased());
+        assert_eq!(ask(&w.client, ticket, &claim(1, id), &note, &mut replies).await, Ok(leased()));
     }
     w.client.cancel(7, &replies.0);
     w.client.tell(unpublish(&claim(1, "a"), 1, ReleaseReason::Unconfirmed));
@@ -152,7 +152,7 @@ async fn gone_one_holds_nothing(w: &World) {
     let note = note(Scope::UntilFinished);
     let mut replies = unbounded_channel();
     w.acquire(&claim(1, "a"), 1, &note).await;
-    assert_eq!(ask(&w.client, 7, &claim(1, "b"), &note, &mut replies).await, leased());
+    assert_eq!(ask(&w.client, 7, &claim(1, "b"), &note, &mut replies).await, Ok(leased()));
     drop(replies.1);
     w.client.tell(unpublish(&claim(1, "a"), 1, ReleaseReason::Unconfirmed));
     w.until("it is free", async || w.holder(digest(1)).await.is_none()).await;
@@ -162,8 +162,8 @@ async fn same_ticket_of_two_askers(w: &World) {
     let note = note(Scope::UntilFinished);
     let (mut first, mut second) = (unbounded_channel(), unbounded_channel());
     w.acquire(&claim(1, "a"), 1, &note).await;
-    assert_eq!(ask(&w.client, 7, &claim(1, "b"), &note, &mut first).await, leased());
-    assert_eq!(ask(&w.client, 7, &claim(1, "c"), &note, &mut second).await, leased());
+    assert_eq!(ask(&w.client, 7, &claim(1, "b"), &note, &mut first).await, Ok(leased()));
+    assert_eq!(ask(&w.client, 7, &claim(1, "c"), &note, &mut second).await, Ok(leased()));
     w.client.cancel(7, &first.0);
     w.client.tell(unpublish(&claim(1, "a"), 1, ReleaseReason::Unconfirmed));
     assert_eq!(next(&mut second.1).await, (7, TAKEN));

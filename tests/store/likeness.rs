@@ -58,7 +58,9 @@ fn timeless(reply: Reply) -> Reply {
             expires_in_ms: class(expires_in_ms),
         }),
         Reply::Released(mut freed) => {
-            freed.iter_mut().for_each(|freed| freed.held_ms = 0);
+            for freed in &mut freed {
+                freed.held_ms = 0;
+            }
             freed.sort_by_key(|freed| freed.digest);
             Reply::Released(freed)
         }

@@ -43,14 +43,89 @@ pub struct RedisServer {
 
 impl RedisServer {
     pub fn start(extra: &[&str]) -> RedisServer {
+        RedisServer::start_in(|_, port| {
+            let extra = extra.iter().map(ToString::to_string);
+            ["--port".into(), port.to_string()].into_iter().chain(extra).collect()
+        })
+    }
+
+    /// One that speaks TLS only, with a certificate of an authority of its own, which is returned in PEM.
+    pub fn start_tls() -> (RedisServer, Vec<u8>) {
+        let server = RedisServer::start_in(|directory, port| {
+            openssl(
+                directory,
+                &[
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "ec",
+                    "-pkeyopt",
+                    "ec_paramgen_curve:P-256",
+                    "-nodes",
+                    "-days",
+                    "2",
+                ],
+                &["-subj", "/CN=test authority", "-keyout", "ca.key", "-out", "ca.pem"],
+            );
+            openssl(
+                directory,
+                &[
+                    "req",
+                    "-newkey",
+                    "ec",
+                    "-pkeyopt",
+                    "ec_paramgen_curve:P-256",
+                    "-nodes",
+                    "-subj",
+                    "/CN=redis",
+                ],
+                &["-keyout", "server.key", "-out", "server.csr"],
+            );
+            std::fs::write(directory.join("san"), "subjectAltName=IP:127.0.0.1").expect("a file");
+            openssl(
+                directory,
+                &[
+                    "x509",
+                    "-req",
+                    "-in",
+                    "server.csr",
+                    "-CA",
+                    "ca.pem",
+                    "-CAkey",
+                    "ca.key",
+                    "-CAcreateserial",
+                ],
+                &["-days", "2", "-extfile", "san", "-out", "server.pem"],
+            );
+            let file = |name: &str| directory.join(name).display().to_string();
+            let files = [
+                "--tls-cert-file".into(),
+                file("server.pem"),
+                "--tls-key-file".into(),
+                file("server.key"),
+            ];
+            let ports = ["--port".into(), "0".into(), "--tls-port".into(), port.to_string()];
+            let clients = [
+                "--tls-auth-clients".into(),
+                "no".into(),
+                "--tls-ca-cert-file".into(),
+                file("ca.pem"),
+            ];
+            files.into_iter().chain(ports).chain(clients).collect()
+        });
+        let authority = std::fs::read(server.directory.join("ca.pem")).expect("the certificate");
+        (server, authority)
+    }
+
+    fn start_in(extra: impl FnOnce(&std::path::Path, u16) -> Vec<String>) -> RedisServer {
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .and_then(|socket| socket.local_addr())
             .expect("a free port")
             .port();
         let directory = std::env::temp_dir().join(format!("oncegate-store-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("a temporary directory");
-        let extra: Vec<String> = extra.iter().map(ToString::to_string).collect();
-        let child = RedisServer::spawn(port, &directory, &extra);
+        let extra = extra(&directory, port);
+        let child = RedisServer::spawn(&directory, &extra);
         let server = RedisServer {
             child,
             directory,
@@ -61,19 +136,9 @@ impl RedisServer {
         server
     }
 
-    fn spawn(port: u16, directory: &std::path::Path, extra: &[String]) -> Child {
+    fn spawn(directory: &std::path::Path, extra: &[String]) -> Child {
         Command::new("redis-server")
-            .args([
-                "--port",
-                &port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-                "--dir",
-            ])
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
             .arg(directory)
             .args(extra)
             .stdout(Stdio::null())
@@ -105,7 +170,7 @@ impl RedisServer {
 
     /// Starts it anew on the same port, empty.
     pub fn restart(&mut self) {
-        self.child = RedisServer::spawn(self.port, &self.directory, &self.extra);
+        self.child = RedisServer::spawn(&self.directory, &self.extra);
         self.wait_ready();
     }
 
@@ -113,6 +178,16 @@ impl RedisServer {
         let client = redis::Client::open(self.url()).expect("a client");
         client.get_multiplexed_async_connection().await.expect("a connection")
     }
+}
+
+fn openssl(directory: &std::path::Path, first: &[&str], second: &[&str]) {
+    let done = Command::new("openssl")
+        .args(first)
+        .args(second)
+        .current_dir(directory)
+        .stderr(Stdio::null())
+        .status();
+    assert!(done.expect("openssl must be installed: apt-get install openssl").success());
 }
 
 impl Drop for RedisServer {

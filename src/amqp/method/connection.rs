@@ -109,7 +109,11 @@ impl<'a> Open<'a> {
     /// From the payload of a method frame.
     pub fn decode(payload: &'a [u8]) -> Option<Self> {
         let mut reader = MethodId::CONNECTION_OPEN.arguments(payload)?;
-        Some(Open { vhost: reader.short()? })
+        let vhost = reader.short()?;
+        // Two reserved arguments: `capabilities` and `insist`.
+        reader.short()?;
+        reader.u8()?;
+        Some(Open { vhost })
     }
 }
 

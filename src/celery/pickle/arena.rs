@@ -86,7 +86,7 @@ impl<'a> Arena<'a> {
     }
 
     pub(super) fn add_instance(&mut self, how: How, class: Id, args: Id, kwargs: Option<Id>, now: Time) -> Result<Id, Unreadable> {
-        let sound = matches!(self.node(class), Some(Node::Global(_)))
+        let sound = matches!(self.node(class), Some(Node::Global(_) | Node::Instance(_)))
             && matches!(self.node(args), Some(Node::Tuple(_)))
             && kwargs.is_none_or(|kwargs| matches!(self.node(kwargs), Some(Node::Dict(..))));
         if !sound {
@@ -259,10 +259,10 @@ impl<'n, 'a> Writer<'n, 'a> {
     }
 
     fn write_instance(&mut self, instance: &Instance, deadline: Time, depth: usize) -> Result<Value, Unreadable> {
-        let (Node::Global(class), Node::Tuple(args)) = (self.node(instance.class)?, self.node(instance.args)?) else {
+        let class = self.write(instance.class, instance.made, depth + 1)?;
+        let (Some(class), Node::Tuple(args)) = (known::as_global(&class), self.node(instance.args)?) else {
             return Err(refuse("a call of what is not a plain class or function"));
         };
-        self.spend(class.len())?;
         let mut parts = known::Parts {
             how: instance.how,
             class: class.to_string(),

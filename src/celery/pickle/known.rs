@@ -46,6 +46,15 @@ pub(super) fn class_name(module: &str, name: &str) -> Option<String> {
     Some(format!("{module}{separator}{name}"))
 }
 
+/// The name of what is found in a class: in the protocols 0 to 3 a nested class or a method is fetched from its owner.
+fn member_name(owner: &str, name: &str) -> Option<String> {
+    if name.is_empty() || name.contains(['.', ':', '\n', '\r', '\0']) {
+        return None;
+    }
+    let (module, qualname) = owner.split_once(':').or_else(|| owner.rsplit_once('.'))?;
+    Some(format!("{module}:{qualname}.{name}"))
+}
+
 /// A class or function as a value.
 pub(super) fn global(class: &str) -> Value {
     object(class, vec![Value::Str("global".to_owned())])
@@ -115,6 +124,10 @@ impl Parts {
             ("builtins.set" | "builtins.frozenset", [Value::List(items) | Value::Tuple(items)]) => Value::Set(std::mem::take(items)),
             ("builtins.bytes", []) => Value::Bytes(Vec::new()),
             ("_codecs.encode", [Value::Str(text), Value::Str(charset)]) if charset == "latin1" => Value::Bytes(latin1(text)?),
+            ("builtins.getattr", [owner, Value::Str(name)]) => match as_global(owner).and_then(|owner| member_name(owner, name)) {
+                Some(class) => global(&class),
+                None => return Ok(None),
+            },
             ("builtins.bytearray", []) => bytearray(Vec::new()),
             ("builtins.bytearray", [Value::Bytes(octets)]) => bytearray(std::mem::take(octets)),
             ("builtins.bytearray", [Value::Str(text), Value::Str(charset)]) if charset == "latin-1" => bytearray(latin1(text)?),
@@ -162,7 +175,8 @@ fn take(value: &mut Value) -> Value {
     std::mem::replace(value, Value::Null)
 }
 
-fn as_global(value: &Value) -> Option<&str> {
+/// The name of a class or function.
+pub(super) fn as_global(value: &Value) -> Option<&str> {
     match value {
         Value::Object { class, parts } if matches!(parts.as_slice(), [Value::Str(how)] if how == "global") => Some(class),
         _ => None,

@@ -35,9 +35,9 @@ pub(super) struct Lock {
     pub(super) expires_ms: u64,
     /// Where the table's index has it.
     pub(super) indexed: u64,
-    note: Arc<LockNote>,
+    pub(super) note: Arc<LockNote>,
     proxy: Arc<str>,
-    since_ms: u64,
+    pub(super) since_ms: u64,
     publishes: Vec<(Nonce, Stage)>,
 }
 

@@ -11,6 +11,8 @@ use crate::store::{GivenUp, Observer, Replies, Ticket, Waiter};
 pub(super) const ORDERS_KEPT: usize = 100_000;
 /// An order whose request does not tell how long it matters is kept this long.
 const ORDER_LIFE: Duration = Duration::from_secs(24 * 3_600);
+/// No order is kept longer, whatever it says.
+const LONGEST_ORDER_LIFE: Duration = Duration::from_secs(400 * 24 * 3_600);
 
 /// Who waits for an answer.
 pub(super) enum Asker {
@@ -84,7 +86,9 @@ impl Queue {
 
     pub(super) fn tell(&mut self, request: Request, now: Instant, observer: &Arc<dyn Observer>) {
         let life = match &request {
-            Request::Commit { note, .. } | Request::RenewLease { note, .. } => Duration::from_millis(note.life_ms).min(400 * ORDER_LIFE),
+            Request::Commit { note, .. } => Duration::from_millis(note.life_ms).min(LONGEST_ORDER_LIFE),
+            // The next renewal does as well.
+            Request::RenewLease { note, .. } => Duration::from_millis(note.lease_ms).min(LONGEST_ORDER_LIFE),
             _ => ORDER_LIFE,
         };
         let number = self.number();

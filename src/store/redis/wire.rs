@@ -92,7 +92,7 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
 fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
     match request {
         Request::Acquire {
-            claim: Claim { id, .. },
+            claim: Claim { id, digest },
             publish,
             note,
             reentrant,
@@ -100,28 +100,24 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             cmd.arg("A").arg(&**id).arg(Hex(publish.0)).arg(u8::from(*reentrant));
             cmd.arg(span(note.lease_ms))
                 .arg(span(note.life_ms))
-                .arg(kind(note))
+                .arg(entry(*digest, note))
                 .arg(fields(note, names));
         }
         Request::Commit {
-            claim: Claim { id, .. },
+            claim: Claim { id, digest },
             publish,
             note,
         } => {
-            cmd.arg("C").arg(&**id).arg(Hex(publish.0)).arg(span(note.life_ms));
-            cmd.arg(kind(note)).arg(ends(note)).arg(fields(note, names));
+            cmd.arg("C").arg(&**id).arg(Hex(publish.0));
+            write_note(cmd, *digest, note, names);
         }
         Request::RenewLease {
-            claim: Claim { id, .. },
+            claim: Claim { id, digest },
             publish,
             note,
         } => {
-            cmd.arg("R")
-                .arg(&**id)
-                .arg(Hex(publish.0))
-                .arg(span(note.lease_ms))
-                .arg(span(note.life_ms));
-            cmd.arg(kind(note)).arg(ends(note)).arg(fields(note, names));
+            cmd.arg("R").arg(&**id).arg(Hex(publish.0));
+            write_note(cmd, *digest, note, names);
         }
         Request::Unpublish {
             claim: Claim { id, .. },
@@ -153,9 +149,15 @@ fn span(milliseconds: u64) -> u64 {
     milliseconds.clamp(1, LONGEST_MS)
 }
 
-/// What the id record says of a key.
-fn kind(note: &LockNote) -> String {
-    format!("{} {}", note.scope.as_str(), note.rule)
+/// What a commit and a renewal need to take the lock anew.
+fn write_note(cmd: &mut Cmd, digest: Digest, note: &LockNote, names: &Names) {
+    cmd.arg(span(note.lease_ms)).arg(span(note.life_ms)).arg(entry(digest, note));
+    cmd.arg(ends(note)).arg(fields(note, names));
+}
+
+/// The entry of a key in an id record.
+fn entry(digest: Digest, note: &LockNote) -> String {
+    format!("\n{} {} {}", digest.to_hex(), note.scope.as_str(), note.rule)
 }
 
 /// Which signals free such a lock.

@@ -4,6 +4,7 @@
 -- ARGV: the prefix of all keys, then per question its letter and its arguments (see `wire.rs`).
 -- A lock is a hash; its field `publishes` lists the holder's publishes by nonce: `N` is forwarded, `N+` the broker has, `N-BY` is settled or
 -- withdrawn by the request BY. The field `grace` is there only if the ack ends the task: the settle grace.
+-- An id record is a string of entries, one per key that the id has claimed: a line feed, the digest, the scope, the rule.
 -- `PREFIX:ended:ID` is the mark of a worker's signal for the commits that come after it: the signal and the publishes it ended, or `*`.
 
 local ARGV, KEYS, call = ARGV, KEYS, redis.call
@@ -11,6 +12,10 @@ local prefix = ARGV[1]
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ENDED_KEPT, UNKNOWN_KEPT, PUBLISHES_KEPT = 60000, 10000, 16
+
+-- Redis writes a Lua number as a floating point number, which is slow.
+local function int(number) return string.format('%d', number) end
+local now_text = int(now)
 
 local function digest_of(lock) return string.sub(lock, -65, -2) end
 local function lock_of(digest) return prefix .. ':lock:{' .. digest .. '}' end
@@ -65,21 +70,41 @@ local function settled(list)
 end
 
 local function take(lock, id, state, publishes, life, blob)
-  call('HSET', lock, 'holder', id, 'state', state, 'since', now, 'expires', now + life, 'publishes', publishes,
+  call('HSET', lock, 'holder', id, 'state', state, 'since', now_text, 'expires', int(now + life), 'publishes', publishes,
     unpack(cmsgpack.unpack(blob)))
-  call('PEXPIRE', lock, life)
+  call('PEXPIRE', lock, int(life))
+end
+
+-- Whether the record lists the key: where its entry begins and ends.
+local function find_entry(record, digest)
+  return string.find(record, '\n' .. digest .. ' [^\n]*')
 end
 
 -- The record lists the key, and lives at least that long.
-local function note_id(idkey, lock, kind, life)
-  call('HSET', idkey, digest_of(lock), kind)
-  if call('PTTL', idkey) < life then call('PEXPIRE', idkey, life) end
+local function note_id(idkey, entry, life)
+  if call('SET', idkey, entry, 'PX', int(life), 'NX') then return end
+  local record = call('GET', idkey)
+  if not find_entry(record, string.sub(entry, 2, 65)) then record = record .. entry end
+  call('SET', idkey, record, 'PX', int(math.max(life, call('PTTL', idkey))))
+end
+
+local function forget_id(idkey, digest)
+  local record = call('GET', idkey)
+  if not record then return end
+  local from, to = find_entry(record, digest)
+  if not from then return end
+  record = string.sub(record, 1, from - 1) .. string.sub(record, to + 1)
+  if record == '' then
+    call('DEL', idkey)
+  else
+    call('SET', idkey, record, 'KEEPTTL')
+  end
 end
 
 local function prolong(lock, expires, life)
   if now + life > (tonumber(expires) or 0) then
-    call('HSET', lock, 'expires', now + life)
-    call('PEXPIRE', lock, life)
+    call('HSET', lock, 'expires', int(now + life))
+    call('PEXPIRE', lock, int(life))
   end
 end
 
@@ -105,14 +130,14 @@ end
 
 local ops = {}
 
--- Acquire: id, nonce, reentrant, lease, life, kind, blob.
+-- Acquire: id, nonce, reentrant, lease, life, entry, blob.
 function ops.A(lock, idkey, a)
   local id, nonce, lease, life = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 3]), tonumber(ARGV[a + 4])
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes')
   local holder = l[1]
   if not holder then
     take(lock, id, 'leased', nonce, lease, ARGV[a + 6])
-    note_id(idkey, lock, ARGV[a + 5], lease + life)
+    note_id(idkey, ARGV[a + 5], lease + life)
     return 0
   end
   if holder == id then
@@ -122,21 +147,21 @@ function ops.A(lock, idkey, a)
       call('HSET', lock, 'publishes', format(list))
     end
     prolong(lock, l[3], lease)
-    note_id(idkey, lock, ARGV[a + 5], lease + life)
+    note_id(idkey, ARGV[a + 5], lease + life)
     return 1
   end
-  if ARGV[a + 2] == '1' or call('HEXISTS', idkey, digest_of(lock)) == 1 then
-    note_id(idkey, lock, ARGV[a + 5], lease + life)
+  if ARGV[a + 2] == '1' or find_entry(call('GET', idkey) or '', digest_of(lock)) then
+    note_id(idkey, ARGV[a + 5], lease + life)
     return 2
   end
   if l[2] == 'leased' then return { holder } end
   return { holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
--- Commit: id, nonce, life, kind, ends, blob.
+-- Commit: id, nonce, lease, life, entry, ends, blob.
 function ops.C(lock, idkey, a)
-  local id, nonce, life = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2])
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'grace')
+  local id, nonce, lease, life = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'grace', 'since')
   local holder = l[1]
   if holder == id then
     local publishes = nonce .. '+'
@@ -152,19 +177,20 @@ function ops.C(lock, idkey, a)
       publishes = format(list)
     end
     local expires = math.max(now + life, tonumber(l[3]) or 0)
-    call('HSET', lock, 'state', l[2] == 'leased' and 'queued' or l[2], 'publishes', publishes, 'expires', expires)
-    call('PEXPIRE', lock, expires - now)
-    if call('PTTL', idkey) < life then note_id(idkey, lock, ARGV[a + 3], life) end
+    call('HSET', lock, 'state', l[2] == 'leased' and 'queued' or l[2], 'publishes', publishes, 'expires', int(expires))
+    call('PEXPIRE', lock, int(expires - now))
+    -- The acquire has written the record for a lease more than a life.
+    if now - (tonumber(l[6]) or 0) > lease then note_id(idkey, ARGV[a + 4], life) end
     return 0
   end
-  if ended(id, nonce, ARGV[a + 4]) then return 1 end
+  if ended(id, nonce, ARGV[a + 5]) then return 1 end
   if holder then return { holder } end
-  take(lock, id, 'queued', nonce .. '+', life, ARGV[a + 5])
-  note_id(idkey, lock, ARGV[a + 3], life)
+  take(lock, id, 'queued', nonce .. '+', life, ARGV[a + 6])
+  note_id(idkey, ARGV[a + 4], life)
   return 0
 end
 
--- Lease renewal: id, nonce, lease, life, kind, ends, blob.
+-- Lease renewal: id, nonce, lease, life, entry, ends, blob.
 function ops.R(lock, idkey, a)
   local id, nonce, lease = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2])
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes')
@@ -175,7 +201,7 @@ function ops.R(lock, idkey, a)
     prolong_ended(id)
   else
     take(lock, id, 'leased', nonce, lease, ARGV[a + 6])
-    note_id(idkey, lock, ARGV[a + 4], lease + tonumber(ARGV[a + 3]))
+    note_id(idkey, ARGV[a + 4], lease + tonumber(ARGV[a + 3]))
   end
   return 0
 end
@@ -194,23 +220,20 @@ function ops.U(lock, idkey, a)
     return {}
   end
   call('DEL', lock)
-  call('HDEL', idkey, digest_of(lock))
+  forget_id(idkey, digest_of(lock))
   return { freed(digest_of(lock), ARGV[a + 2], id, l[4], l[5], l[6], l[7]) }
 end
 
--- What a signal does to one lock: nothing (nil), or the publishes it ends and, if the lock goes, what is told of it.
-local function signal_lock(digest, idkey, id, settlement, signal)
+-- What a signal does to one lock: whether the id still claims the key, the publishes it ends if any, and what is told if the lock goes.
+local function signal_lock(digest, id, settlement, signal)
   local lock = lock_of(digest)
   local l = call('HMGET', lock, 'holder', 'scope', 'publishes', 'grace', 'rule', 'task', 'since', 'shadow', 'expires')
-  if l[1] ~= id then
-    call('HDEL', idkey, digest)
-    return { '*' }
-  end
-  if l[2] == 'until_expired' then return nil end
+  if l[1] ~= id then return false, { '*' } end
+  if l[2] == 'until_expired' then return true end
   local list, oldest = parse(l[3]), nil
   for _, p in ipairs(list) do
     if p[2] == '-' then
-      if p[3] == settlement then return nil end
+      if p[3] == settlement then return true end
     elseif not oldest then
       oldest = p
     end
@@ -218,37 +241,46 @@ local function signal_lock(digest, idkey, id, settlement, signal)
   if oldest then oldest[2], oldest[3] = '-', settlement end
   if signal == 'r' or l[2] == 'until_started' then
     call('DEL', lock)
-    call('HDEL', idkey, digest)
-    return settled(list), freed(digest, signal == 'r' and 'ended' or 'started', id, l[5], l[6], l[7], l[8])
+    return false, settled(list), freed(digest, signal == 'r' and 'ended' or 'started', id, l[5], l[6], l[7], l[8])
   end
-  call('HSET', lock, 'publishes', format(list))
   if signal == 'a' and l[4] and in_flight(list) == 0 then
     local grace = math.min(tonumber(l[4]), math.max(0, (tonumber(l[9]) or now) - now))
-    call('HSET', lock, 'expires', now + grace)
-    call('PEXPIRE', lock, grace)
-    if call('HLEN', idkey) == 1 then call('PEXPIRE', idkey, grace) end
-    return settled(list), freed(digest, 'ended', id, l[5], l[6], l[7], l[8])
+    call('HSET', lock, 'publishes', format(list), 'expires', int(now + grace))
+    call('PEXPIRE', lock, int(grace))
+    return true, settled(list), freed(digest, 'ended', id, l[5], l[6], l[7], l[8]), grace
   end
-  return nil
+  call('HSET', lock, 'publishes', format(list))
+  return true
 end
 
 -- Signal: id, settlement, signal (a ack, r reject, d delivered without ack).
 function ops.S(_, idkey, a)
   local id, signal = ARGV[a], ARGV[a + 2]
-  local digests, out, ends = call('HKEYS', idkey), {}, nil
-  if #digests == 0 then
+  local record, out, ends = call('GET', idkey), {}, nil
+  if not record then
     call('SET', ended_of(id), signal .. ' *', 'PX', UNKNOWN_KEPT)
     return out
   end
-  for _, digest in ipairs(digests) do
-    local publishes, told = signal_lock(digest, idkey, id, ARGV[a + 1], signal)
+  local kept, entries, shortest = {}, 0, nil
+  for entry, digest in string.gmatch(record, '(\n(%x+)[^\n]*)') do
+    local claims, publishes, told, grace = signal_lock(digest, id, ARGV[a + 1], signal)
+    entries = entries + 1
+    if claims then kept[#kept + 1] = entry end
     if told then out[#out + 1] = told end
+    shortest = grace
     if publishes then
       ends = ends or {}
       if #publishes == 0 then publishes = { '*' } end
       for _, nonce in ipairs(publishes) do ends[#ends + 1] = nonce end
     end
   end
+  if #kept == 0 then
+    call('DEL', idkey)
+  elseif #kept < entries then
+    call('SET', idkey, table.concat(kept), 'KEEPTTL')
+  end
+  -- The record ends with the only lock it lists.
+  if #kept == 1 and entries == 1 and shortest then call('PEXPIRE', idkey, int(shortest)) end
   if ends then
     local words = table.concat(ends, ' ')
     if string.find(words, '*', 1, true) then words = '*' end
@@ -262,7 +294,7 @@ function ops.D(lock, _, a)
   local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow')
   if not l[1] or (ARGV[a] == '1' and l[1] ~= ARGV[a + 1]) then return {} end
   call('DEL', lock)
-  call('HDEL', id_of(l[1]), digest_of(lock))
+  forget_id(id_of(l[1]), digest_of(lock))
   return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5]) }
 end
 
@@ -272,7 +304,7 @@ function ops.Q(lock)
     'shadow', 'publishes')
 end
 
-local arguments = { A = 7, C = 6, R = 7, U = 3, S = 3, D = 2, Q = 0 }
+local arguments = { A = 7, C = 7, R = 7, U = 3, S = 3, D = 2, Q = 0 }
 local answers, at = {}, 2
 for question = 1, #KEYS / 2 do
   local op = ARGV[at]

@@ -27,7 +27,11 @@ impl Client {
         let stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        let mut client = Self { stream, inbox: Inbox::default(), scratch: vec![0; frames::FRAME_MAX as usize * 2] };
+        let mut client = Self {
+            stream,
+            inbox: Inbox::default(),
+            scratch: vec![0; frames::FRAME_MAX as usize * 2],
+        };
         client.call(PROTOCOL_HEADER, method::CONNECTION_START)?;
         let mut out = Vec::new();
         push_method(&mut out, 0, method::CONNECTION_START_OK, put_start_ok);

@@ -15,12 +15,8 @@ pub const METHOD: u8 = 1;
 pub const HEADER: u8 = 2;
 /// Frame type of a piece of body.
 pub const BODY: u8 = 3;
-/// Frame type of a heartbeat.
-pub const HEARTBEAT: u8 = 8;
 /// The octet that ends every frame.
 const FRAME_END: u8 = 0xCE;
-/// Type, channel and length before the payload, the end octet after it.
-const OVERHEAD: usize = 8;
 /// The largest frame that both sides offer in their tune methods.
 pub const FRAME_MAX: u32 = 131_072;
 /// Room for one unfinished frame and a good read behind it.
@@ -29,46 +25,51 @@ pub const SCRATCH: usize = 512 * 1024;
 /// Class and method number in one word, as they stand on the wire.
 pub mod method {
     #![allow(missing_docs, reason = "the names are the specification's")]
-    pub const CONNECTION_START: u32 = 10 << 16 | 10;
-    pub const CONNECTION_START_OK: u32 = 10 << 16 | 11;
-    pub const CONNECTION_TUNE: u32 = 10 << 16 | 30;
-    pub const CONNECTION_TUNE_OK: u32 = 10 << 16 | 31;
-    pub const CONNECTION_OPEN: u32 = 10 << 16 | 40;
-    pub const CONNECTION_OPEN_OK: u32 = 10 << 16 | 41;
-    pub const CONNECTION_CLOSE: u32 = 10 << 16 | 50;
-    pub const CONNECTION_CLOSE_OK: u32 = 10 << 16 | 51;
-    pub const CHANNEL_OPEN: u32 = 20 << 16 | 10;
-    pub const CHANNEL_OPEN_OK: u32 = 20 << 16 | 11;
-    pub const CHANNEL_CLOSE: u32 = 20 << 16 | 40;
-    pub const CHANNEL_CLOSE_OK: u32 = 20 << 16 | 41;
-    pub const EXCHANGE_DECLARE: u32 = 40 << 16 | 10;
-    pub const EXCHANGE_DECLARE_OK: u32 = 40 << 16 | 11;
-    pub const QUEUE_DECLARE: u32 = 50 << 16 | 10;
-    pub const QUEUE_DECLARE_OK: u32 = 50 << 16 | 11;
-    pub const QUEUE_BIND: u32 = 50 << 16 | 20;
-    pub const QUEUE_BIND_OK: u32 = 50 << 16 | 21;
-    pub const QUEUE_PURGE: u32 = 50 << 16 | 30;
-    pub const QUEUE_PURGE_OK: u32 = 50 << 16 | 31;
-    pub const BASIC_QOS: u32 = 60 << 16 | 10;
-    pub const BASIC_QOS_OK: u32 = 60 << 16 | 11;
-    pub const BASIC_CONSUME: u32 = 60 << 16 | 20;
-    pub const BASIC_CONSUME_OK: u32 = 60 << 16 | 21;
-    pub const BASIC_CANCEL: u32 = 60 << 16 | 30;
-    pub const BASIC_CANCEL_OK: u32 = 60 << 16 | 31;
-    pub const BASIC_PUBLISH: u32 = 60 << 16 | 40;
-    pub const BASIC_RETURN: u32 = 60 << 16 | 50;
-    pub const BASIC_DELIVER: u32 = 60 << 16 | 60;
-    pub const BASIC_ACK: u32 = 60 << 16 | 80;
-    pub const BASIC_REJECT: u32 = 60 << 16 | 90;
-    pub const BASIC_NACK: u32 = 60 << 16 | 120;
-    pub const CONFIRM_SELECT: u32 = 85 << 16 | 10;
-    pub const CONFIRM_SELECT_OK: u32 = 85 << 16 | 11;
+
+    const fn word(class: u16, method: u16) -> u32 {
+        (class as u32) << 16 | method as u32
+    }
+
+    pub const CONNECTION_START: u32 = word(10, 10);
+    pub const CONNECTION_START_OK: u32 = word(10, 11);
+    pub const CONNECTION_TUNE: u32 = word(10, 30);
+    pub const CONNECTION_TUNE_OK: u32 = word(10, 31);
+    pub const CONNECTION_OPEN: u32 = word(10, 40);
+    pub const CONNECTION_OPEN_OK: u32 = word(10, 41);
+    pub const CONNECTION_CLOSE: u32 = word(10, 50);
+    pub const CONNECTION_CLOSE_OK: u32 = word(10, 51);
+    pub const CHANNEL_OPEN: u32 = word(20, 10);
+    pub const CHANNEL_OPEN_OK: u32 = word(20, 11);
+    pub const CHANNEL_CLOSE: u32 = word(20, 40);
+    pub const CHANNEL_CLOSE_OK: u32 = word(20, 41);
+    pub const EXCHANGE_DECLARE: u32 = word(40, 10);
+    pub const EXCHANGE_DECLARE_OK: u32 = word(40, 11);
+    pub const QUEUE_DECLARE: u32 = word(50, 10);
+    pub const QUEUE_DECLARE_OK: u32 = word(50, 11);
+    pub const QUEUE_BIND: u32 = word(50, 20);
+    pub const QUEUE_BIND_OK: u32 = word(50, 21);
+    pub const QUEUE_PURGE: u32 = word(50, 30);
+    pub const QUEUE_PURGE_OK: u32 = word(50, 31);
+    pub const BASIC_QOS: u32 = word(60, 10);
+    pub const BASIC_QOS_OK: u32 = word(60, 11);
+    pub const BASIC_CONSUME: u32 = word(60, 20);
+    pub const BASIC_CONSUME_OK: u32 = word(60, 21);
+    pub const BASIC_CANCEL: u32 = word(60, 30);
+    pub const BASIC_CANCEL_OK: u32 = word(60, 31);
+    pub const BASIC_PUBLISH: u32 = word(60, 40);
+    pub const BASIC_RETURN: u32 = word(60, 50);
+    pub const BASIC_DELIVER: u32 = word(60, 60);
+    pub const BASIC_ACK: u32 = word(60, 80);
+    pub const BASIC_REJECT: u32 = word(60, 90);
+    pub const BASIC_NACK: u32 = word(60, 120);
+    pub const CONFIRM_SELECT: u32 = word(85, 10);
+    pub const CONFIRM_SELECT_OK: u32 = word(85, 11);
 }
 
 /// One frame, borrowed from the bytes it was read from.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
-    /// [`METHOD`], [`HEADER`], [`BODY`] or [`HEARTBEAT`].
+    /// [`METHOD`], [`HEADER`], [`BODY`], or 8 for a heartbeat.
     pub kind: u8,
     /// Channel number, 0 for the connection.
     pub channel: u16,
@@ -187,7 +188,12 @@ pub struct Inbox {
 
 impl Inbox {
     /// Reads once and hands every whole frame to `on_frame`.
-    pub fn read(&mut self, source: &mut impl Read, scratch: &mut [u8], mut on_frame: impl FnMut(Frame<'_>) -> Result<()>) -> Result<Progress> {
+    pub fn read(
+        &mut self,
+        source: &mut impl Read,
+        scratch: &mut [u8],
+        mut on_frame: impl FnMut(Frame<'_>) -> Result<()>,
+    ) -> Result<Progress> {
         let held = self.held.len();
         let Some((front, room)) = scratch.split_at_mut_checked(held) else {
             bail!("{held} bytes without a whole frame");
@@ -264,11 +270,6 @@ pub fn put_table(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     out[length_at..length_at + 4].copy_from_slice(&length.to_be_bytes());
 }
 
-/// Bytes that each frame adds to its payload.
-pub const fn overhead() -> usize {
-    OVERHEAD
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,7 +293,11 @@ mod tests {
             }
             assert_eq!(seen.len(), 2, "cut at {cut}");
             assert_eq!(seen[1], (BODY, 3, b"abc".to_vec()));
-            let frame = Frame { kind: seen[0].0, channel: 3, payload: &seen[0].2 };
+            let frame = Frame {
+                kind: seen[0].0,
+                channel: 3,
+                payload: &seen[0].2,
+            };
             assert_eq!(frame.method(), Some(method::BASIC_ACK));
             let mut arguments = frame.arguments();
             assert_eq!((arguments.longlong(), arguments.octet()), (77, 1));

@@ -68,11 +68,14 @@ fn decimal(mut value: u64) -> [u8; DIGITS] {
 
 fn find_all(bytes: &[u8], needle: &str) -> Vec<usize> {
     let windows = bytes.windows(needle.len()).enumerate();
-    windows.filter(|(_, window)| *window == needle.as_bytes()).map(|(at, _)| at).collect()
+    windows
+        .filter(|(_, window)| *window == needle.as_bytes())
+        .map(|(at, _)| at)
+        .collect()
 }
 
 fn arguments() -> String {
-    format!("{NUMBER}, \"invoice-2026-11\"")
+    format!("{NUMBER}, \"invoice-2026-11-customer-of-the-northern-region-0042\"")
 }
 
 fn body() -> String {
@@ -141,7 +144,12 @@ mod tests {
     use crate::frames::split;
 
     fn publish() -> Message {
-        Message::behind(&crate::client::publish_method("bench.plain"), 1, "bench.plain", Persistence::Persistent)
+        Message::behind(
+            &crate::client::publish_method("bench.plain"),
+            1,
+            "bench.plain",
+            Persistence::Persistent,
+        )
     }
 
     #[test]
@@ -166,7 +174,11 @@ mod tests {
         let mut copy = message.bytes.clone();
         message.patch(&mut copy, 42, 7);
         let text = String::from_utf8_lossy(&copy).into_owned();
-        assert_eq!(text.matches("2afa5499-1f6e-4c53-9b0a-000000000042").count(), 3, "id, root_id, correlation_id");
+        assert_eq!(
+            text.matches("2afa5499-1f6e-4c53-9b0a-000000000042").count(),
+            3,
+            "id, root_id, correlation_id"
+        );
         assert_eq!(text.matches("100000000007").count(), 2, "argsrepr, body");
         assert!(!text.contains(ID) && !text.contains(NUMBER));
     }

@@ -10,7 +10,10 @@ use anyhow::{Context, Result, bail};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
-use crate::frames::{self, BODY, Frame, HEADER, Inbox, PROTOCOL_HEADER, Progress, SCRATCH, method, push_ack, push_method, put_long_string, put_short_string, put_table};
+use crate::frames::{
+    self, BODY, Frame, HEADER, Inbox, PROTOCOL_HEADER, Progress, SCRATCH, method, push_ack, push_method, put_long_string, put_short_string,
+    put_table,
+};
 use crate::message::{Message, Persistence, put_text};
 
 const LISTENER: Token = Token(usize::MAX);
@@ -40,7 +43,9 @@ pub fn serve(address: SocketAddr) -> Result<()> {
                 accept_all(&listener, &poll, &mut connections)?;
                 continue;
             }
-            let Some(slot) = connections.get_mut(event.token().0) else { continue };
+            let Some(slot) = connections.get_mut(event.token().0) else {
+                continue;
+            };
             let Some(connection) = slot else { continue };
             match connection.turn(&mut scratch, &mut published) {
                 Ok(Life::Open) => {}
@@ -66,7 +71,8 @@ fn accept_all(listener: &TcpListener, poll: &Poll, connections: &mut Vec<Option<
         if place == connections.len() {
             connections.push(None);
         }
-        poll.registry().register(&mut stream, Token(place), Interest::READABLE | Interest::WRITABLE)?;
+        poll.registry()
+            .register(&mut stream, Token(place), Interest::READABLE | Interest::WRITABLE)?;
         connections[place] = Some(Connection::new(stream));
     }
 }
@@ -116,7 +122,14 @@ struct Consumer {
 
 impl Connection {
     fn new(stream: TcpStream) -> Self {
-        Self { stream, phase: Phase::Greeting(Vec::new()), inbox: Inbox::default(), out: Vec::new(), written: 0, channels: Vec::new() }
+        Self {
+            stream,
+            phase: Phase::Greeting(Vec::new()),
+            inbox: Inbox::default(),
+            out: Vec::new(),
+            written: 0,
+            channels: Vec::new(),
+        }
     }
 
     /// Reads all there is, answers, and writes what the socket takes.
@@ -130,7 +143,9 @@ impl Connection {
                 }
             }
             let (channels, out) = (&mut self.channels, &mut self.out);
-            let progress = self.inbox.read(&mut self.stream, scratch, |frame| on_frame(channels, out, published, frame))?;
+            let progress = self
+                .inbox
+                .read(&mut self.stream, scratch, |frame| on_frame(channels, out, published, frame))?;
             self.confirm();
             if self.write()? == Progress::Eof || progress == Progress::Eof {
                 return Ok(Life::Over);
@@ -142,7 +157,9 @@ impl Connection {
     }
 
     fn greet(&mut self) -> Result<Progress> {
-        let Phase::Greeting(seen) = &mut self.phase else { return Ok(Progress::Some) };
+        let Phase::Greeting(seen) = &mut self.phase else {
+            return Ok(Progress::Some);
+        };
         let mut rest = vec![0; PROTOCOL_HEADER.len() - seen.len()];
         match std::io::Read::read(&mut self.stream, &mut rest) {
             Ok(0) => return Ok(Progress::Eof),
@@ -213,7 +230,11 @@ impl Channel {
     /// Encodes deliveries while the prefetch and the output allow.
     fn deliver(&mut self, number: u16, out: &mut Vec<u8>) {
         let Some(consumer) = &mut self.consumer else { return };
-        let limit = if self.prefetch == 0 { usize::MAX } else { usize::from(self.prefetch) };
+        let limit = if self.prefetch == 0 {
+            usize::MAX
+        } else {
+            usize::from(self.prefetch)
+        };
         while consumer.unsettled < limit && out.len() < OUT_LIMIT {
             let tag = consumer.first_tag + consumer.settled.len() as u64;
             let start = out.len();
@@ -365,7 +386,14 @@ fn put_start(out: &mut Vec<u8>) {
         put_short_string(out, b"capabilities");
         out.push(b'F');
         put_table(out, |out| {
-            for name in ["publisher_confirms", "exchange_exchange_bindings", "basic.nack", "consumer_cancel_notify", "connection.blocked", "authentication_failure_close"] {
+            for name in [
+                "publisher_confirms",
+                "exchange_exchange_bindings",
+                "basic.nack",
+                "consumer_cancel_notify",
+                "connection.blocked",
+                "authentication_failure_close",
+            ] {
                 put_short_string(out, name.as_bytes());
                 out.extend_from_slice(b"t\x01");
             }

@@ -114,6 +114,15 @@ def flaky(self, fails):
     return self.request.retries
 
 
+@app.task(bind=True, name="live.gated_retry", max_retries=5)
+def gated_retry(self, name):
+    if self.request.retries:
+        mark(self, phase="retried")
+        return
+    _wait_gate(self, name)
+    raise self.retry(countdown=0)
+
+
 @app.task(bind=True, name="live.flaky_late", max_retries=5, acks_late=True)
 def flaky_late(self, fails):
     mark(self)

@@ -38,11 +38,21 @@ impl Consumers {
             client.declare_queue(queue)?;
             client.set_prefetch(prefetch)?;
             let mut stream = client.into_stream()?;
-            poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+            poll.registry()
+                .register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
             // The first turn sends this.
-            lanes.push(Lane { stream, inbox: Inbox::default(), out: consume_method(queue, "None4"), delivered: 0 });
+            lanes.push(Lane {
+                stream,
+                inbox: Inbox::default(),
+                out: consume_method(queue, "None4"),
+                delivered: 0,
+            });
         }
-        Ok(Self { poll, lanes, scratch: vec![0; SCRATCH] })
+        Ok(Self {
+            poll,
+            lanes,
+            scratch: vec![0; SCRATCH],
+        })
     }
 
     /// Takes deliveries until then; a count is the sum over all connections.
@@ -75,7 +85,10 @@ impl Consumers {
                 self.turn(event.token().0)?;
             }
         }
-        Ok(Tally { messages: self.delivered() - before, elapsed: start.elapsed() })
+        Ok(Tally {
+            messages: self.delivered() - before,
+            elapsed: start.elapsed(),
+        })
     }
 
     fn delivered(&self) -> u64 {

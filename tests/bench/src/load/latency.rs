@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::client::{CHANNEL, Client, publish_method};
 use crate::frames::method;
@@ -14,6 +14,7 @@ pub struct Single {
     client: Client,
     message: Message,
     next: u64,
+    sent: u64,
 }
 
 impl Single {
@@ -23,7 +24,12 @@ impl Single {
         client.declare_queue(task)?;
         client.select_confirms()?;
         let message = Message::behind(&publish_method(task), CHANNEL, task, persistence);
-        Ok(Self { client, message, next: first })
+        Ok(Self {
+            client,
+            message,
+            next: first,
+            sent: 0,
+        })
     }
 
     /// Publishes `count` messages, each after the confirm of the one before, and gives the time each took.
@@ -34,8 +40,12 @@ impl Single {
             self.message.patch(&mut copy, self.next, self.next);
             self.next += 1;
             let start = Instant::now();
-            self.client.call(&copy, method::BASIC_ACK)?;
+            let answer = self.client.call(&copy, method::BASIC_ACK)?;
             times.push(start.elapsed());
+            self.sent += 1;
+            if answer.get(..8) != Some(&self.sent.to_be_bytes()) {
+                bail!("the confirm of publish {} says {answer:?}", self.sent);
+            }
         }
         Ok(times)
     }

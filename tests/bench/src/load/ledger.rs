@@ -28,7 +28,11 @@ impl Ledger {
     /// Notes a confirm; a number that was never sent, or is confirmed already, is an error.
     pub fn confirm(&mut self, number: u64, multiple: bool) -> Result<()> {
         let Some(last) = number.checked_sub(self.closed + 1).filter(|last| *last < self.open.len() as u64) else {
-            bail!("surplus confirm {number}, multiple {multiple}: {} are done, {} open", self.closed, self.open.len());
+            bail!(
+                "surplus confirm {number}, multiple {multiple}: {} are done, {} open",
+                self.closed,
+                self.open.len()
+            );
         };
         let first = if multiple { 0 } else { last };
         for confirmed in self.open.range_mut(first as usize..=last as usize) {

@@ -100,24 +100,54 @@ impl Publisher {
                 client.select_confirms()?;
             }
             let mut stream = client.into_stream()?;
-            poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+            poll.registry()
+                .register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
             let (inbox, ledger) = (Inbox::default(), Ledger::default());
-            lanes.push(Lane { stream, inbox, batch: batch.clone(), filled: 0, end: 0, written: 0, sent: 0, settled: 0, ledger });
+            lanes.push(Lane {
+                stream,
+                inbox,
+                batch: batch.clone(),
+                filled: 0,
+                end: 0,
+                written: 0,
+                sent: 0,
+                settled: 0,
+                ledger,
+            });
         }
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
         let salt = since_epoch.as_millis() as u64 % 800 * 1_000_000_000;
-        Ok(Self { poll, lanes, scratch: vec![0; SCRATCH], message, confirms: plan.confirms, keys: plan.keys, window: plan.window as u64, salt })
+        Ok(Self {
+            poll,
+            lanes,
+            scratch: vec![0; SCRATCH],
+            message,
+            confirms: plan.confirms,
+            keys: plan.keys,
+            window: plan.window as u64,
+            salt,
+        })
     }
 
     /// Publishes until then and waits until all is settled.
     pub fn run(&mut self, until: Until) -> Result<Tally> {
         let start = Instant::now();
         let before: u64 = self.lanes.iter().map(|lane| lane.settled).sum();
-        let limits: Vec<u64> = self.lanes.iter().map(|lane| if let Until::Count(count) = until { lane.sent + count } else { u64::MAX }).collect();
+        let limits: Vec<u64> = self
+            .lanes
+            .iter()
+            .map(|lane| {
+                if let Until::Count(count) = until {
+                    lane.sent + count
+                } else {
+                    u64::MAX
+                }
+            })
+            .collect();
         let mut events = Events::with_capacity(64);
         let mut progress = (before, start);
-        for index in 0..self.lanes.len() {
-            self.turn(index, limits[index])?;
+        for (index, limit) in limits.iter().enumerate() {
+            self.turn(index, *limit)?;
         }
         loop {
             let now = Instant::now();
@@ -131,7 +161,10 @@ impl Publisher {
             if settled > progress.0 {
                 progress = (settled, now);
             } else if now - progress.1 > STALL {
-                bail!("nothing settled for {STALL:?}: {settled} of {}", self.lanes.iter().map(|lane| lane.sent).sum::<u64>());
+                bail!(
+                    "nothing settled for {STALL:?}: {settled} of {}",
+                    self.lanes.iter().map(|lane| lane.sent).sum::<u64>()
+                );
             }
             if let Err(error) = self.poll.poll(&mut events, Some(Duration::from_millis(50)))
                 && error.kind() != ErrorKind::Interrupted
@@ -143,7 +176,10 @@ impl Publisher {
             }
         }
         let settled: u64 = self.lanes.iter().map(|lane| lane.settled).sum();
-        Ok(Tally { messages: settled - before, elapsed: start.elapsed() })
+        Ok(Tally {
+            messages: settled - before,
+            elapsed: start.elapsed(),
+        })
     }
 
     /// Reads what there is, then writes what window, limit and socket allow.
@@ -152,7 +188,9 @@ impl Publisher {
         let lane = &mut self.lanes[index];
         loop {
             let (ledger, settled, confirms) = (&mut lane.ledger, &mut lane.settled, self.confirms);
-            match lane.inbox.read(&mut lane.stream, &mut self.scratch, |frame| on_frame(ledger, settled, confirms, frame))? {
+            match lane.inbox.read(&mut lane.stream, &mut self.scratch, |frame| {
+                on_frame(ledger, settled, confirms, frame)
+            })? {
                 Progress::Some => {}
                 Progress::Dry => break,
                 Progress::Eof => bail!("the other side closed a publishing connection"),
@@ -169,9 +207,14 @@ impl Publisher {
                 for (at, copy) in lane.batch.chunks_exact_mut(stride).take(lane.filled).enumerate() {
                     let own = lane.sent + at as u64;
                     let id = self.salt + own * lanes + index as u64;
-                    self.message.patch(copy, id, self.salt + number(self.keys, own, index as u64, lanes));
+                    self.message
+                        .patch(copy, id, self.salt + number(self.keys, own, index as u64, lanes));
                 }
-                lane.end = if lane.filled == BATCH { lane.batch.len() } else { lane.filled * stride };
+                lane.end = if lane.filled == BATCH {
+                    lane.batch.len()
+                } else {
+                    lane.filled * stride
+                };
                 lane.written = 0;
                 lane.sent += lane.filled as u64;
                 if self.confirms == Confirms::On {
@@ -191,7 +234,7 @@ impl Publisher {
 fn number(keys: Keys, own: u64, lane: u64, lanes: u64) -> u64 {
     match keys {
         Keys::Unique => own * lanes + lane,
-        Keys::HalfDuplicates if own % 2 == 0 => own / 2 * lanes + lane,
+        Keys::HalfDuplicates if own.is_multiple_of(2) => own / 2 * lanes + lane,
         Keys::HalfDuplicates => own / 2 * lanes + (lane + 1) % lanes,
     }
 }

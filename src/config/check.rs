@@ -1,0 +1,157 @@
+//! What must hold between the keys of one rule, and what is better not written.
+
+use crate::rules::spec::{AcksLate, Completion, CompletionSource, LimitSpec, Mode, OnDuplicate, OnRunning, RuleSpec, Unique};
+
+use super::reader::TableReader;
+use super::report::Reader;
+use super::rule::Written;
+use super::unit::show_duration;
+
+/// Reports the combinations of keys that make no sense.
+pub(super) fn check_rule(table: &TableReader<'_>, spec: &RuleSpec) {
+    check_completion(table, spec);
+    check_debounce(table, spec);
+    let dead_letters = [
+        ("on_duplicate", spec.on_duplicate == OnDuplicate::DeadLetter),
+        ("on_running", spec.on_running == OnRunning::DeadLetter),
+    ];
+    for (key, _) in dead_letters
+        .into_iter()
+        .filter(|(_, is_used)| *is_used && spec.dead_letter.is_none())
+    {
+        let remedy = "Write dead_letter = { exchange = \"\", routing_key = \"duplicates\" }.";
+        table.refuse(key, "has nowhere to go", remedy);
+    }
+}
+
+/// An acknowledgement says that a task has ended, not how.
+fn check_completion(table: &TableReader<'_>, spec: &RuleSpec) {
+    if spec.completion != Completion::Only(vec![CompletionSource::Ack]) {
+        return;
+    }
+    let remedy = "Add \"events\", \"rpc\" or \"redis\" to completion, which tell success from failure.";
+    if spec.cooldown.is_some() {
+        table.refuse(
+            "cooldown",
+            "begins after a success, and completion = [\"ack\"] never tells of one",
+            remedy,
+        );
+    }
+    if spec.release_on.len() == 1 {
+        table.refuse(
+            "release_on",
+            "needs the outcome of a task, and completion = [\"ack\"] never tells it",
+            remedy,
+        );
+    }
+}
+
+fn check_debounce(table: &TableReader<'_>, spec: &RuleSpec) {
+    match (spec.debounce, spec.debounce_max) {
+        (None, Some(_)) => table.refuse("debounce_max", "bounds a debounce that is not set", "Write debounce beside it."),
+        (Some(quiet), Some(longest)) if longest < quiet => {
+            table.refuse("debounce_max", "is shorter than debounce", "Write a longer one.");
+        }
+        _ => {}
+    }
+    let is_replace = matches!(spec.on_duplicate, OnDuplicate::Drop | OnDuplicate::Replace);
+    if spec.debounce.is_some() && !is_replace {
+        table.refuse(
+            "on_duplicate",
+            "stands beside debounce, which replaces",
+            "Leave on_duplicate out, or write \"replace\".",
+        );
+    }
+}
+
+/// Reports what is missing or too much in one `[[rule.limit]]`.
+pub(super) fn check_limit(table: &TableReader<'_>, limit: &LimitSpec) {
+    let lacks = |says: &str, remedy: &str| table.refuse_table(&format!("[[rule.limit]] {says}"), remedy);
+    match (limit.times, limit.per) {
+        (Some(0), _) => table.refuse(
+            "times",
+            "is none at all",
+            "Write at least 1; [[rule]] mode = \"off\" switches a rule off.",
+        ),
+        (Some(_), Some(_)) => {}
+        (Some(_), None) => lacks("has times and no per", "Write per = \"1m\", or rate = \"2/m\" for both."),
+        (None, Some(_)) => lacks("has per and no times", "Write times = 2, or rate = \"2/m\" for both."),
+        (None, None) if limit.concurrent.is_some() => {}
+        // A rate that could not be read has been reported.
+        (None, None) if table.has("rate") => {}
+        (None, None) => lacks("limits nothing", "Write rate = \"2/m\", or times and per, or concurrent = 1."),
+    }
+    if limit.concurrent == Some(0) {
+        table.refuse("concurrent", "lets nothing run", "Write at least concurrent = 1.");
+    }
+    match (limit.burst, limit.times) {
+        (Some(0), _) => table.refuse("burst", "lets nothing run", "Write at least burst = 1."),
+        (Some(burst), Some(times)) if burst > times => {
+            let says = format!("is above times ({times}), which no window may exceed");
+            table.refuse("burst", &says, &format!("Write at most burst = {times}."));
+        }
+        (Some(_), None) => table.refuse("burst", "belongs to a rate, and there is none", "Write rate = \"2/m\" beside it."),
+        _ => {}
+    }
+    if limit.max_wait.is_some() && limit.on_max_wait.is_none() && !table.has("on_max_wait") {
+        table.refuse(
+            "max_wait",
+            "does not say what comes after it",
+            "Write on_max_wait = \"deliver\", \"drop\" or \"dead_letter\".",
+        );
+    }
+    if limit.on_max_wait.is_some() && limit.max_wait.is_none() && !table.has("max_wait") {
+        table.refuse("on_max_wait", "has no max_wait to follow", "Write max_wait beside it.");
+    }
+}
+
+/// What is allowed in the rules and probably not meant.
+pub(super) fn warn(reader: &Reader, rules: &[Written<'_>]) {
+    let mut is_continued = false;
+    for rule in rules {
+        let spec = &rule.spec;
+        is_continued |= spec.and_next;
+        if spec.mode == Mode::Off || !rule.is_read {
+            continue;
+        }
+        let table = rule.table(reader);
+        let name = spec.name.as_deref().or(spec.task.first().map(String::as_str)).unwrap_or_default();
+        let say = |key: &str, message: String| {
+            let at = table.node(key).map_or(rule.at, |node| node.at);
+            reader.warn(at, Some(name), format!("rule {name:?} {message}"));
+        };
+        if spec.bypass {
+            if spec.unique.is_some() {
+                say(
+                    "unique",
+                    "forwards untouched (bypass), so that unique does nothing. Keep one of them.".to_owned(),
+                );
+            }
+            continue;
+        }
+        if spec.unique.is_none() && spec.limits.is_empty() && !is_continued {
+            say(
+                "name",
+                "decides nothing. Write unique = \"until_started\", or bypass = true if that is meant.".to_owned(),
+            );
+        }
+        let matches_all = spec
+            .task
+            .iter()
+            .any(|glob| !glob.is_empty() && glob.chars().all(|character| character == '*'));
+        if matches_all && spec.mode == Mode::Enforce {
+            say(
+                "task",
+                "matches every task and enforces. Write mode = \"observe\" first, or name the tasks.".to_owned(),
+            );
+        }
+        if spec.unique == Some(Unique::UntilFinished) && spec.acks_late != AcksLate::True {
+            let (acks_late, ttl) = (spec.acks_late, show_duration(spec.ttl));
+            let message = format!(
+                "frees its locks at a late ack alone, and acks_late is {acks_late}: they go by ttl, after {ttl}. Write acks_late = true if \
+                 the tasks acknowledge after their run, else choose a ttl that covers a run."
+            );
+            say("unique", message);
+        }
+    }
+}

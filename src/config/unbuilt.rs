@@ -1,0 +1,87 @@
+//! The tables of which nothing is built.
+
+use std::time::Duration;
+
+use super::context::Context;
+use super::reader::TableReader;
+use super::report::{Reader, Shown};
+use super::secrets::read_secret;
+use super::setting::read_text;
+use super::source::Span;
+use super::tables::{open, positive};
+use super::tree::{Table, Value};
+use super::unit::Secret;
+
+/// The tables of which nothing is built: typed, so that a mistake in them is told as such.
+pub(super) fn read_unbuilt_tables(root: &mut TableReader<'_>) {
+    let mut control = open(root, "control", "control");
+    read_broker_url(&mut control);
+    let events = [("auto", "auto"), ("true", "true"), ("false", "false")];
+    control.choice("enable_events", "auto", &events);
+    let vhosts = open(&mut control, "vhosts", "control.vhosts");
+    for entry in vhosts.entries() {
+        match &entry.node.value {
+            Value::Table(table) => read_vhost(root.reader(), Some(table), Some(entry.name_at)),
+            other => {
+                let message = format!(
+                    "{} is {} where a table is meant. Write [control.vhosts.{:?}].",
+                    entry.name,
+                    other.kind(),
+                    entry.name
+                );
+                root.reader().error_at(entry.name_at, message);
+            }
+        }
+    }
+    let shown = control.finish();
+    root.show("control", shown);
+
+    let mut results = open(root, "results", "results");
+    read_secret::<Secret>(&mut results, "url", "url_file");
+    let kinds = ["auto", "redis", "rpc", "worker", "none"].map(|kind| (kind, kind));
+    results.choice("kind", "auto", &kinds);
+    results.get("key_prefix", String::new());
+    positive(&mut results, "expires", Duration::from_secs(24 * 3600));
+    let shown = results.finish();
+    root.show("results", shown);
+
+    let mut park = open(root, "park", "park");
+    park.get("prefix", "oncegate.park".to_owned());
+    let shown = park.finish();
+    root.show("park", shown);
+
+    let mut events = open(root, "events", "events");
+    events.optional::<String>("exchange");
+    let shown = events.finish();
+    root.show("events", shown);
+}
+
+pub(super) fn read_vhost(reader: &Reader, table: Option<&Table>, at: Option<Span>) {
+    let mut table = TableReader::new(reader, "control.vhosts.*", table, at);
+    read_broker_url(&mut table);
+    table.finish();
+}
+
+/// The URL of the proxy's own broker account.
+fn read_broker_url(table: &mut TableReader<'_>) {
+    read_secret::<Secret>(table, "url", "url_file");
+    let wrong = table.node("url").filter(|node| match &node.value {
+        Value::Text(text) | Value::Bare(text) => !text.starts_with("amqp://") && !text.starts_with("amqps://"),
+        _ => false,
+    });
+    if let Some(node) = wrong {
+        let cx = Context {
+            reader: table.reader(),
+            table: "control",
+            key: "url",
+            shown: Shown::Hidden,
+        };
+        if read_text(node, &cx, "a URL", "amqp://…").is_some() {
+            cx.refuse(
+                node,
+                "is not the URL of a broker",
+                "Write url = \"amqp://USER:PASSWORD@HOST:5672/VHOST\".",
+            );
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Include, environment, flags and defaults: which of them counts.
+
+use oncegate::config::address::StoreUrl;
+use oncegate::config::{self, Config, Environment, Flags, Role};
+use oncegate::rules::spec::{Mode, OnStoreError, Unique};
+
+use crate::Directory;
+
+fn environment(variables: &[(&str, &str)]) -> Environment {
+    variables
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+fn load(text: &str, variables: &[(&str, &str)], flags: &Flags) -> Result<Config, String> {
+    config::load_text("o.toml", text, &environment(variables), flags).map_err(|errors| errors.to_string())
+}
+
+#[test]
+fn flags_beat_environment_beats_file() {
+    let text = "[proxy]\nlisten = [\"127.0.0.1:1\"]\nmax_connections = 5\n[store]\nurl = \"redis://file\"";
+    let variables = [
+        ("ONCEGATE_PROXY__LISTEN", "127.0.0.1:2, [::1]:3"),
+        ("ONCEGATE_STORE__URL", "redis://variable"),
+        ("ONCEGATE_PROXY__UPSTREAM_CONFIRMS", "false"),
+        ("ONCEGATE_LOG__LEVEL", "debug"),
+        ("ONCEGATE_WATCH_CONFIG", "false"),
+        ("ONCEGATE_DEFAULTS__TTL", "5m"),
+    ];
+    let flags = Flags {
+        store: Some("redis://flag".to_owned()),
+        upstream: vec!["a".to_owned(), "b:1".to_owned()],
+        ..Flags::default()
+    };
+    let config = load(text, &variables, &flags).unwrap();
+    let shown = config.shown();
+    assert_eq!(shown["proxy"]["listen"], serde_json::json!(["127.0.0.1:2", "[::1]:3"]));
+    assert_eq!(shown["proxy"]["upstream"], serde_json::json!(["amqp://a:5672", "amqp://b:1"]));
+    assert_eq!(shown["proxy"]["max_connections"], 5);
+    assert_eq!(shown["proxy"]["upstream_confirms"], false);
+    assert_eq!(shown["store"]["url"], "redis://flag:6379/0");
+    assert_eq!(shown["log"]["level"], "debug");
+    assert_eq!(shown["defaults"]["ttl"], "5m");
+    assert!(!config.watch_config);
+}
+
+#[test]
+fn wrong_variables_and_flags_are_named() {
+    let variables = [
+        ("ONCEGATE_STORE__URL", "mysql://x"),
+        ("ONCEGATE_PROXY__MAX_CONNECTIONS", "many"),
+        ("ONCEGATE_PROXY__LISTN", "x"),
+        ("ONCEGATE_PROXI__LISTEN", "x"),
+        ("ONCEGATE_RULE__TASK", "x"),
+        ("ONCEGATE_DEFAULTS__MODE", "dry"),
+    ];
+    let flags = Flags {
+        admin_listen: Some("9672".to_owned()),
+        ..Flags::default()
+    };
+    let text = "[[rule]]\ntask = \"a\"\nunique = \"until_started\"";
+    let said = load(text, &variables, &flags).unwrap_err();
+    let mut lines: Vec<_> = said.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            "--admin-listen: admin.listen = \"9672\" has no port. Write \"HOST:PORT\".",
+            "ONCEGATE_DEFAULTS__MODE: defaults.mode = \"dry\" is not known. Write one of \"enforce\", \"observe\", \"off\".",
+            "ONCEGATE_PROXI__LISTEN: unknown table [proxi]. Did you mean ONCEGATE_PROXY__…?",
+            "ONCEGATE_PROXY__LISTN: unknown key \"listn\" in [proxy]. Did you mean \"listen\"?",
+            "ONCEGATE_PROXY__MAX_CONNECTIONS: proxy.max_connections = \"many\" is not a whole number from 0. Write max_connections = 100.",
+            "ONCEGATE_RULE__TASK: [[rule]] cannot be set by a variable. Write it in a config file.",
+            "ONCEGATE_STORE__URL: store.url = \"mysql://x\" has the scheme mysql://, which is not a store. \
+             Write \"redis://HOST:6379/0\", \"rediss://USER:PASSWORD@HOST:6379/0\", or \"memory:\".",
+        ]
+    );
+}
+
+/// Kubernetes sets such variables beside a Service named oncegate; the commands have some of their own.
+#[test]
+fn foreign_variables_are_left_alone() {
+    let foreign = [
+        ("ONCEGATE_PORT", "tcp://10.0.0.1:5673"),
+        ("ONCEGATE_PORT_5673_TCP_ADDR", "10.0.0.1"),
+        ("ONCEGATE_SERVICE_HOST", "10.0.0.1"),
+        ("ONCEGATE_ADMIN_URL", "http://127.0.0.1:9672"),
+        ("ONCEGATE_MODE", "off"),
+    ];
+    assert_eq!(load("", &foreign, &Flags::default()).unwrap().warnings, []);
+    let config = load("", &[("ONCEGATE_STORE_URL", "redis://x")], &Flags::default()).unwrap();
+    assert_eq!(config.store.url, StoreUrl::Memory);
+    let warnings: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        ["ONCEGATE_STORE_URL: is not a setting and is ignored. Did you mean ONCEGATE_STORE__URL?"]
+    );
+}
+
+#[test]
+fn included_files_follow_in_lexical_order() {
+    let directory = Directory::new();
+    let rule = |task: &str| format!("[[rule]]\ntask = \"{task}\"\nunique = \"until_started\"\n");
+    directory.write("rules.d/20-b.toml", &rule("b"));
+    directory.write("rules.d/10-a.toml", &(rule("a") + "[signatures]\n\"a\" = \"x\"\n"));
+    directory.write("rules.d/.hidden.toml", "not TOML");
+    directory.write("rules.d/note.txt", "not TOML");
+    directory.write("more.toml", &(rule("c") + "[store]\nprefix = \"p\"\n"));
+    let main = "include = [\"rules.d/*.toml\", \"more.toml\", \"none.d/*.toml\"]\n[store]\ntimeout = \"1s\"\n".to_owned() + &rule("main");
+    let path = directory.write("oncegate.toml", &main);
+    let config = config::load(Some(&path), &Environment::new(), &Flags::default()).unwrap();
+    let tasks: Vec<_> = config.rules.specs().iter().map(|rule| rule.task[0].as_str()).collect();
+    assert_eq!(tasks, ["main", "a", "b", "c"]);
+    assert_eq!((config.store.prefix.as_str(), config.store.timeout.as_secs()), ("p", 1));
+    let files = config::files(&config);
+    for name in [
+        "oncegate.toml",
+        "rules.d/10-a.toml",
+        "rules.d/20-b.toml",
+        "more.toml",
+        "rules.d",
+        "none.d",
+    ] {
+        assert!(files.contains(&directory.path().join(name)), "{name}: {files:?}");
+    }
+}
+
+#[test]
+fn mistakes_in_included_files_are_told_there() {
+    let directory = Directory::new();
+    let shown = directory.path().display().to_string();
+    directory.write("a.toml", "include = [\"b.toml\"]\n[store]\ntimeout = \"x\"\nprefix = \"b\"\n");
+    let path = directory.write(
+        "oncegate.toml",
+        "include = [\"a.toml\", \"gone.toml\", \"**/x\"]\n[store]\nprefix = \"a\"\n",
+    );
+    let said = config::load(Some(&path), &Environment::new(), &Flags::default())
+        .unwrap_err()
+        .to_string()
+        .replace(&shown, "D");
+    assert_eq!(
+        said.lines().collect::<Vec<_>>(),
+        [
+            "D/gone.toml: there is no such file. Write the path of a config file, or make one.",
+            "D/oncegate.toml:1:36: include = \"**/x\" has a **, which is not understood. Write a path such as \"rules.d/*.toml\".",
+            "D/a.toml:1:1: include stands in an included file, where it is not read. Write it in the main file.",
+            "D/a.toml:4:1: prefix is set already at D/oncegate.toml:3:1. Set it in one place.",
+        ]
+    );
+}
+
+#[test]
+fn defaults_hold_for_rules_that_say_nothing_else() {
+    let text = "[defaults]\nmode = \"observe\"\nunique = \"until_started\"\nttl = \"5m\"\non_store_error = \"wait\"\n\
+        [[rule]]\ntask = \"a\"\nttl = \"1m\"\n[[rule]]\ntask = \"b\"\nmode = \"enforce\"\n[[rule]]\ntask = \"c\"\nbypass = true\n";
+    let config = load(text, &[], &Flags::default()).unwrap();
+    let [a, b, c] = config.rules.specs() else { panic!("three rules") };
+    assert_eq!((a.mode, a.unique, a.ttl.as_secs()), (Mode::Observe, Some(Unique::UntilStarted), 60));
+    assert_eq!(
+        (b.mode, b.on_store_error, b.ttl.as_secs()),
+        (Mode::Enforce, OnStoreError::Wait, 300)
+    );
+    assert_eq!((c.bypass, c.unique), (true, None));
+    assert!(
+        a.given
+            .as_ref()
+            .is_some_and(|given| given.contains("ttl") && !given.contains("mode"))
+    );
+    assert_eq!(config.warnings, []);
+}
+
+#[test]
+fn secrets_come_from_files_and_are_not_shown() {
+    let directory = Directory::new();
+    directory.write("url", "redis://me:hunter2@h/2\n");
+    directory.write("token", "  hunter3\n");
+    let text = "[store]\nurl_file = \"url\"\n[admin]\nlisten = \"0.0.0.0:1\"\n[[admin.token]]\nname = \"ops\"\nfile = \"token\"\nrole = \"operate\"\n";
+    let path = directory.write("oncegate.toml", text);
+    let config = config::load(Some(&path), &Environment::new(), &Flags::default()).unwrap();
+    let StoreUrl::Redis(redis) = &config.store.url else {
+        panic!("Redis")
+    };
+    assert_eq!(redis.url.expose(), "redis://me:hunter2@h/2");
+    assert_eq!(
+        (config.admin.tokens[0].secret.expose(), config.admin.tokens[0].role),
+        ("hunter3", Role::Operate)
+    );
+    assert_eq!(config.shown()["store"]["url"], "redis://***@h:6379/2");
+    assert!(!format!("{config:?}").contains("hunter"));
+    assert!(config::files(&config).contains(&directory.path().join("token")));
+
+    // The variable beats the file in either form.
+    let variable = environment(&[("ONCEGATE_STORE__URL", "redis://v")]);
+    let config = config::load(Some(&path), &variable, &Flags::default()).unwrap();
+    assert_eq!(config.shown()["store"]["url"], "redis://v:6379/0");
+}
+
+#[test]
+fn sha256_follows_the_texts() {
+    let sum = |text: &str, variables: &[(&str, &str)]| load(text, variables, &Flags::default()).unwrap().sha256;
+    let plain = sum("[log]\nlevel = \"warn\"", &[]);
+    assert_eq!(plain.len(), 64);
+    assert_eq!(plain, sum("[log]\nlevel = \"warn\"", &[]));
+    assert_ne!(plain, sum("[log]\nlevel = \"info\"", &[]));
+    assert_ne!(plain, sum("[log]\nlevel = \"warn\"", &[("ONCEGATE_STORE__PREFIX", "x")]));
+}
+
+#[test]
+fn probable_mistakes_are_warned_about() {
+    let text = "[[rule]]\nname = \"all\"\ntask = \"*\"\nunique = \"until_finished\"\n[[rule]]\ntask = \"b\"\n\
+        [[rule]]\ntask = \"c\"\nbypass = true\nunique = \"until_started\"\n[[rule]]\nname = \"off\"\ntask = \"*\"\nmode = \"off\"\n";
+    let config = load(text, &[], &Flags::default()).unwrap();
+    let warnings: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            "o.toml:3:8: rule \"all\" matches every task and enforces. Write mode = \"observe\" first, or name the tasks.",
+            "o.toml:4:10: rule \"all\" frees its locks at a late ack alone, and acks_late is auto: they go by ttl, after 1d. \
+             Write acks_late = true if the tasks acknowledge after their run, else choose a ttl that covers a run.",
+            "o.toml:5:1: rule \"b\" decides nothing. Write unique = \"until_started\", or bypass = true if that is meant.",
+            "o.toml:10:10: rule \"c\" forwards untouched (bypass), so that unique does nothing. Keep one of them.",
+        ]
+    );
+}
