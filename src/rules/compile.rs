@@ -12,6 +12,9 @@ use super::{Key, Piece, Rule};
 /// Task names with their signatures, as `[signatures]` gives them.
 pub type Signatures = Vec<(String, String)>;
 
+/// How a signature is written.
+pub(super) const SIGNATURE: &str = "Write the signature as in Python, without self: customer_id, region='eu', *, force=False.";
+
 /// Compiles one rule; its faults go to `errors`.
 pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, Arc<Params>>, errors: &mut Vec<SpecError>) -> Option<Rule> {
     let before = errors.len();
@@ -33,7 +36,7 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
     let params = spec.params.as_ref().and_then(|text| match Params::parse(text) {
         Ok(params) => Some(Arc::new(params)),
         Err(error) => {
-            let mut fault = fault(index, "params", error.message, "");
+            let mut fault = fault(index, "params", error.message, SIGNATURE);
             fault.offset = Some(error.offset);
             errors.push(fault);
             None
@@ -184,7 +187,15 @@ fn key(index: usize, spec: &KeySpec, known: &BTreeSet<&str>, errors: &mut Vec<Sp
                     continue;
                 };
                 if expression.names().is_empty() {
-                    errors.push(constant(index, Some(element), text, &format!("key = [{text:?}]")));
+                    let message = format!("`{text}` in key is a constant: every call would be a duplicate.");
+                    let mut constant = fault(
+                        index,
+                        "key",
+                        message,
+                        "Name an argument in each element; for one key per task write key = [].",
+                    );
+                    constant.element = Some(element);
+                    errors.push(constant);
                 } else {
                     expressions.push(expression);
                 }
@@ -195,20 +206,18 @@ fn key(index: usize, spec: &KeySpec, known: &BTreeSet<&str>, errors: &mut Vec<Sp
     }
 }
 
-fn constant(index: usize, element: Option<usize>, text: &str, shown: &str) -> SpecError {
-    let mut fault = fault(
+fn constant(index: usize, text: &str) -> SpecError {
+    fault(
         index,
         "key",
-        format!("{shown} is a constant: every call would be a duplicate."),
+        format!("key = {text:?} is a constant: every call would be a duplicate."),
         format!("Write key = [\"{text}\"] or \"{{{{ {text} }}}}\"; for one per task write key = []."),
-    );
-    fault.element = element;
-    fault
+    )
 }
 
 fn template(index: usize, text: &str, known: &BTreeSet<&str>, errors: &mut Vec<SpecError>) -> Option<Vec<Piece>> {
     if !text.contains("{{") {
-        errors.push(constant(index, None, text, &format!("key = {text:?}")));
+        errors.push(constant(index, text));
         return None;
     }
     let mut pieces = Vec::new();
@@ -236,7 +245,7 @@ fn template(index: usize, text: &str, known: &BTreeSet<&str>, errors: &mut Vec<S
         pieces.push(Piece::Text(rest.to_owned()));
     }
     if names == 0 {
-        errors.push(constant(index, None, text, &format!("key = {text:?}")));
+        errors.push(constant(index, text));
         return None;
     }
     Some(pieces)

@@ -339,7 +339,7 @@ fn summary(rule: &Rule, names: &[&str], parts: &[Cow<'_, Value>]) -> Arc<str> {
                 text.push('=');
                 show(part, &mut text);
                 if text.len() > SUMMARY_MAX {
-                    let cut = text.floor_char_boundary(SUMMARY_MAX);
+                    let cut = (0..=SUMMARY_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
                     text.truncate(cut);
                     text.push('\u{2026}');
                     break;

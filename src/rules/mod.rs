@@ -31,6 +31,9 @@ use spec::{AcksLate, Canvas, Mode, OnStoreError, Override, RuleSpec, SpecError, 
 
 use crate::celery::body::Body;
 
+/// Up to this many names, comparing them all is faster than hashing one.
+const FEW: usize = 8;
+
 /// What the parts of a key are.
 #[derive(Debug)]
 enum Key {
@@ -160,7 +163,7 @@ impl RuleSet {
                     element: Some(index),
                     offset: Some(error.offset),
                     message: error.message,
-                    remedy: String::new(),
+                    remedy: compile::SIGNATURE.to_owned(),
                 }),
             }
         }
@@ -178,7 +181,7 @@ impl RuleSet {
         let mut patterns = false;
         for rule in &rules {
             match rule.task.plain() {
-                Some(names) => named.extend(names.map(Box::from)),
+                Some(exact) => named.extend(exact.map(Box::from)),
                 None => patterns = true,
             }
         }
@@ -210,7 +213,12 @@ impl RuleSet {
     /// Whether some rule may take a task of this name: a cheap look, before anything else of a message is read.
     pub fn may_match(&self, task: &[u8]) -> bool {
         let Ok(task) = std::str::from_utf8(task) else { return false };
-        self.named.contains(task) || (self.patterns && self.rules.iter().any(|rule| rule.task.is_task(task)))
+        let named = if self.named.len() > FEW {
+            self.named.contains(task)
+        } else {
+            self.named.iter().any(|name| **name == *task)
+        };
+        named || (self.patterns && self.rules.iter().any(|rule| rule.task.is_task(task)))
     }
 
     /// The first rule that takes a task of this name, whatever its other matchers say: for counting what could not be decided.
@@ -231,7 +239,7 @@ impl RuleSet {
             steps.push(Step {
                 rule: Arc::clone(&rule.name),
                 outcome,
-            })
+            });
         });
         (verdict, steps)
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::outcome::UnkeyableReason;
 use super::spec::Key as KeySpec;
 use super::*;
 use crate::amqp::content::Properties;
@@ -250,7 +251,6 @@ fn a_missing_argument_is_unkeyable_and_never_one_key_for_all() {
             UnkeyableReason::MissingArgument,
         ),
     ];
-    use super::outcome::UnkeyableReason;
     for (spec, message, expected) in cases {
         let text = format!("{:?}", spec.key);
         match message.decide(&one(spec)) {

@@ -166,8 +166,8 @@ task = "a"
 unique = until_started
 ttl = 10s"#,
         &[
-            r#"o.toml:3:10: unique: not TOML: string values must be quoted, expected literal string. Texts, durations and sizes take quotes: ttl = "10s"; lists take [ ]."#,
-            r#"o.toml:4:7: ttl: not TOML: string values must be quoted, expected literal string. Texts, durations and sizes take quotes: ttl = "10s"; lists take [ ]."#,
+            r#"o.toml:3:10: unique: not TOML: string values must be quoted, expected literal string. Texts, durations and sizes take quotes, such as ttl = "10s"."#,
+            r#"o.toml:4:7: ttl: not TOML: string values must be quoted, expected literal string. Texts, durations and sizes take quotes, such as ttl = "10s"."#,
         ],
     ),
     (
@@ -347,6 +347,21 @@ mode = "dry""#,
             r#"o.toml:9:1: dead_letter has no routing_key. Write dead_letter = { exchange = "", routing_key = "duplicates" }."#,
             r#"o.toml:9:15: dead_letter = { exchange = "d" } is not available in this version. Leave dead_letter out."#,
             r#"o.toml:10:9: mode = "dry" is not known. Write one of "enforce", "observe", "off"."#,
+        ],
+    ),
+    (
+        "[proxy]\nmax_connections = 1\nmax_connections = 2\nlisten = [ \"a:1\"\n",
+        &[
+            "o.toml:3:1: max_connections: not TOML: duplicate key. Keep one of them.",
+            "o.toml:4:17: listen: not TOML: unclosed array, expected `]`. Write key = value: texts in quotes, lists in [ ], tables as [name].",
+        ],
+    ),
+    (
+        "[[rule]]\r\n\"tösk\" = 1\r\ntask = \"ä\" # \u{1F600}\r\nunique = { a = \"ö\", b = 1 }\r\n",
+        &[
+            "o.toml:2:1: unknown key \"tösk\" in [[rule]]. Did you mean \"task\"?",
+            "o.toml:4:10: unique = { a = \"ö\", b = 1 } is a table where a word is meant. \
+             Write one of \"until_started\", \"until_finished\", \"until_expired\", \"while_running\", \"until_started+while_running\".",
         ],
     ),
 ];
