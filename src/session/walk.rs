@@ -12,8 +12,8 @@ use crate::amqp::method::{MethodId, basic};
 /// The length of a protocol header.
 const PROTOCOL_HEADER: usize = 8;
 
-/// The broker may send content headers above the negotiated size; this only bounds memory.
-const BROKER_FRAME_MAX: usize = 64 << 20;
+/// The broker may send content headers above the negotiated size, and the size may be unlimited; this only bounds memory.
+pub(super) const FRAME_MAX: usize = 64 << 20;
 
 impl Session {
     /// Bytes of one peer: first the frame that the last read left incomplete, then the rest where it lies.
@@ -51,7 +51,7 @@ impl Session {
     fn limit(&self, from: Side) -> usize {
         match from {
             Side::Client => self.frame_max,
-            Side::Broker => BROKER_FRAME_MAX,
+            Side::Broker => FRAME_MAX,
         }
     }
 
@@ -250,7 +250,7 @@ impl Session {
 
 /// The content header that follows a method on its channel, if it has been read.
 fn content_header(after: &[u8], channel: u16) -> Option<Frame<'_>> {
-    match frame::split(after, BROKER_FRAME_MAX) {
+    match frame::split(after, FRAME_MAX) {
         Split::Frame(frame) if frame.kind == FrameKind::Header && frame.channel == channel => Some(frame),
         _ => None,
     }
