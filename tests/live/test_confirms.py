@@ -7,6 +7,10 @@ import pytest
 import wire
 from wire import Basic, Confirm
 
+# A flood from three connections at once waits for the store longer than the default allows one question,
+# and a question that is given up is forwarded unchecked: here it is the decisions that are counted.
+PATIENT = 'timeout = "30s"'
+
 RULES = """
 [[rule]]
 name = "watched"
@@ -46,7 +50,7 @@ def pipeline(client, queue, messages, confirms, errors):
 
 def test_sixty_thousand_publishes_half_of_them_duplicates(oncegate, raw, store):
     """Each number on each of three connections is confirmed once; each key is in the queue once."""
-    gate = oncegate(RULES, store=store.url)
+    gate = oncegate(RULES, store=store.url, store_extra=PATIENT)
     each = 20000
     admin = raw()
     admin.open_channel()
@@ -94,7 +98,7 @@ def test_sixty_thousand_publishes_half_of_them_duplicates(oncegate, raw, store):
 
 
 def test_the_same_keys_from_three_connections_at_once(oncegate, raw, store):
-    gate = oncegate(RULES, store=store.url)
+    gate = oncegate(RULES, store=store.url, store_extra=PATIENT)
     admin = raw()
     admin.open_channel()
     admin.declare("race", durable=True)
