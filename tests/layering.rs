@@ -12,6 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["session", "store", "config", "metrics", "logging"],
     &["lifecycle", "control", "admin", "cli"],
     &["proxy", "shutdown"],
+    &["run"],
 ];
 /// The one sideways arrow.
 const SIDEWAYS: &[(&str, &str)] = &[("lifecycle", "control")];

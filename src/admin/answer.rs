@@ -1,10 +1,8 @@
 //! The form of every answer: JSON that names `instance` and `scope`, errors as `{"error": {"code", "message"}}`.
 
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::access::Refusal;
@@ -117,11 +115,4 @@ pub(super) fn respond(status: StatusCode, instance: &str, reach: Reach, fields: 
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     (status, headers, Value::Object(answer).to_string()).into_response()
-}
-
-/// Reads the body of a request. An empty one counts as `{}`.
-pub(super) fn read_body<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, Problem> {
-    let body = body.map_err(|rejection| Problem::new(rejection.status(), "bad_body", rejection.body_text()))?;
-    let body: &[u8] = if body.is_empty() { b"{}" } else { &body };
-    serde_json::from_slice(body).map_err(|error| Problem::bad("bad_json", error.to_string()))
 }

@@ -45,6 +45,7 @@ pub(super) async fn status(State(admin): State<Arc<Admin>>) -> Answered {
         "config": {
             "file": current.config.file,
             "sha256": current.config.sha256,
+            "rules": current.config.rules.rules().len(),
             "loaded": time_text(reload.at),
             "refused": reload.refused,
         },

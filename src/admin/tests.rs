@@ -49,7 +49,9 @@ fn token(name: &str, secret: &str, role: Role) -> AdminToken {
 }
 
 fn config(tokens: Vec<AdminToken>) -> Arc<Config> {
-    let text = "[store]\nurl = \"redis://me:hidden@127.0.0.1:1/0\"\n";
+    let text = "[store]\nurl = \"redis://me:hidden@127.0.0.1:1/0\"\n\
+                [[rule]]\ntask = \"reports.build\"\nunique = \"until_finished\"\nparams = \"a, b=2\"\n\
+                [[rule]]\nname = \"free\"\ntask = \"free.*\"\nbypass = true\n";
     let mut config = config::load_text("oncegate.toml", text, &BTreeMap::new(), &Flags::default()).expect("right");
     config.admin.tokens = tokens;
     Arc::new(config)
@@ -126,6 +128,11 @@ impl Proxy {
     /// A lock that is queued, held by `id`.
     async fn lock(&self, key: u8, rule: &str, task: &str, id: &str) -> Digest {
         let digest = Digest([key; 32]);
+        self.lock_key(digest, rule, task, id).await;
+        digest
+    }
+
+    async fn lock_key(&self, digest: Digest, rule: &str, task: &str, id: &str) {
         let claim = Claim { digest, id: id.into() };
         let note = Arc::new(LockNote {
             rule: rule.into(),
@@ -139,7 +146,7 @@ impl Proxy {
             settle_grace_ms: 1_000,
             acks_late: false,
         });
-        let publish = Nonce(u64::from(key));
+        let publish = Nonce(7);
         let acquire = Ask::Acquire {
             claim: claim.clone(),
             publish,
@@ -151,7 +158,6 @@ impl Proxy {
             .ask(Ask::Commit { claim, publish, note })
             .await
             .expect("a memory store answers");
-        digest
     }
 }
 
@@ -475,4 +481,77 @@ async fn locks_are_counted_by_rule_and_state() {
     let metrics = metrics.await.expect("counted at once");
     assert!(metrics.contains(r#"oncegate_locks{rule="a",state="queued"} 3"#), "{metrics}");
     counting.abort();
+}
+
+#[tokio::test]
+async fn rules_are_listed_with_their_settings() {
+    let proxy = start(Vec::new()).await;
+    let rules = proxy.get("/api/v1/rules").await.json();
+    assert_eq!(rules["rules"].as_array().map(Vec::len), Some(2));
+    assert_eq!(
+        (&rules["rules"][0]["name"], &rules["rules"][1]["name"]),
+        (&json!("reports.build"), &json!("free"))
+    );
+    assert_eq!(
+        (&rules["rules"][0]["unique"], &rules["rules"][0]["mode"]),
+        (&json!("until_finished"), &json!("enforce"))
+    );
+    assert_eq!(proxy.get("/api/v1/status").await.json()["config"]["rules"], 2);
+    let metrics = proxy.get("/metrics").await.body;
+    let zero = r#"oncegate_publishes_total{decision="dropped",mode="enforce",rule="reports.build"} 0"#;
+    assert!(metrics.contains(zero), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_lookup_tells_who_holds_a_key() {
+    let proxy = start(Vec::new()).await;
+    let ask = async |body: &str| proxy.change("POST /api/v1/lookup", body).await;
+    let call = r#"{"task": "reports.build", "args": [1]}"#;
+    let free = ask(call).await;
+    assert_eq!(free.status, 200, "{}", free.body);
+    let free = free.json();
+    assert_eq!(
+        (&free["rule"], &free["locked"], &free["holder"]),
+        (&json!("reports.build"), &json!(false), &Value::Null)
+    );
+    let digest = Digest::from_hex(free["digest"].as_str().expect("a digest")).expect("a digest");
+    proxy.lock_key(digest, "reports.build", "reports.build", "id-7").await;
+    let held = ask(r#"{"task": "reports.build", "kwargs": {"b": 2, "a": 1}}"#).await.json();
+    assert_eq!(
+        (&held["locked"], &held["holder"], &held["state"]),
+        (&json!(true), &json!("id-7"), &json!("queued"))
+    );
+    assert!(
+        held["expires_in"].as_u64().is_some_and(|seconds| (50..=60).contains(&seconds)),
+        "{held}"
+    );
+    for (body, status, code) in [
+        (r#"{"task": "other"}"#, 404, "no_rule"),
+        (r#"{"task": "free.x"}"#, 404, "no_key"),
+        (r#"{"task": "reports.build"}"#, 404, "no_key"),
+        ("{", 400, "bad_question"),
+        (r#"{"tsk": "x"}"#, 400, "bad_question"),
+    ] {
+        let answer = ask(body).await;
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn explain_says_how_a_decision_comes_about() {
+    let proxy = start(vec![token("dash", "look", Role::Read)]).await;
+    let ask = async |body: &str| {
+        proxy
+            .send("POST /api/v1/explain", &[JSON, "Authorization: Bearer look"], body)
+            .await
+    };
+    let answer = ask(r#"{"task": "free.x"}"#).await;
+    assert_eq!(answer.status, 200, "a question needs no more than a reader's token");
+    let answer = answer.json();
+    assert_eq!(
+        (&answer["decision"], &answer["rule"], &answer["scope"]),
+        (&json!("bypassed"), &json!("free"), &json!("instance"))
+    );
+    assert_eq!(answer["steps"].as_array().map(Vec::len), Some(2));
+    assert_eq!(ask(r#"{"task": "other"}"#).await.json()["decision"], "unmatched");
 }

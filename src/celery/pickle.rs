@@ -2,7 +2,7 @@
 //!
 //! A pickle is a program for a small stack machine. This one carries out the opcodes that build data, of the protocols 0 to 5
 //! (Python, `Lib/pickletools.py`), and only notes what a real unpickler would call: class, arguments, state. The rebuilds of well-known
-//! types are then understood ([`known`]); any other instance keeps its class name and what it was built from, so that two
+//! types are then understood (`known.rs`); any other instance keeps its class name and what it was built from, so that two
 //! of them are equal only if Python would have built both in the same way.
 //!
 //! References to shared parts are kept until the end and written out then, with a bound on the size; a structure that contains itself

@@ -75,11 +75,12 @@ pub struct Task<'a> {
     headers: Table<'a>,
 }
 
-/// The task name of a protocol 2 message. Looks at nothing but the names of the headers.
+/// The task name of a protocol 2 message. Looks at nothing but the names of the headers, and only as far as the first `task`: Celery
+/// writes it once, as the second of twenty.
 #[inline]
 pub fn peek<'a>(properties: &Properties<'a>) -> Option<&'a [u8]> {
-    match properties.headers?.get(b"task") {
-        Ok(Some(FieldValue::LongStr(name))) => Some(name),
+    match properties.headers?.first(b"task") {
+        Some(FieldValue::LongStr(name)) => Some(name),
         _ => None,
     }
 }
@@ -154,68 +155,82 @@ fn header_error(name: &str) -> Unreadable {
     Unreadable::ContentType(format!("{name} is missing or not what it should be").into())
 }
 
+/// The headers that say something about a task; `None` if absent or null.
+#[derive(Default)]
+struct Found<'a> {
+    task: Option<FieldValue<'a>>,
+    id: Option<FieldValue<'a>>,
+    retries: Option<FieldValue<'a>>,
+    replaced_task_nesting: Option<FieldValue<'a>>,
+    eta: Option<FieldValue<'a>>,
+    expires: Option<FieldValue<'a>>,
+    group: Option<FieldValue<'a>>,
+    parent_id: Option<FieldValue<'a>>,
+    root_id: Option<FieldValue<'a>>,
+    origin: Option<FieldValue<'a>>,
+    timelimit: Option<FieldValue<'a>>,
+    ignore_result: Option<FieldValue<'a>>,
+    celery_beat_task: Option<FieldValue<'a>>,
+    periodic_task_name: Option<FieldValue<'a>>,
+}
+
+impl<'a> Found<'a> {
+    /// Walks the table once. Of several entries of one name the last counts.
+    fn walk(headers: Table<'a>) -> Result<Self, Unreadable> {
+        let mut found = Found::default();
+        for entry in &headers {
+            let entry = entry.map_err(|error| Unreadable::ContentType(format!("headers: {error}").into()))?;
+            let slot = match entry.name {
+                b"task" => &mut found.task,
+                b"id" => &mut found.id,
+                b"retries" => &mut found.retries,
+                b"replaced_task_nesting" => &mut found.replaced_task_nesting,
+                b"eta" => &mut found.eta,
+                b"expires" => &mut found.expires,
+                b"group" => &mut found.group,
+                b"parent_id" => &mut found.parent_id,
+                b"root_id" => &mut found.root_id,
+                b"origin" => &mut found.origin,
+                b"timelimit" => &mut found.timelimit,
+                b"ignore_result" => &mut found.ignore_result,
+                b"celery_beat_task" => &mut found.celery_beat_task,
+                b"periodic_task_name" => &mut found.periodic_task_name,
+                _ => continue,
+            };
+            *slot = Some(entry.value).filter(|value| *value != FieldValue::Void);
+        }
+        Ok(found)
+    }
+}
+
 fn read_headers<'a>(properties: &Properties<'a>) -> Result<Option<Task<'a>>, Unreadable> {
     let Some(headers) = properties.headers else { return Ok(None) };
-    let found = headers
-        .get_many([
-            b"task",
-            b"id",
-            b"retries",
-            b"replaced_task_nesting",
-            b"eta",
-            b"expires",
-            b"group",
-            b"parent_id",
-            b"root_id",
-            b"origin",
-            b"timelimit",
-            b"ignore_result",
-            b"celery_beat_task",
-            b"periodic_task_name",
-        ])
-        .map_err(|error| Unreadable::ContentType(format!("headers: {error}").into()))?;
-    let found = found.map(|value| value.filter(|value| *value != FieldValue::Void));
-    let [
-        task,
-        id,
-        retries,
-        nesting,
-        eta,
-        expires,
-        group,
-        parent_id,
-        root_id,
-        origin,
-        timelimit,
-        ignore_result,
-        beat,
-        periodic,
-    ] = found;
-    if task.is_none() {
+    let found = Found::walk(headers)?;
+    if found.task.is_none() {
         return Ok(None);
     }
     Ok(Some(Task {
         protocol: Protocol::V2,
-        name: text(task, "task")?.ok_or_else(|| header_error("task"))?,
-        id: text(id, "id")?.unwrap_or_default(),
-        retries: count(retries),
-        replaced_task_nesting: count(nesting),
-        eta: instant(eta, "eta")?,
-        expires: instant(expires, "expires")?,
-        group: group.is_some(),
-        parent_id: text(parent_id, "parent_id")?,
-        root_id: text(root_id, "root_id")?,
-        origin: text(origin, "origin")?,
-        timelimit: time_limit(timelimit),
-        ignore_result: match ignore_result {
+        name: text(found.task, "task")?.ok_or_else(|| header_error("task"))?,
+        id: text(found.id, "id")?.unwrap_or_default(),
+        retries: count(found.retries),
+        replaced_task_nesting: count(found.replaced_task_nesting),
+        eta: instant(found.eta, "eta")?,
+        expires: instant(found.expires, "expires")?,
+        group: found.group.is_some(),
+        parent_id: text(found.parent_id, "parent_id")?,
+        root_id: text(found.root_id, "root_id")?,
+        origin: text(found.origin, "origin")?,
+        timelimit: time_limit(found.timelimit),
+        ignore_result: match found.ignore_result {
             Some(FieldValue::Bool(truth)) => Some(truth),
             other => other.and_then(|value| value.as_i64()).map(|number| number != 0),
         },
         reply_to: properties.reply_to,
         correlation_id: properties.correlation_id,
         priority: properties.priority,
-        celery_beat_task: beat.is_some(),
-        periodic_task_name: periodic.is_some(),
+        celery_beat_task: found.celery_beat_task.is_some(),
+        periodic_task_name: found.periodic_task_name.is_some(),
         headers,
     }))
 }

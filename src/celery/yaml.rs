@@ -1,6 +1,6 @@
 //! YAML as `PyYAML`'s `safe_load` reads it, built from parser events without recursion.
 //!
-//! Plain scalars are those of YAML 1.1 ([`scalar`]). Refused is what `safe_load` refuses, and also aliases, anchors and merge keys: none
+//! Plain scalars are those of YAML 1.1 (`yaml/scalar.rs`). Refused is what `safe_load` refuses, and also aliases, anchors and merge keys: none
 //! of them is needed to say what a task's arguments are, and each can mean more than it shows.
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Tag};

@@ -67,6 +67,8 @@ pub(super) enum Command {
     Run(RunArgs),
     /// Say what is wrong with a configuration.
     Check(CheckArgs),
+    /// Say which rule takes a message and what its key is, without a running proxy.
+    Explain(ExplainArgs),
     /// Show what a running proxy does.
     Status(ProxyArgs),
     /// Have a running proxy load its configuration anew.
@@ -89,6 +91,41 @@ pub(super) struct CheckArgs {
     /// Also ask the broker and the store whether they are there and fit.
     #[arg(long)]
     pub(super) connect: bool,
+}
+
+/// Options of `explain`: the message.
+#[derive(Debug, Args)]
+pub(super) struct ExplainArgs {
+    /// The name of the task.
+    #[arg(long, value_name = "NAME")]
+    pub(super) task: String,
+    /// Positional arguments, a JSON list.
+    #[arg(long, value_name = "JSON")]
+    pub(super) args: Option<String>,
+    /// Keyword arguments, a JSON object.
+    #[arg(long, value_name = "JSON")]
+    pub(super) kwargs: Option<String>,
+    /// A header; may be repeated.
+    #[arg(long, value_name = "K=V", value_parser = read_header)]
+    pub(super) header: Vec<(String, String)>,
+    /// The virtual host: without it `/`.
+    #[arg(long, value_name = "V")]
+    pub(super) vhost: Option<String>,
+    /// The queue that it goes to.
+    #[arg(long, value_name = "Q")]
+    pub(super) queue: Option<String>,
+    /// The exchange: without it the default exchange.
+    #[arg(long, value_name = "E")]
+    pub(super) exchange: Option<String>,
+    /// The routing key: without it the queue.
+    #[arg(long, value_name = "K")]
+    pub(super) routing_key: Option<String>,
+    /// The due time, ISO 8601.
+    #[arg(long, value_name = "ISO")]
+    pub(super) eta: Option<String>,
+    /// The configuration: without it the one that `run` would read.
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
 }
 
 /// Which running proxy is meant.
@@ -185,6 +222,11 @@ pub(super) struct ClearArgs {
     /// Do not ask.
     #[arg(long)]
     pub(super) yes: bool,
+}
+
+fn read_header(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("a header is NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn read_digest(text: &str) -> Result<Digest, &'static str> {

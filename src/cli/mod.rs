@@ -4,6 +4,7 @@
 
 mod args;
 mod check;
+mod explain;
 mod http;
 mod locks;
 mod output;
@@ -56,6 +57,7 @@ pub fn invoke(arguments: impl IntoIterator<Item = OsString>, output: &mut Output
     let done = match command {
         Command::Run(_) => Ok(Exit::Done),
         Command::Check(args) => Ok(check::check(&args, output)),
+        Command::Explain(args) => explain::explain(&args, output),
         Command::Status(proxy) => process::status(&proxy, output),
         Command::Reload(proxy) => process::reload(&proxy, output),
         Command::Drain(proxy) => process::drain(&proxy, output),

@@ -389,3 +389,43 @@ fn check_connect_asks_the_broker_and_the_store() {
         .collect();
     assert_eq!(verdicts, ["failed", "failed"]);
 }
+
+#[test]
+fn explain_needs_no_proxy() {
+    let config = file(
+        "explain.toml",
+        "[[rule]]\ntask = \"reports.build\"\nunique = \"until_started\"\nkey = [\"headers['tenant']\", \"args[0]\"]\n",
+    );
+    let ask = |more: &[&str]| run(&[&["explain", "--config", &config, "--task", "reports.build"], more].concat());
+    let first = ask(&["--args", "[1, 2]", "--header", "tenant=a=b", "--json"]);
+    assert_eq!(first.exit(), Exit::Done, "{}{}", first.out, first.err);
+    let second = ask(&["--args", "[1, 3]", "--header", "tenant=a=b", "--json"]);
+    let third = ask(&["--args", "[1, 2]", "--header", "tenant=c", "--json"]);
+    assert_eq!(first.json()["digest"], second.json()["digest"]);
+    assert_ne!(first.json()["digest"], third.json()["digest"]);
+    assert_eq!(
+        (&first.json()["rule"], &first.json()["decision"]),
+        (&json!("reports.build"), &json!("claim"))
+    );
+    let text = ask(&["--args", "[1]", "--header", "tenant=a"]);
+    assert!(
+        text.out.contains("rule reports.build: matches and decides\nit claims "),
+        "{}",
+        text.out
+    );
+    let other = run(&["explain", "--config", &config, "--task", "other"]);
+    assert_eq!(other.exit(), Exit::No);
+    assert!(other.out.contains("no rule decides"), "{}", other.out);
+    for wrong in [
+        &["--args", "{}"][..],
+        &["--args", "["],
+        &["--header", "x"],
+        &["--eta", "soon"],
+        &["--kwargs", "3"],
+    ] {
+        assert_eq!(ask(wrong).exit(), Exit::Usage, "{wrong:?}");
+    }
+    assert_eq!(run(&["explain"]).exit(), Exit::Usage);
+    let wrong = file("explain-wrong.toml", "[[rule]]\ntask = 3\n");
+    assert_eq!(run(&["explain", "--config", &wrong, "--task", "t"]).exit(), Exit::Config);
+}

@@ -134,7 +134,11 @@ fn parse(name: &str, text: &str, base: &Path, reader: &mut Reader) -> Option<Tab
         let line = text.get(start..).unwrap_or_default().lines().next().unwrap_or_default().trim();
         // Only the key is shown: the rest of the line may hold a password.
         let key = line.split('=').next().unwrap_or_default().trim();
-        let remedy = "Texts, durations and sizes take quotes: ttl = \"10s\"; lists take [ ].";
+        let remedy = match error.message() {
+            message if message.contains("duplicate key") => "Keep one of them.",
+            message if message.contains("quoted") => "Texts, durations and sizes take quotes, such as ttl = \"10s\".",
+            _ => "Write key = value: texts in quotes, lists in [ ], tables as [name].",
+        };
         reader.error(
             Some(at),
             Shown::Hidden,

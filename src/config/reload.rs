@@ -48,11 +48,16 @@ pub fn reload(old: &Config, environment: &Environment, flags: &Flags, empty: Wit
 pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let settings = [
         ("proxy.listen", old.proxy.listen != new.proxy.listen),
+        ("proxy.upstream", old.proxy.upstream != new.proxy.upstream),
+        ("proxy.upstream_policy", old.proxy.upstream_policy != new.proxy.upstream_policy),
+        ("proxy.connect_timeout", old.proxy.connect_timeout != new.proxy.connect_timeout),
+        ("proxy.tcp_keepalive", old.proxy.tcp_keepalive != new.proxy.tcp_keepalive),
         ("store.url", old.store.url != new.store.url),
         ("store.prefix", old.store.prefix != new.store.prefix),
         ("store.timeout", old.store.timeout != new.store.timeout),
         ("admin.listen", old.admin.listen != new.admin.listen),
         ("admin.probes_listen", old.admin.probes_listen != new.admin.probes_listen),
+        ("admin.tls", old.admin.tls != new.admin.tls),
         ("log.format", old.log.format != new.log.format),
         ("decisions.max", old.decisions.max != new.decisions.max),
         ("watch_config", old.watch_config != new.watch_config),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::outcome::UnkeyableReason;
 use super::spec::Key as KeySpec;
 use super::*;
 use crate::amqp::content::Properties;
@@ -9,6 +10,9 @@ use crate::amqp::table::{FieldValue, Table, put_entry};
 use crate::celery::body::Canvas as Links;
 use crate::celery::task::{self, Task};
 use crate::celery::value::Value;
+
+/// What must never make one key of two calls, and what must.
+mod apart;
 
 const NOW: u64 = 1_800_000_000_000;
 
@@ -250,7 +254,6 @@ fn a_missing_argument_is_unkeyable_and_never_one_key_for_all() {
             UnkeyableReason::MissingArgument,
         ),
     ];
-    use super::outcome::UnkeyableReason;
     for (spec, message, expected) in cases {
         let text = format!("{:?}", spec.key);
         match message.decide(&one(spec)) {

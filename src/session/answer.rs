@@ -62,6 +62,10 @@ impl Channel {
                     }
                     Silence::Reject => {
                         shared.decided(publish, PublishDecision::Rejected, silent.as_str(), None);
+                        // The silence may have hidden that the lock was taken.
+                        if let Some(grant) = &publish.grant {
+                            shared.unpublish(grant, ReleaseReason::Unconfirmed);
+                        }
                         self.take_out(shared, position, Some(Outcome::Nack));
                     }
                 }

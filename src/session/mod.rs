@@ -159,9 +159,12 @@ pub struct Counts {
     pub added_us: Vec<u32>,
 }
 
+/// Exchange, routing key, queue.
+type Binding = (Box<[u8]>, Box<[u8]>, Arc<str>);
+
 /// The queues that this connection has bound, so that a rule may ask for the queue of a publish.
 #[derive(Debug, Default)]
-struct Bindings(Vec<(Box<[u8]>, Box<[u8]>, Arc<str>)>);
+struct Bindings(Vec<Binding>);
 
 impl Bindings {
     /// More bindings than this are not remembered.
@@ -239,7 +242,7 @@ impl Shared {
 /// The channels of a session, by number.
 #[derive(Debug, Default)]
 struct Channels {
-    open: Vec<Box<Channel>>,
+    open: Vec<Channel>,
     /// Above every place in a queue of a channel that is gone, so that no old ticket names a new publish.
     first_position: u64,
 }
@@ -251,7 +254,7 @@ impl Channels {
 
     fn get_mut(&mut self, number: u16) -> Option<&mut Channel> {
         let index = self.find(number).ok()?;
-        self.open.get_mut(index).map(|channel| &mut **channel)
+        self.open.get_mut(index)
     }
 
     /// The channel, which the first frame on it makes.
@@ -259,11 +262,11 @@ impl Channels {
         let index = match self.find(number) {
             Ok(index) => index,
             Err(index) => {
-                self.open.insert(index, Box::new(Channel::new(number, self.first_position)));
+                self.open.insert(index, Channel::new(number, self.first_position));
                 index
             }
         };
-        self.open.get_mut(index).map(|channel| &mut **channel)
+        self.open.get_mut(index)
     }
 
     fn remove(&mut self, number: u16) {

@@ -74,12 +74,12 @@ impl Rig {
     }
 
     /// What the broker has been sent, as lines.
-    fn to_broker(&mut self) -> Vec<String> {
+    fn broker_got(&mut self) -> Vec<String> {
         lines(&self.output(Side::Broker))
     }
 
     /// What the client has been sent, as lines.
-    fn to_client(&mut self) -> Vec<String> {
+    fn client_got(&mut self) -> Vec<String> {
         lines(&self.output(Side::Client))
     }
 
@@ -272,7 +272,8 @@ fn lines(mut bytes: &[u8]) -> Vec<String> {
                     let id = header.properties.correlation_id.unwrap_or_default();
                     if let Some(line) = lines.last_mut() {
                         let line: &mut String = line;
-                        line.push_str(&format!(" {}", String::from_utf8_lossy(id)));
+                        line.push(' ');
+                        line.push_str(&String::from_utf8_lossy(id));
                     }
                 }
                 frame::FrameKind::Body => {}

@@ -47,7 +47,7 @@ impl Session {
         }
     }
 
-    /// The largest payload: RabbitMQ takes frames that are 8 octets, the overhead, above the negotiated size.
+    /// The largest payload: `RabbitMQ` takes frames that are 8 octets, the overhead, above the negotiated size.
     fn limit(&self, from: Side) -> usize {
         match from {
             Side::Client => self.frame_max,
@@ -185,8 +185,13 @@ impl Session {
             }
             return Some(0);
         }
-        if frame.method_id() != Some(MethodId::BASIC_PUBLISH) || !channel.publishes_freely() {
+        if !channel.passes_freely() {
             return None;
+        }
+        match frame.method_id()? {
+            MethodId::BASIC_ACK => return channel.quick_ack(&mut self.shared, frame),
+            MethodId::BASIC_PUBLISH => {}
+            _ => return None,
         }
         let header_frame = content_header(after, frame.channel)?;
         let header = ContentHeader::decode(header_frame.payload)?;

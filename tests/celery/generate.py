@@ -1,6 +1,6 @@
 """Writes the messages that tests/celery.rs reads: what Celery itself would publish, and what Python reads from it.
 
-    python3 -m venv venv && venv/bin/pip install celery==5.7.0 msgpack pyyaml brotli backports.zstd pytz tzdata
+    python3 -m venv venv && venv/bin/pip install celery==5.7.0 msgpack pyyaml brotli backports.zstd tzdata
     venv/bin/python tests/celery/generate.py
 
 Nothing is sent: the publish of kombu's producer is intercepted, and the content header is made by py-amqp.

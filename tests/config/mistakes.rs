@@ -13,12 +13,12 @@ listn = ["127.0.0.1:5673"]"#,
     (
         r#"[prox]
 listen = ["127.0.0.1:5673"]"#,
-        &[r#"o.toml:1:2: unknown table [prox]. Did you mean [proxy]?"#],
+        &["o.toml:1:2: unknown table [prox]. Did you mean [proxy]?"],
     ),
     (
         r#"[[rules]]
 task = "a""#,
-        &[r#"o.toml:1:3: unknown table [[rules]]. Did you mean [[rule]]?"#],
+        &["o.toml:1:3: unknown table [[rules]]. Did you mean [[rule]]?"],
     ),
     (
         r#"listen = "a""#,
@@ -42,7 +42,7 @@ upstream_confirms = "yes""#,
             r#"o.toml:4:19: connect_timeout = 5 has no unit. Write connect_timeout = "5s" for seconds (ms, s, m, h, d)."#,
             r#"o.toml:5:22: handshake_timeout = "5 sec" is not a duration. Write a whole number and one of ms, s, m, h, d, such as "10s" or "5m"."#,
             r#"o.toml:6:16: max_message = "16M" is not a size. Write a whole number and one of B, KiB, MiB, GiB, such as "16MiB"."#,
-            r#"o.toml:7:19: max_connections = 0 is too small. Write at least max_connections = 1."#,
+            "o.toml:7:19: max_connections = 0 is too small. Write at least max_connections = 1.",
             r#"o.toml:8:20: upstream_policy = "robin" is not known. Write one of "round_robin", "first", "least_connections"."#,
             r#"o.toml:9:22: upstream_confirms = "yes" is a string where a boolean is meant. Write upstream_confirms = true or false."#,
         ],
@@ -127,7 +127,7 @@ enable_events = true"#,
         &[
             r#"o.toml:2:8: url = "http://a" is not available in this version. Leave url out."#,
             r#"o.toml:2:8: url = *** is not the URL of a broker. Write url = "amqp://USER:PASSWORD@HOST:5672/VHOST"."#,
-            r#"o.toml:3:17: enable_events = true is not available in this version. Leave enable_events out."#,
+            "o.toml:3:17: enable_events = true is not available in this version. Leave enable_events out.",
         ],
     ),
     (
@@ -156,7 +156,7 @@ rate = "2/x""#,
             r#"o.toml:6:11: result = "revoke" is not available in this version. Write "none" or leave result out."#,
             r#"o.toml:7:14: release_on = ["success"] is not available in this version. Leave release_on out."#,
             r#"o.toml:8:15: dead_letter = { routing_key = "x" } is not available in this version. Leave dead_letter out."#,
-            r#"o.toml:9:1: [[rule.limit]] is not available in this version. Leave it out."#,
+            "o.toml:9:1: [[rule.limit]] is not available in this version. Leave it out.",
             r#"o.toml:10:9: rate = "2/x" is not a rate. Write a whole number from 1, a slash, and one of s, m, h, d, such as "2/m"."#,
         ],
     ),
@@ -166,8 +166,8 @@ task = "a"
 unique = until_started
 ttl = 10s"#,
         &[
-            r#"o.toml:3:10: unique: not TOML: string values must be quoted, expected literal string. Texts, durations and sizes take quotes: ttl = "10s"; lists take [ ]."#,
-            r#"o.toml:4:7: ttl: not TOML: string values must be quoted, expected literal string. Texts, durations and sizes take quotes: ttl = "10s"; lists take [ ]."#,
+            r#"o.toml:3:10: unique: not TOML: string values must be quoted, expected literal string. Texts, durations and sizes take quotes, such as ttl = "10s"."#,
+            r#"o.toml:4:7: ttl: not TOML: string values must be quoted, expected literal string. Texts, durations and sizes take quotes, such as ttl = "10s"."#,
         ],
     ),
     (
@@ -208,17 +208,17 @@ level = "verbose"
 decisions_per_second = -1"#,
         &[
             r#"o.toml:2:10: level = "verbose" is not known. Write one of "error", "warn", "info", "debug", "trace"."#,
-            r#"o.toml:3:24: decisions_per_second = -1 is not a whole number from 0. Write decisions_per_second = 100."#,
+            "o.toml:3:24: decisions_per_second = -1 is not a whole number from 0. Write decisions_per_second = 100.",
         ],
     ),
     (
-        r#"proxy = 3"#,
-        &[r#"o.toml:1:9: proxy = 3 is a number where a table is meant. Write [proxy] and its keys below."#],
+        "proxy = 3",
+        &["o.toml:1:9: proxy = 3 is a number where a table is meant. Write [proxy] and its keys below."],
     ),
     (
         r#"[rule]
 task = "a""#,
-        &[r#"o.toml:1:2: [rule] is one table where a list of tables is meant. Write [[rule]], once for each."#],
+        &["o.toml:1:2: [rule] is one table where a list of tables is meant. Write [[rule]], once for each."],
     ),
     (
         r#"watch_config = "true""#,
@@ -258,11 +258,11 @@ key = ["a"]"#,
             r#"o.toml:6:17: on_duplicate = "dead_letter" has nowhere to go. Write dead_letter = { exchange = "", routing_key = "duplicates" }."#,
             r#"o.toml:7:17: debounce_max = "3s" is not available in this version. Leave debounce_max out."#,
             r#"o.toml:7:17: debounce_max = "3s" bounds a debounce that is not set. Write debounce beside it."#,
-            r#"o.toml:8:1: [[rule.limit]] is not available in this version. Leave it out."#,
-            r#"o.toml:11:9: burst = 3 is above times (2), which no window may exceed. Write at most burst = 2."#,
+            "o.toml:8:1: [[rule.limit]] is not available in this version. Leave it out.",
+            "o.toml:11:9: burst = 3 is above times (2), which no window may exceed. Write at most burst = 2.",
             r#"o.toml:12:13: max_wait = "1m" does not say what comes after it. Write on_max_wait = "deliver", "drop" or "dead_letter"."#,
             r#"o.toml:13:1: [[rule.limit]] limits nothing. Write rate = "2/m", or times and per, or concurrent = 1."#,
-            r#"o.toml:13:1: [[rule.limit]] is not available in this version. Leave it out."#,
+            "o.toml:13:1: [[rule.limit]] is not available in this version. Leave it out.",
         ],
     ),
     (
@@ -270,7 +270,7 @@ key = ["a"]"#,
 url = "redis://h"
 url_file = "/dev/null""#,
         &[
-            r#"o.toml:1:2: url and url_file are both set. Keep one of them."#,
+            "o.toml:1:2: url and url_file are both set. Keep one of them.",
             r#"o.toml:3:12: url_file = *** is not the URL of a store. Write "redis://HOST:6379/0", "rediss://USER:PASSWORD@HOST:6379/0", or "memory:"."#,
         ],
     ),
@@ -306,10 +306,10 @@ send_proxy_protocol = "v2"
 held_max = 1.5"#,
         &[
             r#"o.toml:2:18: tcp_keepalive = "10ms" is less than a second, which the kernel cannot count. Write tcp_keepalive = "60s"."#,
-            r#"o.toml:3:10: listen = [] is empty. Write at least one address, or leave listen out."#,
+            "o.toml:3:10: listen = [] is empty. Write at least one address, or leave listen out.",
             r#"o.toml:4:23: proxy_protocol_from = ["10.0.0.0/8"] is not available in this version. Leave proxy_protocol_from out."#,
             r#"o.toml:5:24: send_proxy_protocol = "v2" is not available in this version. Leave send_proxy_protocol out."#,
-            r#"o.toml:6:12: held_max = 1.5 is a number with a fraction where a whole number is meant. Write held_max = 100."#,
+            "o.toml:6:12: held_max = 1.5 is a number with a fraction where a whole number is meant. Write held_max = 100.",
         ],
     ),
     (
@@ -324,7 +324,7 @@ url = "redis://:pw@h/1""#,
             r#"o.toml:2:13: exchange = "x" is not available in this version. Leave exchange out."#,
             r#"o.toml:4:11: prefix = "y" is not available in this version. Leave prefix out."#,
             r#"o.toml:6:9: kind = "redis" is not available in this version. Leave kind out."#,
-            r#"o.toml:7:8: url = *** is not available in this version. Leave url out."#,
+            "o.toml:7:8: url = *** is not available in this version. Leave url out.",
         ],
     ),
     (
@@ -347,6 +347,21 @@ mode = "dry""#,
             r#"o.toml:9:1: dead_letter has no routing_key. Write dead_letter = { exchange = "", routing_key = "duplicates" }."#,
             r#"o.toml:9:15: dead_letter = { exchange = "d" } is not available in this version. Leave dead_letter out."#,
             r#"o.toml:10:9: mode = "dry" is not known. Write one of "enforce", "observe", "off"."#,
+        ],
+    ),
+    (
+        "[proxy]\nmax_connections = 1\nmax_connections = 2\nlisten = [ \"a:1\"\n",
+        &[
+            "o.toml:3:1: max_connections: not TOML: duplicate key. Keep one of them.",
+            "o.toml:4:17: listen: not TOML: unclosed array, expected `]`. Write key = value: texts in quotes, lists in [ ], tables as [name].",
+        ],
+    ),
+    (
+        "[[rule]]\r\n\"tösk\" = 1\r\ntask = \"ä\" # \u{1F600}\r\nunique = { a = \"ö\", b = 1 }\r\n",
+        &[
+            "o.toml:2:1: unknown key \"tösk\" in [[rule]]. Did you mean \"task\"?",
+            "o.toml:4:10: unique = { a = \"ö\", b = 1 } is a table where a word is meant. \
+             Write one of \"until_started\", \"until_finished\", \"until_expired\", \"while_running\", \"until_started+while_running\".",
         ],
     ),
 ];

@@ -58,8 +58,11 @@ fn what_needs_a_restart_is_named() {
     let old = config("");
     let live = "[log]\nlevel = \"debug\"\ndecisions = \"all\"\n[proxy]\nmax_message = \"1MiB\"\ndrain_timeout = \"1m\"\n".to_owned() + RULE;
     assert_eq!(needs_restart(&old, &config(&live)), [""; 0]);
-    let text = "[proxy]\nlisten = [\"127.0.0.1:1\"]\n[store]\nurl = \"redis://a\"\n[admin]\nlisten = \"127.0.0.1:2\"\n";
-    assert_eq!(needs_restart(&old, &config(text)), ["proxy.listen", "store.url", "admin.listen"]);
+    let text = "[proxy]\nlisten = [\"127.0.0.1:1\"]\nupstream_policy = \"first\"\n[store]\nurl = \"redis://a\"\n[admin]\nlisten = \"127.0.0.1:2\"\n";
+    assert_eq!(
+        needs_restart(&old, &config(text)),
+        ["proxy.listen", "proxy.upstream_policy", "store.url", "admin.listen"]
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use oncegate::rules::lock::{Acquired, Committed, LockState, ReleaseReason, Reply, Request, Scope};
+use oncegate::rules::lock::{Acquired, Committed, LockState, Nonce, ReleaseReason, Reply, Request, Scope};
 use oncegate::store::{Circuit, Client, GivenUp, Observer, Op, OpenError, Settings, Store, Unavailable, Unobserved};
 
 use crate::world::{RedisServer, acquire, claim, commit, digest, note, note_with, patient, settings, unpublish};
@@ -56,8 +56,12 @@ async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 }
 
 fn open(url: String) -> (Client, Arc<Log>) {
+    open_with(&patient(url))
+}
+
+fn open_with(settings: &Settings) -> (Client, Arc<Log>) {
     let log = Arc::new(Log::default());
-    let store = Store::open(&settings(url), log.clone()).expect("a store");
+    let store = Store::open(settings, log.clone()).expect("a store");
     assert_eq!(store.kind(), "redis");
     (store.client(), log)
 }
@@ -104,7 +108,7 @@ async fn absent_server_opens_the_circuit_and_its_coming_closes_it() {
 #[tokio::test]
 async fn frozen_server_is_an_unknown_outcome_and_orders_are_done_in_order() {
     let server = RedisServer::start(&[]);
-    let (client, log) = open(server.url());
+    let (client, log) = open_with(&settings(server.url()));
     let note = note(Scope::UntilFinished);
     until("the store answers", async || show(&client, 1).await.is_ok()).await;
     server.signal("-STOP");
@@ -200,12 +204,18 @@ async fn replica_is_left_for_its_master() {
         matches!(&refused, Err(Unavailable::Refused(why)) if why.contains("READONLY")),
         "{refused:?}"
     );
-    client.tell(commit(&claim(1, "a"), 1, &note));
     until("the circuit opens", async || {
         client.ask(acquire(&claim(2, "a"), 1, &note, false)).await == Err(Unavailable::CircuitOpen)
     })
     .await;
-    assert_eq!(log.count("told"), 0);
+    for _ in 0..60 {
+        assert!(
+            show(&client, 1).await.is_err(),
+            "a replica is not even asked for what it could tell"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    client.tell(commit(&claim(1, "a"), 1, &note));
     command(&server, &["REPLICAOF", "NO", "ONE"]).await;
     client.flush().await;
     until("the order is done", async || show(&client, 1).await == Ok(Some("a queued".into()))).await;
@@ -229,6 +239,58 @@ async fn full_server_refuses_and_orders_wait() {
     command(&server, &["CONFIG", "SET", "maxmemory", "0"]).await;
     client.flush().await;
     until("the order is done", async || show(&client, 1).await == Ok(Some("a queued".into()))).await;
+}
+
+#[tokio::test]
+async fn questions_and_orders_keep_their_order() {
+    let server = RedisServer::start(&[]);
+    let log = Arc::new(Log::default());
+    let client = Store::open(&patient(server.url()), log.clone()).expect("a store").client();
+    let note = note(Scope::UntilFinished);
+    let (reply_to, mut replies) = tokio::sync::mpsc::unbounded_channel();
+    // All of it waits for the connection.
+    client.submit(&mut vec![(1, acquire(&claim(1, "a"), 1, &note, false))], &mut Vec::new(), &reply_to);
+    client.tell(commit(&claim(1, "b"), 2, &note));
+    client.submit(&mut vec![(2, acquire(&claim(1, "c"), 3, &note, false))], &mut Vec::new(), &reply_to);
+    client.tell(commit(&claim(1, "a"), 1, &note));
+    assert_eq!(replies.recv().await, Some((1, Ok(Reply::Acquire(Acquired::Taken)))));
+    assert_eq!(
+        replies.recv().await,
+        Some((2, Ok(Reply::Acquire(Acquired::Leased { holder: "a".into() }))))
+    );
+    client.flush().await;
+    assert_eq!(log.count("told commit Commit(Lost"), 1);
+    assert_eq!(log.count("told commit Commit(Held)"), 1);
+}
+
+#[tokio::test]
+async fn record_lives_as_long_as_its_lock() {
+    let server = RedisServer::start(&[]);
+    let client = Store::open(&patient(server.url()), Arc::new(Unobserved)).expect("a store").client();
+    let brief = note_with(Scope::UntilFinished, |note| note.lease_ms = 20);
+    let long = note(Scope::UntilFinished);
+    let a = claim(1, "a");
+    client.ask(acquire(&a, 1, &brief, false)).await.expect("taken");
+    client
+        .ask(Request::RenewLease {
+            claim: a.clone(),
+            publish: Nonce(1),
+            note: long,
+        })
+        .await
+        .expect("renewed");
+    // The broker takes many leases to answer.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(client.ask(commit(&a, 1, &brief)).await, Ok(Reply::Commit(Committed::Held)));
+    let mut connection = server.connection().await;
+    let mut both = redis::pipe();
+    both.atomic()
+        .cmd("PTTL")
+        .arg(format!("og[test]*:lock:{{{}}}", digest(1)))
+        .cmd("PTTL")
+        .arg("og[test]*:id:a");
+    let (lock, record): (i64, i64) = both.query_async(&mut connection).await.expect("the ttls");
+    assert!(lock > 0 && record >= lock, "lock {lock} ms, record {record} ms");
 }
 
 #[tokio::test]

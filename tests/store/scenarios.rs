@@ -260,7 +260,8 @@ async fn renewal_prolongs_retakes_and_never_steals(w: &World) {
     w.renew(&a, 1, &longer).await;
     assert!(w.span(digest(1)).await >= Some(2 * LEASE));
     let before = w.show(digest(1)).await;
-    w.renew(&b, 2, &longer).await;
+    w.renew(&b, 2, &note_with(Scope::UntilFinished, |note| note.lease_ms = 3 * LEASE))
+        .await;
     assert_eq!(w.show(digest(1)).await, before, "not b's");
     assert_eq!(w.commit(&a, 1, &long).await, Committed::Held);
 }

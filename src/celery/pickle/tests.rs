@@ -148,13 +148,10 @@ fn what_contains_itself_is_refused() {
     for body in [
         &b"]q\0h\0a."[..],
         b"}q\0K\x01h\0s.",
-        b"](K\x01q\0l.",
         b"cm\nC\n)\x81q\0}K\x01h\0sb.",
-        b"]q\0(h\0t1h\0h\0\x85a.",
+        b"]q\0h\0\x85a.",
     ] {
-        if body != b"](K\x01q\0l." {
-            assert!(refused(body), "{body:?}: {:?}", read(body));
-        }
+        assert!(refused(body), "{body:?}: {:?}", read(body));
     }
 }
 

@@ -6,8 +6,8 @@ fn confirming() -> Rig {
     let mut rig = Rig::new(spec());
     rig.client(&method(1, MethodId::CONFIRM_SELECT, &[0]));
     rig.broker(&method(1, MethodId::CONFIRM_SELECT_OK, &[]));
-    rig.to_broker();
-    rig.to_client();
+    rig.broker_got();
+    rig.client_got();
     rig
 }
 
@@ -18,12 +18,12 @@ fn a_dropped_duplicate_is_acked_and_later_numbers_are_shifted() {
     let dup = rig.publish_asked("b");
     rig.client(&publish(1, "t.other", "y", false));
     rig.answer(dup, held("a"));
-    assert_eq!(rig.to_broker(), ["basic.publish x", "basic.publish y"]);
-    assert_eq!(rig.to_client(), ["basic.ack 2"]);
+    assert_eq!(rig.broker_got(), ["basic.publish x", "basic.publish y"]);
+    assert_eq!(rig.client_got(), ["basic.ack 2"]);
     rig.broker(&ack(1, 2, false));
-    assert_eq!(rig.to_client(), ["basic.ack 3"]);
+    assert_eq!(rig.client_got(), ["basic.ack 3"]);
     rig.broker(&ack(1, 1, false));
-    assert_eq!(rig.to_client(), ["basic.ack 1"]);
+    assert_eq!(rig.client_got(), ["basic.ack 1"]);
 }
 
 #[test]
@@ -34,11 +34,11 @@ fn a_multiple_ack_covers_only_what_is_settled() {
     rig.client(&publish(1, "t.other", "3", false));
     rig.client(&publish(1, "t.other", "4", false));
     rig.answer(two, leased("a"));
-    rig.to_broker();
+    rig.broker_got();
     rig.broker(&ack(1, 3, true));
-    assert_eq!(rig.to_client(), ["basic.ack 1", "basic.ack 3", "basic.ack 4"], "2 is still open");
+    assert_eq!(rig.client_got(), ["basic.ack 1", "basic.ack 3", "basic.ack 4"], "2 is still open");
     rig.answer(two, held("a"));
-    assert_eq!(rig.to_client(), ["basic.ack 2"]);
+    assert_eq!(rig.client_got(), ["basic.ack 2"]);
 }
 
 #[test]
@@ -57,10 +57,10 @@ fn a_nack_is_told_with_the_client_s_number() {
     let mut rig = confirming();
     let one = rig.publish_asked("1");
     rig.answer(one, held("z"));
-    rig.to_client();
+    rig.client_got();
     rig.client(&publish(1, "t.other", "2", false));
     rig.broker(&nack(1, 1, false));
-    assert_eq!(rig.to_client(), ["basic.nack 2"]);
+    assert_eq!(rig.client_got(), ["basic.nack 2"]);
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn confirms_that_the_client_asks_for_late_start_at_one() {
     rig.client(&method(1, MethodId::CONFIRM_SELECT, &[0]));
     rig.client(&publish(1, "t.other", "y", false));
     assert_eq!(
-        rig.to_broker(),
+        rig.broker_got(),
         [
             "confirm.select",
             "basic.publish mandatory a",
@@ -83,7 +83,7 @@ fn confirms_that_the_client_asks_for_late_start_at_one() {
     );
     rig.broker(&method(1, MethodId::CONFIRM_SELECT_OK, &[]));
     rig.broker(&ack(1, 3, true));
-    assert_eq!(rig.to_client(), ["confirm.select-ok", "basic.ack 1"]);
+    assert_eq!(rig.client_got(), ["confirm.select-ok", "basic.ack 1"]);
     assert_eq!(rig.told(), ["commit a"]);
 }
 
@@ -95,9 +95,9 @@ fn a_select_behind_a_waiting_publish_counts_from_where_it_leaves() {
     let b = rig.publish_asked("b");
     rig.answer(b, Acquired::Taken);
     rig.answer(a, held("z"));
-    assert_eq!(rig.to_broker(), ["confirm.select", "basic.publish mandatory b"]);
+    assert_eq!(rig.broker_got(), ["confirm.select", "basic.publish mandatory b"]);
     rig.broker(&ack(1, 1, false));
-    assert_eq!(rig.to_client(), ["basic.ack 1"]);
+    assert_eq!(rig.client_got(), ["basic.ack 1"]);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_confirm_for_a_publish_that_was_never_sent_ends_the_connection() {
     let mut rig = confirming();
     rig.client(&publish(1, "t.other", "1", false));
     rig.broker(&ack(1, 7, false));
-    assert_eq!(rig.to_client(), ["connection.close"]);
+    assert_eq!(rig.client_got(), ["connection.close"]);
 }
 
 #[test]
@@ -115,10 +115,10 @@ fn a_kept_publish_that_goes_late_is_confirmed_with_its_own_number() {
     rig.answer(one, leased("a"));
     rig.client(&publish(1, "t.other", "2", false));
     rig.broker(&ack(1, 1, false));
-    assert_eq!(rig.to_client(), ["basic.ack 2"]);
+    assert_eq!(rig.client_got(), ["basic.ack 2"]);
     rig.answer(one, Acquired::Taken);
     rig.broker(&ack(1, 2, false));
-    assert_eq!(rig.to_client(), ["basic.ack 1"]);
+    assert_eq!(rig.client_got(), ["basic.ack 1"]);
     assert_eq!(rig.told(), ["commit 1"]);
 }
 
@@ -131,7 +131,7 @@ fn confirms_wait_for_the_end_of_a_delivery_on_their_channel() {
     rig.broker(head);
     rig.answer(one, held("z"));
     rig.broker(tail);
-    assert_eq!(rig.to_client(), ["basic.deliver x", "basic.ack 1"]);
+    assert_eq!(rig.client_got(), ["basic.deliver x", "basic.ack 1"]);
 }
 
 #[test]

@@ -16,16 +16,16 @@ fn a_producer_that_just_goes_loses_nothing() {
     let a = rig.publish_asked("a");
     rig.client(&publish(1, "t.unique", "half", false)[..60]);
     rig.session.handle_eof(Side::Client, rig.now);
-    assert_eq!(rig.to_broker(), [""; 0]);
+    assert_eq!(rig.broker_got(), [""; 0]);
     rig.answer(a, Acquired::Taken);
     assert_eq!(
-        rig.to_broker(),
+        rig.broker_got(),
         ["confirm.select", "basic.publish mandatory a"],
         "what was read in full is sent; the half one is not"
     );
     rig.broker(&ack(1, 1, false));
     assert_eq!(rig.told(), ["commit a"]);
-    assert_eq!(rig.to_broker(), ["connection.close"], "then the broker is told properly");
+    assert_eq!(rig.broker_got(), ["connection.close"], "then the broker is told properly");
     assert!(rig.session.is_done(Side::Client) && !rig.session.is_done(Side::Broker));
     rig.broker(&close_ok());
     assert!(rig.session.is_done(Side::Broker));
@@ -37,11 +37,11 @@ fn a_producer_that_goes_waits_no_longer_than_the_lease_for_the_broker() {
     let a = rig.publish_asked("a");
     rig.answer(a, Acquired::Taken);
     rig.session.handle_eof(Side::Client, rig.now);
-    rig.to_broker();
+    rig.broker_got();
     rig.later(9_000_000);
-    assert!(!rig.to_broker().contains(&"connection.close".to_owned()));
+    assert!(!rig.broker_got().contains(&"connection.close".to_owned()));
     rig.later(1_000_000);
-    assert_eq!(rig.to_broker().last().map(String::as_str), Some("connection.close"));
+    assert_eq!(rig.broker_got().last().map(String::as_str), Some("connection.close"));
 }
 
 #[test]
@@ -49,23 +49,23 @@ fn a_worker_that_goes_gives_its_deliveries_back_at_once() {
     let mut rig = Rig::new(spec());
     rig.client(&consume(1, "c", false));
     rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
-    rig.to_broker();
+    rig.broker_got();
     rig.session.handle_eof(Side::Client, rig.now);
-    assert_eq!(rig.to_broker(), ["channel.close", "connection.close"]);
+    assert_eq!(rig.broker_got(), ["channel.close", "connection.close"]);
 
     let mut rig = Rig::new(spec());
     rig.client(&consume(1, "c", false));
     rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
     let a = rig.publish_asked("a");
-    rig.to_broker();
+    rig.broker_got();
     rig.session.handle_eof(Side::Client, rig.now);
     assert_eq!(
-        rig.to_broker(),
+        rig.broker_got(),
         ["basic.cancel", "basic.nack 0 multiple"],
         "a channel whose publish waits stays open for it"
     );
     rig.answer(a, Acquired::Taken);
-    assert_eq!(rig.to_broker(), ["confirm.select", "basic.publish mandatory a"]);
+    assert_eq!(rig.broker_got(), ["confirm.select", "basic.publish mandatory a"]);
 }
 
 #[test]
@@ -73,13 +73,13 @@ fn connection_close_waits_for_all_channels() {
     let mut rig = Rig::new(spec());
     let a = rig.publish_asked("a");
     rig.client(&close());
-    assert_eq!(rig.to_broker(), [""; 0]);
+    assert_eq!(rig.broker_got(), [""; 0]);
     rig.answer(a, Acquired::Taken);
-    assert_eq!(rig.to_broker(), ["confirm.select", "basic.publish mandatory a"]);
+    assert_eq!(rig.broker_got(), ["confirm.select", "basic.publish mandatory a"]);
     rig.broker(&ack(1, 1, false));
-    assert_eq!(rig.to_broker(), ["connection.close"]);
+    assert_eq!(rig.broker_got(), ["connection.close"]);
     rig.broker(&close_ok());
-    assert_eq!(rig.to_client(), ["connection.close-ok"]);
+    assert_eq!(rig.client_got(), ["connection.close-ok"]);
     assert!(rig.session.is_done(Side::Client) && rig.session.is_done(Side::Broker));
 }
 
@@ -89,9 +89,9 @@ fn channel_close_waits_behind_its_publishes_and_for_their_confirms() {
     let a = rig.publish_asked("a");
     rig.client(&method(1, MethodId::CHANNEL_CLOSE, b"\0\xc8\0\0\0\0\0"));
     rig.answer(a, Acquired::Taken);
-    assert_eq!(rig.to_broker(), ["confirm.select", "basic.publish mandatory a"]);
+    assert_eq!(rig.broker_got(), ["confirm.select", "basic.publish mandatory a"]);
     rig.broker(&ack(1, 1, false));
-    assert_eq!(rig.to_broker(), ["channel.close"]);
+    assert_eq!(rig.broker_got(), ["channel.close"]);
     assert_eq!(rig.told(), ["commit a"]);
 }
 
@@ -101,20 +101,20 @@ fn kept_publishes_of_a_plain_channel_are_decided_before_it_closes() {
     let b = rig.publish_asked("b");
     rig.answer(b, leased("a"));
     rig.client(&method(1, MethodId::CHANNEL_CLOSE, b"\0\xc8\0\0\0\0\0"));
-    assert_eq!(rig.to_broker(), [""; 0]);
+    assert_eq!(rig.broker_got(), [""; 0]);
     rig.answer(b, held("a"));
-    assert_eq!(rig.to_broker(), ["channel.close"]);
+    assert_eq!(rig.broker_got(), ["channel.close"]);
 }
 
 #[test]
 fn kept_publishes_of_a_confirming_channel_that_closes_are_forgotten() {
     let mut rig = Rig::new(spec());
     rig.client(&method(1, MethodId::CONFIRM_SELECT, &[0]));
-    rig.to_broker();
+    rig.broker_got();
     let b = rig.publish_asked("b");
     rig.answer(b, leased("a"));
     rig.client(&method(1, MethodId::CHANNEL_CLOSE, b"\0\xc8\0\0\0\0\0"));
-    assert_eq!(rig.to_broker(), ["channel.close"]);
+    assert_eq!(rig.broker_got(), ["channel.close"]);
     rig.answer(b, Acquired::Taken);
     assert_eq!(rig.told(), ["unpublish b unconfirmed"], "elected too late, it gives the lock back");
 }
@@ -126,7 +126,7 @@ fn a_lost_broker_is_told_to_the_client_and_frees_the_locks() {
     rig.answer(a, Acquired::Taken);
     rig.session.handle_eof(Side::Broker, rig.now);
     assert_eq!(rig.told(), ["unpublish a unconfirmed"]);
-    assert_eq!(rig.to_client(), ["connection.close"]);
+    assert_eq!(rig.client_got(), ["connection.close"]);
     assert!(!rig.session.is_done(Side::Client));
     rig.client(&close_ok());
     assert!(rig.session.is_done(Side::Client));
@@ -136,9 +136,9 @@ fn a_lost_broker_is_told_to_the_client_and_frees_the_locks() {
 fn a_broker_that_closes_is_answered_by_the_client() {
     let mut rig = Rig::new(spec());
     rig.broker(&close());
-    assert_eq!(rig.to_client(), ["connection.close"]);
+    assert_eq!(rig.client_got(), ["connection.close"]);
     rig.client(&close_ok());
-    assert_eq!(rig.to_broker(), ["connection.close-ok"]);
+    assert_eq!(rig.broker_got(), ["connection.close-ok"]);
     rig.session.handle_eof(Side::Broker, rig.now);
     assert!(rig.session.is_done(Side::Client) && rig.session.is_done(Side::Broker));
 }
@@ -148,29 +148,29 @@ fn draining_hands_out_no_work_and_closes_when_nothing_is_in_hand() {
     let mut rig = Rig::new(spec());
     rig.client(&consume(1, "c", false));
     rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
-    rig.to_client();
+    rig.client_got();
     rig.session.handle_drain(rig.now);
     rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
-    assert_eq!(rig.to_client(), [""; 0], "work in hand, and no more of it");
-    rig.to_broker();
+    assert_eq!(rig.client_got(), [""; 0], "work in hand, and no more of it");
+    rig.broker_got();
     rig.client(&ack(1, 0, true));
     assert_eq!(
-        rig.to_broker(),
+        rig.broker_got(),
         ["basic.ack 1 multiple"],
         "what the client has not seen is not settled"
     );
-    assert_eq!(rig.to_client(), ["connection.close"]);
+    assert_eq!(rig.client_got(), ["connection.close"]);
     rig.client(&close_ok());
-    assert_eq!(rig.to_broker(), ["channel.close", "connection.close"]);
+    assert_eq!(rig.broker_got(), ["channel.close", "connection.close"]);
 }
 
 #[test]
 fn what_a_client_publishes_while_it_is_told_to_go_still_counts() {
     let mut rig = Rig::new(spec());
     rig.session.handle_drain(rig.now);
-    assert_eq!(rig.to_client(), ["connection.close"]);
+    assert_eq!(rig.client_got(), ["connection.close"]);
     rig.client(&publish(1, "t.other", "x", false));
-    assert_eq!(rig.to_broker(), ["basic.publish x"]);
+    assert_eq!(rig.broker_got(), ["basic.publish x"]);
 }
 
 #[test]
@@ -180,10 +180,10 @@ fn two_silent_intervals_end_a_leg() {
         rig.later(5_000_000);
         rig.broker(&[8, 0, 0, 0, 0, 0, 0, frame::END]);
     }
-    assert!(!rig.to_broker().contains(&"connection.close".to_owned()));
+    assert!(!rig.broker_got().contains(&"connection.close".to_owned()));
     rig.later(5_000_000);
     assert_eq!(
-        rig.to_broker().last().map(String::as_str),
+        rig.broker_got().last().map(String::as_str),
         Some("connection.close"),
         "the client was silent for 20 s at a heartbeat of 10 s"
     );
@@ -197,8 +197,8 @@ fn silence_means_nothing_while_the_broker_is_blocked() {
         rig.later(5_000_000);
         rig.client(&[8, 0, 0, 0, 0, 0, 0, frame::END]);
     }
-    assert!(rig.to_broker().iter().all(|line| line == "Heartbeat"));
-    assert!(!rig.to_client().contains(&"connection.close".to_owned()));
+    assert!(rig.broker_got().iter().all(|line| line == "Heartbeat"));
+    assert!(!rig.client_got().contains(&"connection.close".to_owned()));
 }
 
 #[test]

@@ -6,12 +6,12 @@ use super::*;
 fn a_free_key_is_forwarded_mandatory_behind_a_confirm_select_of_our_own() {
     let mut rig = Rig::new(spec());
     let ticket = rig.publish_asked("a");
-    assert_eq!(rig.to_broker(), [""; 0], "nothing leaves before the answer");
+    assert_eq!(rig.broker_got(), [""; 0], "nothing leaves before the answer");
     rig.answer(ticket, Acquired::Taken);
-    assert_eq!(rig.to_broker(), ["confirm.select", "basic.publish mandatory a"]);
+    assert_eq!(rig.broker_got(), ["confirm.select", "basic.publish mandatory a"]);
     rig.broker(&ack(1, 1, false));
     assert_eq!(rig.told(), ["commit a"]);
-    assert_eq!(rig.to_client(), [""; 0], "the client asked for no confirms");
+    assert_eq!(rig.client_got(), [""; 0], "the client asked for no confirms");
     assert_eq!(rig.decisions(), [PublishDecision::Forwarded]);
 }
 
@@ -20,8 +20,8 @@ fn a_duplicate_on_a_plain_channel_vanishes_silently() {
     let mut rig = Rig::new(spec());
     let ticket = rig.publish_asked("b");
     rig.answer(ticket, held("a"));
-    assert_eq!(rig.to_broker(), [""; 0]);
-    assert_eq!(rig.to_client(), [""; 0]);
+    assert_eq!(rig.broker_got(), [""; 0]);
+    assert_eq!(rig.client_got(), [""; 0]);
     assert_eq!(rig.decisions(), [PublishDecision::Dropped]);
 }
 
@@ -33,10 +33,10 @@ fn frames_behind_a_question_wait_and_keep_their_order() {
     let b = rig.publish_asked("b");
     rig.client(&method(1, MethodId::BASIC_QOS, &[0, 0, 0, 0, 0, 4, 0]));
     rig.answer(b, held("z"));
-    assert_eq!(rig.to_broker(), [""; 0], "the first question is open");
+    assert_eq!(rig.broker_got(), [""; 0], "the first question is open");
     rig.answer(a, Acquired::Taken);
     assert_eq!(
-        rig.to_broker(),
+        rig.broker_got(),
         ["confirm.select", "basic.publish mandatory a", "basic.publish x", "basic.qos"]
     );
 }
@@ -46,10 +46,10 @@ fn another_channel_and_heartbeats_do_not_wait() {
     let mut rig = Rig::new(spec());
     rig.publish_asked("a");
     rig.client(&publish(2, "t.other", "x", false));
-    assert_eq!(rig.to_broker(), ["basic.publish x"]);
+    assert_eq!(rig.broker_got(), ["basic.publish x"]);
     rig.later(5_000_000);
-    assert_eq!(rig.to_broker(), ["Heartbeat"]);
-    assert_eq!(rig.to_client(), ["Heartbeat"]);
+    assert_eq!(rig.broker_got(), ["Heartbeat"]);
+    assert_eq!(rig.client_got(), ["Heartbeat"]);
 }
 
 #[test]
@@ -58,9 +58,9 @@ fn a_duplicate_of_a_leased_key_is_kept_and_does_not_hold_up_its_channel() {
     let b = rig.publish_asked("b");
     rig.client(&publish(1, "t.other", "x", false));
     rig.answer(b, leased("a"));
-    assert_eq!(rig.to_broker(), ["basic.publish x"]);
+    assert_eq!(rig.broker_got(), ["basic.publish x"]);
     rig.answer(b, held("a"));
-    assert_eq!(rig.to_broker(), [""; 0]);
+    assert_eq!(rig.broker_got(), [""; 0]);
     assert_eq!(rig.decisions(), [PublishDecision::Dropped]);
 }
 
@@ -70,7 +70,7 @@ fn a_kept_duplicate_goes_in_place_of_a_holder_that_failed() {
     let b = rig.publish_asked("b");
     rig.answer(b, leased("a"));
     rig.answer(b, Acquired::Taken);
-    assert_eq!(rig.to_broker(), ["confirm.select", "basic.publish mandatory b"]);
+    assert_eq!(rig.broker_got(), ["confirm.select", "basic.publish mandatory b"]);
     assert_eq!(rig.decisions(), [PublishDecision::Forwarded]);
 }
 
@@ -80,7 +80,7 @@ fn reentry_without_the_lock_is_forwarded_and_not_committed() {
     let ticket = rig.publish_asked("a");
     rig.answer(ticket, Acquired::Reentry { holds: false });
     assert_eq!(
-        rig.to_broker(),
+        rig.broker_got(),
         ["basic.publish a"],
         "nothing is to be committed, so nothing needs a confirm"
     );
@@ -93,7 +93,7 @@ fn a_silent_store_forwards_by_default_and_the_publish_is_committed() {
     let mut rig = Rig::new(spec());
     let ticket = rig.publish_asked("a");
     rig.silence(ticket);
-    assert_eq!(rig.to_broker(), ["confirm.select", "basic.publish mandatory a"]);
+    assert_eq!(rig.broker_got(), ["confirm.select", "basic.publish mandatory a"]);
     rig.broker(&ack(1, 1, false));
     assert_eq!(rig.told(), ["commit a"]);
     assert_eq!(rig.decisions(), [PublishDecision::ForwardedUnchecked]);
@@ -107,11 +107,11 @@ fn a_rule_may_wait_for_the_store() {
     });
     let ticket = rig.publish_asked("a");
     rig.silence(ticket);
-    assert_eq!(rig.to_broker(), [""; 0]);
+    assert_eq!(rig.broker_got(), [""; 0]);
     rig.later(100_000);
     assert_eq!(rig.asked(), [(ticket, "a".to_owned())], "it is asked again");
     rig.answer(ticket, Acquired::Taken);
-    assert_eq!(rig.to_broker(), ["confirm.select", "basic.publish mandatory a"]);
+    assert_eq!(rig.broker_got(), ["confirm.select", "basic.publish mandatory a"]);
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn the_wait_for_the_store_ends_after_store_wait() {
         rig.silence(ticket);
         rig.later(100_000);
     }
-    assert!(rig.to_broker().contains(&"basic.publish mandatory a".to_owned()));
+    assert!(rig.broker_got().contains(&"basic.publish mandatory a".to_owned()));
     assert_eq!(rig.decisions(), [PublishDecision::ForwardedUnchecked]);
 }
 
@@ -136,11 +136,16 @@ fn a_rule_may_reject_on_a_confirming_channel() {
         ..spec()
     });
     rig.client(&method(1, MethodId::CONFIRM_SELECT, &[0]));
-    rig.to_broker();
+    rig.broker_got();
     let ticket = rig.publish_asked("a");
     rig.silence(ticket);
-    assert_eq!(rig.to_client(), ["basic.nack 1"]);
-    assert_eq!(rig.to_broker(), [""; 0]);
+    assert_eq!(rig.client_got(), ["basic.nack 1"]);
+    assert_eq!(
+        rig.told(),
+        ["unpublish a unconfirmed"],
+        "the silence may have hidden that the lock was taken"
+    );
+    assert_eq!(rig.broker_got(), [""; 0]);
     assert_eq!(rig.decisions(), [PublishDecision::Rejected]);
 }
 
@@ -149,11 +154,11 @@ fn an_unroutable_message_frees_its_lock_and_the_client_sees_no_return() {
     let mut rig = Rig::new(spec());
     let ticket = rig.publish_asked("a");
     rig.answer(ticket, Acquired::Taken);
-    rig.to_broker();
+    rig.broker_got();
     rig.broker(&returned(1, "a"));
     rig.broker(&ack(1, 1, false));
     assert_eq!(rig.told(), ["unpublish a returned"]);
-    assert_eq!(rig.to_client(), [""; 0]);
+    assert_eq!(rig.client_got(), [""; 0]);
 }
 
 #[test]
@@ -163,7 +168,7 @@ fn a_return_that_the_client_asked_for_reaches_it() {
     let ticket = rig.asked()[0].0;
     rig.answer(ticket, Acquired::Taken);
     rig.broker(&returned(1, "a"));
-    assert_eq!(rig.to_client(), ["basic.return a"]);
+    assert_eq!(rig.client_got(), ["basic.return a"]);
     assert_eq!(rig.told(), ["unpublish a returned"]);
 }
 
@@ -174,7 +179,7 @@ fn a_nack_frees_the_lock() {
     rig.answer(ticket, Acquired::Taken);
     rig.broker(&nack(1, 1, false));
     assert_eq!(rig.told(), ["unpublish a unconfirmed"]);
-    assert_eq!(rig.to_client(), [""; 0]);
+    assert_eq!(rig.client_got(), [""; 0]);
 }
 
 #[test]
@@ -183,7 +188,7 @@ fn a_channel_that_the_broker_closes_frees_its_locks_and_asks_for_nothing_more() 
     let a = rig.publish_asked("a");
     rig.answer(a, Acquired::Taken);
     let b = rig.publish_asked("b");
-    rig.to_broker();
+    rig.broker_got();
     rig.broker(&method(1, MethodId::CHANNEL_CLOSE, b"\x01\x94\x01x\0\0\0\0"));
     assert_eq!(rig.told(), ["unpublish a unconfirmed"]);
     rig.answer(b, Acquired::Taken);
@@ -192,15 +197,15 @@ fn a_channel_that_the_broker_closes_frees_its_locks_and_asks_for_nothing_more() 
         ["unpublish b unconfirmed"],
         "an answer that comes too late gives the lock back"
     );
-    assert_eq!(rig.to_broker(), [""; 0]);
+    assert_eq!(rig.broker_got(), [""; 0]);
     rig.client(&method(1, MethodId::CHANNEL_CLOSE_OK, &[]));
     rig.client(&method(1, MethodId::CHANNEL_OPEN, &[0]));
     rig.broker(&method(1, MethodId::CHANNEL_OPEN_OK, &[0, 0, 0, 0]));
-    rig.to_broker();
+    rig.broker_got();
     let c = rig.publish_asked("c");
     rig.answer(c, Acquired::Taken);
     assert_eq!(
-        rig.to_broker(),
+        rig.broker_got(),
         ["confirm.select", "basic.publish mandatory c"],
         "the new channel starts anew"
     );
@@ -240,7 +245,7 @@ fn an_observing_rule_changes_no_frame() {
         [PublishDecision::Dropped],
         "it is counted as what it would have been"
     );
-    assert_eq!(rig.to_broker(), [""; 0]);
+    assert_eq!(rig.broker_got(), [""; 0]);
 }
 
 #[test]
@@ -257,7 +262,7 @@ fn at_the_memory_bound_the_oldest_goes_unchecked() {
         rig.client(&publish(1, "t.unique", &format!("id-{number}"), false));
         tickets.extend(rig.asked());
     }
-    let sent = rig.to_broker();
+    let sent = rig.broker_got();
     assert!(
         sent.contains(&"basic.publish mandatory id-0".to_owned()),
         "the oldest has gone: {sent:?}"

@@ -252,9 +252,9 @@ impl Driver {
     /// Sends what waits, as far as the calls in flight allow.
     async fn send(&mut self) {
         while let Link::Up(connection) = &self.link {
-            // The first call brings the script; those behind it would not find it.
+            // The first call brings the script; those behind it would not find it, and those that did not find it go before.
             let room = if self.call == Call::Text { 1 } else { IN_FLIGHT };
-            if self.in_flight.len() >= room || !self.unscripted.is_empty() || self.queue.is_empty() {
+            if self.in_flight.len() >= room || self.queue.is_empty() {
                 return;
             }
             let now = Instant::now();

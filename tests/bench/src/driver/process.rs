@@ -13,15 +13,25 @@ use anyhow::{Context, Result, anyhow, bail};
 /// How long a server may take to listen, and to end when asked.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How a server is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It is asked and may tidy up.
+    Asked,
+    /// At once: a proxy has nothing to tidy up here, and a graceful drain would cost seconds in every turn.
+    Killed,
+}
+
 /// A child process that ends when this is dropped.
 pub struct Server {
     child: Child,
     name: String,
+    ending: Ending,
 }
 
 impl Server {
     /// Starts `command` with its output in `directory/name.log`. The kernel ends it if this program dies.
-    pub fn start(name: &str, directory: &Path, command: &mut Command) -> Result<Self> {
+    pub fn start(name: &str, ending: Ending, directory: &Path, command: &mut Command) -> Result<Self> {
         let log = File::create(directory.join(format!("{name}.log")))?;
         let mut guarded = Command::new("setpriv");
         guarded
@@ -39,6 +49,7 @@ impl Server {
         Ok(Self {
             child,
             name: name.to_owned(),
+            ending,
         })
     }
 
@@ -65,6 +76,11 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if self.ending == Ending::Killed {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            return;
+        }
         // The standard library only knows SIGKILL, which would leave a broker's files in disorder.
         let asked = Command::new("kill")
             .args(["-TERM", &self.pid().to_string()])

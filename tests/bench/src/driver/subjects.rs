@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::process::{Server, free_address};
+use super::process::{Ending, Server, free_address};
 
 /// What stands between client and broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,12 @@ impl Running {
         if subject == Subject::HaProxy {
             let config = directory.join("haproxy.cfg");
             fs::write(&config, haproxy_config(address, broker))?;
-            let mut proxy = Server::start("haproxy", directory, Command::new("haproxy").arg("-db").arg("-f").arg(config))?;
+            let mut proxy = Server::start(
+                "haproxy",
+                Ending::Killed,
+                directory,
+                Command::new("haproxy").arg("-db").arg("-f").arg(config),
+            )?;
             proxy.wait_for(address)?;
             return Ok(Self {
                 address,
@@ -84,7 +89,12 @@ impl Running {
         let config = directory.join("oncegate.toml");
         fs::write(&config, oncegate_config(address, broker, &store, admin))?;
         let binary = oncegate.context("no Oncegate binary")?;
-        let mut proxy = Server::start("oncegate", directory, Command::new(binary).arg("run").arg("--config").arg(config))?;
+        let mut proxy = Server::start(
+            "oncegate",
+            Ending::Killed,
+            directory,
+            Command::new(binary).arg("run").arg("--config").arg(config),
+        )?;
         proxy.wait_for(address)?;
         proxy.wait_for(admin)?;
         Ok(Self {
@@ -159,6 +169,7 @@ pub fn start_null_broker(directory: &Path) -> Result<(Server, SocketAddr)> {
     let program = std::env::current_exe()?;
     let mut server = Server::start(
         "null-broker",
+        Ending::Asked,
         directory,
         Command::new(program).arg("null-broker").arg(address.to_string()),
     )?;
@@ -180,7 +191,7 @@ pub fn start_redis(directory: &Path) -> Result<(Server, SocketAddr)> {
         "--appendonly",
         "no",
     ]);
-    let mut server = Server::start("redis", directory, command.arg("--dir").arg(directory))?;
+    let mut server = Server::start("redis", Ending::Asked, directory, command.arg("--dir").arg(directory))?;
     server.wait_for(address)?;
     Ok((server, address))
 }
@@ -217,6 +228,7 @@ impl RabbitMq {
         let mapper_port = mapper_address.port().to_string();
         let mut mapper = Server::start(
             "epmd",
+            Ending::Asked,
             directory,
             Command::new("epmd").args(["-port", &mapper_port, "-address", "127.0.0.1"]),
         )?;
@@ -236,7 +248,7 @@ impl RabbitMq {
             .env("RABBITMQ_MNESIA_BASE", home.join("mnesia"))
             .env("RABBITMQ_LOG_BASE", home.join("log"))
             .env("RABBITMQ_PID_FILE", &pid_file);
-        let mut node = Server::start("rabbitmq", directory, &mut command)?;
+        let mut node = Server::start("rabbitmq", Ending::Asked, directory, &mut command)?;
         node.wait_for(address)?;
         let rabbitmq = Self {
             address,
