@@ -248,6 +248,20 @@ impl Session {
     }
 }
 
+/// How many frames these bytes are, which begin with a frame or a protocol header.
+pub(super) fn count_frames(bytes: &[u8]) -> u64 {
+    let mut rest = bytes;
+    if rest.starts_with(b"AMQP") {
+        rest = rest.get(PROTOCOL_HEADER..).unwrap_or_default();
+    }
+    let mut count = 0;
+    while let Split::Frame(frame) = frame::split(rest, usize::MAX) {
+        count += 1;
+        rest = rest.get(frame.raw.len()..).unwrap_or_default();
+    }
+    count
+}
+
 /// The content header that follows a method on its channel, if it has been read.
 fn content_header(after: &[u8], channel: u16) -> Option<Frame<'_>> {
     match frame::split(after, FRAME_MAX) {
