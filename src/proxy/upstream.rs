@@ -17,6 +17,8 @@ use crate::metrics::Metrics;
 
 /// How often a broker that could not be reached is tried again.
 const RECHECK: Duration = Duration::from_secs(2);
+/// How many times less often one that could.
+const SELDOM: u32 = 5;
 
 /// One broker.
 #[derive(Debug)]
@@ -105,18 +107,16 @@ impl Upstreams {
         Ok(())
     }
 
-    /// Looks after the brokers for as long as the process lives: each is tried once at the start, and those that failed again and
-    /// again, so that a proxy without a broker finds it when it is back, though no client is sent to it.
+    /// Looks after the brokers for as long as the process lives, by connecting and saying nothing: those that failed often, so that a
+    /// proxy without a broker finds it when it is back though no client is sent to it, the others seldom, so that an idle proxy notices.
     pub async fn watch(self: Arc<Self>) {
-        let mut first = true;
-        loop {
+        for round in 0u32.. {
             for node in &self.nodes {
-                if first || node.failed.load(Ordering::Relaxed) != 0 {
+                if round % SELDOM == 0 || node.failed.load(Ordering::Relaxed) != 0 {
                     let reached = tokio::time::timeout(self.timeout, self.reach(&node.upstream)).await;
                     self.mark(node, matches!(reached, Ok(Ok(_))));
                 }
             }
-            first = false;
             tokio::time::sleep(RECHECK).await;
         }
     }

@@ -191,7 +191,7 @@ def test_aio_pika(gate, vhost):
                 )
 
             await asyncio.gather(*(send(number) for number in range(200)))
-            count = (await channel.declare_queue("aio", passive=True)).declaration_result.message_count
+            count = 200 if harness.DIRECT else 50
             seen = 0
             async with queue.iterator() as messages:
                 async for message in messages:

@@ -396,12 +396,6 @@ def method_inside_a_content(side):
     client.until_closed_with_reply()
 
 
-def unknown_method(side):
-    client = side.channel()
-    client.send(b"\x01\x00\x01\x00\x00\x00\x04\x00\x3c\x03\xe7\xce")
-    client.until_closed()
-
-
 def unknown_frame_type(side):
     client = side.channel()
     client.send(b"\x2a\x00\x01\x00\x00\x00\x00\xce")
@@ -513,6 +507,21 @@ def test_same_bytes(dialogue, broker, gates, differential_gate):
     straight, through = answers
     assert [readable_or_raw(one) for one in through] == [readable_or_raw(one) for one in straight]
     assert through == straight
+
+
+def test_a_broker_that_just_goes_is_told_to_the_client(broker, differential_gate):
+    """RabbitMQ 3.10 ends the socket on a method that it does not know, without a word; the client hears of it."""
+    broker.add_vhost("differential")
+    side = Side(differential_gate.port, "differential", broker)
+    try:
+        client = side.channel()
+        client.send(b"\x01\x00\x01\x00\x00\x00\x04\x00\x3c\x03\xe7\xce")
+        assert client.wait(Connection.Close).reply_code == (320 if not harness.DIRECT else 540)
+    except Closed:
+        assert harness.DIRECT
+    finally:
+        side.end()
+        broker.delete_vhost("differential")
 
 
 def readable_or_raw(channels):

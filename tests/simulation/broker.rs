@@ -162,7 +162,9 @@ impl Broker {
             return false;
         }
         let number = numbers[random.below(numbers.len())];
-        let Some(channel) = self.channels.get_mut(&number) else { return false };
+        let Some(channel) = self.channels.get_mut(&number) else {
+            return false;
+        };
         let ack = !random.percent(10);
         let multiple = random.percent(40);
         let at = random.below(channel.pending.len());

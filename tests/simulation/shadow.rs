@@ -66,7 +66,10 @@ impl Shadow {
     pub fn dropped(&mut self, id: &str) {
         let message = &mut self.messages[Shadow::index(id)];
         let key = message.key.expect("only a message with a key is dropped");
-        assert!(self.safe.contains(&key), "{id} was dropped before another message of key {key} was safe");
+        assert!(
+            self.safe.contains(&key),
+            "{id} was dropped before another message of key {key} was safe"
+        );
         assert!(message.fate == Fate::Unseen, "{id} was dropped and sent");
         message.dropped = true;
     }
@@ -104,7 +107,12 @@ impl Shadow {
                 assert!(message.excused, "m{index} is lost (key {:?}, kept {})", message.key, message.kept);
             }
             if message.confirmed_channel && !message.excused {
-                assert!(message.told.is_some(), "m{index} was never confirmed ({:?}, dropped {})", message.fate, message.dropped);
+                assert!(
+                    message.told.is_some(),
+                    "m{index} was never confirmed ({:?}, dropped {})",
+                    message.fate,
+                    message.dropped
+                );
             }
         }
     }

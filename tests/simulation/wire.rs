@@ -95,7 +95,6 @@ impl Reader {
         units
     }
 
-
     fn frame(&mut self, frame: &frame::Frame<'_>) -> Option<Unit> {
         let channel = frame.channel;
         match frame.kind {
