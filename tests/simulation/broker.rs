@@ -44,6 +44,11 @@ impl Broker {
         }
     }
 
+    /// Whether the client went in the middle of a content, so that nothing more can be sent on this channel.
+    pub fn is_broken(&self, channel: u16) -> bool {
+        self.reader.inside(channel)
+    }
+
     pub fn feed(&mut self, bytes: &[u8], shadow: &mut Shadow, random: &mut Random) {
         for unit in self.reader.feed(bytes) {
             if self.alive {
@@ -162,7 +167,9 @@ impl Broker {
             return false;
         }
         let number = numbers[random.below(numbers.len())];
-        let Some(channel) = self.channels.get_mut(&number) else { return false };
+        let Some(channel) = self.channels.get_mut(&number) else {
+            return false;
+        };
         let ack = !random.percent(10);
         let multiple = random.percent(40);
         let at = random.below(channel.pending.len());

@@ -222,7 +222,10 @@ impl Client {
             MethodId::CHANNEL_OPEN_OK | MethodId::CONFIRM_SELECT_OK => {}
             MethodId::BASIC_RETURN => {
                 let index = Shadow::index(unit.id.as_deref().expect("every message has an id"));
-                assert!(shadow.messages[index].mandatory, "m{index} was returned and the client did not ask for it");
+                assert!(
+                    shadow.messages[index].mandatory,
+                    "m{index} was returned and the client did not ask for it"
+                );
                 assert!(shadow.messages[index].told.is_none(), "m{index} was returned after its confirm");
             }
             MethodId::BASIC_ACK => {

@@ -43,6 +43,10 @@ pub struct Shadow {
     pub messages: Vec<Message>,
     /// Keys of which the broker has had a message in a queue.
     pub safe: HashSet<u32>,
+    /// Channels that the broker has closed: connection, number, generation.
+    pub closed: HashSet<(usize, u16, u32)>,
+    /// Connections that the broker has lost.
+    pub lost: HashSet<usize>,
 }
 
 impl Shadow {
@@ -66,7 +70,10 @@ impl Shadow {
     pub fn dropped(&mut self, id: &str) {
         let message = &mut self.messages[Shadow::index(id)];
         let key = message.key.expect("only a message with a key is dropped");
-        assert!(self.safe.contains(&key), "{id} was dropped before another message of key {key} was safe");
+        assert!(
+            self.safe.contains(&key),
+            "{id} was dropped before another message of key {key} was safe"
+        );
         assert!(message.fate == Fate::Unseen, "{id} was dropped and sent");
         message.dropped = true;
     }
@@ -86,6 +93,14 @@ impl Shadow {
 
     /// What a channel has published is excused: it is lost in a way that loses it without a proxy too.
     pub fn excuse(&mut self, connection: usize, channel: Option<(u16, u32)>) {
+        match channel {
+            Some((number, generation)) => {
+                self.closed.insert((connection, number, generation));
+            }
+            None => {
+                self.lost.insert(connection);
+            }
+        }
         for message in &mut self.messages {
             if message.connection == connection && channel.is_none_or(|channel| channel == (message.channel, message.generation)) {
                 message.excused = true;
@@ -94,17 +109,30 @@ impl Shadow {
     }
 
     /// At the end: nothing that was read is missing.
-    pub fn judge(&self) {
+    pub fn judge(&mut self) {
+        for message in &mut self.messages {
+            let channel = (message.connection, message.channel, message.generation);
+            message.excused |= self.closed.contains(&channel) || self.lost.contains(&message.connection);
+        }
         for (index, message) in self.messages.iter().enumerate() {
             if !message.read {
                 assert!(message.fate == Fate::Unseen, "m{index} was sent before it was read in full");
                 continue;
             }
             if message.fate == Fate::Unseen && !message.dropped {
-                assert!(message.excused, "m{index} is lost (key {:?}, kept {})", message.key, message.kept);
+                assert!(
+                    message.excused,
+                    "m{index} is lost (key {:?}, kept {}, connection {} channel {}.{}, confirming {})",
+                    message.key, message.kept, message.connection, message.channel, message.generation, message.confirmed_channel
+                );
             }
             if message.confirmed_channel && !message.excused {
-                assert!(message.told.is_some(), "m{index} was never confirmed ({:?}, dropped {})", message.fate, message.dropped);
+                assert!(
+                    message.told.is_some(),
+                    "m{index} was never confirmed ({:?}, dropped {})",
+                    message.fate,
+                    message.dropped
+                );
             }
         }
     }

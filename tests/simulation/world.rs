@@ -146,6 +146,9 @@ impl World {
                 self.pass(ms);
             }
         }
+        for message in &mut self.shadow.messages {
+            message.excused |= message.kept && self.connections[message.connection].broker.is_broken(message.channel);
+        }
         self.shadow.judge();
         for (index, connection) in self.connections.iter().enumerate() {
             assert_eq!(connection.session.held_bytes(), 0, "connection {index} still holds bytes");
@@ -206,7 +209,9 @@ impl World {
             connection.asks.push(ask);
             return true;
         }
-        let open: Vec<usize> = (0..connection.asks.len()).filter(|index| connection.asks[*index].answer.is_none()).collect();
+        let open: Vec<usize> = (0..connection.asks.len())
+            .filter(|index| connection.asks[*index].answer.is_none())
+            .collect();
         if open.is_empty() {
             return false;
         }
@@ -224,7 +229,9 @@ impl World {
     /// An answer of the store comes in.
     fn answer(&mut self, at: usize) -> bool {
         let connection = &mut self.connections[at];
-        let ready: Vec<usize> = (0..connection.asks.len()).filter(|index| connection.asks[*index].answer.is_some()).collect();
+        let ready: Vec<usize> = (0..connection.asks.len())
+            .filter(|index| connection.asks[*index].answer.is_some())
+            .collect();
         if ready.is_empty() {
             return false;
         }
@@ -323,8 +330,16 @@ impl Connection {
     fn new(index: usize, publishes: usize, settings: &Arc<Settings>, rules: &Arc<RuleSet>, now: Now) -> Connection {
         let mut session = Session::new(Arc::clone(settings), Arc::clone(rules), (index as u64) << 40, now);
         session.handle_bytes(Side::Client, &frame::PROTOCOL_HEADER, now);
-        session.handle_bytes(Side::Broker, &method(0, MethodId::CONNECTION_TUNE, &[7, 255, 0, 2, 0, 0, 0, 0]), now);
-        session.handle_bytes(Side::Client, &method(0, MethodId::CONNECTION_TUNE_OK, &[7, 255, 0, 2, 0, 0, 0, 0]), now);
+        session.handle_bytes(
+            Side::Broker,
+            &method(0, MethodId::CONNECTION_TUNE, &[7, 255, 0, 2, 0, 0, 0, 0]),
+            now,
+        );
+        session.handle_bytes(
+            Side::Client,
+            &method(0, MethodId::CONNECTION_TUNE_OK, &[7, 255, 0, 2, 0, 0, 0, 0]),
+            now,
+        );
         session.handle_bytes(Side::Client, &method(0, MethodId::CONNECTION_OPEN, b"\x01/\0\0"), now);
         session.handle_bytes(Side::Broker, &method(0, MethodId::CONNECTION_OPEN_OK, &[0]), now);
         session.swap_output(Side::Client, &mut Vec::new());
