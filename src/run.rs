@@ -14,6 +14,7 @@ use crate::admin::{self, Admin, Command, Phase, Reload, Reloaded, State};
 use crate::cli::{Exit, RunArgs};
 use crate::config::address::HostPort;
 use crate::config::error::Colour;
+use crate::config::reload::WithoutRules;
 use crate::config::{self, Config, LogDecisions, LogFormat, ProxyConfig};
 use crate::logging::{self, Logging};
 use crate::metrics::Metrics;
@@ -279,21 +280,25 @@ impl Running<'_> {
     }
 
     fn try_reload(&mut self) -> Result<Reloaded, String> {
-        let new =
-            config::load(self.args.config.as_deref(), &config::environment(), &self.args.flags()).map_err(|errors| errors.to_string())?;
-        if new.rules.is_empty() && !self.config.rules.is_empty() && !self.args.allow_empty {
-            return Err("the new configuration has no rules any more: if that is meant, start with --allow-empty".to_owned());
-        }
+        let empty = if self.args.allow_empty {
+            WithoutRules::Allowed
+        } else {
+            WithoutRules::Refused
+        };
+        let reloaded =
+            config::reload::reload(&self.config, &config::environment(), &self.args.flags(), empty).map_err(|error| error.to_string())?;
+        let new = reloaded.config;
         let new_acceptor = acceptor(&new).map_err(|error| error.to_string())?;
         self.upstreams.reload_tls(&new.proxy).map_err(|error| error.to_string())?;
         self.logging
             .reload(&log_settings(&new), &new.sha256)
             .map_err(|error| error.to_string())?;
-        for setting in config::reload::needs_restart(&self.config, &new) {
+        for setting in reloaded.needs_restart {
             tracing::warn!(setting, "a changed setting counts from the next start");
         }
         self.acceptor.store(new_acceptor);
         self.limits.store(Some(Arc::new(new.proxy.clone())));
+        self.metrics.connections_limit.set(new.proxy.max_connections as i64);
         self.hub.set_rules(&new.proxy, &new.rules);
         self.metrics.set_config(&new.sha256);
         let new = Arc::new(new);

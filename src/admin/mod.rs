@@ -38,8 +38,9 @@ use access::Access;
 use answer::Problem;
 
 use crate::config::{Config, Role};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Mode};
 use crate::rules::lock::Freed;
+use crate::rules::spec as rules_spec;
 use crate::store::{Client, Store};
 
 /// The largest body of a request: lookups carry the arguments of a task.
@@ -111,6 +112,7 @@ impl Admin {
     /// The admin listener's state, to be routed by [`router`] and [`probes_router`].
     pub fn new(parts: Parts) -> Arc<Admin> {
         let store_kind = parts.store.kind();
+        announce(&parts.metrics, &parts.config);
         Arc::new(Admin {
             instance: parts.instance,
             started: Instant::now(),
@@ -127,6 +129,7 @@ impl Admin {
 
     /// Takes on a new configuration.
     pub fn set_config(&self, config: Arc<Config>) {
+        announce(&self.metrics, &config);
         self.current.store(Arc::new(Current::new(config, self.port)));
     }
 
@@ -138,6 +141,18 @@ impl Admin {
         for freed in freed {
             self.metrics.rule(&freed.rule).count_released(freed.reason, freed.held_ms);
         }
+    }
+}
+
+/// Shows the rules in the metrics before their first messages.
+fn announce(metrics: &Metrics, config: &Config) {
+    for rule in config.rules.rules() {
+        let mode = if rule.mode == rules_spec::Mode::Observe {
+            Mode::Observe
+        } else {
+            Mode::Enforce
+        };
+        metrics.rule(&rule.name).announce(mode);
     }
 }
 

@@ -497,6 +497,9 @@ async fn rules_are_listed_with_their_settings() {
         (&json!("until_finished"), &json!("enforce"))
     );
     assert_eq!(proxy.get("/api/v1/status").await.json()["config"]["rules"], 2);
+    let metrics = proxy.get("/metrics").await.body;
+    let zero = r#"oncegate_publishes_total{decision="dropped",mode="enforce",rule="reports.build"} 0"#;
+    assert!(metrics.contains(zero), "{metrics}");
 }
 
 #[tokio::test]

@@ -223,6 +223,21 @@ impl<'a> Table<'a> {
         Ok(found)
     }
 
+    /// The value of the first entry of this name; looks no further. `None` also if the table cannot be read up to there.
+    ///
+    /// This is for a cheap first look. Where a table has a name twice, [`get`](Table::get) tells what clients take.
+    #[inline]
+    pub fn first(&self, name: &[u8]) -> Option<FieldValue<'a>> {
+        let mut reader = Reader::new(self.raw);
+        while !reader.is_empty() {
+            if reader.short()? == name {
+                return FieldValue::read(&mut reader).ok();
+            }
+            skip_value(&mut reader).ok()?;
+        }
+        None
+    }
+
     /// The values of several names in one walk; for each the same as [`get`](Table::get).
     #[inline]
     pub fn get_many<const N: usize>(&self, names: [&[u8]; N]) -> Result<[Option<FieldValue<'a>>; N], TableError> {

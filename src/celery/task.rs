@@ -75,11 +75,12 @@ pub struct Task<'a> {
     headers: Table<'a>,
 }
 
-/// The task name of a protocol 2 message. Looks at nothing but the names of the headers.
+/// The task name of a protocol 2 message. Looks at nothing but the names of the headers, and only as far as the first `task`: Celery
+/// writes it once, as the second of twenty.
 #[inline]
 pub fn peek<'a>(properties: &Properties<'a>) -> Option<&'a [u8]> {
-    match properties.headers?.get(b"task") {
-        Ok(Some(FieldValue::LongStr(name))) => Some(name),
+    match properties.headers?.first(b"task") {
+        Some(FieldValue::LongStr(name)) => Some(name),
         _ => None,
     }
 }

@@ -15,6 +15,8 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("results.expires", &[]),
     ("park.prefix", &[]),
     ("events.exchange", &[]),
+    ("decisions.keep", &[]),
+    ("decisions.max", &[]),
     ("rule.unique", &["until_started", "until_finished", "until_expired"]),
     ("rule.running_ttl", &[]),
     ("rule.orphan_grace", &[]),

@@ -15,6 +15,9 @@ const VALUE_MAX: usize = 1024;
 /// Characters that the event itself may take: it can be the report of a wrong configuration.
 const EVENT_MAX: usize = 8192;
 
+/// The names that every JSON line has of itself: an event's own field of such a name is left out, since no name may stand twice.
+const OWN_NAMES: [&str; 6] = ["ts", "level", "event", "target", "instance", "config"];
+
 /// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
@@ -115,7 +118,7 @@ impl Visit for Record {
 impl Record {
     fn to_text(&self, now: &str) -> String {
         let mut line = format!("{now} {:<5} ", self.level.as_str());
-        escape(&mut line, &self.event, EVENT_MAX);
+        escape(&mut line, &self.event, EVENT_MAX, Quotes::Plain);
         for (name, value) in &self.fields {
             let _ = write!(line, " {name}=");
             match value {
@@ -135,7 +138,7 @@ impl Record {
         let level = self.level.as_str().to_ascii_lowercase();
         let mut line = format!(r#"{{"ts":"{now}","level":"{level}","event":"#);
         push_quoted(&mut line, &self.event, EVENT_MAX);
-        for (name, value) in &self.fields {
+        for (name, value) in self.fields.iter().filter(|(name, _)| !OWN_NAMES.contains(name)) {
             let _ = write!(line, r#","{name}":"#);
             match value {
                 Value::Literal(literal) => line.push_str(literal),
@@ -156,7 +159,7 @@ impl Record {
 /// Text from the network as it may be shown on a terminal: control characters escaped, long text cut.
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
-    escape(&mut shown, text, VALUE_MAX);
+    escape(&mut shown, text, VALUE_MAX, Quotes::Plain);
     shown
 }
 
@@ -167,18 +170,26 @@ fn is_plain(text: &str) -> bool {
 
 fn push_quoted(line: &mut String, text: &str, max: usize) {
     line.push('"');
-    escape(line, text, max);
+    escape(line, text, max, Quotes::Escaped);
     line.push('"');
 }
 
+/// Whether the text will stand between quotes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Quotes {
+    Escaped,
+    Plain,
+}
+
 /// Escapes as JSON does, and besides it every character that could move a terminal's cursor, end a line or turn its direction.
-fn escape(line: &mut String, text: &str, max: usize) {
+fn escape(line: &mut String, text: &str, max: usize, quotes: Quotes) {
     for (index, c) in text.chars().enumerate() {
         if index == max {
             line.push('…');
             return;
         }
         match c {
+            '"' | '\\' if quotes == Quotes::Plain => line.push(c),
             '"' => line.push_str("\\\""),
             '\\' => line.push_str("\\\\"),
             '\n' => line.push_str("\\n"),

@@ -216,6 +216,22 @@ fn format_and_config_change_at_reload() {
     assert_eq!(last["event"], "two");
 }
 
+#[test]
+fn no_name_stands_twice_in_a_line() {
+    let text = capture(Format::Json, "info", |_| {
+        tracing::info!(instance = "another", config = "x", rules = 2, "running");
+    });
+    assert_eq!((text.matches("instance").count(), text.matches("config").count()), (1, 1), "{text}");
+    assert!(text.contains(r#""rules":2"#) && text.contains(r#""instance":"proxy-1""#), "{text}");
+}
+
+#[test]
+fn quotes_in_plain_text_stay_as_they_are() {
+    let text = capture(Format::Text, "info", |_| tracing::info!(path = "C:\\a \"b\"", "rule \"r\""));
+    assert!(text.ends_with(" rule \"r\" path=\"C:\\\\a \\\"b\\\"\"\n"), "{text}");
+    assert_eq!(printable("a \"b\" \\ \u{1b}\n"), "a \"b\" \\ \\u001b\\n");
+}
+
 /// An output that nobody reads: it blocks until it is told to go on.
 struct Stuck(std::sync::mpsc::Receiver<()>, Output);
 

@@ -278,9 +278,10 @@ impl Future for Connection {
             progress |= this.poll_input(cx, Side::Broker);
             this.ask();
             let before = (this.client_paused, this.broker_paused);
+            // What is told is counted first: who has read an answer finds it in the metrics.
+            this.reporter.report(&mut this.session);
             let written = (this.poll_output(cx, Side::Broker), this.poll_output(cx, Side::Client));
             this.pace();
-            this.reporter.report(&mut this.session);
             if this.poll_end(cx) {
                 return Poll::Ready(());
             }

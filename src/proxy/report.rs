@@ -69,6 +69,8 @@ impl Reporter {
             .traffic(Peer::Broker, Direction::In)
             .frames
             .inc_by(counts.frames_from_broker);
+        metrics.traffic(Peer::Client, Direction::Out).frames.inc_by(counts.frames_to_client);
+        metrics.traffic(Peer::Broker, Direction::Out).frames.inc_by(counts.frames_to_broker);
         metrics.publishes_unmatched.inc_by(counts.unmatched_publishes);
         metrics.deliveries_unmatched.inc_by(counts.unmatched_deliveries);
         for us in counts.added_us {

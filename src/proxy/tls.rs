@@ -58,10 +58,14 @@ pub fn acceptor(tls: &ServerTls) -> Result<TlsAcceptor, TlsError> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// How Oncegate calls brokers: their certificates must be signed by `ca`, and it shows its own if there is one.
-pub fn connector(tls: &ClientTls) -> Result<Option<TlsConnector>, TlsError> {
-    let Some(ca) = &tls.ca else { return Ok(None) };
-    let builder = ClientConfig::builder().with_root_certificates(roots(ca)?);
+/// How Oncegate calls brokers: their certificates must be signed by `ca`, else by an authority that the system trusts, and it shows its
+/// own certificate if there is one.
+pub fn connector(tls: &ClientTls) -> Result<TlsConnector, TlsError> {
+    let roots = match &tls.ca {
+        Some(ca) => roots(ca)?,
+        None => system_roots(),
+    };
+    let builder = ClientConfig::builder().with_root_certificates(roots);
     let config = match &tls.identity {
         None => builder.with_no_client_auth(),
         Some((cert, key_file)) => builder
@@ -71,7 +75,7 @@ pub fn connector(tls: &ClientTls) -> Result<Option<TlsConnector>, TlsError> {
                 source,
             })?,
     };
-    Ok(Some(TlsConnector::from(Arc::new(config))))
+    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// The name that a broker's certificate must carry.
@@ -100,6 +104,13 @@ fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
         detail: error.to_string(),
         wanted: "a private key",
     })
+}
+
+/// What the system trusts; a certificate that cannot be read is left out, and so trusts nobody.
+fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, TlsError> {

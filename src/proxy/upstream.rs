@@ -95,7 +95,13 @@ impl Upstreams {
 
     /// Reads the TLS files anew; connections from now on use them.
     pub fn reload_tls(&self, config: &config::ProxyConfig) -> Result<(), tls::TlsError> {
-        self.connector.store(tls::connector(&config.upstream_tls)?.map(Arc::new));
+        let encrypted = config.upstream.iter().any(|upstream| upstream.transport == address::Transport::Tls);
+        let connector = if encrypted {
+            Some(Arc::new(tls::connector(&config.upstream_tls)?))
+        } else {
+            None
+        };
+        self.connector.store(connector);
         Ok(())
     }
 
@@ -168,7 +174,7 @@ impl Upstreams {
         let connector = self
             .connector
             .load_full()
-            .ok_or_else(|| std::io::Error::other("amqps:// needs proxy.upstream_tls.ca"))?;
+            .ok_or_else(|| std::io::Error::other("TLS is not set up"))?;
         let name = tls::server_name(&upstream.address.host)
             .ok_or_else(|| std::io::Error::other("the host is no name that a certificate can carry"))?;
         let stream = connector.connect(name, stream).await?;

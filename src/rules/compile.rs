@@ -7,10 +7,13 @@ use super::expr::{Expr, NAMES};
 use super::matcher::{Glob, Globs};
 use super::params::Params;
 use super::spec::{Key as KeySpec, Mode, RuleSpec, SpecError};
-use super::{Key, Piece, Rule};
+use super::{Key, Piece, Rule, SignaturesOf, When};
 
 /// Task names with their signatures, as `[signatures]` gives them.
 pub type Signatures = Vec<(String, String)>;
+
+/// How a signature is written.
+pub(super) const SIGNATURE: &str = "Write the signature as in Python, without self: customer_id, region='eu', *, force=False.";
 
 /// Compiles one rule; its faults go to `errors`.
 pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, Arc<Params>>, errors: &mut Vec<SpecError>) -> Option<Rule> {
@@ -30,16 +33,17 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
             "Write task = \"…\", or another matcher such as queue = \"…\".",
         ));
     }
+    combinations(index, spec, errors);
     let params = spec.params.as_ref().and_then(|text| match Params::parse(text) {
         Ok(params) => Some(Arc::new(params)),
         Err(error) => {
-            let mut fault = fault(index, "params", error.message, "");
+            let mut fault = fault(index, "params", error.message, SIGNATURE);
             fault.offset = Some(error.offset);
             errors.push(fault);
             None
         }
     });
-    let signatures: BTreeMap<String, Arc<Params>> = signatures
+    let by_task: BTreeMap<String, Arc<Params>> = signatures
         .iter()
         .filter(|(task, _)| tasks.is_match(task))
         .map(|(task, params)| (task.clone(), Arc::clone(params)))
@@ -47,13 +51,14 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
     let mut known: BTreeSet<&str> = NAMES.iter().copied().collect();
     match &params {
         Some(params) => known.extend(params.names()),
-        None => known.extend(signatures.values().flat_map(|params| params.names())),
+        None => known.extend(by_task.values().flat_map(|params| params.names())),
     }
     let when = spec
         .when
         .as_ref()
         .and_then(|text| expression(index, "when", None, text, &known, errors));
     let key = key(index, &spec.key, &known, errors);
+    let signatures = SignaturesOf { own: params, by_task };
     let mut matchers = |name, patterns: &[String]| globs(index, name, patterns, errors);
     let rule = Rule {
         index,
@@ -64,12 +69,16 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
         vhost: matchers("vhost", &spec.vhost),
         user: matchers("user", &spec.user),
         task: tasks,
-        when,
+        when: when.map(|expression| {
+            Arc::new(When {
+                expression,
+                signatures: signatures.clone(),
+            })
+        }),
         and_next: spec.and_next,
         bypass: spec.bypass,
         mode: spec.mode,
         unique: spec.unique,
-        params,
         signatures,
         key: key?,
         namespace: spec.namespace.as_deref().map(Arc::from),
@@ -85,6 +94,29 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
         overrides: spec.allow_overrides.clone(),
     };
     (errors.len() == before && spec.mode != Mode::Off).then_some(rule)
+}
+
+/// Refuses settings that contradict each other, or that would free every lock at once.
+fn combinations(index: usize, spec: &RuleSpec, errors: &mut Vec<SpecError>) {
+    let mut refuse = |key, message: String, remedy| errors.push(fault(index, key, message, remedy));
+    for (key, duration) in [("ttl", spec.ttl), ("lease", spec.lease)] {
+        if duration.as_millis() == 0 {
+            let message = format!("{key} is nought: every lock would lapse at once");
+            refuse(key, message, "Write a duration such as \"10s\".");
+        }
+    }
+    if spec.max_ttl.is_some_and(|max_ttl| max_ttl < spec.ttl) {
+        let message = "max_ttl is shorter than ttl".to_owned();
+        refuse("max_ttl", message, "Write a max_ttl of at least ttl, or leave it out.");
+    }
+    if spec.namespace.as_deref() == Some("") {
+        let message = "namespace is empty".to_owned();
+        refuse("namespace", message, "Write a name, or leave it out for the task name.");
+    }
+    if spec.bypass && spec.and_next {
+        let message = "a rule with bypass = true stops, so it cannot continue".to_owned();
+        refuse("continue", message, "Leave one of the two out.");
+    }
 }
 
 /// The name: the task pattern if it has no glob.
@@ -184,7 +216,15 @@ fn key(index: usize, spec: &KeySpec, known: &BTreeSet<&str>, errors: &mut Vec<Sp
                     continue;
                 };
                 if expression.names().is_empty() {
-                    errors.push(constant(index, Some(element), text, &format!("key = [{text:?}]")));
+                    let message = format!("`{text}` in key is a constant: every call would be a duplicate.");
+                    let mut constant = fault(
+                        index,
+                        "key",
+                        message,
+                        "Name an argument in each element; for one key per task write key = [].",
+                    );
+                    constant.element = Some(element);
+                    errors.push(constant);
                 } else {
                     expressions.push(expression);
                 }
@@ -195,20 +235,27 @@ fn key(index: usize, spec: &KeySpec, known: &BTreeSet<&str>, errors: &mut Vec<Sp
     }
 }
 
-fn constant(index: usize, element: Option<usize>, text: &str, shown: &str) -> SpecError {
-    let mut fault = fault(
+fn constant(index: usize, text: &str) -> SpecError {
+    fault(
         index,
         "key",
-        format!("{shown} is a constant: every call would be a duplicate."),
+        format!("key = {text:?} is a constant: every call would be a duplicate."),
         format!("Write key = [\"{text}\"] or \"{{{{ {text} }}}}\"; for one per task write key = []."),
-    );
-    fault.element = element;
-    fault
+    )
 }
 
 fn template(index: usize, text: &str, known: &BTreeSet<&str>, errors: &mut Vec<SpecError>) -> Option<Vec<Piece>> {
     if !text.contains("{{") {
-        errors.push(constant(index, None, text, &format!("key = {text:?}")));
+        errors.push(constant(index, text));
+        return None;
+    }
+    if text.contains("{%") || text.contains("{#") {
+        errors.push(fault(
+            index,
+            "key",
+            format!("key = {text:?}: a template has only {{{{ }}}}, no statements and no comments"),
+            "Write an expression, such as {{ 'a' if kwargs.a else 'b' }}.",
+        ));
         return None;
     }
     let mut pieces = Vec::new();
@@ -236,7 +283,7 @@ fn template(index: usize, text: &str, known: &BTreeSet<&str>, errors: &mut Vec<S
         pieces.push(Piece::Text(rest.to_owned()));
     }
     if names == 0 {
-        errors.push(constant(index, None, text, &format!("key = {text:?}")));
+        errors.push(constant(index, text));
         return None;
     }
     Some(pieces)

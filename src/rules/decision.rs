@@ -3,13 +3,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::digest::{Domain, digest};
+use super::digest::{Domain, digest, encoded};
 use super::expr::{Expr, ExprError, Scope};
 use super::lock::{Digest, LockNote, Scope as LockScope};
 use super::outcome::UnkeyableReason;
-use super::params::Params;
 use super::spec::{AcksLate, Canvas, Mode, Override, Summary, Unique};
-use super::{Key, Rule};
+use super::{Key, Rule, SignaturesOf};
 use crate::amqp::table::FieldValue;
 use crate::celery::body::Body;
 use crate::celery::task::Task;
@@ -133,8 +132,9 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn new(params: Option<&'a Params>, body: &'a Body) -> Call<'a> {
-        let Some(params) = params else {
+    /// Binds a call; `names` says whether anything asks for arguments by name.
+    fn new(signatures: &'a SignaturesOf, task: &str, names: bool, body: &'a Body) -> Call<'a> {
+        let Some(params) = signatures.of(task).filter(|_| names) else {
             return Call {
                 named: Vec::new(),
                 unbound: None,
@@ -161,26 +161,35 @@ impl<'a> Call<'a> {
 
 /// What one rule says of a message that its matchers take. `None`: its `when` is false.
 pub(super) fn judge(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Option<Verdict> {
-    let params = rule.params_of(&facts.task.name);
-    let call = Call::new(params, body);
-    let scope = Scope {
+    if let Some(when) = &rule.when {
+        let call = Call::new(&when.signatures, &facts.task.name, uses(&when.expression, &when.signatures), body);
+        let scope = scope(&when.signatures, facts, body, &call);
+        match holds(&when.expression, &scope) {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(detail) => {
+                return Some(Verdict::WhenError {
+                    rule: Arc::clone(rule),
+                    detail: call.unbound.unwrap_or(detail),
+                });
+            }
+        }
+    }
+    Some(verdict(rule, facts, body, now_ms))
+}
+
+fn uses(expression: &Expr, signatures: &SignaturesOf) -> bool {
+    expression.names().iter().any(|name| signatures.has(name))
+}
+
+fn scope<'a>(signatures: &'a SignaturesOf, facts: &'a Facts<'a>, body: &'a Body, call: &'a Call<'a>) -> Scope<'a> {
+    Scope {
         facts,
         args: &body.args,
         kwargs: &body.kwargs,
         named: &call.named,
-    };
-    match rule.when.as_ref().map(|when| holds(when, &scope)) {
-        Some(Ok(false)) => return None,
-        Some(Err(detail)) => {
-            let detail = call.unbound.unwrap_or(detail);
-            return Some(Verdict::WhenError {
-                rule: Arc::clone(rule),
-                detail,
-            });
-        }
-        Some(Ok(true)) | None => {}
+        signatures,
     }
-    Some(verdict(rule, facts, body, &call, &scope, now_ms))
 }
 
 fn holds(when: &Expr, scope: &Scope<'_>) -> Result<bool, String> {
@@ -191,7 +200,7 @@ fn holds(when: &Expr, scope: &Scope<'_>) -> Result<bool, String> {
     when.holds(scope).map_err(|error| text_of(&error))
 }
 
-fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, call: &Call<'_>, scope: &Scope<'_>, now_ms: u64) -> Verdict {
+fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Verdict {
     let bypassed = |reason| Verdict::Bypassed {
         rule: Arc::clone(rule),
         reason,
@@ -211,32 +220,40 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, call: &Call<'_>, sc
     }
     let shadow = rule.mode == Mode::Observe;
     let namespace = rule.namespace.as_deref().unwrap_or(&facts.task.name);
-    let key = given_text(facts.task, "x-oncegate-key").filter(|_| allows(Override::Key));
-    let (digest, summary) = match key {
-        Some(key) => {
-            let part = Value::Str(key);
+    let made = match given_key(rule, facts.task) {
+        Some(Ok(part)) => {
             let digest = digest(Domain::Given, shadow, facts.vhost, namespace, std::iter::once(&part));
-            (digest, summary(rule, &["x-oncegate-key"], &[Cow::Owned(part)]))
+            Ok((digest, summary(rule, &["x-oncegate-key"], &[Cow::Owned(part)])))
         }
-        None => match parts(rule, body, call, scope) {
-            Ok((names, parts)) => {
+        Some(Err(detail)) => Err((UnkeyableReason::Expression, detail)),
+        None => {
+            let named = match &rule.key {
+                Key::All => true,
+                Key::List(expressions) => expressions.iter().any(|expression| uses(expression, &rule.signatures)),
+                Key::Template(pieces) => pieces
+                    .iter()
+                    .any(|piece| matches!(piece, super::Piece::Expr(expression) if uses(expression, &rule.signatures))),
+            };
+            let call = Call::new(&rule.signatures, &facts.task.name, named, body);
+            let scope = scope(&rule.signatures, facts, body, &call);
+            parts(rule, body, &call, &scope).map(|(names, parts)| {
                 let digest = digest(Domain::Computed, shadow, facts.vhost, namespace, parts.iter().map(|part| &**part));
                 (digest, summary(rule, &names, &parts))
-            }
-            Err((reason, detail)) => {
-                return Verdict::Unkeyable {
-                    rule: Arc::clone(rule),
-                    reason,
-                    detail,
-                };
-            }
-        },
+            })
+        }
     };
-    let life_ms = ttl_ms(rule, facts)
-        + facts
-            .task
-            .eta
-            .map_or(0, |eta| u64::try_from(eta).unwrap_or(0).saturating_sub(now_ms));
+    let (digest, summary) = match made {
+        Ok(made) => made,
+        Err((reason, detail)) => {
+            return Verdict::Unkeyable {
+                rule: Arc::clone(rule),
+                reason,
+                detail,
+            };
+        }
+    };
+    let eta = facts.task.eta.map_or(0, |eta| u64::try_from(eta).unwrap_or(0));
+    let life_ms = ttl_ms(rule, facts).saturating_add(eta.saturating_sub(now_ms));
     Verdict::Claim(Claimed {
         rule: Arc::clone(rule),
         digest,
@@ -255,19 +272,34 @@ fn lock_scope(unique: Unique) -> Option<LockScope> {
     }
 }
 
+/// The key that the producer gave, where the rule lets it. One that cannot be used is no key at all: the computed one may well be that
+/// of another call.
+fn given_key(rule: &Rule, task: &Task<'_>) -> Option<Result<Value, String>> {
+    if !rule.overrides.contains(&Override::Key) || task.given("x-oncegate-key").is_none() {
+        return None;
+    }
+    let text = given_text(task, "x-oncegate-key").filter(|text| !text.is_empty());
+    Some(text.map(Value::Str).ok_or_else(|| "x-oncegate-key is empty or no text".to_owned()))
+}
+
 /// The ttl, or what the producer gave in its place, within `max_ttl`.
 fn ttl_ms(rule: &Rule, facts: &Facts<'_>) -> u64 {
-    let ttl = rule.ttl.as_millis() as u64;
+    let milliseconds = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let ttl = milliseconds(rule.ttl);
     if !rule.overrides.contains(&Override::Ttl) {
         return ttl;
     }
-    let given = facts.task.given("x-oncegate-ttl");
-    let seconds = given.and_then(|value| value.as_i64().or_else(|| value.as_str()?.parse().ok()));
-    match seconds
-        .and_then(|seconds| u64::try_from(seconds).ok())
-        .filter(|seconds| *seconds > 0)
-    {
-        Some(seconds) => seconds.saturating_mul(1000).min(rule.max_ttl.as_millis() as u64),
+    let seconds = facts.task.given("x-oncegate-ttl").and_then(|value| match value {
+        FieldValue::F64(seconds) => Some(seconds),
+        FieldValue::F32(seconds) => Some(f64::from(seconds)),
+        other => other
+            .as_i64()
+            .map(|seconds| seconds as f64)
+            .or_else(|| other.as_str()?.trim().parse().ok()),
+    });
+    match seconds.filter(|seconds| seconds.is_finite() && *seconds >= 0.001) {
+        // The cast saturates.
+        Some(seconds) => ((seconds * 1000.0) as u64).min(milliseconds(rule.max_ttl)),
         None => ttl,
     }
 }
@@ -289,18 +321,11 @@ fn parts<'a>(rule: &'a Rule, body: &'a Body, call: &'a Call<'a>, scope: &Scope<'
         (ExprError::Failed(_), _) => (UnkeyableReason::Expression, text_of(&error)),
     };
     match &rule.key {
-        Key::All if rule.params_of(&scope.facts.task.name).is_some() => match &call.unbound {
+        Key::All if rule.signatures.of(&scope.facts.task.name).is_some() => match &call.unbound {
             Some(unbound) => Err((UnkeyableReason::MissingArgument, unbound.clone())),
             None => Ok(call.named.iter().map(|(name, value)| (*name, value.clone())).unzip()),
         },
-        Key::All => {
-            // A tuple of arguments is a sequence as any other.
-            let args = match &body.args {
-                Value::Tuple(items) => Cow::Owned(Value::List(items.clone())),
-                other => Cow::Borrowed(other),
-            };
-            Ok((vec!["args", "kwargs"], vec![args, Cow::Borrowed(&body.kwargs)]))
-        }
+        Key::All => Ok((vec!["args", "kwargs"], vec![scope.sequence(), Cow::Borrowed(&body.kwargs)])),
         Key::List(expressions) => {
             let values = expressions
                 .iter()
@@ -377,7 +402,8 @@ pub(super) fn show(value: &Value, out: &mut String) {
         Value::Bool(truth) => write!(out, "{}", if *truth { "True" } else { "False" }),
         Value::Int(number) => write!(out, "{number}"),
         Value::BigInt(digits) => write!(out, "{digits}"),
-        Value::Float(number) => write!(out, "{number:?}"),
+        // Adding nought makes -0.0 the 0.0 that it is equal to.
+        Value::Float(number) => write!(out, "{:?}", number + 0.0),
         Value::Str(text) => write!(out, "'{}'", text.escape_debug()),
         Value::Bytes(bytes) => write!(out, "b'{}'", bytes.escape_ascii()),
         Value::List(list) => {
@@ -388,13 +414,18 @@ pub(super) fn show(value: &Value, out: &mut String) {
             items(list, '(', ')', out);
             Ok(())
         }
+        // The order of the wire differs from process to process and means nothing; a template must not depend on it.
         Value::Set(list) => {
-            items(list, '{', '}', out);
+            let mut sorted = list.clone();
+            sorted.sort_by_cached_key(|item| encoded(&[item]));
+            items(&sorted, '{', '}', out);
             Ok(())
         }
         Value::Map(entries) => {
             out.push('{');
-            for (index, (key, item)) in entries.iter().enumerate() {
+            let mut sorted: Vec<_> = entries.iter().collect();
+            sorted.sort_by_cached_key(|(key, _)| encoded(&[key]));
+            for (index, (key, item)) in sorted.into_iter().enumerate() {
                 if index > 0 {
                     out.push_str(", ");
                 }

@@ -120,7 +120,7 @@ fn put_sequence(tag: u8, items: &[Value], out: &mut Vec<u8>) {
     }
 }
 
-fn encoded(values: &[&Value]) -> Vec<u8> {
+pub(super) fn encoded(values: &[&Value]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for value in values {
         encode(value, &mut bytes);
@@ -137,6 +137,8 @@ fn put_sorted(mut encodings: Vec<Vec<u8>>, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn text(text: &str) -> Value {
@@ -247,6 +249,51 @@ mod tests {
         ];
         for (a, b) in pairs {
             assert_eq!(encoded(&[&a]), encoded(&[&b]), "{a:?} and {b:?}");
+        }
+    }
+
+    /// Every kind of value, nested.
+    fn values() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::Bool),
+            (-3_i64..3).prop_map(Value::Int),
+            any::<i64>().prop_map(Value::Int),
+            (-3_i8..3).prop_map(|number| Value::Float(f64::from(number))),
+            "[a1]{0,2}".prop_map(Value::Str),
+            prop::collection::vec(0_u8..3, 0..3).prop_map(Value::Bytes),
+        ];
+        leaf.prop_recursive(3, 10, 3, |inner| {
+            let items = || prop::collection::vec(inner.clone(), 0..3);
+            prop_oneof![
+                items().prop_map(Value::List),
+                items().prop_map(Value::Tuple),
+                inner.clone().prop_map(|item| Value::Set(vec![item])),
+                (inner.clone(), inner.clone()).prop_map(|entry| Value::Map(vec![entry])),
+                ("[ab]{1,2}", items()).prop_map(|(class, parts)| Value::Object { class, parts }),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2048, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn distinct_values_have_distinct_encodings(a in values(), b in values()) {
+            // The values hold no -0.0, NaN or second order of a set or mapping, so that equal means the same.
+            prop_assert_eq!(encoded(&[&a]) == encoded(&[&b]), a == b);
+        }
+
+        #[test]
+        fn no_encoding_is_the_beginning_of_another(a in values(), b in values()) {
+            let (a_octets, b_octets) = (encoded(&[&a]), encoded(&[&b]));
+            prop_assert!(a == b || !b_octets.starts_with(&a_octets));
+        }
+
+        #[test]
+        fn parts_do_not_run_together(a in prop::collection::vec(values(), 0..3), b in prop::collection::vec(values(), 0..3)) {
+            let of = |parts: &[Value]| digest(Domain::Computed, false, "/", "t", parts.iter());
+            prop_assert_eq!(of(&a) == of(&b), a == b);
         }
     }
 }

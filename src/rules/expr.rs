@@ -3,21 +3,22 @@
 //! A path such as `customer_id` or `kwargs.order['id']` is taken from the arguments as it is, so that no type is lost. Anything else
 //! is minijinja, strict: an undefined name is an error, never an empty text, which would give every call one key.
 
+mod convert;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use minijinja::value::{Value as Jinja, ValueKind};
-use minijinja::{Environment, Expression, UndefinedBehavior};
+use minijinja::value::Value as Jinja;
+use minijinja::{Environment, ErrorKind, Expression, UndefinedBehavior};
 
+use super::SignaturesOf;
 use super::decision::Facts;
-use crate::amqp::table::{FieldValue, Table};
 use crate::celery::value::Value;
+use convert::{from_jinja, to_jinja};
 
 /// Steps that one evaluation may take.
 const FUEL: u64 = 10_000;
-/// How deep header tables are shown to expressions.
-const HEADER_DEPTH: usize = 8;
 
 /// The names that every expression may use beside the parameters.
 pub const NAMES: &[&str] = &[
@@ -37,14 +38,18 @@ pub const NAMES: &[&str] = &[
     "origin",
 ];
 
-/// The language: fixed, and shared by all expressions, which borrow from it.
-static LANGUAGE: LazyLock<Environment<'static>> = LazyLock::new(|| {
+fn language(undefined: UndefinedBehavior) -> Environment<'static> {
     let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_undefined_behavior(undefined);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(64);
     environment
-});
+}
+
+/// The language: fixed, and shared by all expressions, which borrow from it.
+static LANGUAGE: LazyLock<Environment<'static>> = LazyLock::new(|| language(UndefinedBehavior::Strict));
+/// The same, but every name may be missing: a trial without a message meets the filters and tests that an expression uses.
+static TRIAL: LazyLock<Environment<'static>> = LazyLock::new(|| language(UndefinedBehavior::Chainable));
 
 /// One step of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +91,9 @@ pub struct Scope<'a> {
     /// The named arguments.
     pub kwargs: &'a Value,
     /// The arguments by the names of `params`, where there is a signature and the call fits it.
-    pub named: &'a [(&'a str, Cow<'a, Value>)],
+    pub(super) named: &'a [(&'a str, Cow<'a, Value>)],
+    /// What the rule takes for arguments, whatever the call.
+    pub(super) signatures: &'a SignaturesOf,
 }
 
 impl Expr {
@@ -103,6 +110,12 @@ impl Expr {
         let code = LANGUAGE
             .compile_expression_owned(text.clone())
             .map_err(|error| error.detail().unwrap_or("no expression").to_owned())?;
+        let trial = TRIAL.compile_expression_owned(text.clone()).and_then(|trial| trial.eval(()));
+        if let Err(error) = trial
+            && matches!(error.kind(), ErrorKind::UnknownFilter | ErrorKind::UnknownTest)
+        {
+            return Err(error.to_string());
+        }
         let mut names: Vec<_> = code.undeclared_variables(false).into_iter().collect();
         names.sort_unstable();
         Ok(Expr {
@@ -125,7 +138,7 @@ impl Expr {
     /// Its value for a message.
     pub fn value<'a>(&self, scope: &Scope<'a>) -> Result<Cow<'a, Value>, ExprError> {
         match &self.code {
-            Code::Path(name, steps) => follow(scope.lookup(name)?, steps).ok_or_else(|| ExprError::Missing(self.text.clone())),
+            Code::Path(name, steps) => scope.follow(name, steps, &self.text),
             Code::Jinja(_) => from_jinja(&self.jinja(scope)?).map(Cow::Owned),
         }
     }
@@ -144,12 +157,12 @@ impl Expr {
         };
         let mut context: BTreeMap<&str, Jinja> = BTreeMap::new();
         for name in &self.names {
-            let value = if name == "headers" {
-                headers(scope.facts.task.headers(), HEADER_DEPTH)
-            } else {
-                to_jinja(&*scope.lookup(name)?)
+            match scope.lookup(name) {
+                Ok(value) => context.insert(name, to_jinja(&value)),
+                Err(missing @ ExprError::Missing(_)) => return Err(missing),
+                // The name stays undefined: it is an error where it is used, but an expression may ask whether it is defined.
+                Err(ExprError::Failed(_)) => continue,
             };
-            context.insert(name, value);
         }
         let value = code
             .eval(Jinja::from_pairs(context))
@@ -162,29 +175,58 @@ impl Expr {
 }
 
 impl<'a> Scope<'a> {
+    /// The positional arguments as a list: they are one sequence, whether they came as a list or as a tuple.
+    pub(super) fn sequence(&self) -> Cow<'a, Value> {
+        match self.args {
+            Value::Tuple(items) => Cow::Owned(Value::List(items.clone())),
+            other => Cow::Borrowed(other),
+        }
+    }
+
+    fn follow(&self, name: &str, steps: &[Step], text: &str) -> Result<Cow<'a, Value>, ExprError> {
+        let argument = self.signatures.has(name);
+        match steps {
+            [Step::Name(header)] if name == "headers" && !argument => {
+                let found = self.facts.task.header(header).map(|value| Cow::Owned(convert::field(&value)));
+                found.ok_or_else(|| ExprError::Failed(format!("`{text}` is not among the headers")))
+            }
+            [] => self.lookup(name),
+            _ if name == "args" && !argument => follow(Cow::Borrowed(self.args), steps).ok_or_else(|| ExprError::Missing(text.to_owned())),
+            _ => follow(self.lookup(name)?, steps).ok_or_else(|| ExprError::Missing(text.to_owned())),
+        }
+    }
+
     fn lookup(&self, name: &str) -> Result<Cow<'a, Value>, ExprError> {
         if let Some((_, value)) = self.named.iter().find(|(known, _)| *known == name) {
             return Ok(value.clone());
         }
+        // A fact of the same name is the same for many calls: it must not stand in for an argument.
+        if self.signatures.has(name) {
+            return Err(ExprError::Missing(name.to_owned()));
+        }
+        let unknown = || ExprError::Failed(format!("`{name}` is not known of this message"));
         let facts = self.facts;
         let task = facts.task;
         let text = |text: &str| Value::Str(text.to_owned());
         let optional = |known: Option<&str>| known.map_or(Value::Null, |known| Value::Str(known.to_owned()));
         let value = match name {
-            "args" => return Ok(Cow::Borrowed(self.args)),
+            "args" => return Ok(self.sequence()),
             "kwargs" => return Ok(Cow::Borrowed(self.kwargs)),
             "task" => text(&task.name),
             "id" => text(&task.id),
-            "queue" => optional(facts.queues.and_then(|queues| queues.first()).map(|queue| &**queue)),
+            "queue" => match facts.queues {
+                Some([queue]) => text(queue),
+                _ => return Err(unknown()),
+            },
             "exchange" => text(facts.exchange),
             "routing_key" => text(facts.routing_key),
             "vhost" => text(facts.vhost),
-            "user" => optional(facts.user),
+            "user" => text(facts.user.ok_or_else(unknown)?),
             "priority" => task.priority.map_or(Value::Null, |priority| Value::Int(i64::from(priority))),
             "eta" => task.eta.map_or(Value::Null, Value::Int),
             "retries" => Value::Int(i64::from(task.retries)),
             "origin" => optional(task.origin.as_deref()),
-            "headers" => from_jinja(&headers(task.headers(), HEADER_DEPTH))?,
+            "headers" => convert::table(task.headers()),
             _ => return Err(ExprError::Missing(name.to_owned())),
         };
         Ok(Cow::Owned(value))
@@ -264,89 +306,5 @@ fn child<'v>(value: &'v Value, step: &Step) -> Option<&'v Value> {
             items.get(index)
         }
         _ => None,
-    }
-}
-
-/// A value as minijinja sees it. The depth of a value is bounded by whoever decoded it.
-fn to_jinja(value: &Value) -> Jinja {
-    match value {
-        Value::Null => Jinja::from(()),
-        Value::Bool(truth) => Jinja::from(*truth),
-        Value::Int(number) => Jinja::from(*number),
-        Value::BigInt(digits) => digits.parse::<i128>().map_or_else(|_| Jinja::from(digits.as_str()), Jinja::from),
-        Value::Float(number) => Jinja::from(*number),
-        Value::Str(text) => Jinja::from(text.as_str()),
-        Value::Bytes(bytes) => Jinja::from_bytes(bytes.clone()),
-        Value::List(items) | Value::Tuple(items) | Value::Set(items) => Jinja::from(items.iter().map(to_jinja).collect::<Vec<_>>()),
-        Value::Map(entries) => Jinja::from_pairs(entries.iter().map(|(key, value)| (to_jinja(key), to_jinja(value)))),
-        Value::Object { class, parts } => Jinja::from_pairs([
-            (Jinja::from("class"), Jinja::from(class.as_str())),
-            (Jinja::from("parts"), Jinja::from(parts.iter().map(to_jinja).collect::<Vec<_>>())),
-        ]),
-    }
-}
-
-fn from_jinja(value: &Jinja) -> Result<Value, ExprError> {
-    let fault = |what: &str| ExprError::Failed(format!("the expression gives {what}, which is no part of a key"));
-    let items = |value: &Jinja| -> Result<Vec<Value>, ExprError> {
-        value
-            .try_iter()
-            .map_err(|error| ExprError::Failed(error.to_string()))?
-            .map(|item| from_jinja(&item))
-            .collect()
-    };
-    Ok(match value.kind() {
-        ValueKind::None => Value::Null,
-        ValueKind::Bool => Value::Bool(value.is_true()),
-        ValueKind::Number if value.is_integer() => match value.as_i64() {
-            Some(number) => Value::Int(number),
-            None => Value::BigInt(value.to_string()),
-        },
-        ValueKind::Number => Value::Float(f64::try_from(value.clone()).map_err(|_| fault("a number"))?),
-        ValueKind::String => Value::Str(value.as_str().unwrap_or_default().to_owned()),
-        ValueKind::Bytes => Value::Bytes(value.as_bytes().unwrap_or_default().to_vec()),
-        ValueKind::Seq | ValueKind::Iterable => Value::List(items(value)?),
-        ValueKind::Map => {
-            let keys: Vec<_> = value.try_iter().map_err(|error| ExprError::Failed(error.to_string()))?.collect();
-            let mut entries = Vec::with_capacity(keys.len());
-            for key in keys {
-                let item = value.get_item(&key).map_err(|error| ExprError::Failed(error.to_string()))?;
-                entries.push((from_jinja(&key)?, from_jinja(&item)?));
-            }
-            Value::Map(entries)
-        }
-        ValueKind::Undefined => return Err(fault("nothing")),
-        other => return Err(fault(&other.to_string())),
-    })
-}
-
-/// The header table as a mapping; what is too deep or broken is left out.
-fn headers(table: Table<'_>, depth: usize) -> Jinja {
-    let entries = table.iter().map_while(Result::ok);
-    Jinja::from_pairs(entries.map(|entry| {
-        (
-            Jinja::from(String::from_utf8_lossy(entry.name).into_owned()),
-            field(&entry.value, depth),
-        )
-    }))
-}
-
-fn field(value: &FieldValue<'_>, depth: usize) -> Jinja {
-    match value {
-        FieldValue::Bool(truth) => Jinja::from(*truth),
-        FieldValue::Table(table) if depth > 0 => headers(*table, depth - 1),
-        FieldValue::Array(array) if depth > 0 => Jinja::from(
-            array
-                .iter()
-                .map_while(Result::ok)
-                .map(|item| field(&item, depth - 1))
-                .collect::<Vec<_>>(),
-        ),
-        FieldValue::F64(number) => Jinja::from(*number),
-        other => match (other.as_i64(), other.as_octets()) {
-            (Some(number), _) => Jinja::from(number),
-            (None, Some(octets)) => Jinja::from(String::from_utf8_lossy(octets).into_owned()),
-            (None, None) => Jinja::from(()),
-        },
     }
 }

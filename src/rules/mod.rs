@@ -31,6 +31,9 @@ use spec::{AcksLate, Canvas, Mode, OnStoreError, Override, RuleSpec, SpecError, 
 
 use crate::celery::body::Body;
 
+/// Up to this many names, comparing them all is faster than hashing one.
+const FEW: usize = 8;
+
 /// What the parts of a key are.
 #[derive(Debug)]
 enum Key {
@@ -46,6 +49,36 @@ enum Piece {
     Expr(Expr),
 }
 
+/// `when`, with the signatures of the rule that it was written in.
+#[derive(Debug)]
+struct When {
+    expression: Expr,
+    signatures: SignaturesOf,
+}
+
+/// The signatures that a rule knows.
+#[derive(Debug, Clone, Default)]
+struct SignaturesOf {
+    /// `params`.
+    own: Option<Arc<Params>>,
+    /// From `[signatures]`, by task, where the rule has no `params`.
+    by_task: BTreeMap<String, Arc<Params>>,
+}
+
+impl SignaturesOf {
+    fn of(&self, task: &str) -> Option<&Params> {
+        self.own.as_deref().or_else(|| self.by_task.get(task).map(|params| &**params))
+    }
+
+    /// Whether a name is a parameter, of whatever task.
+    fn has(&self, name: &str) -> bool {
+        match &self.own {
+            Some(params) => params.has(name),
+            None => self.by_task.values().any(|params| params.has(name)),
+        }
+    }
+}
+
 /// One rule, or several that `continue` joins, compiled.
 #[derive(Debug)]
 pub struct Rule {
@@ -59,15 +92,14 @@ pub struct Rule {
     routing_key: Globs,
     vhost: Globs,
     user: Globs,
-    when: Option<Expr>,
+    when: Option<Arc<When>>,
     and_next: bool,
     bypass: bool,
     /// Whether it acts or only looks. Rules that are off are not in a [`RuleSet`].
     pub mode: Mode,
     /// Its lock scope.
     pub unique: Option<Unique>,
-    params: Option<Arc<Params>>,
-    signatures: BTreeMap<String, Arc<Params>>,
+    signatures: SignaturesOf,
     key: Key,
     namespace: Option<Arc<str>>,
     ttl: Duration,
@@ -94,10 +126,6 @@ enum Match {
 }
 
 impl Rule {
-    fn params_of(&self, task: &str) -> Option<&Params> {
-        self.params.as_deref().or_else(|| self.signatures.get(task).map(|params| &**params))
-    }
-
     fn matches(&self, facts: &Facts<'_>) -> Match {
         let plain: [(&'static str, bool); 5] = [
             ("task", self.task.is_task(&facts.task.name)),
@@ -160,7 +188,7 @@ impl RuleSet {
                     element: Some(index),
                     offset: Some(error.offset),
                     message: error.message,
-                    remedy: String::new(),
+                    remedy: compile::SIGNATURE.to_owned(),
                 }),
             }
         }
@@ -210,7 +238,12 @@ impl RuleSet {
     /// Whether some rule may take a task of this name: a cheap look, before anything else of a message is read.
     pub fn may_match(&self, task: &[u8]) -> bool {
         let Ok(task) = std::str::from_utf8(task) else { return false };
-        self.named.contains(task) || (self.patterns && self.rules.iter().any(|rule| rule.task.is_task(task)))
+        let named = if self.named.len() > FEW {
+            self.named.contains(task)
+        } else {
+            self.named.iter().any(|name| **name == *task)
+        };
+        named || (self.patterns && self.rules.iter().any(|rule| rule.task.is_task(task)))
     }
 
     /// The first rule that takes a task of this name, whatever its other matchers say: for counting what could not be decided.
@@ -292,7 +325,7 @@ impl RuleSet {
         }
         let spec_of = |place: &usize| self.rules.get(*place).and_then(|rule| self.specs.get(rule.index));
         let mut specs: Vec<_> = places.iter().filter_map(spec_of).collect();
-        let joined = specs.pop().map(|last| {
+        let joined = specs.pop().and_then(|last| {
             let mut spec = last.clone();
             for earlier in specs.iter().rev() {
                 spec.override_with(earlier);
@@ -302,9 +335,16 @@ impl RuleSet {
                 .and_then(|place| self.rules.get(*place))
                 .map(|first| first.name.to_string());
             // Each part compiled by itself, with names of its own, so the whole does.
+            spec.when = None;
             compile::rule(rule.index, &spec, &self.signatures, &mut Vec::new())
         });
-        let joined = joined.flatten().map_or_else(|| Arc::clone(rule), Arc::new);
+        let joined = joined.map_or_else(
+            || Arc::clone(rule),
+            |mut joined| {
+                joined.when.clone_from(&rule.when);
+                Arc::new(joined)
+            },
+        );
         self.joined
             .write()
             .unwrap_or_else(PoisonError::into_inner)

@@ -1,5 +1,9 @@
 //! Python signatures: the text of `params`, and the binding of a call's arguments to its names.
 
+mod literal;
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Cow;
 
 use crate::celery::value::Value;
@@ -54,50 +58,37 @@ pub enum BindError {
 impl Params {
     /// Reads a signature as in Python, with or without the parentheses, without `self`.
     pub fn parse(text: &str) -> Result<Params, ParamsError> {
-        let mut params: Vec<Parameter> = Vec::new();
-        let mut kind = Kind::Either;
-        for (offset, piece) in split(text, ',')? {
+        let text = match text.trim().strip_prefix('(').and_then(|inner| inner.strip_suffix(')')) {
+            // Blanks keep the offsets.
+            Some(inner) => Cow::Owned(" ".repeat(text.find('(').unwrap_or(0) + 1) + inner),
+            None => Cow::Borrowed(text),
+        };
+        let mut reader = Reader::default();
+        let pieces = split(&text, ',')?;
+        let last = pieces.len() - 1;
+        for (position, (offset, piece)) in pieces.into_iter().enumerate() {
             let trimmed = piece.trim();
             let offset = offset + (piece.len() - piece.trim_start().len());
-            let fault = |message: String| ParamsError { offset, message };
+            let ends = position == last && (last == 0 || !reader.params.is_empty());
             match trimmed {
-                "" => continue,
-                "/" => {
-                    if params.is_empty() || params.iter().any(|parameter| parameter.kind != Kind::Either) {
-                        return Err(fault("`/` must follow the positional parameters".to_owned()));
-                    }
-                    for parameter in &mut params {
-                        parameter.kind = Kind::PositionalOnly;
-                    }
-                    continue;
-                }
-                "*" => {
-                    kind = Kind::KeywordOnly;
-                    continue;
-                }
-                _ => {}
+                "" if ends => Ok(()),
+                "" => Err("a parameter is missing before the comma".to_owned()),
+                piece => reader.read(piece),
             }
-            let parameter = parameter(trimmed, kind).map_err(fault)?;
-            if params.iter().any(|known| known.name == parameter.name) {
-                return Err(fault(format!("`{}` stands twice", parameter.name)));
-            }
-            if parameter.kind == Kind::Either
-                && parameter.default.is_none()
-                && params
-                    .iter()
-                    .any(|known| known.default.is_some() && known.kind != Kind::KeywordOnly)
-            {
-                return Err(fault(format!(
-                    "`{}` has no default and follows a parameter that has one",
-                    parameter.name
-                )));
-            }
-            if parameter.kind == Kind::VarPositional {
-                kind = Kind::KeywordOnly;
-            }
-            params.push(parameter);
+            .map_err(|message| ParamsError { offset, message })?;
         }
-        Ok(Params(params))
+        if reader.bare_star {
+            return Err(ParamsError {
+                offset: text.len(),
+                message: NOTHING_NAMED.to_owned(),
+            });
+        }
+        Ok(Params(reader.params))
+    }
+
+    /// Whether there is a parameter of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.names().any(|known| known == name)
     }
 
     /// The names, in order.
@@ -150,6 +141,70 @@ impl Params {
     }
 }
 
+const NOTHING_NAMED: &str = "`*` must be followed by a named parameter";
+
+/// What was read of a signature so far.
+#[derive(Default)]
+struct Reader {
+    params: Vec<Parameter>,
+    /// `*` or `*name` was read.
+    star: bool,
+    /// `*` was read, and no parameter after it.
+    bare_star: bool,
+}
+
+impl Reader {
+    fn read(&mut self, piece: &str) -> Result<(), String> {
+        if self.params.last().is_some_and(|last| last.kind == Kind::VarKeyword) {
+            return Err("nothing may follow the `**` parameter".to_owned());
+        }
+        match piece {
+            "/" => self.slash(),
+            "*" if self.star => Err("`*` may stand only once".to_owned()),
+            "*" => {
+                self.star = true;
+                self.bare_star = true;
+                Ok(())
+            }
+            piece => self.parameter(piece),
+        }
+    }
+
+    fn slash(&mut self) -> Result<(), String> {
+        if self.star || self.params.is_empty() || self.params.iter().any(|known| known.kind != Kind::Either) {
+            return Err("`/` must follow the positional parameters".to_owned());
+        }
+        for known in &mut self.params {
+            known.kind = Kind::PositionalOnly;
+        }
+        Ok(())
+    }
+
+    fn parameter(&mut self, piece: &str) -> Result<(), String> {
+        let kind = if self.star { Kind::KeywordOnly } else { Kind::Either };
+        let parameter = parameter(piece, kind)?;
+        let name = &parameter.name;
+        if self.params.iter().any(|known| known.name == *name) {
+            return Err(format!("`{name}` stands twice"));
+        }
+        if name == "self" && self.params.is_empty() {
+            return Err("`self` is no argument of a message: leave it out".to_owned());
+        }
+        let optional = |known: &Parameter| known.default.is_some() && known.kind != Kind::KeywordOnly;
+        match parameter.kind {
+            Kind::Either if parameter.default.is_none() && self.params.iter().any(optional) => {
+                return Err(format!("`{name}` has no default and follows a parameter that has one"));
+            }
+            Kind::VarPositional if self.star => return Err("`*` may stand only once".to_owned()),
+            Kind::VarPositional => self.star = true,
+            Kind::VarKeyword if self.bare_star => return Err(NOTHING_NAMED.to_owned()),
+            _ => self.bare_star = false,
+        }
+        self.params.push(parameter);
+        Ok(())
+    }
+}
+
 fn given<'v>(value: Option<&'v Value>, parameter: &'v Parameter) -> Result<Cow<'v, Value>, BindError> {
     value
         .or(parameter.default.as_ref())
@@ -172,13 +227,27 @@ fn parameter(text: &str, kind: Kind) -> Result<Parameter, String> {
     let name = declared.split(':').next().unwrap_or_default().trim();
     let mut letters = name.chars();
     let starts = letters.next().is_some_and(|first| first.is_alphabetic() || first == '_');
-    if !starts || !letters.all(|letter| letter.is_alphanumeric() || letter == '_') {
+    if !starts
+        || !letters.all(|letter| letter.is_alphanumeric() || letter == '_')
+        || KEYWORDS.contains(&name)
+        || declared.trim_end().ends_with(':')
+    {
         return Err(format!(
             "`{text}` is no parameter: write a signature as in Python, such as `customer_id, region='eu', *, force=False`"
         ));
     }
     if default == Some("") {
         return Err(format!("`{name}` has an empty default"));
+    }
+    if default.is_some() && matches!(kind, Kind::VarPositional | Kind::VarKeyword) {
+        return Err(format!("`{name}` takes what is left and has no default"));
+    }
+    // The comma between a lambda's own parameters looks like the end of the default.
+    let is_word = |letter: char| letter == '_' || letter.is_alphanumeric();
+    if default.is_some_and(|text| literal::read(text).is_none() && text.split(|letter| !is_word(letter)).any(|word| word == "lambda")) {
+        return Err(format!(
+            "`{name}` has a lambda as its default: write a name for it, such as `DEFAULT`"
+        ));
     }
     Ok(Parameter {
         name: name.to_owned(),
@@ -214,21 +283,32 @@ fn split(text: &str, at: char) -> Result<Vec<(usize, &str)>, ParamsError> {
 fn scan(text: &str) -> Result<Vec<(usize, char, usize)>, ParamsError> {
     let mut found = Vec::new();
     let mut open: Vec<(usize, char)> = Vec::new();
-    let mut quote: Option<(usize, char)> = None;
+    let mut quote: Option<(usize, &str)> = None;
     let mut escaped = false;
+    let mut next = 0;
     for (at, letter) in text.char_indices() {
+        // The rest of a triple quote.
+        if at < next {
+            continue;
+        }
+        let rest = text.get(at..).unwrap_or_default();
         if let Some((_, end)) = quote {
             if escaped {
                 escaped = false;
             } else if letter == '\\' {
                 escaped = true;
-            } else if letter == end {
+            } else if rest.starts_with(end) {
                 quote = None;
+                next = at + end.len();
             }
             continue;
         }
+        if let Some(start) = ["\"\"\"", "'''", "\"", "'"].into_iter().find(|start| rest.starts_with(start)) {
+            quote = Some((at, start));
+            next = at + start.len();
+            continue;
+        }
         match letter {
-            '\'' | '"' => quote = Some((at, letter)),
             '(' => open.push((at, ')')),
             '[' => open.push((at, ']')),
             '{' => open.push((at, '}')),
@@ -243,10 +323,11 @@ fn scan(text: &str) -> Result<Vec<(usize, char, usize)>, ParamsError> {
             _ => found.push((at, letter, open.len())),
         }
     }
-    match quote.or(open.pop()) {
-        Some((offset, letter)) => Err(ParamsError {
+    let unclosed = quote.map(|(offset, end)| (offset, end.to_owned()));
+    match unclosed.or_else(|| open.pop().map(|(offset, close)| (offset, close.to_string()))) {
+        Some((offset, end)) => Err(ParamsError {
             offset,
-            message: format!("nothing closes this: `{letter}` is missing"),
+            message: format!("nothing closes this: `{end}` is missing"),
         }),
         None => Ok(found),
     }
@@ -254,141 +335,15 @@ fn scan(text: &str) -> Result<Vec<(usize, char, usize)>, ParamsError> {
 
 /// A default as a value. What is no literal is opaque, and equal to itself only.
 fn literal(text: &str) -> Value {
-    simple(text).or_else(|| collection(text)).unwrap_or_else(|| Value::Object {
+    literal::read(text).unwrap_or_else(|| Value::Object {
         class: "oncegate.default".to_owned(),
         parts: vec![Value::Str(text.to_owned())],
     })
 }
 
-fn simple(text: &str) -> Option<Value> {
-    match text {
-        "None" => return Some(Value::Null),
-        "True" => return Some(Value::Bool(true)),
-        "False" => return Some(Value::Bool(false)),
-        _ => {}
-    }
-    let mut letters = text.chars();
-    if let (Some(quote @ ('\'' | '"')), Some(end)) = (letters.next(), letters.next_back())
-        && quote == end
-    {
-        let inner = letters.as_str();
-        return (!inner.contains('\\') && !inner.contains(quote)).then(|| Value::Str(inner.to_owned()));
-    }
-    let digits = text.replace('_', "");
-    if let Ok(number) = digits.parse::<i64>() {
-        return Some(Value::Int(number));
-    }
-    let numeric = digits
-        .chars()
-        .all(|letter| letter.is_ascii_digit() || matches!(letter, '.' | 'e' | 'E' | '-' | '+'));
-    digits.parse::<f64>().ok().filter(|_| numeric).map(Value::Float)
-}
-
-/// A tuple, list or mapping of literals. Nesting is bounded by the text of the configuration.
-fn collection(text: &str) -> Option<Value> {
-    let inner = text.get(1..text.len().checked_sub(1)?)?;
-    let pieces = split(inner, ',').ok()?;
-    let items = || pieces.iter().map(|(_, piece)| piece.trim()).filter(|piece| !piece.is_empty());
-    match (text.chars().next()?, text.chars().next_back()?) {
-        ('[', ']') => Some(Value::List(items().map(literal).collect())),
-        ('(', ')') if pieces.len() > 1 || inner.trim().is_empty() => Some(Value::Tuple(items().map(literal).collect())),
-        ('{', '}') => items()
-            .map(|piece| {
-                let at = top_level(piece, ':')?;
-                Some((literal(piece.get(..at)?.trim()), literal(piece.get(at + 1..)?.trim())))
-            })
-            .collect::<Option<Vec<_>>>()
-            .map(Value::Map),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn bound(signature: &str, args: &[i64], kwargs: &[(&str, i64)]) -> Result<Vec<Value>, BindError> {
-        let params = Params::parse(signature).expect("a signature");
-        let args: Vec<_> = args.iter().map(|number| Value::Int(*number)).collect();
-        let kwargs: Vec<_> = kwargs
-            .iter()
-            .map(|(name, number)| (Value::Str((*name).to_owned()), Value::Int(*number)))
-            .collect();
-        params
-            .bind(&args, &kwargs)
-            .map(|values| values.into_iter().map(Cow::into_owned).collect())
-    }
-
-    #[test]
-    fn positional_and_named_calls_are_one() {
-        let signature = "a, b: int = 2, *, c=3";
-        let same = Ok(vec![Value::Int(1), Value::Int(2), Value::Int(3)]);
-        assert_eq!(bound(signature, &[1], &[]), same);
-        assert_eq!(bound(signature, &[], &[("a", 1)]), same);
-        assert_eq!(bound(signature, &[1, 2], &[("c", 3)]), same);
-        assert_eq!(bound(signature, &[], &[("c", 3), ("b", 2), ("a", 1)]), same);
-    }
-
-    #[test]
-    fn a_call_that_python_refuses_does_not_bind() {
-        assert_eq!(bound("a, b", &[1], &[]), Err(BindError::Missing("b".to_owned())));
-        assert_eq!(bound("a", &[1, 2], &[]), Err(BindError::TooMany));
-        assert_eq!(bound("a", &[1], &[("a", 2)]), Err(BindError::Twice("a".to_owned())));
-        assert_eq!(bound("a", &[1], &[("z", 2)]), Err(BindError::Unexpected("z".to_owned())));
-        assert_eq!(bound("a, /", &[], &[("a", 1)]), Err(BindError::Missing("a".to_owned())));
-        assert_eq!(bound("*, a", &[1], &[]), Err(BindError::Missing("a".to_owned())));
-    }
-
-    #[test]
-    fn the_rest_goes_to_the_stars() {
-        let values = bound("a, /, *rest, **others", &[1, 2, 3], &[("a", 9), ("z", 8)]);
-        let others = Value::Map(vec![
-            (Value::Str("a".to_owned()), Value::Int(9)),
-            (Value::Str("z".to_owned()), Value::Int(8)),
-        ]);
-        assert_eq!(
-            values,
-            Ok(vec![Value::Int(1), Value::List(vec![Value::Int(2), Value::Int(3)]), others])
-        );
-    }
-
-    #[test]
-    fn defaults_are_read_as_python_reads_them() {
-        let cases = [
-            ("None", Value::Null),
-            ("-5", Value::Int(-5)),
-            ("1_000", Value::Int(1000)),
-            ("2.5e3", Value::Float(2500.0)),
-            ("'x, y'", Value::Str("x, y".to_owned())),
-            ("[1, 'a']", Value::List(vec![Value::Int(1), Value::Str("a".to_owned())])),
-            ("(1,)", Value::Tuple(vec![Value::Int(1)])),
-            ("()", Value::Tuple(vec![])),
-            ("{'a': 1}", Value::Map(vec![(Value::Str("a".to_owned()), Value::Int(1))])),
-            (
-                "SOME.CONSTANT",
-                Value::Object {
-                    class: "oncegate.default".to_owned(),
-                    parts: vec![Value::Str("SOME.CONSTANT".to_owned())],
-                },
-            ),
-        ];
-        for (text, value) in cases {
-            assert_eq!(literal(text), value, "{text}");
-        }
-    }
-
-    #[test]
-    fn wrong_signatures_are_refused_with_their_place() {
-        for (text, offset) in [
-            ("a, 1b", 3),
-            ("a, a", 3),
-            ("a=1, b", 5),
-            ("a, (b", 3),
-            ("/, a", 0),
-            ("a=", 0),
-            ("a b", 0),
-        ] {
-            assert_eq!(Params::parse(text).expect_err(text).offset, offset, "{text}");
-        }
-    }
-}
+/// Words that name no parameter in Python.
+const KEYWORDS: &[&str] = &[
+    "False", "None", "True", "and", "as", "assert", "async", "await", "break", "class", "continue", "def", "del", "elif", "else", "except",
+    "finally", "for", "from", "global", "if", "import", "in", "is", "lambda", "nonlocal", "not", "or", "pass", "raise", "return", "try",
+    "while", "with", "yield",
+];

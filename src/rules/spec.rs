@@ -173,8 +173,6 @@ impl RuleSpec {
             "bypass" bypass,
             "mode" mode,
             "unique" unique,
-            "params" params,
-            "key" key,
             "namespace" namespace,
             "ttl" ttl,
             "running_ttl" running_ttl,
@@ -202,6 +200,17 @@ impl RuleSpec {
             "store_wait" store_wait,
             "summary" summary,
             "allow_overrides" allow_overrides,
+        }
+        // A key speaks of its own signature, and names the arguments of its own tasks: they come from one rule.
+        let key = earlier.gives("key", earlier.key != default.key);
+        let params = earlier.gives("params", earlier.params != default.params);
+        if key || params {
+            self.key = earlier.key.clone();
+            self.params.clone_from(&earlier.params);
+            self.task.clone_from(&earlier.task);
+            if let Some(given) = &mut self.given {
+                given.extend(["key".to_owned(), "params".to_owned()]);
+            }
         }
         self.limits.splice(0..0, earlier.limits.iter().cloned());
     }

@@ -11,6 +11,9 @@ use crate::celery::body::Canvas as Links;
 use crate::celery::task::{self, Task};
 use crate::celery::value::Value;
 
+/// What must never make one key of two calls, and what must.
+mod apart;
+
 const NOW: u64 = 1_800_000_000_000;
 
 /// A message in the making.

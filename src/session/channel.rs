@@ -458,8 +458,19 @@ impl Channel {
         }
     }
 
-    /// True if an unmatched publish may pass without waiting for anything.
-    pub(super) fn publishes_freely(&self) -> bool {
+    /// A client's ack on its short way: `Some` if it passes as it is.
+    pub(super) fn quick_ack(&mut self, shared: &mut Shared, frame: &Frame<'_>) -> Option<usize> {
+        if self.tx || self.deliveries.any_hidden() {
+            return None;
+        }
+        let ack = basic::Ack::decode(frame.payload)?;
+        self.deliveries
+            .settle(ack.delivery_tag, ack.multiple, |id| shared.signal(id, Signal::Acked));
+        Some(0)
+    }
+
+    /// True if a frame that needs no look may pass without waiting for anything.
+    pub(super) fn passes_freely(&self) -> bool {
         self.life == Life::Open && matches!(self.up, Up::Idle) && self.queue.is_empty()
     }
 

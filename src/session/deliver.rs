@@ -76,6 +76,11 @@ impl Deliveries {
         self.shown
     }
 
+    /// True if something was kept from the client.
+    pub fn any_hidden(&self) -> bool {
+        self.hidden > 0
+    }
+
     /// True if the broker waits for an acknowledgement of anything.
     pub fn any_open(&self) -> bool {
         self.shown + self.hidden > 0

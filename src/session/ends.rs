@@ -201,7 +201,7 @@ impl Session {
     }
 
     fn settled(&self) -> bool {
-        self.channels.open.iter().all(|channel| channel.settled())
+        self.channels.open.iter().all(super::channel::Channel::settled)
     }
 
     /// Takes the next step towards the end, if one is due.
@@ -315,7 +315,7 @@ impl Session {
                 .channels
                 .open
                 .get(number)
-                .and_then(|channel| channel.close_deadline())
+                .and_then(super::channel::Channel::close_deadline)
                 .filter(|us| *us > now)
             {
                 self.shared.wake_at(us);

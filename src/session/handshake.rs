@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::event::{CloseReason, Event};
+use super::walk::FRAME_MAX;
 use super::{BrokerEnd, ClientEnd, Phase, Session, Side};
 use crate::amqp::frame::{Frame, FrameKind};
 use crate::amqp::method::{MethodId, connection};
@@ -23,9 +24,8 @@ impl Session {
             Some(MethodId::CONNECTION_TUNE_OK) => {
                 if let Some(tune) = connection::Tune::decode_ok(frame.payload) {
                     self.heartbeat_us = u64::from(tune.heartbeat) * 1_000_000;
-                    if tune.frame_max > 0 {
-                        self.frame_max = tune.frame_max as usize;
-                    }
+                    // 0 means no limit; what remains is the bound on memory.
+                    self.frame_max = if tune.frame_max == 0 { FRAME_MAX } else { tune.frame_max as usize };
                 }
             }
             Some(MethodId::CONNECTION_OPEN) => {

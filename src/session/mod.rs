@@ -151,6 +151,10 @@ pub struct Counts {
     pub frames_from_client: u64,
     /// Frames read from the broker.
     pub frames_from_broker: u64,
+    /// Frames taken for the client.
+    pub frames_to_client: u64,
+    /// Frames taken for the broker.
+    pub frames_to_broker: u64,
     /// Publishes that no rule concerns.
     pub unmatched_publishes: u64,
     /// Deliveries that no rule concerns.
@@ -397,6 +401,13 @@ impl Session {
     pub fn swap_output(&mut self, to: Side, buffer: &mut Vec<u8>) {
         debug_assert!(buffer.is_empty(), "unwritten bytes would be written out of order");
         std::mem::swap(self.output(to), buffer);
+        if self.phase != Phase::Tunnel {
+            let frames = walk::count_frames(buffer);
+            match to {
+                Side::Client => self.shared.counts.frames_to_client += frames,
+                Side::Broker => self.shared.counts.frames_to_broker += frames,
+            }
+        }
     }
 
     /// How many bytes wait to be taken for a peer.

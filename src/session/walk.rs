@@ -12,8 +12,8 @@ use crate::amqp::method::{MethodId, basic};
 /// The length of a protocol header.
 const PROTOCOL_HEADER: usize = 8;
 
-/// The broker may send content headers above the negotiated size; this only bounds memory.
-const BROKER_FRAME_MAX: usize = 64 << 20;
+/// The broker may send content headers above the negotiated size, and the size may be unlimited; this only bounds memory.
+pub(super) const FRAME_MAX: usize = 64 << 20;
 
 impl Session {
     /// Bytes of one peer: first the frame that the last read left incomplete, then the rest where it lies.
@@ -51,7 +51,7 @@ impl Session {
     fn limit(&self, from: Side) -> usize {
         match from {
             Side::Client => self.frame_max,
-            Side::Broker => BROKER_FRAME_MAX,
+            Side::Broker => FRAME_MAX,
         }
     }
 
@@ -191,8 +191,13 @@ impl Session {
             }
             return Some(0);
         }
-        if frame.method_id() != Some(MethodId::BASIC_PUBLISH) || !channel.publishes_freely() {
+        if !channel.passes_freely() {
             return None;
+        }
+        match frame.method_id()? {
+            MethodId::BASIC_ACK => return channel.quick_ack(&mut self.shared, frame),
+            MethodId::BASIC_PUBLISH => {}
+            _ => return None,
         }
         let header_frame = content_header(after, frame.channel)?;
         let header = ContentHeader::decode(header_frame.payload)?;
@@ -249,9 +254,23 @@ impl Session {
     }
 }
 
+/// How many frames these bytes are, which begin with a frame or a protocol header.
+pub(super) fn count_frames(bytes: &[u8]) -> u64 {
+    let mut rest = bytes;
+    if rest.starts_with(b"AMQP") {
+        rest = rest.get(PROTOCOL_HEADER..).unwrap_or_default();
+    }
+    let mut count = 0;
+    while let Split::Frame(frame) = frame::split(rest, usize::MAX) {
+        count += 1;
+        rest = rest.get(frame.raw.len()..).unwrap_or_default();
+    }
+    count
+}
+
 /// The content header that follows a method on its channel, if it has been read.
 fn content_header(after: &[u8], channel: u16) -> Option<Frame<'_>> {
-    match frame::split(after, BROKER_FRAME_MAX) {
+    match frame::split(after, FRAME_MAX) {
         Split::Frame(frame) if frame.kind == FrameKind::Header && frame.channel == channel => Some(frame),
         _ => None,
     }

@@ -205,7 +205,7 @@ def test_a_body_of_100_megabytes(bad_gate, bystander, raw):
         return
     assert answer.delivery_tag == 1
     assert client.count("large") == 1
-    assert bad_gate.direct or bad_gate.count("oncegate_messages_unkeyable_total", rule="watched", reason="too_large") == 1
+    assert bad_gate.direct or bad_gate.count("oncegate_messages_unkeyable_total", rule="watched", reason="too_large") >= 1
 
 
 UNREADABLE = {

@@ -142,7 +142,10 @@ def test_an_unreachable_broker_refuses_and_recovers(gates, own_broker, store):
     gate = gates(own_broker.port, RULES, store=store.url)
     own_broker.kill()
     if not gate.direct:
-        harness.wait_until(lambda: gate.get("/readyz").status_code == 503, "not to be ready without a broker", 60, 0.2)
+        # A client that comes is told, and from then on at the latest so is who asks.
+        with pytest.raises((wire.Closed, OSError)):
+            wire.connect(gate.port, "/")
+        harness.wait_until(lambda: gate.get("/readyz").status_code == 503, "not to be ready without a broker", 20, 0.2)
         assert gate.get("/livez").status_code == 200
     with pytest.raises((wire.Closed, OSError)):
         wire.connect(gate.port, "/")
@@ -162,6 +165,11 @@ def test_a_worker_reconnects_after_the_broker_is_killed(gates, own_broker, works
         own_broker.kill()
         own_broker.start()
         harness.run_producer(environment, "add.delay(2, 2)")
-        assert scoreboard.wait_runs(2)[-1]["args"] == [2, 2]
+        # The first may run again, where the broker had not written down its ack.
+        for count in (2, 3):
+            runs = scoreboard.wait_runs(count)
+            if runs[-1]["args"] == [2, 2]:
+                break
+        assert runs[-1]["args"] == [2, 2], runs
     finally:
         worker.stop()

@@ -7,6 +7,10 @@ import pytest
 import wire
 from wire import Basic, Confirm
 
+# A flood from three connections at once waits for the store longer than the default allows one question,
+# and a question that is given up is forwarded unchecked: here it is the decisions that are counted.
+PATIENT = 'timeout = "30s"'
+
 RULES = """
 [[rule]]
 name = "watched"
@@ -46,7 +50,7 @@ def pipeline(client, queue, messages, confirms, errors):
 
 def test_sixty_thousand_publishes_half_of_them_duplicates(oncegate, raw, store):
     """Each number on each of three connections is confirmed once; each key is in the queue once."""
-    gate = oncegate(RULES, store=store.url)
+    gate = oncegate(RULES, store=store.url, store_extra=PATIENT)
     each = 20000
     admin = raw()
     admin.open_channel()
@@ -81,7 +85,10 @@ def test_sixty_thousand_publishes_half_of_them_duplicates(oncegate, raw, store):
         assert not counted.nacked
         assert not counted.surplus, counted.surplus[:5]
     wanted = each // 2 + each + each // 2
-    harness.wait_until(lambda: admin.count("bulk") == wanted, lambda: f"{wanted} messages, are {admin.count('bulk')}")
+    harness.wait_until(
+        lambda: admin.count("bulk") == wanted,
+        lambda: f"{wanted} messages, are {admin.count('bulk')}: {[s for s in gate.metrics() if s[0].endswith('_total')]}",
+    )
     gate.expect_publishes(3 * each - wanted, "dropped", rule="watched")
     # A number too many would be told by now or never: the channel answers behind it.
     for client in clients:
@@ -91,7 +98,7 @@ def test_sixty_thousand_publishes_half_of_them_duplicates(oncegate, raw, store):
 
 
 def test_the_same_keys_from_three_connections_at_once(oncegate, raw, store):
-    gate = oncegate(RULES, store=store.url)
+    gate = oncegate(RULES, store=store.url, store_extra=PATIENT)
     admin = raw()
     admin.open_channel()
     admin.declare("race", durable=True)
@@ -109,7 +116,10 @@ def test_the_same_keys_from_three_connections_at_once(oncegate, raw, store):
     assert not errors, errors
     for counted in confirms:
         assert counted.acked == set(range(1, 2001)) and not counted.surplus
-    harness.wait_until(lambda: admin.count("race") == 2000, lambda: f"one of three of each, are {admin.count('race')}")
+    harness.wait_until(
+        lambda: admin.count("race") == 2000,
+        lambda: f"one of three of each, are {admin.count('race')}: {[s for s in gate.metrics() if s[0].endswith('_total')]}",
+    )
 
 
 def test_confirms_selected_late_begin_at_one(oncegate, raw, store):
@@ -269,8 +279,6 @@ def test_unmatched_traffic_is_the_same_bytes_on_both_sides(oncegate, relays, bro
     stack.worker(Through, conf={"broker_heartbeat": 0})
     stack.produce(Through, "for n in range(20): plain.delay(n)\nfence.delay()")
     scoreboard.wait_runs(21)
-    harness.wait_until(lambda: len(front.connections) == len(behind.connections), "as many connections on both sides")
-
     def frames(data, preamble):
         kept, rest = wire.split_frames(data[8:] if preamble else data)
         assert not rest
@@ -279,6 +287,8 @@ def test_unmatched_traffic_is_the_same_bytes_on_both_sides(oncegate, relays, bro
     def conversations(relay):
         return sorted(
             (frames(bytes(c["to_broker"]), True), frames(bytes(c["to_client"]), False)) for c in relay.connections
+            # The proxy's own look at whether the broker is there says nothing that counts as a client's.
+            if len(c["to_broker"]) > 8
         )
 
     harness.wait_until(lambda: conversations(front) == conversations(behind), "the same frames on both sides", 20)

@@ -14,6 +14,7 @@ pub enum Fate {
 }
 
 /// One publish of a client.
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent fact about one message")]
 pub struct Message {
     pub connection: usize,
     pub channel: u16,

@@ -120,3 +120,23 @@ fn a_publish_in_the_middle_of_which_the_broker_closes_the_channel_passes_whole()
         }
     }
 }
+
+#[test]
+fn frames_are_counted_on_all_four_ways() {
+    let mut rig = Rig::new(spec());
+    rig.session.take_counts();
+    rig.client(&publish(1, "t.other", "x", false));
+    rig.client(&consume(1, "c", false));
+    rig.broker(&deliver(1, "c", 1, "t.other", "x"));
+    rig.output(Side::Broker);
+    rig.output(Side::Client);
+    let counts = rig.session.take_counts();
+    let frames = (
+        counts.frames_from_client,
+        counts.frames_to_broker,
+        counts.frames_from_broker,
+        counts.frames_to_client,
+    );
+    assert_eq!(frames, (4, 4, 3, 3));
+    assert_eq!((counts.unmatched_publishes, counts.unmatched_deliveries), (1, 1));
+}
