@@ -76,6 +76,7 @@ impl Channel {
                 }
             }
             Some(MethodId::CHANNEL_CLOSE) => {
+                self.pass_what_has_begun(shared);
                 self.lost(shared);
                 self.life = Life::BrokerClosing;
             }

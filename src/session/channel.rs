@@ -75,6 +75,8 @@ pub struct Channel {
     pub(super) ledger: Ledger,
     pub(super) queue: Queue,
     pub(super) kept: BTreeMap<Ticket, Publish>,
+    /// Decided publishes that wait for the end of the content whose beginning has left.
+    pub(super) after_publish: Vec<Publish>,
     pub(super) deliveries: Deliveries,
     pub(super) consumers: Vec<Consumer>,
     /// Frames of Oncegate's own that wait for the end of the broker's content.
@@ -92,6 +94,7 @@ impl Channel {
             ledger: Ledger::default(),
             queue: Queue::starting_at(first_position),
             kept: BTreeMap::new(),
+            after_publish: Vec::new(),
             deliveries: Deliveries::default(),
             consumers: Vec::new(),
             after_content: Vec::new(),
@@ -100,7 +103,7 @@ impl Channel {
 
     /// True if no publish waits, is kept, or has a claim that the broker has not spoken on.
     pub fn settled(&self) -> bool {
-        self.queue.is_empty() && self.kept.is_empty() && self.ledger.open_grants() == 0
+        self.queue.is_empty() && self.kept.is_empty() && self.after_publish.is_empty() && self.ledger.open_grants() == 0
     }
 
     /// A frame of the client on this channel.
@@ -164,7 +167,7 @@ impl Channel {
     /// A method where the rest of a content is due: what has come goes on as it is, and the broker judges.
     fn abort_content(&mut self, shared: &mut Shared) {
         match std::mem::replace(&mut self.up, Up::Idle) {
-            Up::Idle | Up::Passing(_) => {}
+            Up::Idle | Up::Passing(_) => self.content_has_left(shared),
             Up::Method(frames) => self.pass_on(shared, &frames),
             Up::Collecting(collect) => {
                 shared.held_bytes -= collect.frames.len();
@@ -215,7 +218,7 @@ impl Channel {
     fn client_closes(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
         self.life = Life::ClientClosing;
         if self.ledger.client_confirms() {
-            self.forget_kept(shared);
+            self.forget_kept_unconfirmed(shared);
         }
         let until_us = shared.now.us + shared.settings.lease_us;
         shared.held_bytes += frame.raw.len();
@@ -224,6 +227,17 @@ impl Channel {
             until_us,
         });
         self.advance(shared);
+    }
+
+    /// Forgets the kept publishes whose confirm the client does not wait for any more. One that it sent before it asked for confirms
+    /// counts as sent, and is decided.
+    pub(super) fn forget_kept_unconfirmed(&mut self, shared: &mut Shared) {
+        let (plain, unconfirmed) = std::mem::take(&mut self.kept)
+            .into_iter()
+            .partition(|(_, publish)| publish.client == 0);
+        self.kept = unconfirmed;
+        self.forget_kept(shared);
+        self.kept = plain;
     }
 
     pub(super) fn forget_kept(&mut self, shared: &mut Shared) {
@@ -282,6 +296,24 @@ impl Channel {
         for (_, publish) in std::mem::take(&mut self.kept) {
             shared.held_bytes -= publish.frames.len();
             shared.decided(&publish, PublishDecision::ForwardedUnchecked, "channel_closing", None);
+            self.send(shared, publish);
+        }
+    }
+
+    /// Sends a publish that was kept: at once, or when the content that is just leaving is whole.
+    pub(super) fn send_kept(&mut self, shared: &mut Shared, publish: Publish) {
+        if matches!(self.up, Up::Passing(_)) && self.queue.is_empty() {
+            shared.held_bytes += publish.frames.len();
+            self.after_publish.push(publish);
+        } else {
+            self.send(shared, publish);
+        }
+    }
+
+    /// Sends what waited for the end of a content.
+    pub(super) fn content_has_left(&mut self, shared: &mut Shared) {
+        for publish in std::mem::take(&mut self.after_publish) {
+            shared.held_bytes -= publish.frames.len();
             self.send(shared, publish);
         }
     }
@@ -379,11 +411,35 @@ impl Channel {
                 Waiting::Passing { .. } | Waiting::Frames(_) | Waiting::Gone => {}
             }
         }
+        for publish in std::mem::take(&mut self.after_publish) {
+            shared.held_bytes -= publish.frames.len();
+            if let Some(grant) = publish.grant {
+                shared.unpublish(&grant, ReleaseReason::Unconfirmed);
+            }
+        }
         self.forget_kept(shared);
         if let Up::Collecting(collect) = std::mem::replace(&mut self.up, Up::Idle) {
             shared.held_bytes -= collect.frames.len();
         }
         self.deliveries.clear();
+    }
+
+    /// The broker has closed the channel and ignores its contents, and yet reads them as frames: the rest of one that has begun will
+    /// pass as it comes, so its beginning must have gone before it.
+    pub(super) fn pass_what_has_begun(&mut self, shared: &mut Shared) {
+        match std::mem::replace(&mut self.up, Up::Idle) {
+            Up::Method(frames) => shared.to_broker.extend_from_slice(&frames),
+            Up::Collecting(collect) => {
+                shared.held_bytes -= collect.frames.len();
+                shared.to_broker.extend_from_slice(&collect.frames);
+            }
+            Up::Passing(_) => {
+                if let Some(Waiting::Passing { frames, .. }) = self.queue.back_mut() {
+                    shared.to_broker.extend_from_slice(frames);
+                }
+            }
+            Up::Idle => {}
+        }
     }
 
     /// Renews the leases of publishes that still wait for the broker.

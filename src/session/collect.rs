@@ -83,6 +83,9 @@ impl Channel {
                     }
                     _ => self.pass_on(shared, frame.raw),
                 }
+                if matches!(self.up, Up::Idle) {
+                    self.content_has_left(shared);
+                }
             }
             Up::Collecting(collect) => {
                 shared.held_bytes += frame.raw.len();

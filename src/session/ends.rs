@@ -145,7 +145,7 @@ impl Session {
             let until_us = self.shared.now.us + self.shared.settings.lease_us;
             for channel in &mut self.channels.open {
                 if channel.ledger.client_confirms() {
-                    channel.forget_kept(&mut self.shared);
+                    channel.forget_kept_unconfirmed(&mut self.shared);
                 }
             }
             self.shared.wake_at(until_us);
@@ -351,7 +351,7 @@ impl Channel {
     /// The client is gone: what it had not sent in full is dropped, its unsettled deliveries go back to their queues at once.
     fn client_left(&mut self, shared: &mut super::Shared) {
         if self.ledger.client_confirms() {
-            self.forget_kept(shared);
+            self.forget_kept_unconfirmed(shared);
         }
         let broken = match std::mem::replace(&mut self.up, Up::Idle) {
             Up::Collecting(collect) => {
@@ -365,7 +365,11 @@ impl Channel {
                 }
                 false
             }
-            Up::Passing(_) => true,
+            // Nothing can be sent on this channel any more.
+            Up::Passing(_) => {
+                self.forget_kept(shared);
+                true
+            }
             Up::Idle | Up::Method(_) => false,
         };
         if !broken && self.life == Life::Open && (!self.consumers.is_empty() || self.deliveries.any_open()) {

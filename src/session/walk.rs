@@ -179,9 +179,15 @@ impl Session {
             if !channel.queue.is_empty() {
                 return None;
             }
-            *left = left.saturating_sub(frame.payload.len() as u64);
-            if *left == 0 {
+            let size = frame.payload.len() as u64;
+            if *left <= size {
+                // The end of a content may let publishes out, after this frame.
+                if !channel.after_publish.is_empty() {
+                    return None;
+                }
                 channel.up = Up::Idle;
+            } else {
+                *left -= size;
             }
             return Some(0);
         }

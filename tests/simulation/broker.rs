@@ -44,6 +44,11 @@ impl Broker {
         }
     }
 
+    /// Whether the client went in the middle of a content, so that nothing more can be sent on this channel.
+    pub fn is_broken(&self, channel: u16) -> bool {
+        self.reader.inside(channel)
+    }
+
     pub fn feed(&mut self, bytes: &[u8], shadow: &mut Shadow, random: &mut Random) {
         for unit in self.reader.feed(bytes) {
             if self.alive {

@@ -14,6 +14,7 @@ pub enum Fate {
 }
 
 /// One publish of a client.
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent fact about one message")]
 pub struct Message {
     pub connection: usize,
     pub channel: u16,
@@ -43,6 +44,10 @@ pub struct Shadow {
     pub messages: Vec<Message>,
     /// Keys of which the broker has had a message in a queue.
     pub safe: HashSet<u32>,
+    /// Channels that the broker has closed: connection, number, generation.
+    pub closed: HashSet<(usize, u16, u32)>,
+    /// Connections that the broker has lost.
+    pub lost: HashSet<usize>,
 }
 
 impl Shadow {
@@ -89,6 +94,14 @@ impl Shadow {
 
     /// What a channel has published is excused: it is lost in a way that loses it without a proxy too.
     pub fn excuse(&mut self, connection: usize, channel: Option<(u16, u32)>) {
+        match channel {
+            Some((number, generation)) => {
+                self.closed.insert((connection, number, generation));
+            }
+            None => {
+                self.lost.insert(connection);
+            }
+        }
         for message in &mut self.messages {
             if message.connection == connection && channel.is_none_or(|channel| channel == (message.channel, message.generation)) {
                 message.excused = true;
@@ -97,14 +110,22 @@ impl Shadow {
     }
 
     /// At the end: nothing that was read is missing.
-    pub fn judge(&self) {
+    pub fn judge(&mut self) {
+        for message in &mut self.messages {
+            let channel = (message.connection, message.channel, message.generation);
+            message.excused |= self.closed.contains(&channel) || self.lost.contains(&message.connection);
+        }
         for (index, message) in self.messages.iter().enumerate() {
             if !message.read {
                 assert!(message.fate == Fate::Unseen, "m{index} was sent before it was read in full");
                 continue;
             }
             if message.fate == Fate::Unseen && !message.dropped {
-                assert!(message.excused, "m{index} is lost (key {:?}, kept {})", message.key, message.kept);
+                assert!(
+                    message.excused,
+                    "m{index} is lost (key {:?}, kept {}, connection {} channel {}.{}, confirming {})",
+                    message.key, message.kept, message.connection, message.channel, message.generation, message.confirmed_channel
+                );
             }
             if message.confirmed_channel && !message.excused {
                 assert!(

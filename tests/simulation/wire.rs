@@ -95,6 +95,11 @@ impl Reader {
         units
     }
 
+    /// Whether a content on this channel has begun and not ended.
+    pub fn inside(&self, channel: u16) -> bool {
+        self.open.contains_key(&channel)
+    }
+
     fn frame(&mut self, frame: &frame::Frame<'_>) -> Option<Unit> {
         let channel = frame.channel;
         match frame.kind {
@@ -118,7 +123,10 @@ impl Reader {
             }
             FrameKind::Header => {
                 let Some((unit, left @ None)) = self.open.get_mut(&channel) else {
-                    panic!("a content header out of place on channel {channel}");
+                    panic!(
+                        "a content header out of place on channel {channel}: {:?}",
+                        String::from_utf8_lossy(frame.raw)
+                    );
                 };
                 let header = ContentHeader::decode(frame.payload).expect("a content header");
                 unit.raw.extend_from_slice(frame.raw);
@@ -127,7 +135,7 @@ impl Reader {
             }
             FrameKind::Body => {
                 let Some((unit, Some(left))) = self.open.get_mut(&channel) else {
-                    panic!("a body out of place on channel {channel}");
+                    panic!("a body out of place on channel {channel}: {:?}", String::from_utf8_lossy(frame.raw));
                 };
                 unit.raw.extend_from_slice(frame.raw);
                 *left = left.checked_sub(frame.payload.len() as u64).expect("not more than announced");

@@ -63,8 +63,8 @@ impl Clock for ManualClock {
 struct Ask {
     ticket: u64,
     request: Request,
-    /// The answer, once the store has one; `None` means silence.
-    answer: Option<Option<Reply>>,
+    /// The answer, once there is one; the store may stay silent.
+    answer: Option<Result<Reply, StoreSilent>>,
     again: bool,
 }
 
@@ -146,6 +146,9 @@ impl World {
                 self.pass(ms);
             }
         }
+        for message in &mut self.shadow.messages {
+            message.excused |= message.kept && self.connections[message.connection].broker.is_broken(message.channel);
+        }
         self.shadow.judge();
         for (index, connection) in self.connections.iter().enumerate() {
             assert_eq!(connection.session.held_bytes(), 0, "connection {index} still holds bytes");
@@ -216,9 +219,9 @@ impl World {
         let silent = self.random.percent(self.plan.silent_percent);
         if !silent || self.random.percent(50) {
             let reply = self.memory.execute(&ask.request);
-            ask.answer = Some((!silent).then_some(reply));
+            ask.answer = Some(if silent { Err(StoreSilent::Timeout) } else { Ok(reply) });
         } else {
-            ask.answer = Some(None);
+            ask.answer = Some(Err(StoreSilent::Timeout));
         }
         true
     }
@@ -233,16 +236,16 @@ impl World {
             return false;
         }
         let ask = connection.asks.swap_remove(ready[self.random.below(ready.len())]);
-        let answer = ask.answer.clone().flatten();
+        let answer = ask.answer.clone().unwrap_or(Err(StoreSilent::Timeout));
         let cancelled = connection.cancelled.contains(&ask.ticket);
         let Request::Acquire { claim, publish, .. } = &ask.request else {
             panic!("only acquires are asked");
         };
-        let leased = matches!(answer, Some(Reply::Acquire(Acquired::Leased { .. })));
+        let leased = matches!(answer, Ok(Reply::Acquire(Acquired::Leased { .. })));
         if leased && !cancelled {
             self.shadow.messages[Shadow::index(&claim.id)].kept = true;
         }
-        if cancelled && ask.again && matches!(answer, Some(Reply::Acquire(Acquired::Taken | Acquired::Reentry { .. }))) {
+        if cancelled && ask.again && matches!(answer, Ok(Reply::Acquire(Acquired::Taken | Acquired::Reentry { .. }))) {
             connection.tells.push_back(Request::Unpublish {
                 claim: claim.clone(),
                 publish: *publish,
@@ -250,8 +253,7 @@ impl World {
             });
         }
         if !leased || !ask.again {
-            let given = answer.ok_or(StoreSilent::Timeout);
-            connection.session.handle_answer(Ticket(ask.ticket), given, self.now);
+            connection.session.handle_answer(Ticket(ask.ticket), answer, self.now);
         }
         if leased && !cancelled {
             connection.kept.push(ask);

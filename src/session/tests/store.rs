@@ -308,3 +308,21 @@ fn a_delivery_without_acknowledgement_is_started_at_once() {
     rig.broker(&deliver(1, "c", 1, "t.unique", "a"));
     assert_eq!(rig.told(), [format!("signal a {:?}", Signal::DeliveredNoAck)]);
 }
+
+#[test]
+fn a_kept_duplicate_is_not_sent_inside_a_content() {
+    let mut rig = Rig::new(spec());
+    let b = rig.publish_asked("b");
+    rig.answer(b, leased("a"));
+    let passing = publish(1, "t.other", "x", false);
+    let (beginning, rest) = passing.split_at(passing.len() - BODY.len() - frame::OVERHEAD);
+    rig.client(beginning);
+    assert_eq!(rig.broker_got(), ["basic.publish x"]);
+    rig.answer(b, Acquired::Taken);
+    assert_eq!(rig.broker_got(), [""; 0], "the body of x is still to come");
+    rig.client(rest);
+    let sent = rig.output(Side::Broker);
+    assert!(sent.starts_with(rest), "the content ends first");
+    assert_eq!(lines(&sent), ["confirm.select", "basic.publish mandatory b"]);
+    assert_eq!(rig.session.held_bytes(), 0);
+}

@@ -103,6 +103,25 @@ fn a_body_above_max_message_streams_through_and_is_counted() {
 }
 
 #[test]
+fn a_publish_in_the_middle_of_which_the_broker_closes_the_channel_passes_whole() {
+    for task in ["t.unique", "t.other"] {
+        let bytes = publish(1, task, "a", false);
+        for cut in 0..=bytes.len() {
+            let mut rig = Rig::new(spec());
+            let mut close = Vec::new();
+            encode::channel_close(&mut close, 1, 404, "", None);
+            rig.client(&bytes[..cut]);
+            let whole = !rig.asked().is_empty();
+            rig.broker(&close);
+            rig.client(&bytes[cut..]);
+            let expected: &[u8] = if whole { &[] } else { &bytes };
+            assert_eq!(rig.output(Side::Broker), expected, "{task} cut at {cut}");
+            assert_eq!(rig.session.held_bytes(), 0);
+        }
+    }
+}
+
+#[test]
 fn frames_are_counted_on_all_four_ways() {
     let mut rig = Rig::new(spec());
     rig.session.take_counts();
