@@ -118,12 +118,12 @@ impl Channel {
             }
             Ok(Reply::Acquire(acquired)) => {
                 granted(shared, &mut publish, &acquired);
-                self.send(shared, publish);
+                self.send_kept(shared, publish);
             }
             Ok(_) => {}
             Err(silent) => {
                 shared.decided(&publish, PublishDecision::ForwardedUnchecked, silent.as_str(), None);
-                self.send(shared, publish);
+                self.send_kept(shared, publish);
             }
         }
     }
@@ -164,7 +164,7 @@ impl Channel {
         if let Some((_, publish)) = self.kept.pop_first() {
             shared.held_bytes -= publish.frames.len();
             shared.decided(&publish, PublishDecision::ForwardedUnchecked, "memory", None);
-            self.send(shared, publish);
+            self.send_kept(shared, publish);
             return true;
         }
         let oldest = self.queue.iter_mut().find_map(|(_, item)| match item {

@@ -75,6 +75,8 @@ pub struct Channel {
     pub(super) ledger: Ledger,
     pub(super) queue: Queue,
     pub(super) kept: BTreeMap<Ticket, Publish>,
+    /// Kept publishes that may go, once the content that is on its way to the broker has ended.
+    pub(super) after_publish: Vec<Publish>,
     pub(super) deliveries: Deliveries,
     pub(super) consumers: Vec<Consumer>,
     /// Frames of Oncegate's own that wait for the end of the broker's content.
@@ -92,6 +94,7 @@ impl Channel {
             ledger: Ledger::default(),
             queue: Queue::starting_at(first_position),
             kept: BTreeMap::new(),
+            after_publish: Vec::new(),
             deliveries: Deliveries::default(),
             consumers: Vec::new(),
             after_content: Vec::new(),
@@ -100,7 +103,7 @@ impl Channel {
 
     /// True if no publish waits, is kept, or has a claim that the broker has not spoken on.
     pub fn settled(&self) -> bool {
-        self.queue.is_empty() && self.kept.is_empty() && self.ledger.open_grants() == 0
+        self.queue.is_empty() && self.kept.is_empty() && self.after_publish.is_empty() && self.ledger.open_grants() == 0
     }
 
     /// A frame of the client on this channel.
@@ -164,7 +167,8 @@ impl Channel {
     /// A method where the rest of a content is due: what has come goes on as it is, and the broker judges.
     fn abort_content(&mut self, shared: &mut Shared) {
         match std::mem::replace(&mut self.up, Up::Idle) {
-            Up::Idle | Up::Passing(_) => {}
+            Up::Idle => {}
+            Up::Passing(_) => self.publish_ends(shared),
             Up::Method(frames) => self.pass_on(shared, &frames),
             Up::Collecting(collect) => {
                 shared.held_bytes -= collect.frames.len();
@@ -233,6 +237,15 @@ impl Channel {
         }
     }
 
+    pub(super) fn forget_ready(&mut self, shared: &mut Shared) {
+        for publish in std::mem::take(&mut self.after_publish) {
+            shared.held_bytes -= publish.frames.len();
+            if let Some(grant) = publish.grant {
+                shared.unpublish(&grant, ReleaseReason::Unconfirmed);
+            }
+        }
+    }
+
     /// Sends whatever has reached its turn, and the confirms that are due.
     pub(super) fn advance(&mut self, shared: &mut Shared) {
         while let Some(front) = self.queue.front() {
@@ -263,6 +276,30 @@ impl Channel {
             }
         }
         self.write_confirms(shared);
+    }
+
+    /// True while the broker has been sent the beginning of a publish and not yet its end.
+    fn inside_publish(&self) -> bool {
+        // What waits behind others has not begun to leave.
+        matches!(self.up, Up::Passing(_)) && self.queue.is_empty()
+    }
+
+    /// Sends a publish that was kept, out of its turn, at the next content boundary.
+    pub(super) fn send_kept(&mut self, shared: &mut Shared, publish: Publish) {
+        if self.inside_publish() {
+            shared.held_bytes += publish.frames.len();
+            self.after_publish.push(publish);
+        } else {
+            self.send(shared, publish);
+        }
+    }
+
+    /// The client's content has ended: what waited for that goes.
+    pub(super) fn publish_ends(&mut self, shared: &mut Shared) {
+        for publish in std::mem::take(&mut self.after_publish) {
+            shared.held_bytes -= publish.frames.len();
+            self.send(shared, publish);
+        }
     }
 
     /// A `confirm.select` that waited counts from where it leaves.
@@ -380,6 +417,7 @@ impl Channel {
             }
         }
         self.forget_kept(shared);
+        self.forget_ready(shared);
         if let Up::Collecting(collect) = std::mem::replace(&mut self.up, Up::Idle) {
             shared.held_bytes -= collect.frames.len();
         }

@@ -73,7 +73,8 @@ impl Channel {
         match &mut self.up {
             Up::Passing(left) => {
                 *left = left.saturating_sub(size);
-                if *left == 0 {
+                let ends = *left == 0;
+                if ends {
                     self.up = Up::Idle;
                 }
                 match self.queue.back_mut() {
@@ -82,6 +83,9 @@ impl Channel {
                         frames.extend_from_slice(frame.raw);
                     }
                     _ => self.pass_on(shared, frame.raw),
+                }
+                if ends {
+                    self.publish_ends(shared);
                 }
             }
             Up::Collecting(collect) => {

@@ -350,9 +350,6 @@ impl Session {
 impl Channel {
     /// The client is gone: what it had not sent in full is dropped, its unsettled deliveries go back to their queues at once.
     fn client_left(&mut self, shared: &mut super::Shared) {
-        if self.ledger.client_confirms() {
-            self.forget_kept(shared);
-        }
         let broken = match std::mem::replace(&mut self.up, Up::Idle) {
             Up::Collecting(collect) => {
                 shared.held_bytes -= collect.frames.len();
@@ -365,9 +362,15 @@ impl Channel {
                 }
                 false
             }
+            // It ends with the connection: the broker must not take what comes next for its rest.
             Up::Passing(_) => true,
             Up::Idle | Up::Method(_) => false,
         };
+        // Nothing more can be sent on a channel whose last publish is half out.
+        if broken || self.ledger.client_confirms() {
+            self.forget_kept(shared);
+            self.forget_ready(shared);
+        }
         if !broken && self.life == Life::Open && (!self.consumers.is_empty() || self.deliveries.any_open()) {
             if self.tx || self.settled() {
                 encode::channel_close(&mut shared.to_broker, self.number, 200, "oncegate: the client is gone", None);

@@ -176,7 +176,8 @@ impl Session {
         let channel = self.channels.get_mut(frame.channel)?;
         if frame.kind == FrameKind::Body {
             let Up::Passing(left) = &mut channel.up else { return None };
-            if !channel.queue.is_empty() {
+            // The end of a content may let publishes that were kept out, after it.
+            if !channel.queue.is_empty() || !channel.after_publish.is_empty() {
                 return None;
             }
             *left = left.saturating_sub(frame.payload.len() as u64);

@@ -308,3 +308,52 @@ fn a_delivery_without_acknowledgement_is_started_at_once() {
     rig.broker(&deliver(1, "c", 1, "t.unique", "a"));
     assert_eq!(rig.told(), [format!("signal a {:?}", Signal::DeliveredNoAck)]);
 }
+
+/// The publish of a large message that concerns no rule, cut inside its body.
+fn cut_inside_its_body() -> (Vec<u8>, Vec<u8>) {
+    let whole = publish(1, "t.other", "x", false);
+    let body = frame::HEADER_LEN + BODY.len() + 1;
+    let (head, tail) = whole.split_at(whole.len() - body);
+    // The body comes as two frames.
+    let (first, second) = BODY.split_at(10);
+    let frame = |piece: &[u8]| {
+        let mut raw = vec![3, 0, 1];
+        raw.extend_from_slice(&(piece.len() as u32).to_be_bytes());
+        raw.extend_from_slice(piece);
+        raw.push(frame::END);
+        raw
+    };
+    assert_eq!(tail.len(), body);
+    ([head.to_vec(), frame(first)].concat(), frame(second))
+}
+
+#[test]
+fn a_kept_publish_that_may_go_waits_for_the_end_of_the_content_on_its_channel() {
+    let (head, tail) = cut_inside_its_body();
+    let mut rig = Rig::new(spec());
+    let b = rig.publish_asked("b");
+    rig.answer(b, leased("a"));
+    rig.client(&head);
+    assert_eq!(rig.output(Side::Broker), head);
+    rig.answer(b, Acquired::Taken);
+    assert_eq!(rig.broker_got(), [""; 0], "the broker is inside the content of x");
+    rig.client(&tail);
+    let out = rig.output(Side::Broker);
+    assert!(out.starts_with(&tail));
+    assert_eq!(lines(&out[tail.len()..]), ["confirm.select", "basic.publish mandatory b"]);
+    assert_eq!(rig.session.held_bytes(), 0);
+}
+
+#[test]
+fn a_kept_publish_behind_a_content_that_never_ends_gives_its_lock_back() {
+    let (head, _) = cut_inside_its_body();
+    let mut rig = Rig::new(spec());
+    let b = rig.publish_asked("b");
+    rig.answer(b, leased("a"));
+    rig.client(&head);
+    rig.output(Side::Broker);
+    rig.answer(b, Acquired::Taken);
+    rig.session.handle_eof(Side::Client, rig.now);
+    assert_eq!(rig.told(), ["unpublish b unconfirmed"]);
+    assert_eq!(rig.broker_got(), ["connection.close"]);
+}
