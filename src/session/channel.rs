@@ -1,6 +1,6 @@
 //! One channel: what each frame on it means, in both directions, and in which state that leaves it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::confirm::{Ledger, Outcome, UnknownTag};
@@ -79,6 +79,8 @@ pub struct Channel {
     pub(super) after_publish: Vec<Publish>,
     pub(super) deliveries: Deliveries,
     pub(super) consumers: Vec<Consumer>,
+    /// For each `basic.get` that the broker has not answered: whether its message needs no acknowledgement.
+    pub(super) gets: VecDeque<bool>,
     /// Frames of Oncegate's own that wait for the end of the broker's content.
     pub(super) after_content: Vec<u8>,
 }
@@ -97,6 +99,7 @@ impl Channel {
             after_publish: Vec::new(),
             deliveries: Deliveries::default(),
             consumers: Vec::new(),
+            gets: VecDeque::new(),
             after_content: Vec::new(),
         }
     }
@@ -149,9 +152,15 @@ impl Channel {
                     });
                 }
             }
+            // Deliveries come until the broker answers; where it does not answer, there is no better time than now.
             Some(MethodId::BASIC_CANCEL) => {
-                if let Some(cancel) = basic::Cancel::decode(frame.payload) {
-                    self.consumers.retain(|consumer| consumer.tag != cancel.consumer_tag);
+                if let Some(cancel) = basic::Cancel::decode(frame.payload).filter(|cancel| cancel.nowait) {
+                    self.cancelled(cancel.consumer_tag);
+                }
+            }
+            Some(MethodId::BASIC_GET) => {
+                if let Some(get) = basic::Get::decode(frame.payload) {
+                    self.gets.push_back(get.no_ack);
                 }
             }
             Some(MethodId::QUEUE_BIND) => {
@@ -205,13 +214,11 @@ impl Channel {
         match pass {
             Pass::Verbatim => self.pass_on(shared, frame.raw),
             Pass::Swallow => {}
-            Pass::UpTo(tag) => {
-                let mut rewritten = frame.raw.to_vec();
-                // Frame header 7, class and method 4, then the tag of eight octets.
-                if let Some(octets) = rewritten.get_mut(11..19) {
-                    octets.copy_from_slice(&tag.to_be_bytes());
+            Pass::UpTo(tag) => self.pass_on(shared, &settling(frame, tag, true)),
+            Pass::Singly(tags) => {
+                for tag in tags {
+                    self.pass_on(shared, &settling(frame, tag, false));
                 }
-                self.pass_on(shared, &rewritten);
             }
         }
     }
@@ -478,7 +485,18 @@ impl Channel {
 
     /// True if this consumer of the client's gets its deliveries without acknowledgement.
     pub(super) fn no_ack(&self, tag: &[u8]) -> bool {
-        self.consumers.iter().any(|consumer| consumer.no_ack && consumer.tag == tag)
+        match self.consumers.iter().find(|consumer| consumer.tag == tag) {
+            Some(consumer) => consumer.no_ack,
+            // The broker has chosen a tag and was asked not to tell it.
+            None => self.consumers.iter().any(|consumer| consumer.no_ack && consumer.tag.is_empty()),
+        }
+    }
+
+    /// A consumer is gone; another of the same tag may already have been asked for.
+    pub(super) fn cancelled(&mut self, tag: &[u8]) {
+        if let Some(index) = self.consumers.iter().position(|consumer| consumer.tag == tag) {
+            self.consumers.remove(index);
+        }
     }
 }
 
@@ -491,6 +509,19 @@ fn settlement(frame: &Frame<'_>) -> Option<(u64, bool, Option<Signal>)> {
         }
         _ => basic::Reject::decode(frame.payload).map(|reject| (reject.delivery_tag, false, (!reject.requeue).then_some(Signal::Rejected))),
     }
+}
+
+/// A client's `multiple` settlement with another tag, and with or without `multiple`.
+fn settling(frame: &Frame<'_>, tag: u64, multiple: bool) -> Vec<u8> {
+    let mut rewritten = frame.raw.to_vec();
+    // Frame header 7, class and method 4, then the tag of eight octets, and the octet whose first bit is `multiple`.
+    if let Some(octets) = rewritten.get_mut(11..19) {
+        octets.copy_from_slice(&tag.to_be_bytes());
+    }
+    if let Some(bits) = rewritten.get_mut(19).filter(|_| !multiple) {
+        *bits &= !1;
+    }
+    rewritten
 }
 
 impl Grant {

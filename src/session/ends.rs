@@ -261,7 +261,14 @@ impl Session {
             at = at.min(self.opened_us + self.shared.settings.handshake_us);
         }
         if self.phase == Phase::Running && self.heartbeat_us > 0 {
-            for input in [&self.client, &self.broker] {
+            for (input, open) in [
+                (&self.client, self.client_end == ClientEnd::Open),
+                (&self.broker, self.broker_end == BrokerEnd::Open),
+            ] {
+                // A leg on its way out has deadlines of its own; its silence would only wake the edge again and again.
+                if !open {
+                    continue;
+                }
                 at = at.min(input.last_write_us + self.heartbeat_us / 2);
                 if !input.paused && !self.blocked {
                     at = at.min(input.last_read_us + 2 * self.heartbeat_us);
