@@ -229,6 +229,7 @@ impl Channel {
             self.forget_kept(shared);
         }
         let until_us = shared.now.us + shared.settings.lease_us;
+        shared.wake_at(until_us);
         shared.held_bytes += frame.raw.len();
         self.queue.push(Waiting::Close {
             frame: frame.raw.to_vec(),
@@ -323,7 +324,8 @@ impl Channel {
     }
 
     fn send_all_kept(&mut self, shared: &mut Shared) {
-        for (_, publish) in std::mem::take(&mut self.kept) {
+        for (ticket, publish) in std::mem::take(&mut self.kept) {
+            shared.cancelled.push(ticket);
             shared.held_bytes -= publish.frames.len();
             shared.decided(&publish, PublishDecision::ForwardedUnchecked, "channel_closing", None);
             self.send(shared, publish);

@@ -379,7 +379,7 @@ impl Channel {
             self.forget_ready(shared);
         }
         if !broken && self.life == Life::Open && (!self.consumers.is_empty() || self.deliveries.any_open()) {
-            if self.tx || self.settled() {
+            if self.settled() {
                 encode::channel_close(&mut shared.to_broker, self.number, 200, "oncegate: the client is gone", None);
                 self.life = Life::ClientClosing;
             } else {

@@ -26,7 +26,8 @@ impl Session {
             bytes = rest;
             let used = self.walk(from, &partial);
             partial.drain(..used);
-            self.input(from).partial = partial;
+            // An idle connection holds no buffer.
+            self.input(from).partial = if partial.is_empty() { Vec::new() } else { partial };
         }
         if self.input(from).partial.is_empty() {
             let used = self.walk(from, bytes);

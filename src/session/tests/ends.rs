@@ -260,7 +260,11 @@ fn a_consumer_without_acknowledgement_gets_all_until_its_cancel_is_answered() {
     rig.client(&method(1, MethodId::BASIC_CANCEL, b"\x01c\0"));
     rig.client_got();
     rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
-    assert_eq!(rig.client_got(), ["basic.deliver y"], "the broker has forgotten it: only the client can have it");
+    assert_eq!(
+        rig.client_got(),
+        ["basic.deliver y"],
+        "the broker has forgotten it: only the client can have it"
+    );
     rig.broker(&method(1, MethodId::BASIC_CANCEL_OK, b"\x01c"));
     rig.client(&ack(1, 1, false));
     assert!(rig.client_got().contains(&"connection.close".to_owned()));
