@@ -25,6 +25,9 @@ use crate::store::{self, Store};
 /// How long connections that were told to go now may take.
 const LAST_CALL: Duration = Duration::from_secs(6);
 
+/// How long the store may take for the last orders.
+const LAST_ORDERS: Duration = Duration::from_secs(2);
+
 /// Why the proxy does not run.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
@@ -161,7 +164,10 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     for task in admin_tasks {
         task.abort();
     }
-    store.client().flush().await;
+    // Each worker thread has its own way to the store; a commit that is lost now leaves a message without its lock.
+    if tokio::time::timeout(LAST_ORDERS, workers.flush()).await.is_err() {
+        tracing::warn!("the store has not done all that it was told; those locks end with their leases or lives");
+    }
     Ok(())
 }
 

@@ -26,6 +26,9 @@ const READ: usize = 64 * 1024;
 /// A client that does not read holds the broker's reading up beyond this much, in bytes.
 const CLIENT_BACKLOG: usize = 1 << 20;
 
+/// How long the last bytes for a peer may take once its side of the session is done.
+const LAST_WRITE: Duration = Duration::from_secs(5);
+
 /// How many reads one connection may do before the others have their turn.
 const TURN: usize = 8;
 
@@ -71,6 +74,8 @@ pub struct Connection {
     reporter: Reporter,
     client_paused: bool,
     broker_paused: bool,
+    /// Runs from the moment when a side is done: a peer that takes nothing must not keep the connection.
+    last_write: Option<Pin<Box<Sleep>>>,
 }
 
 impl Connection {
@@ -102,6 +107,7 @@ impl Connection {
             timer_us: u64::MAX,
             client_paused: false,
             broker_paused: false,
+            last_write: None,
         }
     }
 
@@ -127,11 +133,13 @@ impl Connection {
         }
     }
 
-    fn poll_timer(&mut self, cx: &mut Context<'_>) {
+    /// Lets the session's deadlines pass. True if one has.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut fired = false;
         loop {
             let due = self.session.poll_timeout();
             if due == u64::MAX {
-                return;
+                return fired;
             }
             if due != self.timer_us {
                 self.timer_us = due;
@@ -139,8 +147,9 @@ impl Connection {
                 self.timer.as_mut().reset(Instant::now() + Duration::from_micros(wait));
             }
             if self.timer.as_mut().poll(cx).is_pending() {
-                return;
+                return fired;
             }
+            fired = true;
             self.timer_us = u64::MAX;
             let now = self.now();
             self.session.handle_timeout(now);
@@ -239,6 +248,10 @@ impl Connection {
             self.client_paused = pause;
             self.session.handle_paused(Side::Client, pause, now);
         }
+        if !self.session.wants(Side::Client) && !self.session.is_done(Side::Client) {
+            // What a client that is gone does not take must not hold up the broker's confirms.
+            self.client.silence();
+        }
         let pause = self.client.backlog() + self.session.pending(Side::Client) > CLIENT_BACKLOG;
         if pause != self.broker_paused {
             self.broker_paused = pause;
@@ -252,11 +265,15 @@ impl Connection {
             if !self.session.is_done(side) {
                 continue;
             }
+            let timer = self.last_write.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_WRITE)));
+            let late = timer.is_elapsed() || timer.as_mut().poll(cx).is_ready();
             let leg = match side {
                 Side::Client => &mut self.client,
                 Side::Broker => &mut self.broker,
             };
-            if leg.backlog() == 0 && self.session.pending(side) == 0 || !leg.is_open() {
+            if late {
+                leg.abort();
+            } else if leg.backlog() == 0 && self.session.pending(side) == 0 || !leg.is_open() {
                 let _ = leg.poll_close(cx);
             }
         }
@@ -292,28 +309,13 @@ impl Future for Connection {
                     this.broker.release_buffer();
                 }
                 // A deadline may have moved nearer since the timer was looked at.
-                this.poll_timer(cx);
-                if !this.has_work() {
+                if !this.poll_timer(cx) {
                     return Poll::Pending;
                 }
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
-    }
-}
-
-impl Connection {
-    /// True if the last look at the timer left something to do.
-    fn has_work(&mut self) -> bool {
-        let (asks, tells) = self.session.questions();
-        let questions = !asks.is_empty() || !tells.is_empty();
-        questions
-            || (self.session.pending(Side::Client) > 0 && self.client.backlog() == 0 && self.client.is_open())
-            || (self.session.pending(Side::Broker) > 0 && self.broker.backlog() == 0 && self.broker.is_open())
-            || (self.session.is_done(Side::Client)
-                && self.session.is_done(Side::Broker)
-                && self.client.backlog() + self.broker.backlog() == 0)
     }
 }
 

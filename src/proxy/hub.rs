@@ -112,11 +112,12 @@ impl Hub {
     pub fn seat(self: &Arc<Self>) -> (Seat, UnboundedReceiver<Command>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.lock().insert(number, sender.clone());
+        // Looked at only now: a drain that begins between these lines gives its order twice rather than never.
         if self.draining.load(Ordering::Acquire) {
             // The receiver is in hand, so the order cannot fail.
             let _ = sender.send(Command::Drain);
         }
-        self.lock().insert(number, sender);
         self.metrics.connections.inc();
         (
             Seat {

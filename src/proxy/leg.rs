@@ -114,6 +114,19 @@ impl Leg {
         }
     }
 
+    /// The peer is gone, or is to hear nothing more: what is meant for it is thrown away, what it has sent may still be read.
+    pub fn silence(&mut self) {
+        self.deaf = true;
+        self.writing = Vec::new();
+        self.written = 0;
+    }
+
+    /// Closes the socket as it is.
+    pub fn abort(&mut self) {
+        self.silence();
+        self.transport = None;
+    }
+
     /// Gives the buffer of a quiet connection back.
     pub fn release_buffer(&mut self) {
         if self.writing.is_empty() {

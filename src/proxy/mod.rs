@@ -21,6 +21,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
 pub use connection::{Command, Connection};
@@ -40,10 +41,17 @@ struct Accepted {
     tls: Option<TlsAcceptor>,
 }
 
+/// What a worker thread is told.
+enum Job {
+    Serve(Box<Accepted>),
+    /// To answer once the store has done what it was told.
+    Flush(oneshot::Sender<()>),
+}
+
 /// One worker thread.
 #[derive(Clone)]
 struct Worker {
-    sender: UnboundedSender<Accepted>,
+    sender: UnboundedSender<Job>,
     connections: Arc<AtomicUsize>,
 }
 
@@ -74,20 +82,48 @@ impl Workers {
         if let Some(worker) = least {
             worker.connections.fetch_add(1, Ordering::Relaxed);
             // A worker ends only with the process.
-            let _ = worker.sender.send(accepted);
+            let _ = worker.sender.send(Job::Serve(Box::new(accepted)));
+        }
+    }
+
+    /// Waits until the store has done all that the connections have told it. While the store is away this does not end: bound it.
+    pub async fn flush(&self) {
+        let flushed: Vec<_> = self
+            .workers
+            .iter()
+            .filter_map(|worker| {
+                let (sender, done) = oneshot::channel();
+                worker.sender.send(Job::Flush(sender)).is_ok().then_some(done)
+            })
+            .collect();
+        for done in flushed {
+            // A worker that is gone has nothing left to do.
+            let _ = done.await;
         }
     }
 }
 
 /// One worker thread: a task for each connection that is handed to it.
 async fn work(
-    mut receiver: UnboundedReceiver<Accepted>,
+    mut receiver: UnboundedReceiver<Job>,
     hub: Arc<Hub>,
     store: Arc<dyn Fn() -> store::Client + Send + Sync>,
     connections: Arc<AtomicUsize>,
 ) {
     let store = store();
-    while let Some(accepted) = receiver.recv().await {
+    while let Some(job) = receiver.recv().await {
+        let accepted = match job {
+            Job::Serve(accepted) => *accepted,
+            Job::Flush(done) => {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    store.flush().await;
+                    // Who asked may have stopped waiting.
+                    let _ = done.send(());
+                });
+                continue;
+            }
+        };
         let (hub, store, connections) = (Arc::clone(&hub), store.clone(), Arc::clone(&connections));
         tokio::spawn(async move {
             serve(accepted, hub, store).await;

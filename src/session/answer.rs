@@ -20,7 +20,14 @@ impl Session {
             return self.shared.observed(ticket, answer);
         }
         if let Some((claim, publish)) = self.shared.abandoned.remove(&ticket) {
-            if matches!(answer, Ok(Reply::Acquire(Acquired::Taken))) {
+            if let Ok(Reply::Acquire(Acquired::Leased { .. })) = answer {
+                self.shared.cancelled.push(ticket);
+            }
+            // A silence may have hidden that the lock was taken.
+            if matches!(
+                answer,
+                Ok(Reply::Acquire(Acquired::Taken)) | Err(StoreSilent::Timeout | StoreSilent::Unreachable)
+            ) {
                 self.shared.tells.push(Request::Unpublish {
                     claim,
                     publish,
@@ -29,8 +36,15 @@ impl Session {
             }
             return;
         }
-        if let Some(channel) = self.channels.get_mut(ticket.channel()) {
+        let leased = matches!(answer, Ok(Reply::Acquire(Acquired::Leased { .. })));
+        let channel = self.channels.get_mut(ticket.channel());
+        let kept = channel.is_some_and(|channel| {
             channel.answered(&mut self.shared, ticket, answer);
+            channel.kept.contains_key(&ticket)
+        });
+        // The store goes on asking for a key that is leased, until it is told that nobody waits.
+        if leased && !kept {
+            self.shared.cancelled.push(ticket);
         }
     }
 }
@@ -161,7 +175,8 @@ impl Channel {
 
     /// Gives up the wait of the oldest publish that waits, to free memory. True if there was one.
     pub(super) fn let_oldest_go(&mut self, shared: &mut Shared) -> bool {
-        if let Some((_, publish)) = self.kept.pop_first() {
+        if let Some((ticket, publish)) = self.kept.pop_first() {
+            shared.cancelled.push(ticket);
             shared.held_bytes -= publish.frames.len();
             shared.decided(&publish, PublishDecision::ForwardedUnchecked, "memory", None);
             self.send_kept(shared, publish);

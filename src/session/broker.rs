@@ -72,8 +72,16 @@ impl Channel {
             }
             Some(MethodId::BASIC_CANCEL) => {
                 if let Some(cancel) = basic::Cancel::decode(frame.payload) {
-                    self.consumers.retain(|consumer| consumer.tag != cancel.consumer_tag);
+                    self.cancelled(cancel.consumer_tag);
                 }
+            }
+            Some(MethodId::BASIC_CANCEL_OK) => {
+                if let Some(ok) = basic::CancelOk::decode(frame.payload) {
+                    self.cancelled(ok.consumer_tag);
+                }
+            }
+            Some(MethodId::BASIC_GET_EMPTY) => {
+                self.gets.pop_front();
             }
             Some(MethodId::CHANNEL_CLOSE) => {
                 self.pass_what_has_begun(shared);
@@ -137,7 +145,8 @@ impl Channel {
         }
         if let Some(get) = basic::GetOk::decode(payload) {
             let task = tracked_task(shared, header);
-            self.delivered(shared, None, get.delivery_tag, Some(false), task);
+            let no_ack = self.gets.pop_front().unwrap_or(false);
+            self.delivered(shared, None, get.delivery_tag, Some(no_ack), task);
             return false;
         }
         self.returned(shared, header)

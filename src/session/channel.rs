@@ -1,6 +1,6 @@
 //! One channel: what each frame on it means, in both directions, and in which state that leaves it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::confirm::{Ledger, Outcome, UnknownTag};
@@ -75,10 +75,12 @@ pub struct Channel {
     pub(super) ledger: Ledger,
     pub(super) queue: Queue,
     pub(super) kept: BTreeMap<Ticket, Publish>,
-    /// Decided publishes that wait for the end of the content whose beginning has left.
+    /// Kept publishes that may go, once the content that is on its way to the broker has ended.
     pub(super) after_publish: Vec<Publish>,
     pub(super) deliveries: Deliveries,
     pub(super) consumers: Vec<Consumer>,
+    /// For each `basic.get` that the broker has not answered: whether its message needs no acknowledgement.
+    pub(super) gets: VecDeque<bool>,
     /// Frames of Oncegate's own that wait for the end of the broker's content.
     pub(super) after_content: Vec<u8>,
 }
@@ -97,6 +99,7 @@ impl Channel {
             after_publish: Vec::new(),
             deliveries: Deliveries::default(),
             consumers: Vec::new(),
+            gets: VecDeque::new(),
             after_content: Vec::new(),
         }
     }
@@ -149,9 +152,15 @@ impl Channel {
                     });
                 }
             }
+            // Deliveries come until the broker answers; where it does not answer, there is no better time than now.
             Some(MethodId::BASIC_CANCEL) => {
-                if let Some(cancel) = basic::Cancel::decode(frame.payload) {
-                    self.consumers.retain(|consumer| consumer.tag != cancel.consumer_tag);
+                if let Some(cancel) = basic::Cancel::decode(frame.payload).filter(|cancel| cancel.nowait) {
+                    self.cancelled(cancel.consumer_tag);
+                }
+            }
+            Some(MethodId::BASIC_GET) => {
+                if let Some(get) = basic::Get::decode(frame.payload) {
+                    self.gets.push_back(get.no_ack);
                 }
             }
             Some(MethodId::QUEUE_BIND) => {
@@ -167,7 +176,8 @@ impl Channel {
     /// A method where the rest of a content is due: what has come goes on as it is, and the broker judges.
     fn abort_content(&mut self, shared: &mut Shared) {
         match std::mem::replace(&mut self.up, Up::Idle) {
-            Up::Idle | Up::Passing(_) => self.content_has_left(shared),
+            Up::Idle => {}
+            Up::Passing(_) => self.publish_ends(shared),
             Up::Method(frames) => self.pass_on(shared, &frames),
             Up::Collecting(collect) => {
                 shared.held_bytes -= collect.frames.len();
@@ -204,13 +214,11 @@ impl Channel {
         match pass {
             Pass::Verbatim => self.pass_on(shared, frame.raw),
             Pass::Swallow => {}
-            Pass::UpTo(tag) => {
-                let mut rewritten = frame.raw.to_vec();
-                // Frame header 7, class and method 4, then the tag of eight octets.
-                if let Some(octets) = rewritten.get_mut(11..19) {
-                    octets.copy_from_slice(&tag.to_be_bytes());
+            Pass::UpTo(tag) => self.pass_on(shared, &settling(frame, tag, true)),
+            Pass::Singly(tags) => {
+                for tag in tags {
+                    self.pass_on(shared, &settling(frame, tag, false));
                 }
-                self.pass_on(shared, &rewritten);
             }
         }
     }
@@ -221,6 +229,7 @@ impl Channel {
             self.forget_kept_unconfirmed(shared);
         }
         let until_us = shared.now.us + shared.settings.lease_us;
+        shared.wake_at(until_us);
         shared.held_bytes += frame.raw.len();
         self.queue.push(Waiting::Close {
             frame: frame.raw.to_vec(),
@@ -244,6 +253,15 @@ impl Channel {
         for (ticket, publish) in std::mem::take(&mut self.kept) {
             shared.held_bytes -= publish.frames.len();
             shared.abandon(ticket, publish.grant);
+        }
+    }
+
+    pub(super) fn forget_ready(&mut self, shared: &mut Shared) {
+        for publish in std::mem::take(&mut self.after_publish) {
+            shared.held_bytes -= publish.frames.len();
+            if let Some(grant) = publish.grant {
+                shared.unpublish(&grant, ReleaseReason::Unconfirmed);
+            }
         }
     }
 
@@ -279,6 +297,30 @@ impl Channel {
         self.write_confirms(shared);
     }
 
+    /// True while the broker has been sent the beginning of a publish and not yet its end.
+    fn inside_publish(&self) -> bool {
+        // What waits behind others has not begun to leave.
+        matches!(self.up, Up::Passing(_)) && self.queue.is_empty()
+    }
+
+    /// Sends a publish that was kept, out of its turn, at the next content boundary.
+    pub(super) fn send_kept(&mut self, shared: &mut Shared, publish: Publish) {
+        if self.inside_publish() {
+            shared.held_bytes += publish.frames.len();
+            self.after_publish.push(publish);
+        } else {
+            self.send(shared, publish);
+        }
+    }
+
+    /// The client's content has ended: what waited for that goes.
+    pub(super) fn publish_ends(&mut self, shared: &mut Shared) {
+        for publish in std::mem::take(&mut self.after_publish) {
+            shared.held_bytes -= publish.frames.len();
+            self.send(shared, publish);
+        }
+    }
+
     /// A `confirm.select` that waited counts from where it leaves.
     fn frames_leave(&mut self, frames: &[u8]) {
         if self.ledger.client_confirms() && !self.ledger.counting() {
@@ -293,27 +335,10 @@ impl Channel {
     }
 
     fn send_all_kept(&mut self, shared: &mut Shared) {
-        for (_, publish) in std::mem::take(&mut self.kept) {
+        for (ticket, publish) in std::mem::take(&mut self.kept) {
+            shared.cancelled.push(ticket);
             shared.held_bytes -= publish.frames.len();
             shared.decided(&publish, PublishDecision::ForwardedUnchecked, "channel_closing", None);
-            self.send(shared, publish);
-        }
-    }
-
-    /// Sends a publish that was kept: at once, or when the content that is just leaving is whole.
-    pub(super) fn send_kept(&mut self, shared: &mut Shared, publish: Publish) {
-        if matches!(self.up, Up::Passing(_)) && self.queue.is_empty() {
-            shared.held_bytes += publish.frames.len();
-            self.after_publish.push(publish);
-        } else {
-            self.send(shared, publish);
-        }
-    }
-
-    /// Sends what waited for the end of a content.
-    pub(super) fn content_has_left(&mut self, shared: &mut Shared) {
-        for publish in std::mem::take(&mut self.after_publish) {
-            shared.held_bytes -= publish.frames.len();
             self.send(shared, publish);
         }
     }
@@ -411,13 +436,8 @@ impl Channel {
                 Waiting::Passing { .. } | Waiting::Frames(_) | Waiting::Gone => {}
             }
         }
-        for publish in std::mem::take(&mut self.after_publish) {
-            shared.held_bytes -= publish.frames.len();
-            if let Some(grant) = publish.grant {
-                shared.unpublish(&grant, ReleaseReason::Unconfirmed);
-            }
-        }
         self.forget_kept(shared);
+        self.forget_ready(shared);
         if let Up::Collecting(collect) = std::mem::replace(&mut self.up, Up::Idle) {
             shared.held_bytes -= collect.frames.len();
         }
@@ -496,7 +516,18 @@ impl Channel {
 
     /// True if this consumer of the client's gets its deliveries without acknowledgement.
     pub(super) fn no_ack(&self, tag: &[u8]) -> bool {
-        self.consumers.iter().any(|consumer| consumer.no_ack && consumer.tag == tag)
+        match self.consumers.iter().find(|consumer| consumer.tag == tag) {
+            Some(consumer) => consumer.no_ack,
+            // The broker has chosen a tag and was asked not to tell it.
+            None => self.consumers.iter().any(|consumer| consumer.no_ack && consumer.tag.is_empty()),
+        }
+    }
+
+    /// A consumer is gone; another of the same tag may already have been asked for.
+    pub(super) fn cancelled(&mut self, tag: &[u8]) {
+        if let Some(index) = self.consumers.iter().position(|consumer| consumer.tag == tag) {
+            self.consumers.remove(index);
+        }
     }
 }
 
@@ -509,6 +540,19 @@ fn settlement(frame: &Frame<'_>) -> Option<(u64, bool, Option<Signal>)> {
         }
         _ => basic::Reject::decode(frame.payload).map(|reject| (reject.delivery_tag, false, (!reject.requeue).then_some(Signal::Rejected))),
     }
+}
+
+/// A client's `multiple` settlement with another tag, and with or without `multiple`.
+fn settling(frame: &Frame<'_>, tag: u64, multiple: bool) -> Vec<u8> {
+    let mut rewritten = frame.raw.to_vec();
+    // Frame header 7, class and method 4, then the tag of eight octets, and the octet whose first bit is `multiple`.
+    if let Some(octets) = rewritten.get_mut(11..19) {
+        octets.copy_from_slice(&tag.to_be_bytes());
+    }
+    if let Some(bits) = rewritten.get_mut(19).filter(|_| !multiple) {
+        *bits &= !1;
+    }
+    rewritten
 }
 
 impl Grant {

@@ -73,7 +73,8 @@ impl Channel {
         match &mut self.up {
             Up::Passing(left) => {
                 *left = left.saturating_sub(size);
-                if *left == 0 {
+                let ends = *left == 0;
+                if ends {
                     self.up = Up::Idle;
                 }
                 match self.queue.back_mut() {
@@ -83,8 +84,8 @@ impl Channel {
                     }
                     _ => self.pass_on(shared, frame.raw),
                 }
-                if matches!(self.up, Up::Idle) {
-                    self.content_has_left(shared);
+                if ends {
+                    self.publish_ends(shared);
                 }
             }
             Up::Collecting(collect) => {

@@ -32,12 +32,14 @@ pub struct Consumer {
 }
 
 /// How to pass a client's settlement on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pass {
     /// As it is.
     Verbatim,
     /// With this tag in place of the client's.
     UpTo(u64),
+    /// One by one with these tags: what the client has seen and what it has not are mixed.
+    Singly(Vec<u64>),
     /// Not at all: it would settle nothing that the client has seen.
     Swallow,
 }
@@ -76,6 +78,12 @@ impl Deliveries {
         self.shown
     }
 
+    /// How many deliveries take memory.
+    #[cfg(test)]
+    pub fn remembered(&self) -> usize {
+        self.open.len()
+    }
+
     /// True if something was kept from the client.
     pub fn any_hidden(&self) -> bool {
         self.hidden > 0
@@ -96,8 +104,8 @@ impl Deliveries {
             self.open.partition_point(|delivery| delivery.tag <= tag)
         };
         let start = if multiple { 0 } else { end.saturating_sub(1) };
-        let mut last_shown = None;
-        let mut covers_hidden = false;
+        let mut shown = Vec::new();
+        let mut first_hidden = None;
         for delivery in self.open.range_mut(start..end) {
             if !multiple && delivery.tag != tag {
                 continue;
@@ -106,22 +114,34 @@ impl Deliveries {
                 Sight::Shown => {
                     delivery.sight = Sight::Settled;
                     self.shown -= 1;
-                    last_shown = Some(delivery.tag);
+                    if self.hidden > 0 {
+                        shown.push(delivery.tag);
+                    }
                     if let Some(task) = delivery.task.take() {
                         each(task);
                     }
                 }
-                Sight::Hidden => covers_hidden = true,
+                Sight::Hidden => first_hidden = first_hidden.or(Some(delivery.tag)),
                 Sight::Settled => {}
             }
         }
+        self.forget_settled();
+        match (first_hidden, shown.last()) {
+            (None, _) => Pass::Verbatim,
+            (Some(hidden), Some(last)) if *last < hidden => Pass::UpTo(*last),
+            (Some(_), Some(_)) => Pass::Singly(shown),
+            (Some(_), None) => Pass::Swallow,
+        }
+    }
+
+    /// What is settled goes; behind a delivery that stays open for long it goes in batches, so that the cost per delivery is constant.
+    fn forget_settled(&mut self) {
         while self.open.front().is_some_and(|delivery| delivery.sight == Sight::Settled) {
             self.open.pop_front();
         }
-        match (covers_hidden, last_shown) {
-            (false, _) => Pass::Verbatim,
-            (true, Some(tag)) => Pass::UpTo(tag),
-            (true, None) => Pass::Swallow,
+        let live = self.shown + self.hidden;
+        if self.open.len() > 2 * live + 64 {
+            self.open.retain(|delivery| delivery.sight != Sight::Settled);
         }
     }
 

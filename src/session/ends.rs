@@ -261,7 +261,14 @@ impl Session {
             at = at.min(self.opened_us + self.shared.settings.handshake_us);
         }
         if self.phase == Phase::Running && self.heartbeat_us > 0 {
-            for input in [&self.client, &self.broker] {
+            for (input, open) in [
+                (&self.client, self.client_end == ClientEnd::Open),
+                (&self.broker, self.broker_end == BrokerEnd::Open),
+            ] {
+                // A leg on its way out has deadlines of its own; its silence would only wake the edge again and again.
+                if !open {
+                    continue;
+                }
                 at = at.min(input.last_write_us + self.heartbeat_us / 2);
                 if !input.paused && !self.blocked {
                     at = at.min(input.last_read_us + 2 * self.heartbeat_us);
@@ -350,9 +357,6 @@ impl Session {
 impl Channel {
     /// The client is gone: what it had not sent in full is dropped, its unsettled deliveries go back to their queues at once.
     fn client_left(&mut self, shared: &mut super::Shared) {
-        if self.ledger.client_confirms() {
-            self.forget_kept_unconfirmed(shared);
-        }
         let broken = match std::mem::replace(&mut self.up, Up::Idle) {
             Up::Collecting(collect) => {
                 shared.held_bytes -= collect.frames.len();
@@ -365,15 +369,19 @@ impl Channel {
                 }
                 false
             }
-            // Nothing can be sent on this channel any more.
-            Up::Passing(_) => {
-                self.forget_kept(shared);
-                true
-            }
+            // It ends with the connection: the broker must not take what comes next for its rest.
+            Up::Passing(_) => true,
             Up::Idle | Up::Method(_) => false,
         };
+        // Nothing more can be sent on a channel whose last publish is half out.
+        if broken {
+            self.forget_kept(shared);
+            self.forget_ready(shared);
+        } else if self.ledger.client_confirms() {
+            self.forget_kept_unconfirmed(shared);
+        }
         if !broken && self.life == Life::Open && (!self.consumers.is_empty() || self.deliveries.any_open()) {
-            if self.tx || self.settled() {
+            if self.settled() {
                 encode::channel_close(&mut shared.to_broker, self.number, 200, "oncegate: the client is gone", None);
                 self.life = Life::ClientClosing;
             } else {

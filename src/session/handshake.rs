@@ -73,7 +73,11 @@ impl Session {
                 self.client_end = ClientEnd::Done;
             }
             Some(MethodId::CONNECTION_BLOCKED) => self.blocked = true,
-            Some(MethodId::CONNECTION_UNBLOCKED) => self.blocked = false,
+            Some(MethodId::CONNECTION_UNBLOCKED) => {
+                self.blocked = false;
+                // The client's silence counts from here.
+                self.client.last_read_us = self.shared.now.us;
+            }
             _ => {}
         }
         self.shared.to_client.extend_from_slice(frame.raw);

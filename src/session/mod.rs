@@ -363,6 +363,9 @@ impl Session {
     /// Bytes that a peer has sent.
     pub fn handle_bytes(&mut self, from: Side, bytes: &[u8], now: Now) {
         self.shared.now = now;
+        if !self.wants(from) {
+            return;
+        }
         self.input(from).last_read_us = now.us;
         self.read(from, bytes);
         self.settle();
@@ -478,7 +481,7 @@ impl Session {
     fn settle(&mut self) {
         self.relieve();
         self.finish();
-        if self.client_end.is_told() {
+        if matches!(self.client_end, ClientEnd::Told { .. } | ClientEnd::Left { .. }) {
             self.shared.to_client.clear();
         }
     }

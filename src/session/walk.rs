@@ -26,7 +26,8 @@ impl Session {
             bytes = rest;
             let used = self.walk(from, &partial);
             partial.drain(..used);
-            self.input(from).partial = partial;
+            // An idle connection holds no buffer.
+            self.input(from).partial = if partial.is_empty() { Vec::new() } else { partial };
         }
         if self.input(from).partial.is_empty() {
             let used = self.walk(from, bytes);
@@ -176,7 +177,8 @@ impl Session {
         let channel = self.channels.get_mut(frame.channel)?;
         if frame.kind == FrameKind::Body {
             let Up::Passing(left) = &mut channel.up else { return None };
-            if !channel.queue.is_empty() {
+            // The end of a content may let publishes that were kept out, after it.
+            if !channel.queue.is_empty() || !channel.after_publish.is_empty() {
                 return None;
             }
             let size = frame.payload.len() as u64;

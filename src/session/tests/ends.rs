@@ -210,3 +210,85 @@ fn a_login_that_takes_too_long_ends() {
     session.handle_timeout(Now { us: at, unix_ms: 0 });
     assert!(session.is_done(Side::Client) && session.is_done(Side::Broker));
 }
+
+fn get_ok(tag: u64, id: &str) -> Vec<u8> {
+    let mut arguments = tag.to_be_bytes().to_vec();
+    arguments.extend_from_slice(b"\0\0\x01q\0\0\0\0");
+    let mut out = method(1, MethodId::BASIC_GET_OK, &arguments);
+    let all = publish(1, "t.unique", id, false);
+    let Split::Frame(first) = frame::split(&all, usize::MAX) else {
+        panic!("a frame")
+    };
+    out.extend_from_slice(&all[first.raw.len()..]);
+    out
+}
+
+#[test]
+fn a_get_without_acknowledgement_is_no_work_in_hand() {
+    let mut rig = Rig::new(spec());
+    rig.client(&method(1, MethodId::BASIC_GET, b"\0\0\x01q\x01"));
+    rig.client(&method(1, MethodId::BASIC_GET, b"\0\0\x01q\x01"));
+    rig.broker(&method(1, MethodId::BASIC_GET_EMPTY, b"\0"));
+    rig.broker(&get_ok(1, "a"));
+    assert_eq!(rig.told(), [format!("signal a {:?}", Signal::DeliveredNoAck)]);
+    rig.client_got();
+    rig.session.handle_drain(rig.now);
+    assert_eq!(rig.client_got(), ["connection.close"]);
+}
+
+#[test]
+fn a_multiple_ack_past_a_hidden_delivery_settles_one_by_one() {
+    let mut rig = Rig::new(spec());
+    rig.client(&consume(1, "c", false));
+    rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
+    rig.session.handle_drain(rig.now);
+    rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
+    rig.client(&method(1, MethodId::BASIC_GET, b"\0\0\x01q\0"));
+    rig.broker(&get_ok(3, "z"));
+    rig.broker_got();
+    rig.client(&ack(1, 3, true));
+    assert_eq!(rig.broker_got(), ["basic.ack 1", "basic.ack 3"], "2 is not the client's to ack");
+}
+
+#[test]
+fn a_consumer_without_acknowledgement_gets_all_until_its_cancel_is_answered() {
+    let mut rig = Rig::new(spec());
+    rig.client(&consume(1, "c", true));
+    rig.client(&consume(1, "d", false));
+    rig.broker(&deliver(1, "d", 1, "t.unique", "x"));
+    rig.session.handle_drain(rig.now);
+    rig.client(&method(1, MethodId::BASIC_CANCEL, b"\x01c\0"));
+    rig.client_got();
+    rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
+    assert_eq!(
+        rig.client_got(),
+        ["basic.deliver y"],
+        "the broker has forgotten it: only the client can have it"
+    );
+    rig.broker(&method(1, MethodId::BASIC_CANCEL_OK, b"\x01c"));
+    rig.client(&ack(1, 1, false));
+    assert!(rig.client_got().contains(&"connection.close".to_owned()));
+}
+
+#[test]
+fn deliveries_settled_behind_one_that_stays_open_are_forgotten() {
+    let mut deliveries = crate::session::Deliveries::default();
+    deliveries.shown(1, None);
+    for tag in 2..10_000 {
+        deliveries.shown(tag, None);
+        deliveries.settle(tag, false, |_| ());
+    }
+    assert_eq!(deliveries.unsettled(), 1);
+    assert!(deliveries.remembered() < 100);
+}
+
+#[test]
+fn a_leg_that_was_given_up_for_its_silence_wakes_nobody() {
+    let mut rig = Rig::new(spec());
+    for _ in 0..4 {
+        rig.later(5_000_000);
+        rig.client(&[8, 0, 0, 0, 0, 0, 0, frame::END]);
+    }
+    assert!(rig.client_got().contains(&"connection.close".to_owned()), "the broker was silent");
+    assert!(rig.session.poll_timeout() > rig.now.us);
+}

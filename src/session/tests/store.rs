@@ -326,3 +326,105 @@ fn a_kept_duplicate_is_not_sent_inside_a_content() {
     assert_eq!(lines(&sent), ["confirm.select", "basic.publish mandatory b"]);
     assert_eq!(rig.session.held_bytes(), 0);
 }
+
+/// The publish of a large message that concerns no rule, cut inside its body.
+fn cut_inside_its_body() -> (Vec<u8>, Vec<u8>) {
+    let whole = publish(1, "t.other", "x", false);
+    let body = frame::HEADER_LEN + BODY.len() + 1;
+    let (head, tail) = whole.split_at(whole.len() - body);
+    // The body comes as two frames.
+    let (first, second) = BODY.split_at(10);
+    let frame = |piece: &[u8]| {
+        let mut raw = vec![3, 0, 1];
+        raw.extend_from_slice(&(piece.len() as u32).to_be_bytes());
+        raw.extend_from_slice(piece);
+        raw.push(frame::END);
+        raw
+    };
+    assert_eq!(tail.len(), body);
+    ([head.to_vec(), frame(first)].concat(), frame(second))
+}
+
+#[test]
+fn a_kept_publish_that_may_go_waits_for_the_end_of_the_content_on_its_channel() {
+    let (head, tail) = cut_inside_its_body();
+    let mut rig = Rig::new(spec());
+    let b = rig.publish_asked("b");
+    rig.answer(b, leased("a"));
+    rig.client(&head);
+    assert_eq!(rig.output(Side::Broker), head);
+    rig.answer(b, Acquired::Taken);
+    assert_eq!(rig.broker_got(), [""; 0], "the broker is inside the content of x");
+    rig.client(&tail);
+    let out = rig.output(Side::Broker);
+    assert!(out.starts_with(&tail));
+    assert_eq!(lines(&out[tail.len()..]), ["confirm.select", "basic.publish mandatory b"]);
+    assert_eq!(rig.session.held_bytes(), 0);
+}
+
+#[test]
+fn a_kept_publish_behind_a_content_that_never_ends_gives_its_lock_back() {
+    let (head, _) = cut_inside_its_body();
+    let mut rig = Rig::new(spec());
+    let b = rig.publish_asked("b");
+    rig.answer(b, leased("a"));
+    rig.client(&head);
+    rig.output(Side::Broker);
+    rig.answer(b, Acquired::Taken);
+    rig.session.handle_eof(Side::Client, rig.now);
+    assert_eq!(rig.told(), ["unpublish b unconfirmed"]);
+    assert_eq!(rig.broker_got(), ["connection.close"]);
+}
+
+#[test]
+fn the_store_is_told_when_nobody_waits_for_a_leased_key_any_more() {
+    let settings = Settings {
+        connection_memory: 100,
+        ..Settings::default()
+    };
+    let mut rig = Rig::with(spec(), settings);
+    let a = rig.publish_asked("a");
+    assert_eq!(
+        rig.broker_got(),
+        ["confirm.select", "basic.publish mandatory a"],
+        "it went unchecked"
+    );
+    rig.answer(a, leased("z"));
+    assert_eq!(std::mem::take(rig.session.cancelled()), [a]);
+
+    let mut rig = Rig::new(spec());
+    let b = rig.publish_asked("b");
+    rig.broker(&method(1, MethodId::CHANNEL_CLOSE, b"\x01\x94\x01x\0\0\0\0"));
+    rig.session.cancelled().clear();
+    rig.answer(b, leased("z"));
+    assert_eq!(std::mem::take(rig.session.cancelled()), [b], "the channel is gone");
+}
+
+#[test]
+fn a_silence_about_a_publish_that_is_gone_gives_the_lock_back() {
+    let mut rig = Rig::new(spec());
+    let b = rig.publish_asked("b");
+    rig.broker(&method(1, MethodId::CHANNEL_CLOSE, b"\x01\x94\x01x\0\0\0\0"));
+    rig.silence(b);
+    assert_eq!(rig.told(), ["unpublish b unconfirmed"]);
+}
+
+#[test]
+fn a_close_behind_kept_publishes_has_a_deadline() {
+    let mut rig = Rig::new(spec());
+    let b = rig.publish_asked("b");
+    rig.answer(b, leased("a"));
+    let before = rig.now.us;
+    rig.client(&method(1, MethodId::CHANNEL_CLOSE, b"\0\xc8\0\0\0\0\0"));
+    // Heartbeats of both sides pass meanwhile.
+    while rig.now.us < before + 10_000_000 {
+        rig.client(&[8, 0, 0, 0, 0, 0, 0, frame::END]);
+        rig.broker(&[8, 0, 0, 0, 0, 0, 0, frame::END]);
+        rig.later(1_000_000);
+    }
+    let sent = rig.broker_got();
+    assert_eq!(
+        sent.iter().filter(|line| *line != "Heartbeat").collect::<Vec<_>>(),
+        ["confirm.select", "basic.publish mandatory b", "channel.close"]
+    );
+}
