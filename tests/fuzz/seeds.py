@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Writes the first inputs of the fuzz targets, from the recorded bytes of the other tests: seeds.py DIRECTORY"""
 
 import bz2

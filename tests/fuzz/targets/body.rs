@@ -56,7 +56,9 @@ fn check(first: Result<Body, Unreadable>, second: Result<Body, Unreadable>) {
 }
 
 fn message(data: &[u8]) {
-    let Some((size, rest)) = data.split_first_chunk::<2>() else { return };
+    let Some((size, rest)) = data.split_first_chunk::<2>() else {
+        return;
+    };
     let size = usize::from(u16::from_be_bytes(*size)).min(rest.len());
     let (header, body) = rest.split_at(size);
     let Some(header) = ContentHeader::decode(header) else { return };

@@ -78,7 +78,11 @@ impl Rig {
         let spec = RuleSpec {
             name: Some("r".to_owned()),
             task: vec!["t".to_owned()],
-            unique: Some(if choice & 1 == 0 { Unique::UntilFinished } else { Unique::UntilStarted }),
+            unique: Some(if choice & 1 == 0 {
+                Unique::UntilFinished
+            } else {
+                Unique::UntilStarted
+            }),
             mode: if choice & 2 == 0 { Mode::Enforce } else { Mode::Observe },
             on_store_error: match choice >> 2 & 3 {
                 0 => OnStoreError::Forward,
@@ -389,12 +393,10 @@ impl Rig {
         let [first, second] = if order & 1 == 0 { SIDES } else { [Side::Broker, Side::Client] };
         self.end(first);
         self.end(second);
-        for kind in 0.. {
-            if self.asked.is_empty() {
-                break;
-            }
-            // From 32 on none of the answers is followed by another.
-            self.answer(0, answer_of(if kind < 32 { order.wrapping_add(kind) } else { 0 }));
+        // The last kind of answer is one that none follows.
+        let mut kinds = (0..32).map(|kind| order.wrapping_add(kind)).chain(std::iter::repeat(0));
+        while !self.asked.is_empty() {
+            self.answer(0, answer_of(kinds.next().unwrap_or_default()));
         }
         for _ in 0..MAX_TIMEOUTS {
             if SIDES.iter().all(|side| self.session.is_done(*side)) {
