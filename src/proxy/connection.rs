@@ -211,7 +211,12 @@ impl Connection {
             }
             let mut answers = Vec::new();
             self.store.submit(asks, &mut answers, &self.answer_sender);
-            for order in tells.drain(..) {
+            let tells = std::mem::take(tells);
+            // First, so that an order to give a lock back finds nobody who takes it again.
+            for ticket in self.session.cancelled().drain(..) {
+                self.store.cancel(ticket.0, &self.answer_sender);
+            }
+            for order in tells {
                 self.store.tell(order);
             }
             let now = self.now();
