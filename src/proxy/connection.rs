@@ -312,6 +312,7 @@ impl Future for Connection {
                 if written == (Written::All, Written::All) {
                     this.client.release_buffer();
                     this.broker.release_buffer();
+                    this.session.release_buffers();
                 }
                 // A deadline may have moved nearer since the timer was looked at.
                 if !this.poll_timer(cx) {
