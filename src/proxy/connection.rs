@@ -211,7 +211,12 @@ impl Connection {
             }
             let mut answers = Vec::new();
             self.store.submit(asks, &mut answers, &self.answer_sender);
-            for order in tells.drain(..) {
+            let tells = std::mem::take(tells);
+            // First, so that an order to give a lock back finds nobody who takes it again.
+            for ticket in self.session.cancelled().drain(..) {
+                self.store.cancel(ticket.0, &self.answer_sender);
+            }
+            for order in tells {
                 self.store.tell(order);
             }
             let now = self.now();
@@ -307,6 +312,7 @@ impl Future for Connection {
                 if written == (Written::All, Written::All) {
                     this.client.release_buffer();
                     this.broker.release_buffer();
+                    this.session.release_buffers();
                 }
                 // A deadline may have moved nearer since the timer was looked at.
                 if !this.poll_timer(cx) {

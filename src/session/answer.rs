@@ -23,11 +23,12 @@ impl Session {
             if let Ok(Reply::Acquire(Acquired::Leased { .. })) = answer {
                 self.shared.cancelled.push(ticket);
             }
-            // A silence may have hidden that the lock was taken.
-            if matches!(
+            // An acquire that lets its publish pass counts it, also when its id held the lock before; a silence may have hidden that.
+            let counted = matches!(
                 answer,
-                Ok(Reply::Acquire(Acquired::Taken)) | Err(StoreSilent::Timeout | StoreSilent::Unreachable)
-            ) {
+                Ok(Reply::Acquire(Acquired::Taken | Acquired::Reentry { .. })) | Err(StoreSilent::Timeout | StoreSilent::Unreachable)
+            );
+            if counted {
                 self.shared.tells.push(Request::Unpublish {
                     claim,
                     publish,

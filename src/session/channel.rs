@@ -252,7 +252,11 @@ impl Channel {
     pub(super) fn forget_kept(&mut self, shared: &mut Shared) {
         for (ticket, publish) in std::mem::take(&mut self.kept) {
             shared.held_bytes -= publish.frames.len();
-            shared.abandon(ticket, publish.grant);
+            // The store asks no more for it then; what it was given just before goes back.
+            shared.cancelled.push(ticket);
+            if let Some(grant) = publish.grant {
+                shared.unpublish(&grant, ReleaseReason::Unconfirmed);
+            }
         }
     }
 
@@ -465,7 +469,8 @@ impl Channel {
     /// Renews the leases of publishes that still wait for the broker.
     pub(super) fn renew_leases(&mut self, shared: &mut Shared) {
         let now = shared.now.us;
-        for grant in self.ledger.grants_mut() {
+        // A renewal takes a lock that is missing: one for a message that came back would stay.
+        for grant in self.ledger.grants_mut().filter(|grant| !grant.returned) {
             if now >= grant.leased_us + grant.lease_us() / 3 {
                 grant.leased_us = now;
                 shared.tells.push(Request::RenewLease {

@@ -29,7 +29,7 @@ impl Channel {
         let concerned = !self.tx && header.as_ref().is_some_and(|header| concerned(shared, header));
         if !concerned || left > shared.settings.max_message as u64 {
             if concerned {
-                too_large(shared, header.as_ref());
+                too_large(shared, header.as_ref(), "more than proxy.max_message");
             } else {
                 shared.counts.unmatched_publishes += 1;
             }
@@ -102,6 +102,25 @@ impl Channel {
                 }
             }
             Up::Idle | Up::Method(_) => self.pass_on(shared, frame.raw),
+        }
+    }
+
+    /// A publish that is being read in full goes on unread, as one above `max_message` does.
+    pub(super) fn stop_collecting(&mut self, shared: &mut Shared) {
+        // Behind others it would not leave the memory.
+        if !self.queue.is_empty() || !matches!(self.up, Up::Collecting(_)) {
+            return;
+        }
+        if let Up::Collecting(collect) = std::mem::replace(&mut self.up, Up::Idle) {
+            shared.held_bytes -= collect.frames.len();
+            if let Some(Split::Frame(header)) = collect.frames.get(collect.header_at..).map(|rest| frame::split(rest, usize::MAX)) {
+                too_large(
+                    shared,
+                    ContentHeader::decode(header.payload).as_ref(),
+                    "the memory of the connection is full (proxy.connection_memory)",
+                );
+            }
+            self.pass_publish(shared, collect.frames, collect.left);
         }
     }
 
@@ -189,7 +208,7 @@ pub(super) fn concerned(shared: &Shared, header: &ContentHeader<'_>) -> bool {
     }
 }
 
-fn too_large(shared: &mut Shared, header: Option<&ContentHeader<'_>>) {
+fn too_large(shared: &mut Shared, header: Option<&ContentHeader<'_>>, why: &str) {
     let Some(name) = header.and_then(|header| task::peek(&header.properties)) else {
         return;
     };
@@ -198,7 +217,7 @@ fn too_large(shared: &mut Shared, header: Option<&ContentHeader<'_>>) {
     shared.events.push(Event::Unkeyable {
         rule,
         reason: UnkeyableReason::TooLarge,
-        detail: format!("the body has {size} bytes, more than proxy.max_message"),
+        detail: format!("the body has {size} bytes: {why}"),
         task: String::from_utf8_lossy(name).as_ref().into(),
         id: "".into(),
     });

@@ -413,6 +413,15 @@ impl Session {
         }
     }
 
+    /// Gives the output buffers of a quiet connection back.
+    pub fn release_buffers(&mut self) {
+        for buffer in [&mut self.shared.to_client, &mut self.shared.to_broker, &mut self.last_words] {
+            if buffer.is_empty() {
+                *buffer = Vec::new();
+            }
+        }
+    }
+
     /// How many bytes wait to be taken for a peer.
     pub fn pending(&self, to: Side) -> usize {
         match to {
@@ -486,6 +495,16 @@ impl Session {
         }
     }
 
+    /// Nothing waits: what fills the memory are publishes that are still coming in.
+    fn relieve_of_contents(&mut self) {
+        for channel in &mut self.channels.open {
+            if self.shared.held_bytes <= self.shared.settings.connection_memory {
+                return;
+            }
+            channel.stop_collecting(&mut self.shared);
+        }
+    }
+
     /// At the bound publishes go unchecked, oldest first: a producer is never held up for Oncegate's own sake.
     fn relieve(&mut self) {
         while self.shared.held_bytes > self.shared.settings.connection_memory {
@@ -497,7 +516,9 @@ impl Session {
                     oldest = Some((us, channel.number));
                 }
             }
-            let Some((_, number)) = oldest else { return };
+            let Some((_, number)) = oldest else {
+                return self.relieve_of_contents();
+            };
             let Some(channel) = self.channels.get_mut(number) else { return };
             if !channel.let_oldest_go(&mut self.shared) {
                 return;

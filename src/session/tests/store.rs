@@ -428,3 +428,23 @@ fn a_close_behind_kept_publishes_has_a_deadline() {
         ["confirm.select", "basic.publish mandatory b", "channel.close"]
     );
 }
+
+#[test]
+fn a_reentry_that_nobody_waits_for_is_not_counted_as_a_message() {
+    let mut rig = Rig::new(spec());
+    let b = rig.publish_asked("b");
+    rig.broker(&method(1, MethodId::CHANNEL_CLOSE, b"\x01\x94\x01x\0\0\0\0"));
+    rig.answer(b, Acquired::Reentry { holds: true });
+    assert_eq!(rig.told(), ["unpublish b unconfirmed"]);
+}
+
+#[test]
+fn the_lease_of_a_returned_message_is_not_renewed() {
+    let mut rig = Rig::new(spec());
+    let a = rig.publish_asked("a");
+    rig.answer(a, Acquired::Taken);
+    rig.broker(&returned(1, "a"));
+    assert_eq!(rig.told(), ["unpublish a returned"]);
+    rig.later(4_000_000);
+    assert_eq!(rig.told(), [""; 0]);
+}

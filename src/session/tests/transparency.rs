@@ -140,3 +140,36 @@ fn frames_are_counted_on_all_four_ways() {
     assert_eq!(frames, (4, 4, 3, 3));
     assert_eq!((counts.unmatched_publishes, counts.unmatched_deliveries), (1, 1));
 }
+
+#[test]
+fn publishes_that_are_still_coming_in_keep_to_the_memory_bound() {
+    let mut rig = Rig::with(
+        spec(),
+        Settings {
+            connection_memory: 300,
+            ..Settings::default()
+        },
+    );
+    let (mut sent, mut got) = (Vec::new(), Vec::new());
+    let bytes: Vec<_> = (1..=4).map(|number| publish(number, "t.unique", "a", false)).collect();
+    for bytes in &bytes {
+        let head = &bytes[..bytes.len() - BODY.len() - frame::OVERHEAD];
+        rig.client(head);
+        sent.extend_from_slice(head);
+        assert!(rig.session.held_bytes() <= 300);
+        got.extend(rig.output(Side::Broker));
+    }
+    assert!(!got.is_empty() && got.len() < sent.len());
+    for bytes in &bytes {
+        rig.client(&bytes[bytes.len() - BODY.len() - frame::OVERHEAD..]);
+    }
+    got.extend(rig.output(Side::Broker));
+    for (ticket, _) in rig.asked() {
+        rig.answer(ticket, Acquired::Reentry { holds: false });
+    }
+    got.extend(rig.output(Side::Broker));
+    let publishes = lines(&got).iter().filter(|line| line.starts_with("basic.publish")).count();
+    assert_eq!(publishes, 4, "all of them arrive");
+    let bodies = got.windows(BODY.len()).filter(|window| *window == BODY).count();
+    assert_eq!(bodies, 4, "and whole");
+}
