@@ -346,7 +346,9 @@ impl Session {
             }
             if now >= input.last_write_us + interval / 2 {
                 input.last_write_us = now;
-                if open && self.pending(side) == 0 {
+                // Between bytes that are no frames a heartbeat would be one more.
+                let framed = side == Side::Client || !self.client_raw;
+                if open && framed && self.pending(side) == 0 {
                     encode::heartbeat(self.output(side));
                 }
             }

@@ -308,6 +308,8 @@ pub struct Session {
     heartbeat_us: u64,
     frame_max: usize,
     blocked: bool,
+    /// The client has sent bytes that are no frame: they go to the broker as they come, and it judges.
+    client_raw: bool,
     opened_us: u64,
 }
 
@@ -356,6 +358,7 @@ impl Session {
             heartbeat_us: 0,
             frame_max: 131_072,
             blocked: false,
+            client_raw: false,
             opened_us: now.us,
         }
     }

@@ -77,7 +77,7 @@ impl Session {
             self.phase = Phase::Tunnel;
         }
         let mut run = at;
-        while self.phase != Phase::Tunnel {
+        while !self.is_raw(from) {
             let rest = bytes.get(at..).unwrap_or_default();
             match frame::split(rest, self.limit(from)) {
                 Split::Frame(frame) => {
@@ -108,6 +108,11 @@ impl Session {
         bytes.len()
     }
 
+    /// True if the bytes of this peer are not looked into any more.
+    fn is_raw(&self, from: Side) -> bool {
+        self.phase == Phase::Tunnel || (from == Side::Client && self.client_raw)
+    }
+
     fn count_frame(&mut self, from: Side) {
         match from {
             Side::Client => self.shared.counts.frames_from_client += 1,
@@ -130,7 +135,10 @@ impl Session {
             self.tell_client(541, "oncegate: malformed frame from the broker");
         }
         self.let_all_go();
-        self.phase = Phase::Tunnel;
+        match from {
+            Side::Client => self.client_raw = true,
+            Side::Broker => self.phase = Phase::Tunnel,
+        }
     }
 
     fn frame(&mut self, from: Side, frame: &Frame<'_>) {

@@ -173,3 +173,14 @@ fn publishes_that_are_still_coming_in_keep_to_the_memory_bound() {
     let bodies = got.windows(BODY.len()).filter(|window| *window == BODY).count();
     assert_eq!(bodies, 4, "and whole");
 }
+
+#[test]
+fn the_broker_s_confirms_count_though_the_client_sends_garbage() {
+    let mut rig = Rig::new(spec());
+    let a = rig.publish_asked("a");
+    rig.answer(a, Acquired::Taken);
+    rig.client(b"\x01\0\x01\0\0\0\x01xBAD");
+    rig.broker(&ack(1, 1, false));
+    assert_eq!(rig.told(), ["commit a"]);
+    assert_eq!(rig.client_got(), [""; 0], "the client asked for no confirms");
+}
