@@ -1,7 +1,7 @@
 //! Tells when the files of a config have changed.
 //!
 //! What counts is the content: an editor's rename, a touched file and the swap of a mounted `ConfigMap`'s symlinks all look different
-//! to the kernel, and a file system without notices (NFS) shows nothing at all. So a notice, or the passing of [`POLL`], only starts a
+//! to the kernel, and a file system without notices (NFS) shows nothing at all. So a notice, or the passing of half a minute, only starts a
 //! look at the files themselves.
 
 use std::collections::BTreeSet;
