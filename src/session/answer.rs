@@ -4,7 +4,7 @@ use super::channel::Channel;
 use super::confirm::Outcome;
 use super::publish::{Publish, Wait, Waiting};
 use super::{Session, Shared, StoreSilent, Ticket};
-use crate::rules::lock::{Acquired, ReleaseReason, Reply, Request};
+use crate::rules::lock::{Acquired, ReleaseReason, Request};
 use crate::rules::outcome::PublishDecision;
 use crate::rules::spec::OnStoreError;
 
@@ -15,18 +15,18 @@ impl Session {
     /// The store's answer to a question, or that there is none.
     ///
     /// A question may be answered twice: first that the key is leased to another, later how that ended.
-    pub(super) fn answer(&mut self, ticket: Ticket, answer: Result<Reply, StoreSilent>) {
+    pub(super) fn answer(&mut self, ticket: Ticket, answer: Result<Acquired, StoreSilent>) {
         if ticket.observes() {
             return self.shared.observed(ticket, answer);
         }
         if let Some((claim, publish)) = self.shared.abandoned.remove(&ticket) {
-            if let Ok(Reply::Acquire(Acquired::Leased { .. })) = answer {
+            if let Ok(Acquired::Leased { .. }) = answer {
                 self.shared.cancelled.push(ticket);
             }
             // An acquire that lets its publish pass counts it, also when its id held the lock before; a silence may have hidden that.
             let counted = matches!(
                 answer,
-                Ok(Reply::Acquire(Acquired::Taken | Acquired::Reentry { .. })) | Err(StoreSilent::Timeout | StoreSilent::Unreachable)
+                Ok(Acquired::Taken | Acquired::Reentry { .. }) | Err(StoreSilent::Timeout | StoreSilent::Unreachable)
             );
             if counted {
                 self.shared.tells.push(Request::Unpublish {
@@ -37,7 +37,7 @@ impl Session {
             }
             return;
         }
-        let leased = matches!(answer, Ok(Reply::Acquire(Acquired::Leased { .. })));
+        let leased = matches!(answer, Ok(Acquired::Leased { .. }));
         let channel = self.channels.get_mut(ticket.channel());
         let kept = channel.is_some_and(|channel| {
             channel.answered(&mut self.shared, ticket, answer);
@@ -51,7 +51,7 @@ impl Session {
 }
 
 impl Channel {
-    fn answered(&mut self, shared: &mut Shared, ticket: Ticket, answer: Result<Reply, StoreSilent>) {
+    fn answered(&mut self, shared: &mut Shared, ticket: Ticket, answer: Result<Acquired, StoreSilent>) {
         if let Some(publish) = self.kept.remove(&ticket) {
             shared.held_bytes -= publish.frames.len();
             self.kept_answered(shared, ticket, publish, answer);
@@ -65,8 +65,7 @@ impl Channel {
         }
         let Waiting::Publish { wait, publish, .. } = item else { return };
         let acquired = match answer {
-            Ok(Reply::Acquire(acquired)) => acquired,
-            Ok(_) => return,
+            Ok(acquired) => acquired,
             Err(silent) => {
                 let next = silent_store(shared, publish, *wait, silent, self.ledger.client_confirms());
                 match next {
@@ -121,21 +120,20 @@ impl Channel {
     }
 
     /// How the wait of a kept duplicate ended.
-    fn kept_answered(&mut self, shared: &mut Shared, ticket: Ticket, mut publish: Publish, answer: Result<Reply, StoreSilent>) {
+    fn kept_answered(&mut self, shared: &mut Shared, ticket: Ticket, mut publish: Publish, answer: Result<Acquired, StoreSilent>) {
         match answer {
-            Ok(Reply::Acquire(Acquired::Held { holder, .. })) => {
+            Ok(Acquired::Held { holder, .. }) => {
                 shared.decided(&publish, PublishDecision::Dropped, "duplicate", Some(holder));
                 self.ledger.settle(publish.client, Outcome::Ack);
             }
-            Ok(Reply::Acquire(Acquired::Leased { .. })) => {
+            Ok(Acquired::Leased { .. }) => {
                 shared.held_bytes += publish.frames.len();
                 self.kept.insert(ticket, publish);
             }
-            Ok(Reply::Acquire(acquired)) => {
+            Ok(acquired) => {
                 granted(shared, &mut publish, &acquired);
                 self.send_kept(shared, publish);
             }
-            Ok(_) => {}
             Err(silent) => {
                 shared.decided(&publish, PublishDecision::ForwardedUnchecked, silent.as_str(), None);
                 self.send_kept(shared, publish);
@@ -236,7 +234,7 @@ fn granted(shared: &mut Shared, publish: &mut Publish, acquired: &Acquired) {
 
 impl Shared {
     /// The answer about a publish that an observing rule let pass at once: it is only counted.
-    fn observed(&mut self, ticket: Ticket, answer: Result<Reply, StoreSilent>) {
+    fn observed(&mut self, ticket: Ticket, answer: Result<Acquired, StoreSilent>) {
         let Some(grant) = self.observing.remove(&ticket) else { return };
         let publish = Publish {
             frames: Vec::new(),
@@ -245,12 +243,11 @@ impl Shared {
             grant: Some(grant),
         };
         match answer {
-            Ok(Reply::Acquire(Acquired::Taken)) => self.decided(&publish, PublishDecision::Forwarded, "acquired", None),
-            Ok(Reply::Acquire(Acquired::Reentry { .. })) => self.decided(&publish, PublishDecision::Reentry, "reentry", None),
-            Ok(Reply::Acquire(Acquired::Held { holder, .. } | Acquired::Leased { holder })) => {
+            Ok(Acquired::Taken) => self.decided(&publish, PublishDecision::Forwarded, "acquired", None),
+            Ok(Acquired::Reentry { .. }) => self.decided(&publish, PublishDecision::Reentry, "reentry", None),
+            Ok(Acquired::Held { holder, .. } | Acquired::Leased { holder }) => {
                 self.decided(&publish, PublishDecision::Dropped, "duplicate", Some(holder));
             }
-            Ok(_) => {}
             Err(silent) => self.decided(&publish, PublishDecision::ForwardedUnchecked, silent.as_str(), None),
         }
         self.cancelled.push(ticket);

@@ -377,6 +377,12 @@ impl Session {
     /// The store's answer to a question.
     pub fn handle_answer(&mut self, ticket: Ticket, answer: Result<Reply, StoreSilent>, now: Now) {
         self.shared.now = now;
+        let answer = match answer {
+            Ok(Reply::Acquire(acquired)) => Ok(acquired),
+            // A reply of another kind says nothing of the question.
+            Ok(_) => Err(StoreSilent::Unreachable),
+            Err(silent) => Err(silent),
+        };
         self.answer(ticket, answer);
         self.settle();
     }
