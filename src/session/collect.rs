@@ -19,7 +19,7 @@ impl Channel {
     /// The content header of a publish: it passes, unless a rule may concern it; then it is read in full.
     pub(super) fn client_header(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
         let Up::Method(mut frames) = std::mem::replace(&mut self.up, Up::Idle) else {
-            self.abort_and_pass(shared, frame);
+            self.pass_on(shared, frame.raw);
             return;
         };
         let header_at = frames.len();
@@ -48,10 +48,6 @@ impl Channel {
         if left == 0 {
             self.publish_complete(shared);
         }
-    }
-
-    fn abort_and_pass(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
-        self.pass_on(shared, frame.raw);
     }
 
     /// The first frames of a publish that no rule concerns.
