@@ -24,6 +24,8 @@ macro_rules! scenarios {
 mod failures;
 #[path = "store/kept.rs"]
 mod kept;
+#[path = "store/life.rs"]
+mod life;
 #[path = "store/likeness.rs"]
 mod likeness;
 #[path = "store/memory.rs"]

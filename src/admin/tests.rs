@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::config::unit::Secret;
 use crate::config::{self, AdminToken, Flags};
-use crate::rules::lock::{Claim, Digest, LockNote, Nonce, Request as Ask, Scope};
+use crate::rules::lock::{Claim, Digest, LockNote, Nonce, ReleaseOn, Request as Ask, Scope};
 use crate::store::{Memory, Store, SystemClock, Unobserved};
 
 /// The admin listener on a port of its own, with a memory store.
@@ -145,6 +145,8 @@ impl Proxy {
             lease_ms: 10_000,
             settle_grace_ms: 1_000,
             acks_late: false,
+            release_on: ReleaseOn::Both,
+            cooldown_ms: 0,
         });
         let publish = Nonce(7);
         let acquire = Ask::Acquire {

@@ -25,6 +25,7 @@ pub use decision::{Bypass, Claimed, Facts, Verdict};
 pub use digest::{Domain, digest};
 
 use expr::Expr;
+use lock::ReleaseOn;
 use matcher::Globs;
 use params::Params;
 use spec::{AcksLate, Canvas, Mode, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique};
@@ -108,6 +109,8 @@ pub struct Rule {
     settle_grace: Duration,
     canvas: Canvas,
     acks_late: AcksLate,
+    release_on: ReleaseOn,
+    cooldown: Duration,
     /// What a publish does while the store is silent.
     pub on_store_error: OnStoreError,
     /// How long a publish waits for a silent store, where it waits.

@@ -593,7 +593,12 @@ impl Shared {
     /// A worker settled a delivery of this id.
     fn signal(&mut self, id: Arc<str>, signal: Signal) {
         let settlement = self.nonce();
-        self.tells.push(Request::Signal { id, signal, settlement });
+        self.tells.push(Request::Signal {
+            id,
+            settlement,
+            signal,
+            worker: "".into(),
+        });
     }
 
     /// A question whose publish is gone: should the answer be that the lock was taken, it is given back.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use oncegate::rules::lock::{
-    Acquired, Claim, Committed, Digest, Freed, LockNote, LockRecord, Nonce, ReleaseReason, Reply, Request, Scope, Signal,
+    Acquired, Claim, Committed, Digest, Freed, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Scope, Signal,
 };
 use oncegate::store::{Client, Clock, Memory, Settings, Store, Unobserved};
 
@@ -353,6 +353,7 @@ impl World {
                 id: id.into(),
                 settlement: Nonce(settlement),
                 signal,
+                worker: "".into(),
             })
             .await;
         freed.into_iter().map(|freed| freed.reason).collect()
@@ -424,12 +425,14 @@ pub fn signal(id: &str, settlement: u64, signal: Signal) -> Request {
         id: id.into(),
         settlement: Nonce(settlement),
         signal,
+        worker: "".into(),
     }
 }
 
 pub const LEASE: u64 = 100_000;
 pub const LIFE: u64 = 1_000_000;
 pub const GRACE: u64 = 20_000;
+pub const COOLDOWN: u64 = 50_000;
 
 pub fn note_with(scope: Scope, change: impl FnOnce(&mut LockNote)) -> Arc<LockNote> {
     let mut note = LockNote {
@@ -443,6 +446,8 @@ pub fn note_with(scope: Scope, change: impl FnOnce(&mut LockNote)) -> Arc<LockNo
         lease_ms: LEASE,
         settle_grace_ms: GRACE,
         acks_late: false,
+        release_on: ReleaseOn::Both,
+        cooldown_ms: 0,
     };
     change(&mut note);
     Arc::new(note)
