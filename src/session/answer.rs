@@ -119,28 +119,6 @@ impl Channel {
         Some(publish)
     }
 
-    /// How the wait of a kept duplicate ended.
-    fn kept_answered(&mut self, shared: &mut Shared, ticket: Ticket, mut publish: Publish, answer: Result<Acquired, StoreSilent>) {
-        match answer {
-            Ok(Acquired::Held { holder, .. }) => {
-                shared.decided(&publish, PublishDecision::Dropped, "duplicate", Some(holder));
-                self.ledger.settle(publish.client, Outcome::Ack);
-            }
-            Ok(Acquired::Leased { .. }) => {
-                shared.held_bytes += publish.frames.len();
-                self.kept.insert(ticket, publish);
-            }
-            Ok(acquired) => {
-                granted(shared, &mut publish, &acquired);
-                self.send_kept(shared, publish);
-            }
-            Err(silent) => {
-                shared.decided(&publish, PublishDecision::ForwardedUnchecked, silent.as_str(), None);
-                self.send_kept(shared, publish);
-            }
-        }
-    }
-
     /// Asks again for the publishes whose store was silent, and lets go those that have waited long enough.
     pub(super) fn retry_store(&mut self, shared: &mut Shared) {
         for (position, item) in self.queue.iter_mut() {
@@ -219,7 +197,7 @@ fn silent_store(shared: &mut Shared, publish: &Publish, wait: Wait, _silent: Sto
 }
 
 /// The store lets a publish go.
-fn granted(shared: &mut Shared, publish: &mut Publish, acquired: &Acquired) {
+pub(super) fn granted(shared: &mut Shared, publish: &mut Publish, acquired: &Acquired) {
     match acquired {
         Acquired::Reentry { holds } => {
             shared.decided(publish, PublishDecision::Reentry, "reentry", None);

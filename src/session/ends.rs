@@ -378,7 +378,6 @@ impl Channel {
         // Nothing more can be sent on a channel whose last publish is half out.
         if broken {
             self.forget_kept(shared);
-            self.forget_ready(shared);
         } else if self.ledger.client_confirms() {
             self.forget_kept_unconfirmed(shared);
         }

@@ -19,7 +19,9 @@ mod deliver;
 mod ends;
 mod event;
 mod handshake;
+mod kept;
 mod publish;
+mod send;
 #[cfg(test)]
 mod tests;
 mod walk;

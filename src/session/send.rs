@@ -1,0 +1,199 @@
+//! What leaves to the broker and in which order, and what its word on it settles.
+
+use std::sync::Arc;
+
+use super::Shared;
+use super::channel::{Channel, Down, Up};
+use super::confirm::{Outcome, UnknownTag};
+use super::publish::{Grant, Publish, Wait, Waiting};
+use crate::amqp::encode;
+use crate::amqp::method::MethodId;
+use crate::rules::lock::{ReleaseReason, Request};
+
+impl Channel {
+    /// Sends whatever has reached its turn, and the confirms that are due.
+    pub(super) fn advance(&mut self, shared: &mut Shared) {
+        while let Some(front) = self.queue.front() {
+            match front {
+                Waiting::Publish { wait: Wait::Turn, .. } | Waiting::Passing { .. } | Waiting::Frames(_) | Waiting::Gone => {}
+                Waiting::Publish { .. } => break,
+                Waiting::Close { until_us, .. } => {
+                    if (self.ledger.open_grants() > 0 || !self.kept.is_empty()) && shared.now.us < *until_us {
+                        break;
+                    }
+                    self.send_all_kept(shared);
+                }
+            }
+            let Some(item) = self.queue.pop() else { break };
+            shared.held_bytes -= item.size();
+            match item {
+                Waiting::Publish { publish, .. } => self.send(shared, publish),
+                Waiting::Passing { frames, client } => {
+                    shared.to_broker.extend_from_slice(&frames);
+                    self.ledger.sent(client, None);
+                }
+                Waiting::Frames(frames) => {
+                    self.frames_leave(&frames);
+                    shared.to_broker.extend_from_slice(&frames);
+                }
+                Waiting::Close { frame, .. } => shared.to_broker.extend_from_slice(&frame),
+                Waiting::Gone => {}
+            }
+        }
+        self.write_confirms(shared);
+    }
+
+    /// True while the broker has been sent the beginning of a publish and not yet its end.
+    pub(super) fn inside_publish(&self) -> bool {
+        // What waits behind others has not begun to leave.
+        matches!(self.up, Up::Passing(_)) && self.queue.is_empty()
+    }
+
+    /// The client's content has ended: what waited for that goes.
+    pub(super) fn publish_ends(&mut self, shared: &mut Shared) {
+        for publish in std::mem::take(&mut self.after_publish) {
+            shared.held_bytes -= publish.frames.len();
+            self.send(shared, publish);
+        }
+    }
+
+    /// A `confirm.select` that waited counts from where it leaves.
+    fn frames_leave(&mut self, frames: &[u8]) {
+        if self.ledger.client_confirms() && !self.ledger.counting() {
+            let mut rest = frames;
+            while let crate::amqp::frame::Split::Frame(frame) = crate::amqp::frame::split(rest, usize::MAX) {
+                if frame.method_id() == Some(MethodId::CONFIRM_SELECT) {
+                    self.ledger.broker_counts();
+                }
+                rest = rest.get(frame.raw.len()..).unwrap_or_default();
+            }
+        }
+    }
+
+    /// Writes a publish to the broker, whole, and notes what its confirm will settle.
+    pub(super) fn send(&mut self, shared: &mut Shared, publish: Publish) {
+        let Publish {
+            mut frames,
+            client,
+            bits_at,
+            grant,
+        } = publish;
+        let Some(mut grant) = grant else {
+            shared.to_broker.extend_from_slice(&frames);
+            self.ledger.sent(client, None);
+            return;
+        };
+        shared.counts.added_us.push((shared.now.us - grant.arrived_us) as u32);
+        grant.leased_us = shared.now.us;
+        if !grant.observes() {
+            if !self.ledger.counting() && shared.settings.upstream_confirms {
+                encode::confirm_select(&mut shared.to_broker, self.number, true);
+                self.ledger.broker_counts();
+            }
+            if self.ledger.counting() && frames.get(bits_at).is_some_and(|bits| bits & 1 == 0) {
+                if let Some(bits) = frames.get_mut(bits_at) {
+                    *bits |= 1;
+                }
+                grant.own_mandatory = true;
+            }
+        }
+        shared.to_broker.extend_from_slice(&frames);
+        if self.ledger.counting() {
+            shared.wake_at(grant.leased_us + grant.lease_us() / 3);
+            self.ledger.sent(client, Some(grant));
+        } else {
+            shared.tells.push(Request::Commit {
+                claim: grant.claim,
+                publish: grant.publish,
+                note: grant.note,
+            });
+        }
+    }
+
+    /// Writes the confirms that are due to the client, at a content boundary.
+    pub(super) fn write_confirms(&mut self, shared: &mut Shared) {
+        if !self.ledger.has_confirms() {
+            return;
+        }
+        if matches!(self.down, Down::Idle) {
+            self.ledger.write_confirms(self.number, &mut shared.to_client);
+        } else {
+            self.ledger.write_confirms(self.number, &mut self.after_content);
+        }
+    }
+
+    /// The broker's word on one publish or several. True if the frame may go on to the client as it is.
+    pub(super) fn broker_confirms(&mut self, shared: &mut Shared, tag: u64, multiple: bool, outcome: Outcome) -> Result<bool, UnknownTag> {
+        if !self.ledger.counting() {
+            return Ok(true);
+        }
+        let before = self.ledger.open_grants();
+        self.ledger
+            .resolve(tag, multiple, outcome, |grant| shared.broker_spoke(grant, outcome))?;
+        let verbatim = self.ledger.aligned();
+        if verbatim {
+            self.ledger.told();
+        }
+        if before > 0 && !self.queue.is_empty() {
+            self.advance(shared);
+        }
+        Ok(verbatim)
+    }
+
+    /// The broker has closed the channel and ignores its contents, and yet reads them as frames: the rest of one that has begun will
+    /// pass as it comes, so its beginning must have gone before it.
+    pub(super) fn pass_what_has_begun(&mut self, shared: &mut Shared) {
+        match std::mem::replace(&mut self.up, Up::Idle) {
+            Up::Method(frames) => shared.to_broker.extend_from_slice(&frames),
+            Up::Collecting(collect) => {
+                shared.held_bytes -= collect.frames.len();
+                shared.to_broker.extend_from_slice(&collect.frames);
+            }
+            Up::Passing(_) => {
+                if let Some(Waiting::Passing { frames, .. }) = self.queue.back_mut() {
+                    shared.to_broker.extend_from_slice(frames);
+                }
+            }
+            Up::Idle => {}
+        }
+    }
+
+    /// Renews the leases of publishes that still wait for the broker.
+    pub(super) fn renew_leases(&mut self, shared: &mut Shared) {
+        let now = shared.now.us;
+        // A renewal takes a lock that is missing: one for a message that came back would stay.
+        for grant in self.ledger.grants_mut().filter(|grant| !grant.returned) {
+            if now >= grant.leased_us + grant.lease_us() / 3 {
+                grant.leased_us = now;
+                shared.tells.push(Request::RenewLease {
+                    claim: grant.claim.clone(),
+                    publish: grant.publish,
+                    note: Arc::clone(&grant.note),
+                });
+            }
+            shared.wake_at(grant.leased_us + grant.lease_us() / 3);
+        }
+    }
+}
+
+impl Grant {
+    /// The lease in microseconds.
+    pub(super) fn lease_us(&self) -> u64 {
+        self.note.lease_ms * 1000
+    }
+}
+
+impl Shared {
+    /// The broker has spoken on a claim's publish.
+    fn broker_spoke(&mut self, grant: Box<Grant>, outcome: Outcome) {
+        match outcome {
+            _ if grant.returned => {}
+            Outcome::Ack => self.tells.push(Request::Commit {
+                claim: grant.claim,
+                publish: grant.publish,
+                note: grant.note,
+            }),
+            Outcome::Nack => self.unpublish(&grant, ReleaseReason::Unconfirmed),
+        }
+    }
+}
