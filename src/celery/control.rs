@@ -316,7 +316,7 @@ pub struct Held {
 pub enum HeldState {
     /// Runs it.
     Active,
-    /// Waits for a free process, or holds it for its ETA.
+    /// Has it wait for a free process.
     Reserved,
     /// Holds it for its ETA.
     Scheduled,
