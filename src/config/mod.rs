@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::rules::RuleSet;
+use crate::rules::spec::EnableEvents;
 
 use address::{HostPort, Listen, StoreUrl, Upstream};
 use error::{ConfigErrors, Warning};
@@ -97,6 +98,8 @@ pub struct ProxyConfig {
     pub drain_timeout: Duration,
     /// Whether publishes on a plain channel get confirms of the proxy's own.
     pub upstream_confirms: UpstreamConfirms,
+    /// Whether workers are told to publish task events: `control.enable_events`.
+    pub enable_events: EnableEvents,
     /// What `amqps://` listeners show to clients; present if there is one.
     pub tls: Option<ServerTls>,
     /// How `amqps://` brokers are dialled.

@@ -12,11 +12,12 @@ use super::rule;
 use super::secrets::{check_tls, read_client_tls, read_secret, read_server_tls};
 use super::setting::{Setting as _, Size};
 use super::tree::{Table, Value};
-use super::unbuilt::{read_unbuilt_tables, read_vhost};
+use super::unbuilt::{read_control, read_unbuilt_tables, read_vhost};
 use super::unit::show_size;
 use super::{
     Config, DecisionsConfig, LogConfig, LogDecisions, LogFormat, LogLevel, ProxyConfig, StoreConfig, UpstreamConfirms, UpstreamPolicy,
 };
+use crate::rules::spec::EnableEvents;
 
 const MIB: usize = 1 << 20;
 
@@ -25,7 +26,8 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
     let mut root = TableReader::new(reader, "", Some(&layered.root), None);
     root.get("include", Vec::<String>::new());
     let watch_config = root.get("watch_config", true);
-    let proxy = read_proxy(&mut root);
+    let mut proxy = read_proxy(&mut root);
+    proxy.enable_events = read_control(&mut root);
     let store = read_store(&mut root, &proxy.listen);
     let admin = read_admin(&mut root);
     let log = read_log(&mut root);
@@ -146,6 +148,7 @@ fn read_proxy(root: &mut TableReader<'_>) -> ProxyConfig {
         } else {
             UpstreamConfirms::Off
         },
+        enable_events: EnableEvents::Auto,
         tls: read_server_tls(&mut table, "proxy.tls"),
         upstream_tls: read_client_tls(&mut table),
         listen,

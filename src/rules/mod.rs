@@ -129,6 +129,16 @@ enum Match {
 }
 
 impl Rule {
+    /// An observing rule changes no frame, so it asks workers for nothing.
+    fn needs_events(&self) -> bool {
+        match self.unique {
+            _ if self.mode == Mode::Observe => false,
+            Some(Unique::UntilStarted) => self.acks_late != AcksLate::False,
+            Some(Unique::UntilFinished) => true,
+            _ => false,
+        }
+    }
+
     fn matches(&self, facts: &Facts<'_>) -> Match {
         let plain: [(&'static str, bool); 5] = [
             ("task", self.task.is_task(&facts.task.name)),
@@ -171,6 +181,10 @@ pub struct RuleSet {
     named: HashSet<Box<str>>,
     /// True if a rule takes tasks by pattern, or by other matchers alone.
     patterns: bool,
+    /// True if the life of a lock depends on what workers do.
+    follows_tasks: bool,
+    /// True if that cannot be told from acknowledgements alone.
+    needs_events: bool,
     /// Rules that `continue` has joined, by their places.
     joined: RwLock<HashMap<Vec<usize>, Arc<Rule>>>,
 }
@@ -213,7 +227,10 @@ impl RuleSet {
                 None => patterns = true,
             }
         }
+        let follows = |unique| matches!(unique, Some(Unique::UntilStarted | Unique::UntilFinished));
         Ok(RuleSet {
+            follows_tasks: rules.iter().any(|rule| follows(rule.unique)),
+            needs_events: rules.iter().any(|rule| rule.needs_events()),
             specs,
             signatures: parsed,
             rules,
@@ -226,6 +243,16 @@ impl RuleSet {
     /// True if nothing can match.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
+    }
+
+    /// True if the life of a lock depends on what workers do: what they publish of it is worth reading.
+    pub fn follows_tasks(&self) -> bool {
+        self.follows_tasks
+    }
+
+    /// True if a rule needs task events: an early ack says nothing of the end, a late one nothing of the start and of the outcome.
+    pub fn needs_events(&self) -> bool {
+        self.needs_events
     }
 
     /// The rules that are in force, in order.

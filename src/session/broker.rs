@@ -62,13 +62,11 @@ impl Channel {
                 }
             }
             Some(MethodId::BASIC_CONSUME_OK) => {
-                // The broker has named a consumer whose client left that to it.
-                if let Some(ok) = basic::ConsumeOk::decode(frame.payload)
-                    && !self.consumers.iter().any(|consumer| consumer.tag == ok.consumer_tag)
-                    && let Some(consumer) = self.consumers.iter_mut().find(|consumer| consumer.tag.is_empty())
-                {
-                    consumer.tag = ok.consumer_tag.to_vec();
+                shared.to_client.extend_from_slice(frame.raw);
+                if let Some(ok) = basic::ConsumeOk::decode(frame.payload) {
+                    self.consumes(shared, ok.consumer_tag);
                 }
+                return Ok(());
             }
             Some(MethodId::BASIC_CANCEL) => {
                 if let Some(cancel) = basic::Cancel::decode(frame.payload) {
@@ -96,6 +94,18 @@ impl Channel {
         }
         shared.to_client.extend_from_slice(frame.raw);
         Ok(())
+    }
+
+    /// The broker has begun a consumer.
+    fn consumes(&mut self, shared: &mut Shared, tag: &[u8]) {
+        let named = self.consumers.iter().position(|consumer| consumer.tag == tag);
+        // The broker has named a consumer whose client left that to it.
+        let index = named.or_else(|| self.consumers.iter().position(|consumer| consumer.tag.is_empty()));
+        if let Some(consumer) = index.and_then(|index| self.consumers.get_mut(index)) {
+            consumer.tag = tag.to_vec();
+            consumer.confirmed = true;
+            self.enable_events(shared);
+        }
     }
 
     fn confirm_frame(

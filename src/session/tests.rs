@@ -304,5 +304,6 @@ fn lines(mut bytes: &[u8]) -> Vec<String> {
 
 mod confirms;
 mod ends;
+mod hear;
 mod store;
 mod transparency;

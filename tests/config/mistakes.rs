@@ -123,11 +123,11 @@ cert = "/dev/null""#,
     (
         r#"[control]
 url = "http://a"
-enable_events = true"#,
+enable_events = "yes""#,
         &[
             r#"o.toml:2:8: url = "http://a" is not available in this version. Leave url out."#,
             r#"o.toml:2:8: url = *** is not the URL of a broker. Write url = "amqp://USER:PASSWORD@HOST:5672/VHOST"."#,
-            "o.toml:3:17: enable_events = true is not available in this version. Leave enable_events out.",
+            r#"o.toml:3:18: enable_events = "yes" is not known. Write one of "auto", "true", "false"."#,
         ],
     ),
     (
