@@ -147,6 +147,7 @@ impl Proxy {
             acks_late: false,
             release_on: ReleaseOn::Both,
             cooldown_ms: 0,
+            unstarted_ms: None,
         });
         let publish = Nonce(7);
         let acquire = Ask::Acquire {

@@ -141,6 +141,9 @@ pub struct LockNote {
     pub shadow: bool,
     /// The full life, from now: the ttl, plus the time to the ETA if there is one.
     pub life_ms: u64,
+    /// For how long from now the task may still begin (its `expires`), if that is bounded: a lock whose holder has not begun by then is
+    /// of no use.
+    pub unstarted_ms: Option<u64>,
     /// The two-phase lease.
     pub lease_ms: u64,
     /// Where the ack is the only signal of an end: how long after it the lock goes.
@@ -151,6 +154,13 @@ pub struct LockNote {
     pub release_on: ReleaseOn,
     /// How long the key stays locked after a success.
     pub cooldown_ms: u64,
+}
+
+impl LockNote {
+    /// The life of the lock while its holder has not begun.
+    pub fn queued_life_ms(&self) -> u64 {
+        self.unstarted_ms.map_or(self.life_ms, |unstarted| unstarted.min(self.life_ms))
+    }
 }
 
 /// Which outcomes free a lock that lasts until the end; revoke, reject, expiry, purge and crash always do.

@@ -230,7 +230,7 @@ impl Step<'_> {
     }
 
     fn commit(&mut self, claim: &Claim, publish: Nonce, note: &Arc<LockNote>) -> Committed {
-        let life_end = self.now + note.life_ms.clamp(1, LONGEST_MS);
+        let life_end = self.now + note.queued_life_ms().clamp(1, LONGEST_MS);
         let (holder, own) = match self.table.lock(&claim.digest, self.now) {
             Some(lock) if lock.holder == claim.id => (None, Some(lock)),
             Some(lock) => (Some(lock.holder.clone()), None),
@@ -238,7 +238,7 @@ impl Step<'_> {
         };
         if let Some(lock) = own {
             lock.confirm(publish);
-            if lock.state == LockState::Cooldown || (lock.ends_by_ack() && lock.in_flight() == 0) {
+            if lock.has_ended() {
                 return Committed::Ended;
             }
             if lock.state == LockState::Leased {
@@ -378,17 +378,17 @@ impl Step<'_> {
         if note.scope == Scope::UntilExpired {
             return Admitted::Passes;
         }
-        let life_end = self.now + note.life_ms.clamp(1, LONGEST_MS);
+        let life_end = self.now + note.queued_life_ms().clamp(1, LONGEST_MS);
         let Some(lock) = self.table.lock(&claim.digest, self.now) else {
             self.take(claim, delivery, note, LockState::Queued, life_end);
-            self.delivered(claim, delivery, &note.rule, worker);
+            self.delivered(claim, delivery, note, worker);
             return Admitted::Holds;
         };
         if lock.holder == claim.id {
             if lock.state == LockState::Cooldown {
                 return Admitted::Passes;
             }
-            self.delivered(claim, delivery, &note.rule, worker);
+            self.delivered(claim, delivery, note, worker);
             return Admitted::Holds;
         }
         let (holder, state, expires) = (lock.holder.clone(), lock.state, lock.expires_ms);
@@ -405,19 +405,26 @@ impl Step<'_> {
         }
     }
 
-    fn delivered(&mut self, claim: &Claim, delivery: Nonce, rule: &Arc<str>, worker: &Arc<str>) {
+    fn delivered(&mut self, claim: &Claim, delivery: Nonce, note: &LockNote, worker: &Arc<str>) {
         if let Some(lock) = self.table.lock(&claim.digest, self.now) {
-            lock.deliver(delivery, worker, self.now);
+            lock.deliver(delivery, worker, self.now + note.queued_life_ms().clamp(1, LONGEST_MS));
             let until = lock.expires_ms;
-            self.table.note_id(&claim.id, claim.digest, rule, until, self.now);
+            self.table.note_id(&claim.id, claim.digest, &note.rule, until, self.now);
         }
     }
 
     fn renew(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<LockNote>, running: bool) -> Renewed {
+        let (state, life) = if running {
+            (LockState::Running, note.life_ms)
+        } else {
+            (LockState::Queued, note.queued_life_ms())
+        };
+        let until = self.now + life.clamp(1, LONGEST_MS);
         if let Some(lock) = self.table.lock(&claim.digest, self.now) {
-            if lock.holder != claim.id || !lock.renew(self.now) {
+            if lock.holder != claim.id || lock.has_ended() {
                 return Renewed::Gone;
             }
+            lock.prolong(until);
             let until = lock.expires_ms;
             self.table.note_id(&claim.id, claim.digest, &note.rule, until, self.now);
             return Renewed::Held;
@@ -427,10 +434,8 @@ impl Step<'_> {
         if dead || ended.is_some_and(|verdict| frees(verdict, note)) {
             return Renewed::Gone;
         }
-        let state = if running { LockState::Running } else { LockState::Queued };
-        let life_end = self.now + note.life_ms.clamp(1, LONGEST_MS);
-        self.take(claim, delivery, note, state, life_end);
-        self.delivered(claim, delivery, &note.rule, &"".into());
+        self.take(claim, delivery, note, state, until);
+        self.delivered(claim, delivery, note, &"".into());
         Renewed::Retaken
     }
 

@@ -151,10 +151,8 @@ dead_letter = { routing_key = "x" }
 rate = "2/x""#,
         &[
             r#"o.toml:3:11: unique = "while_running" is not available in this version. Write one of "until_started", "until_finished", "until_expired" or leave unique out."#,
-            r#"o.toml:4:13: cooldown = "5m" is not available in this version. Leave cooldown out."#,
             r#"o.toml:5:17: on_duplicate = "replace" is not available in this version. Leave on_duplicate out."#,
             r#"o.toml:6:11: result = "revoke" is not available in this version. Write "none" or leave result out."#,
-            r#"o.toml:7:14: release_on = ["success"] is not available in this version. Leave release_on out."#,
             r#"o.toml:8:15: dead_letter = { routing_key = "x" } is not available in this version. Leave dead_letter out."#,
             "o.toml:9:1: [[rule.limit]] is not available in this version. Leave it out.",
             r#"o.toml:10:9: rate = "2/x" is not a rate. Write a whole number from 1, a slash, and one of s, m, h, d, such as "2/m"."#,
@@ -250,9 +248,7 @@ max_wait = "1m"
 key = ["a"]"#,
         &[
             r#"o.toml:3:14: completion = ["ack"] is not available in this version. Leave completion out."#,
-            r#"o.toml:4:13: cooldown = "5m" is not available in this version. Leave cooldown out."#,
             r#"o.toml:4:13: cooldown = "5m" begins after a success, and completion = ["ack"] never tells of one. Add "events", "rpc" or "redis" to completion, which tell success from failure."#,
-            r#"o.toml:5:14: release_on = ["success"] is not available in this version. Leave release_on out."#,
             r#"o.toml:5:14: release_on = ["success"] needs the outcome of a task, and completion = ["ack"] never tells it. Add "events", "rpc" or "redis" to completion, which tell success from failure."#,
             r#"o.toml:6:17: on_duplicate = "dead_letter" is not available in this version. Leave on_duplicate out."#,
             r#"o.toml:6:17: on_duplicate = "dead_letter" has nowhere to go. Write dead_letter = { exchange = "", routing_key = "duplicates" }."#,

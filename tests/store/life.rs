@@ -25,6 +25,7 @@ scenarios! {
     revoke_between_acquire_and_commit
     revoke_told_by_the_worker_frees
     expiry_kills_unless_it_runs
+    lock_of_a_message_that_expires_goes_with_it
     purge_frees_what_no_worker_has_had
     crash_frees
     signal_of_a_former_holder_changes_nothing
@@ -288,6 +289,24 @@ async fn expiry_kills_unless_it_runs(w: &World) {
     tell(w, "b", Signal::Started).await;
     assert_eq!(tell(w, "b", Signal::Expired).await, [ReleaseReason::Expired]);
     assert_eq!(admit(w, &b, 9, &note, true).await.1, Admitted::Holds);
+}
+
+async fn lock_of_a_message_that_expires_goes_with_it(w: &World) {
+    let note = note_with(Scope::UntilFinished, |note| note.unstarted_ms = Some(LEASE + 1));
+    let a = queued(w, 1, "a", &note).await;
+    assert!((LEASE + 1..LIFE).contains(&w.span(digest(1)).await.expect("held")));
+    admit(w, &a, 9, &note, false).await;
+    assert_eq!(renew(w, &a, &note, false).await, Renewed::Held);
+    assert!(w.span(digest(1)).await < Some(LIFE), "it has not begun");
+    tell(w, "a", Signal::Started).await;
+    assert!(w.span(digest(1)).await >= Some(LIFE));
+    let soon = note_with(Scope::UntilFinished, |note| {
+        note.lease_ms = 20;
+        note.unstarted_ms = Some(20);
+    });
+    queued(w, 2, "a", &soon).await;
+    w.until("the lock goes with its message", async || w.show(digest(2)).await.is_none())
+        .await;
 }
 
 async fn purge_frees_what_no_worker_has_had(w: &World) {

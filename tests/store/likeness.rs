@@ -6,13 +6,15 @@ use oncegate::rules::lock::{
     Acquired, Admitted, Claim, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Scope, Signal,
 };
 
-use crate::world::{COOLDOWN, GRACE, LEASE, LIFE, World, acquire, claim, commit, digest, late, note, note_with, signal, unpublish};
+use crate::world::{
+    COOLDOWN, GRACE, LEASE, LIFE, UNSTARTED, World, acquire, claim, commit, digest, late, note, note_with, signal, unpublish,
+};
 
 /// Both clocks are asked within less than this of each other.
 const SKEW: u64 = 15_000;
 
 /// One per kind of lock.
-const KEYS: u64 = 6;
+const KEYS: u64 = 7;
 
 struct Dice(u64);
 
@@ -117,7 +119,7 @@ fn timeless(reply: Reply) -> Reply {
 
 /// Which of the spans in use this is.
 fn class(ms: u64) -> u64 {
-    [0, GRACE, COOLDOWN, LEASE, LIFE]
+    [0, GRACE, COOLDOWN, LEASE, UNSTARTED, LIFE]
         .into_iter()
         .find(|span| ms <= *span && *span - ms <= SKEW)
         .unwrap_or(ms)
@@ -147,6 +149,7 @@ async fn tell_the_same_story(seed: u64, steps: usize) {
             note.release_on = ReleaseOn::Success;
         }),
         note(Scope::UntilExpired),
+        note_with(Scope::UntilFinished, |note| note.unstarted_ms = Some(UNSTARTED)),
     ];
     // An id has one key per rule.
     let of_its_own_rule = |(key, note): (usize, &Arc<LockNote>)| {

@@ -433,6 +433,7 @@ pub const LEASE: u64 = 100_000;
 pub const LIFE: u64 = 1_000_000;
 pub const GRACE: u64 = 20_000;
 pub const COOLDOWN: u64 = 50_000;
+pub const UNSTARTED: u64 = 300_000;
 
 pub fn note_with(scope: Scope, change: impl FnOnce(&mut LockNote)) -> Arc<LockNote> {
     let mut note = LockNote {
@@ -448,6 +449,7 @@ pub fn note_with(scope: Scope, change: impl FnOnce(&mut LockNote)) -> Arc<LockNo
         acks_late: false,
         release_on: ReleaseOn::Both,
         cooldown_ms: 0,
+        unstarted_ms: None,
     };
     change(&mut note);
     Arc::new(note)

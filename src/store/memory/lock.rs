@@ -147,7 +147,7 @@ impl Lock {
     }
 
     /// A worker has the holder's message in its hands, by this delivery.
-    pub(super) fn deliver(&mut self, delivery: Nonce, worker: &Arc<str>, now: u64) {
+    pub(super) fn deliver(&mut self, delivery: Nonce, worker: &Arc<str>, until_ms: u64) {
         if self.in_flight() == 0 {
             self.push(delivery, Stage::Confirmed);
         }
@@ -155,17 +155,14 @@ impl Lock {
             self.state = LockState::Queued;
         }
         self.delivered = true;
+        self.told = false;
         self.note_worker(worker);
-        self.live(now);
+        self.prolong(until_ms);
     }
 
-    /// The holder is known to be alive. False if it has ended.
-    pub(super) fn renew(&mut self, now: u64) -> bool {
-        if self.state == LockState::Cooldown || (self.ends_by_ack() && self.in_flight() == 0) {
-            return false;
-        }
-        self.live(now);
-        true
+    /// True if the holder is known to have ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.state == LockState::Cooldown || (self.ends_by_ack() && self.in_flight() == 0)
     }
 
     /// Gives the full life anew.

@@ -146,7 +146,7 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             worker,
         } => {
             cmd.arg("M").arg(&**id).arg(Hex(delivery.0)).arg(u8::from(*reentrant));
-            cmd.arg(span(note.life_ms)).arg(entry(*digest, note));
+            cmd.arg(span(note.queued_life_ms())).arg(entry(*digest, note));
             cmd.arg(ends(note)).arg(fields(note, names)).arg(&**worker);
         }
         Request::Renew {
@@ -155,8 +155,9 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             note,
             running,
         } => {
+            let life = if *running { note.life_ms } else { note.queued_life_ms() };
             cmd.arg("N").arg(&**id).arg(Hex(delivery.0)).arg(u8::from(*running));
-            cmd.arg(span(note.life_ms)).arg(entry(*digest, note));
+            cmd.arg(span(life)).arg(entry(*digest, note));
             cmd.arg(ends(note)).arg(fields(note, names));
         }
         Request::Cool { claim, note } => {
@@ -197,7 +198,9 @@ fn span(milliseconds: u64) -> u64 {
 
 /// What a commit and a renewal need to take the lock anew.
 fn write_note(cmd: &mut Cmd, digest: Digest, note: &LockNote, names: &Names) {
-    cmd.arg(span(note.lease_ms)).arg(span(note.life_ms)).arg(entry(digest, note));
+    cmd.arg(span(note.lease_ms))
+        .arg(span(note.queued_life_ms()))
+        .arg(entry(digest, note));
     cmd.arg(ends(note)).arg(fields(note, names));
 }
 

@@ -415,7 +415,7 @@ function ops.M(lock, idkey, a)
   end
   if is_dead(digest, id) then return { 'x', digest } end
   if ARGV[a + 5] == 'n' then return { 'p', digest } end
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'life')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes')
   local holder = l[1]
   if not holder then
     take(lock, id, 'queued', nonce .. '+', life, ARGV[a + 6])
@@ -430,7 +430,6 @@ function ops.M(lock, idkey, a)
       call('HSET', lock, 'publishes', format(list))
     end
     if l[2] == 'leased' then call('HSET', lock, 'state', 'queued') end
-    life = tonumber(l[5]) or life
     call('HDEL', lock, 'told')
     prolong(lock, l[3], life)
     delivered(lock, idkey, entry, worker, math.max(life, (tonumber(l[3]) or now) - now))
@@ -444,10 +443,9 @@ end
 -- Renewal: id, delivery, running, life, entry, ends, blob. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
 function ops.N(lock, idkey, a)
   local id, life, ends = ARGV[a], tonumber(ARGV[a + 3]), ARGV[a + 5]
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'grace', 'life')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'grace')
   if l[1] then
     if l[1] ~= id or l[2] == 'cooldown' or (l[5] and in_flight(parse(l[4])) == 0) then return 2 end
-    life = tonumber(l[6]) or life
     prolong(lock, l[3], life)
     note_id(idkey, ARGV[a + 4], math.max(life, (tonumber(l[3]) or now) - now))
     return 0

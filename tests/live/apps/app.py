@@ -131,6 +131,12 @@ def flaky_late(self, fails):
     return self.request.retries
 
 
+@app.task(bind=True, name="live.failing")
+def failing(self, *args):
+    mark(self)
+    raise ValueError(args)
+
+
 @app.task(bind=True, name="live.total")
 def total(self, numbers):
     mark(self)
