@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use super::{Client, Filter, Unavailable};
-use crate::rules::lock::{Digest, Freed, LockRecord, LockState, Reply, Request};
+use crate::rules::lock::{Claim, Cooled, Digest, Freed, LockNote, LockRecord, LockState, Reply, Request};
 
 /// Locks that are asked for at once.
 const PAGE: usize = 1000;
@@ -92,6 +92,18 @@ pub async fn release(store: &Client, digest: Digest, holder: Option<&str>) -> Re
     }
 }
 
+/// Locks the key of `claim` for the cooldown of `note`, unless a task holds it. One that rests already rests for that long from now.
+pub async fn cool(store: &Client, claim: Claim, note: LockNote) -> Result<Cooled, Unavailable> {
+    let request = Request::Cool {
+        claim,
+        note: Arc::new(note),
+    };
+    match store.ask(request).await? {
+        Reply::Cooled(cooled) => Ok(cooled),
+        other => Err(Unavailable::Refused(format!("an answer to another question: {other:?}").into())),
+    }
+}
+
 /// Frees every lock that `choice` names, each only if its holder is still the one that was listed. Without any filter: all.
 ///
 /// Age is told by this machine's clock against the store's.
@@ -168,7 +180,7 @@ pub fn expires_in(lock: &LockRecord) -> u64 {
 }
 
 /// RFC 3339, UTC, milliseconds; null beyond the year 9999.
-fn time_json(epoch_ms: u64) -> Value {
+pub fn time_json(epoch_ms: u64) -> Value {
     let format = time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     let time = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(epoch_ms) * 1_000_000);
     time.ok().and_then(|time| time.format(format).ok()).map_or(Value::Null, Value::from)
