@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::config::unit::Secret;
 use crate::config::{self, AdminToken, Flags};
-use crate::rules::lock::{Claim, Digest, LockNote, Nonce, ReleaseOn, Request as Ask, Scope};
+use crate::rules::lock::{Claim, Digest, LockNote, Nonce, ReleaseOn, Request as Ask, Scope, Signal};
 use crate::store::{Memory, Store, SystemClock, Unobserved};
 
 /// The admin listener on a port of its own, with a memory store.
@@ -53,7 +53,8 @@ fn token(name: &str, secret: &str, role: Role) -> AdminToken {
 fn config(tokens: Vec<AdminToken>) -> Arc<Config> {
     let text = "[store]\nurl = \"redis://me:hidden@127.0.0.1:1/0\"\n\
                 [[rule]]\ntask = \"reports.build\"\nunique = \"until_finished\"\nparams = \"a, b=2\"\n\
-                [[rule]]\nname = \"free\"\ntask = \"free.*\"\nbypass = true\n";
+                [[rule]]\nname = \"free\"\ntask = \"free.*\"\nbypass = true\n\
+                [[rule]]\nname = \"mail\"\ntask = \"mail.*\"\nqueue = \"mail\"\nunique = \"until_started\"\nmode = \"observe\"\n";
     let mut config = config::load_text("oncegate.toml", text, &BTreeMap::new(), &Flags::default()).expect("right");
     config.admin.tokens = tokens;
     Arc::new(config)
@@ -132,6 +133,17 @@ impl Proxy {
         let digest = Digest([key; 32]);
         self.lock_key(digest, rule, task, id).await;
         digest
+    }
+
+    /// Something is learnt of a task that a worker has.
+    async fn hear(&self, id: &str, signal: Signal) {
+        let request = Ask::Signal {
+            id: id.into(),
+            settlement: Nonce(8),
+            signal,
+            worker: "celery@one".into(),
+        };
+        self.store.ask(request).await.expect("a memory store answers");
     }
 
     async fn lock_key(&self, digest: Digest, rule: &str, task: &str, id: &str) {
@@ -373,7 +385,7 @@ async fn the_probes_listener_has_nothing_else() {
 async fn rules_are_listed_with_their_settings() {
     let proxy = start(Vec::new()).await;
     let rules = proxy.get("/api/v1/rules").await.json();
-    assert_eq!(rules["rules"].as_array().map(Vec::len), Some(2));
+    assert_eq!(rules["rules"].as_array().map(Vec::len), Some(3));
     assert_eq!(
         (&rules["rules"][0]["name"], &rules["rules"][1]["name"]),
         (&json!("reports.build"), &json!("free"))
@@ -382,7 +394,7 @@ async fn rules_are_listed_with_their_settings() {
         (&rules["rules"][0]["unique"], &rules["rules"][0]["mode"]),
         (&json!("until_finished"), &json!("enforce"))
     );
-    assert_eq!(proxy.get("/api/v1/status").await.json()["config"]["rules"], 2);
+    assert_eq!(proxy.get("/api/v1/status").await.json()["config"]["rules"], 3);
     let metrics = proxy.get("/metrics").await.body;
     let zero = r#"oncegate_publishes_total{decision="dropped",mode="enforce",rule="reports.build"} 0"#;
     assert!(metrics.contains(zero), "{metrics}");
@@ -403,6 +415,10 @@ async fn explain_says_how_a_decision_comes_about() {
         (&answer["decision"], &answer["rule"], &answer["scope"]),
         (&json!("bypassed"), &json!("free"), &json!("instance"))
     );
-    assert_eq!(answer["steps"].as_array().map(Vec::len), Some(2));
+    assert_eq!(
+        answer["steps"].as_array().map(Vec::len),
+        Some(2),
+        "a rule that decides is the last one that is asked"
+    );
     assert_eq!(ask(r#"{"task": "other"}"#).await.json()["decision"], "unmatched");
 }

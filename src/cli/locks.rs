@@ -13,8 +13,8 @@ use super::process::plain;
 use crate::config::address::{StoreUrl, parse_store_url};
 use crate::config::unit::parse_duration;
 use crate::logging::printable;
-use crate::rules::lock::Digest;
-use crate::store::operator::{self, Act, Choice, Running};
+use crate::rules::lock::{Digest, Running};
+use crate::store::operator::{self, Act, Choice};
 use crate::store::{Client, Filter, Settings, Store, Unavailable, Unobserved};
 
 /// An operator waits longer than a publish.

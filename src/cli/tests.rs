@@ -287,6 +287,43 @@ fn locks_are_listed_over_pages() {
 }
 
 #[test]
+fn a_list_shows_who_runs_what_and_says_when_there_is_nothing() {
+    let mut running = lock("a");
+    running["state"] = json!("running");
+    running["worker"] = json!("celery@one");
+    running["expires"] = json!("2026-01-01T00:00:00.000Z");
+    let mut waiting = lock("b");
+    waiting["worker"] = json!("");
+    let page = |locks: Value| json!({ "locks": locks, "cursor": null, "instance": "p1", "scope": "fleet" });
+    let mut shown = running.clone();
+    shown["instance"] = json!("p1");
+    let (url, _questions) = proxy(vec![(200, page(json!([running, waiting]))), (200, shown), (200, page(json!([])))]);
+    let ran = run(&["locks", "list", "--admin", &url]);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert!(
+        lines[0].contains("  running  ") && lines[0].contains("held by a on celery@one  since"),
+        "{}",
+        ran.out
+    );
+    assert!(
+        lines[1].contains("  queued  ") && lines[1].contains("held by b  since"),
+        "{}",
+        ran.out
+    );
+    let ran = run(&["locks", "show", DIGEST, "--admin", &url]);
+    for line in [
+        "state      running",
+        "worker     celery@one",
+        "expires    2026-01-01T00:00:00.000Z",
+        "expires_in 5",
+    ] {
+        assert!(ran.out.lines().any(|shown| shown == line), "{line} in {}", ran.out);
+    }
+    let ran = run(&["locks", "list", "--admin", &url]);
+    assert_eq!((ran.exit(), ran.out.as_str(), ran.err.as_str()), (Exit::Done, "", "no locks\n"));
+}
+
+#[test]
 fn clear_asks_first_and_frees_nothing_without_a_yes() {
     let cleared = |count: u64| {
         (
@@ -318,6 +355,11 @@ fn clear_asks_first_and_frees_nothing_without_a_yes() {
     assert!(!questions.recv().expect("asked").contains("dry_run"));
     let ran = run(&["locks", "clear", "--older-than", "10m", "--dry-run", "--admin", &url]);
     assert!(ran.out.starts_with("would free 1 locks"), "{}", ran.out);
+
+    let dry = json!({ "released": 1, "skipped_running": 0, "dry_run": true, "digests": [DIGEST], "instance": "p1", "scope": "fleet" });
+    let (url, _questions) = proxy(vec![(200, dry)]);
+    let ran = run(&["locks", "clear", "--all", "--dry-run", "--admin", &url]);
+    assert_eq!(ran.out, format!("would free 1 locks\n{DIGEST}\n"), "it says which");
 }
 
 #[test]

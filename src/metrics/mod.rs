@@ -301,7 +301,12 @@ fn rule_families(registry: &Registry) -> prometheus::Result<RuleFamilies> {
         deliveries: counters(registry, "oncegate_deliveries_total", "Deliveries, by decision.", decision)?,
         released: counters(registry, "oncegate_locks_released_total", "Locks freed, by reason.", reason)?,
         unkeyable: counters(registry, "oncegate_messages_unkeyable_total", "Messages without a key.", reason)?,
-        cooldowns: counters(registry, "oncegate_cooldowns_total", "Keys that an operator locked by hand.", &["rule"])?,
+        cooldowns: counters(
+            registry,
+            "oncegate_cooldowns_total",
+            "Keys that an operator locked by hand.",
+            &["rule"],
+        )?,
         exceptions: counters(
             registry,
             "oncegate_exceptions_total",

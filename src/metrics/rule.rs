@@ -101,7 +101,9 @@ impl RuleMetrics {
 
     /// Counts a key that was locked by hand.
     pub fn count_cooldown(&self) {
-        let child = self.cooldowns.get_or_init(|| self.families.cooldowns.with_label_values(&[&self.rule]));
+        let child = self
+            .cooldowns
+            .get_or_init(|| self.families.cooldowns.with_label_values(&[&self.rule]));
         child.inc();
     }
 

@@ -22,6 +22,7 @@ fn fed() -> Metrics {
     rule.count_released(ReleaseReason::Returned, 250);
     rule.count_unkeyable(UnkeyableReason::MissingArgument);
     rule.count_exception(ExceptionReason::Lost);
+    rule.count_cooldown();
     metrics.publishes_unmatched.inc_by(7);
     metrics.traffic(Peer::Broker, Direction::Out).bytes.inc_by(100);
     metrics.traffic(Peer::Client, Direction::In).frames.inc_by(3);
@@ -57,6 +58,7 @@ fn names_and_labels_are_the_fixed_ones() {
         ),
         (r#"oncegate_deliveries_total{decision="unmatched",mode="",rule=""}"#, "0"),
         (r#"oncegate_locks_released_total{reason="returned",rule="reports"}"#, "1"),
+        (r#"oncegate_cooldowns_total{rule="reports"}"#, "1"),
         (r#"oncegate_lock_held_seconds_sum{rule="reports"}"#, "0.25"),
         (
             r#"oncegate_messages_unkeyable_total{reason="missing_argument",rule="reports"}"#,

@@ -269,18 +269,30 @@ pub enum Request {
         /// What to write beside it; its cooldown is the life of the lock.
         note: Arc<LockNote>,
     },
-    /// An operator frees a lock. Answered by [`Reply::Released`].
+    /// An operator frees a lock: renewals of a holder that runs on do not bring it back. Answered by [`Reply::Released`].
     Release {
         /// The key.
         digest: Digest,
         /// If given, only if this id holds it.
         holder: Option<Arc<str>>,
+        /// What becomes of it if its holder runs.
+        running: Running,
     },
     /// What is known of a key. Answered by [`Reply::Lock`].
     Show {
         /// The key.
         digest: Digest,
     },
+}
+
+/// What a release does with the lock of a holder that runs.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Running {
+    /// It stays: freeing it lets a second run begin beside the first.
+    #[default]
+    Skip,
+    /// It is freed too.
+    Include,
 }
 
 /// What was learnt of a task id.

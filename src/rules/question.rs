@@ -454,6 +454,18 @@ mod tests {
     }
 
     #[test]
+    fn where_it_goes_is_the_queue_or_what_the_default_exchange_makes_of_the_key() {
+        let goes_to = |json: &str| {
+            let question = Question::from_json(json.as_bytes()).expect("a question");
+            question.goes_to().map(str::to_owned)
+        };
+        assert_eq!(goes_to(r#"{"task": "t"}"#), None);
+        assert_eq!(goes_to(r#"{"task": "t", "queue": "q", "routing_key": "k"}"#).as_deref(), Some("q"));
+        assert_eq!(goes_to(r#"{"task": "t", "routing_key": "k"}"#).as_deref(), Some("k"));
+        assert_eq!(goes_to(r#"{"task": "t", "routing_key": "k", "exchange": "x"}"#), None);
+    }
+
+    #[test]
     fn a_wrong_question_is_told_what_is_wrong() {
         let refused = |json: &str| {
             let answer = Question::from_json(json.as_bytes()).and_then(|question| question.explain(&rules(), NOW));

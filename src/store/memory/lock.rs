@@ -292,6 +292,11 @@ impl Lock {
         }
     }
 
+    /// Whether a worker has had the message in its hands.
+    pub(super) fn was_delivered(&self) -> bool {
+        self.delivered
+    }
+
     /// Whether its going was told before.
     pub(super) fn was_told(&self) -> bool {
         self.told
