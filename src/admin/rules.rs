@@ -44,7 +44,7 @@ pub(super) async fn lookup(State(admin): State<Arc<Admin>>, body: Asked) -> Answ
 pub(super) async fn cooldown(State(admin): State<Arc<Admin>>, body: Asked) -> Answered {
     let answer = async {
         let body = read(body)?;
-        let (question, seconds) = cooldown_of(&body).map_err(bad_question)?;
+        let (question, seconds) = cooldown_of(&body)?;
         let explained = explained(&admin, &question)?;
         let claimed = claim_of(&explained)?;
         let mut note = claimed.note(question.task.as_str().into(), question.goes_to().unwrap_or_default().into());
@@ -137,17 +137,19 @@ fn read(body: Asked) -> Result<Bytes, Problem> {
 }
 
 fn answer_to(admin: &Admin, body: Asked) -> Result<Explained, Problem> {
-    let question = Question::from_json(&read(body)?).map_err(bad_question)?;
+    let question = Question::from_json(&read(body)?)?;
     explained(admin, &question)
 }
 
 fn explained(admin: &Admin, question: &Question) -> Result<Explained, Problem> {
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-    question.explain(&admin.current.load().config.rules, now_ms).map_err(bad_question)
+    Ok(question.explain(&admin.current.load().config.rules, now_ms)?)
 }
 
-fn bad_question(error: QuestionError) -> Problem {
-    Problem::bad("bad_question", error.to_string())
+impl From<QuestionError> for Problem {
+    fn from(error: QuestionError) -> Problem {
+        Problem::bad("bad_question", error.to_string())
+    }
 }
 
 /// Every rule with its settings as they are in effect, those that are off included, in order.
