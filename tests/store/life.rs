@@ -471,6 +471,7 @@ async fn locked_by_hand(w: &World) {
     assert_eq!(w.ask(cool(cooling())).await, Reply::Cooled(Cooled::Locked));
     let lock = held(w, 1).await;
     assert_eq!((lock.state, lock.expires_ms - lock.since_ms), (LockState::Cooldown, COOLDOWN));
+    assert_eq!(lock.in_flight, 0, "there is no message");
     assert!(matches!(w.acquire(&claim(1, "a"), 1, &cooling()).await, Acquired::Held { .. }));
     let longer = note_with(Scope::UntilFinished, |note| note.cooldown_ms = 10 * COOLDOWN);
     assert_eq!(w.ask(cool(longer)).await, Reply::Cooled(Cooled::Locked));

@@ -61,10 +61,11 @@ impl Lock {
         expires_ms: u64,
         publish: Nonce,
     ) -> Lock {
-        let first = if state == LockState::Leased {
-            Stage::Open
-        } else {
-            Stage::Confirmed
+        let first = match state {
+            LockState::Leased => Stage::Open,
+            LockState::Queued | LockState::Running => Stage::Confirmed,
+            // It was locked by hand: there is no message.
+            LockState::Cooldown => Stage::Settled(publish),
         };
         Lock {
             holder,

@@ -466,7 +466,7 @@ function ops.W(lock, _, a)
   local life = tonumber(ARGV[a + 1])
   local l = call('HMGET', lock, 'holder', 'state')
   if not l[1] then
-    take(lock, ARGV[a], 'cooldown', '0+', life, ARGV[a + 2])
+    take(lock, ARGV[a], 'cooldown', '0-0', life, ARGV[a + 2])
   elseif l[2] == 'cooldown' then
     call('HSET', lock, 'expires', int(now + life))
     call('PEXPIRE', lock, int(life))
