@@ -1,12 +1,12 @@
 //! Which rule takes a message, what its key is, and whether that is locked; and locking it by hand.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
-use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
+use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::answer::{Problem, Reach, respond};
@@ -22,16 +22,37 @@ const BY_HAND: &str = "cooldown";
 /// The longest life of a lock, in seconds.
 const COOLDOWN_MAX: f64 = 315_360_000.0;
 
-type Asked = Result<Bytes, BytesRejection>;
+/// How long a client may take for the body of a request.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-pub(super) async fn explain(State(admin): State<Arc<Admin>>, body: Asked) -> Answered {
-    let answer = answer_to(&admin, body).map(|explained| respond(StatusCode::OK, &admin.instance, Reach::Instance, explained.to_json()));
+/// The body of a request, all of it.
+pub(super) struct Body(Bytes);
+
+impl FromRequest<Arc<Admin>> for Body {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, admin: &Arc<Admin>) -> Result<Body, Response> {
+        let problem = match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, admin)).await {
+            Ok(Ok(body)) => return Ok(Body(body)),
+            Ok(Err(rejection)) => Problem::new(rejection.status(), "bad_body", rejection.body_text()),
+            Err(_) => Problem::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "body_timeout",
+                format!("the body did not come within {} s", BODY_TIMEOUT.as_secs()),
+            ),
+        };
+        Err(problem.into_response(&admin.instance))
+    }
+}
+
+pub(super) async fn explain(State(admin): State<Arc<Admin>>, Body(body): Body) -> Answered {
+    let answer = answer_to(&admin, &body).map(|explained| respond(StatusCode::OK, &admin.instance, Reach::Instance, explained.to_json()));
     admin.answer(answer)
 }
 
-pub(super) async fn lookup(State(admin): State<Arc<Admin>>, body: Asked) -> Answered {
+pub(super) async fn lookup(State(admin): State<Arc<Admin>>, Body(body): Body) -> Answered {
     let answer = async {
-        let explained = answer_to(&admin, body)?;
+        let explained = answer_to(&admin, &body)?;
         let claimed = claim_of(&explained)?;
         let lock = operator::show(&admin.store, claimed.digest).await?;
         let fields = state_of(claimed, lock.as_deref());
@@ -41,9 +62,8 @@ pub(super) async fn lookup(State(admin): State<Arc<Admin>>, body: Asked) -> Answ
 }
 
 /// Locks a key by hand, as it is locked after a success.
-pub(super) async fn cooldown(State(admin): State<Arc<Admin>>, body: Asked) -> Answered {
+pub(super) async fn cooldown(State(admin): State<Arc<Admin>>, Body(body): Body) -> Answered {
     let answer = async {
-        let body = read(body)?;
         let (question, seconds) = cooldown_of(&body)?;
         let explained = explained(&admin, &question)?;
         let claimed = claim_of(&explained)?;
@@ -132,12 +152,8 @@ fn held(digest: Digest, holder: &str) -> Problem {
     )
 }
 
-fn read(body: Asked) -> Result<Bytes, Problem> {
-    body.map_err(|rejection| Problem::new(rejection.status(), "bad_body", rejection.body_text()))
-}
-
-fn answer_to(admin: &Admin, body: Asked) -> Result<Explained, Problem> {
-    let question = Question::from_json(&read(body)?)?;
+fn answer_to(admin: &Admin, body: &[u8]) -> Result<Explained, Problem> {
+    let question = Question::from_json(body)?;
     explained(admin, &question)
 }
 
