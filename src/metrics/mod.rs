@@ -47,6 +47,9 @@ const HELD_SECONDS: &[f64] = &[
     2_592_000.0,
 ];
 
+/// The result backend as a dependency.
+const RESULTS: &str = "results";
+
 /// All metrics of this process.
 pub struct Metrics {
     registry: Registry,
@@ -61,6 +64,7 @@ pub struct Metrics {
     config_info: IntGaugeVec,
     store_info: IntGaugeVec,
     locks: IntGaugeVec,
+    circuit: IntGaugeVec,
     reloads_ok: IntCounter,
     reloads_failed: IntCounter,
     last_reload_ok: IntGauge,
@@ -176,6 +180,7 @@ impl Metrics {
             channels: gauge(r, "oncegate_channels", "Channels that are open.")?,
             store_up: gauge(r, "oncegate_store_up", "1 while the store answers.")?,
             store_circuit_open: circuit.with_label_values(&["store"]),
+            circuit,
             rule_families: families,
             rules: Mutex::new(HashMap::new()),
             registry,
@@ -258,6 +263,17 @@ impl Metrics {
     pub fn set_store_type(&self, kind: &str) {
         self.store_info.reset();
         self.store_info.with_label_values(&[kind]).set(1);
+    }
+
+    /// Notes whether the result backend that is to be followed is connected.
+    pub fn set_results_up(&self, up: bool) {
+        self.circuit.with_label_values(&[RESULTS]).set(i64::from(!up));
+    }
+
+    /// Notes that no result backend is followed any more.
+    pub fn forget_results(&self) {
+        // It is not there if none was followed before.
+        let _ = self.circuit.remove_label_values(&[RESULTS]);
     }
 
     /// Replaces what `oncegate_locks` shows: how many locks the store holds, by rule and state.

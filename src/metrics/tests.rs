@@ -33,6 +33,7 @@ fn fed() -> Metrics {
     metrics.set_config("abc");
     metrics.set_store_type("memory");
     metrics.set_locks([("reports", "queued", 4)]);
+    metrics.set_results_up(false);
     metrics
 }
 
@@ -70,6 +71,7 @@ fn names_and_labels_are_the_fixed_ones() {
         ("oncegate_store_up", "0"),
         (r#"oncegate_store_info{type="memory"}"#, "1"),
         (r#"oncegate_circuit_open{dependency="store"}"#, "0"),
+        (r#"oncegate_circuit_open{dependency="results"}"#, "1"),
         (r#"oncegate_upstream_up{upstream="127.0.0.1:5672"}"#, "1"),
         ("oncegate_connections", "0"),
         ("oncegate_connections_limit", "0"),
@@ -110,6 +112,20 @@ fn nothing_is_exported_that_has_no_source() {
         !text.contains(r#"decision="replaced""#),
         "a decision that was never made shows no series"
     );
+}
+
+#[test]
+fn a_result_backend_that_is_not_followed_has_no_series() {
+    let metrics = fed();
+    let series = r#"oncegate_circuit_open{dependency="results"}"#;
+    metrics.set_results_up(true);
+    assert_eq!(
+        samples(&metrics.render().expect("renders")).get(series).map(String::as_str),
+        Some("0")
+    );
+    metrics.forget_results();
+    metrics.forget_results();
+    assert!(!metrics.render().expect("renders").contains(series));
 }
 
 #[test]

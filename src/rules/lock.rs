@@ -5,6 +5,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::celery::result::Status;
+
 /// The identity of a unique key: SHA-256 over the canonical encoding of domain, vhost, namespace and key parts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(pub [u8; 32]);
@@ -328,6 +330,19 @@ impl Signal {
         Signal::Crashed,
         Signal::Purged,
     ];
+
+    /// What a state in a result backend says, if anything.
+    pub fn of_result(status: Status) -> Option<Signal> {
+        match status {
+            Status::Started => Some(Signal::Started),
+            Status::Retry => Some(Signal::Retried),
+            Status::Success => Some(Signal::Succeeded),
+            Status::Failure => Some(Signal::Failed),
+            // Idle workers write it over a task that runs elsewhere when a revoke is sent to all.
+            Status::Revoked => Some(Signal::RevokeAsked),
+            Status::Pending | Status::Other => None,
+        }
+    }
 
     /// Whether it settles one message of the holder, so that it is counted.
     pub fn settles(self) -> bool {

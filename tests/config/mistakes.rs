@@ -324,9 +324,9 @@ url = "sentinel://:pw@h:26379;sentinel://:pw@i:26379""#,
         &[
             r#"o.toml:2:13: exchange = "x" is not available in this version. Leave exchange out."#,
             r#"o.toml:4:11: prefix = "y" is not available in this version. Leave prefix out."#,
-            r#"o.toml:6:8: kind = "rpc" is not available in this version. Write one of "redis", "none" or leave kind out."#,
-            r#"o.toml:7:11: expires = "2d" is not available in this version. Leave expires out."#,
-            r#"o.toml:8:7: url = *** is not available in this version: sentinel:// is not built yet. Write "redis://HOST:6379/0" or "rediss://USER:PASSWORD@HOST:6379/0"."#,
+            r#"o.toml:6:9: kind = "rpc" is not available in this version. Write one of "redis", "none" or leave kind out."#,
+            r#"o.toml:7:12: expires = "2d" is not available in this version. Leave expires out."#,
+            r#"o.toml:8:8: url = *** is not available in this version: sentinel:// is not built yet. Write "redis://HOST:6379/0" or "rediss://USER:PASSWORD@HOST:6379/0"."#,
         ],
     ),
     (
@@ -334,7 +334,7 @@ url = "sentinel://:pw@h:26379;sentinel://:pw@i:26379""#,
 kind = "redis"
 key_prefx = "shop""#,
         &[
-            r#"o.toml:2:8: kind = "redis" does not say where the Redis is. Write url = "redis://HOST:6379/1" beside it."#,
+            r#"o.toml:2:9: kind = "redis" does not say where the Redis is. Write url = "redis://HOST:6379/1" beside it."#,
             r#"o.toml:3:1: unknown key "key_prefx" in [results]. Did you mean "key_prefix"?"#,
         ],
     ),
@@ -343,8 +343,8 @@ key_prefx = "shop""#,
 kind = "worker"
 url = "rpc://""#,
         &[
-            r#"o.toml:2:8: kind = "worker" is not available in this version. Write one of "redis", "none" or leave kind out."#,
-            r#"o.toml:3:7: url = "rpc://" has the scheme rpc://, which is not the Redis result backend. Write "redis://HOST:6379/0" or "rediss://USER:PASSWORD@HOST:6379/0"."#,
+            r#"o.toml:2:9: kind = "worker" is not available in this version. Write one of "redis", "none" or leave kind out."#,
+            r#"o.toml:3:8: url = "rpc://" has the scheme rpc://, which is not the Redis result backend. Write "redis://HOST:6379/0" or "rediss://USER:PASSWORD@HOST:6379/0"."#,
         ],
     ),
     (
