@@ -2,7 +2,8 @@
 //!
 //! The backend sets the key `celery-task-meta-ID` and publishes the same bytes to a channel of that name (celery, `backends/redis.py`). A
 //! publication is a hint that may be lost, so the holders of locks are also looked up, at once after each connect and from then on at
-//! intervals. One connection serves both; without it nothing but these signals is missing.
+//! intervals. One connection serves both; without it nothing but these signals is missing. A look that is not answered ends it, so that
+//! one that is lost unseen is found out.
 //!
 //! A record may be older than the lock, from an earlier run of the same id. It counts if it ended after the lock was taken, by the clock
 //! of its worker, or if there was none when the same lock was looked at before.

@@ -126,10 +126,13 @@ impl Memory {
         let mut first = BinaryHeap::new();
         for (digest, lock) in table.locks(now) {
             if after.is_none_or(|after| *digest > after) && filter.takes(&lock.note.rule, &lock.note.task) {
-                first.push(*digest);
-                if first.len() > limit + 1 {
+                if first.len() > limit {
+                    if first.peek().is_some_and(|last| *last < *digest) {
+                        continue;
+                    }
                     first.pop();
                 }
+                first.push(*digest);
             }
         }
         let more = first.len() > limit;

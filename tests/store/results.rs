@@ -23,6 +23,7 @@ scenarios! {
     a_restart_of_the_backend_is_outlived
     a_backend_that_is_away_is_waited_for
     a_reload_starts_changes_and_stops_it
+    a_password_is_given
 }
 
 const NEVER: Duration = Duration::from_secs(3600);
@@ -311,6 +312,25 @@ async fn many_records_are_read_in_parts(w: &World) {
         .await;
 }
 
+/// The next look goes on where the last one ended.
+#[tokio::test]
+async fn every_lock_comes_under_a_look() {
+    let world = World::memory();
+    let backend = Backend::new(&world);
+    let lowest = lock(&world, 0, "a", Scope::UntilFinished).await;
+    let highest = lock(&world, 255, "b", Scope::UntilFinished).await;
+    for number in 0..10_500_u16 {
+        let (mut claim, note) = (claim(1, &format!("task-{number}")), note(Scope::UntilFinished));
+        claim.digest.0[1..3].copy_from_slice(&number.to_be_bytes());
+        assert_eq!(world.commit(&claim, 1, &note).await, Committed::Held);
+    }
+    backend.follow(OFTEN).await;
+    for (id, key, lock) in [("b", 255, highest), ("a", 0, lowest)] {
+        backend.store(id, &record(id, "FAILURE", Some(lock.since_ms))).await;
+        backend.until_free(key).await;
+    }
+}
+
 async fn a_restart_of_the_backend_is_outlived(w: &World) {
     let mut backend = Backend::new(w);
     backend.follow(NEVER).await;
@@ -321,6 +341,21 @@ async fn a_restart_of_the_backend_is_outlived(w: &World) {
     backend.server.restart();
     backend.until_up(true).await;
     backend.publish_state("a", "SUCCESS").await;
+    backend.until_free(1).await;
+}
+
+/// As when a firewall has forgotten the connection.
+#[tokio::test]
+async fn a_backend_that_says_nothing_is_left() {
+    let world = World::memory();
+    let backend = Backend::new(&world);
+    backend.follow(OFTEN).await;
+    backend.server.signal("-STOP");
+    backend.until_up(false).await;
+    backend.server.signal("-CONT");
+    backend.until_up(true).await;
+    let lock = lock(&world, 1, "a", Scope::UntilFinished).await;
+    backend.store("a", &record("a", "SUCCESS", Some(lock.since_ms))).await;
     backend.until_free(1).await;
 }
 
@@ -381,4 +416,20 @@ async fn a_reload_starts_changes_and_stops_it(w: &World) {
         patterns == 1
     })
     .await;
+}
+
+async fn a_password_is_given(w: &World) {
+    let mut backend = Backend::new(w);
+    backend.server = RedisServer::start(&["--requirepass", "p@ss"]);
+    let follow = |credentials: &str| {
+        let url = format!("redis://{credentials}127.0.0.1:{}/1", backend.server.port);
+        backend.lifecycle.follow_results(Some(Settings {
+            url: address::parse_results_url(&url).expect("a URL"),
+            ..backend.settings(NEVER)
+        }));
+    };
+    for (credentials, is_right) in [("", false), (":p%40ss@", true), (":wrong@", false), ("default:p%40ss@", true)] {
+        follow(credentials);
+        backend.until_up(is_right).await;
+    }
 }
