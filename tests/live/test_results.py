@@ -126,3 +126,26 @@ def test_the_key_prefix_of_the_application(oncegate, stack, store, results, scor
     scoreboard.wait_runs(1)
     harness.wait_until(lambda: not store.locks(), "the lock to go after the success")
     gate.expect("oncegate_locks_released_total", 1, rule="g", reason="success")
+
+
+def test_a_backend_with_tls(oncegate, stack, store, scoreboard, workspace, certificates, away):
+    port = harness.free_port()
+    server = harness.Redis(
+        workspace, "--tls-port", port, "--tls-cert-file", certificates.cert, "--tls-key-file", certificates.key,
+        "--tls-ca-cert-file", certificates.ca, "--tls-auth-clients", "no",
+    )
+    try:
+        server.start()
+        gate = oncegate(
+            RULE.format(task="add", unique="until_finished"),
+            store=store.url,
+            extra=f'[results]\nurl = "rediss://127.0.0.1:{port}/0"',
+            env={"SSL_CERT_FILE": str(certificates.ca)},
+        )
+        connected(gate)
+        away(server)
+        stack.produce(gate, "add.delay(1, 2)")
+        scoreboard.wait_runs(1)
+        harness.wait_until(lambda: not store.locks(), "the lock to go after the success")
+    finally:
+        server.stop()
