@@ -29,6 +29,7 @@
 //! | [`store`] | locks in memory or Redis, the circuit breaker, orders that are kept until they are done |
 //! | [`config`] | files, environment and flags → a [`config::Config`] that is valid by construction |
 //! | [`metrics`], [`logging`] | every counter and log line |
+//! | [`lifecycle`] | what becomes of tasks, where no connection that passes tells it |
 //! | [`admin`], [`cli`] | the HTTP API and page; the commands |
 //! | [`proxy`] | listeners, worker threads, the two sockets around each session |
 //! | [`run`] | start, reload, graceful end |
@@ -64,6 +65,7 @@ pub mod amqp;
 pub mod celery;
 pub mod cli;
 pub mod config;
+pub mod lifecycle;
 pub mod logging;
 pub mod metrics;
 pub mod proxy;

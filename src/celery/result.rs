@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 
 use super::body::{self, Encoding, Serializer, get};
-use super::{Limits, Unreadable, compression, task};
+use super::{Limits, Unreadable, compression, instant, task};
 use crate::amqp::content::Properties;
 
 /// State of a task in a result backend.
@@ -58,6 +58,9 @@ pub struct TaskResult<'a> {
     pub id: Cow<'a, str>,
     /// Its state.
     pub status: Status,
+    /// When it ended, by its worker's clock, in milliseconds since 1970: `date_done`, which Celery sets for SUCCESS, FAILURE and REVOKED
+    /// only.
+    pub done_ms: Option<i64>,
     /// The whole as JSON, without compression; `None` if another serializer wrote it.
     pub json: Option<Cow<'a, [u8]>>,
 }
@@ -69,10 +72,16 @@ struct Meta<'a> {
     status: Cow<'a, str>,
     #[serde(borrow, default)]
     task_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    date_done: Option<Cow<'a, str>>,
 }
 
 /// What can be known of a result without its value.
-type Known<'a> = (Status, Option<Cow<'a, str>>);
+struct Known<'a> {
+    status: Status,
+    id: Option<Cow<'a, str>>,
+    done_ms: Option<i64>,
+}
 
 /// Whether a message with these properties, to the default exchange, may be a result. Cheap: to be called before [`read_rpc`].
 pub fn may_be_rpc(properties: &Properties<'_>) -> bool {
@@ -129,20 +138,25 @@ fn finish<'a>(
         Cow::Borrowed(body) => (known(serializer, body, limits)?, Cow::Borrowed(body)),
         Cow::Owned(body) => {
             let known = known(serializer, &body, limits)?;
-            (known.map(|(status, id)| (status, id.map(owned))), Cow::Owned(body))
+            (known.map(into_owned), Cow::Owned(body))
         }
     };
-    Ok(known.and_then(|(status, task_id)| {
+    Ok(known.and_then(|known| {
         Some(TaskResult {
-            id: task_id.or(id.map(Cow::Borrowed)).filter(|id| !id.is_empty())?,
-            status,
+            id: known.id.or(id.map(Cow::Borrowed)).filter(|id| !id.is_empty())?,
+            status: known.status,
+            done_ms: known.done_ms,
             json: json.then_some(body),
         })
     }))
 }
 
-fn owned<'a>(text: Cow<'_, str>) -> Cow<'a, str> {
-    Cow::Owned(text.into_owned())
+fn into_owned<'a>(known: Known<'_>) -> Known<'a> {
+    Known {
+        status: known.status,
+        id: known.id.map(|id| Cow::Owned(id.into_owned())),
+        done_ms: known.done_ms,
+    }
 }
 
 fn known(serializer: Serializer, body: &[u8], limits: Limits) -> Result<Option<Known<'_>>, Unreadable> {
@@ -153,12 +167,20 @@ fn known(serializer: Serializer, body: &[u8], limits: Limits) -> Result<Option<K
         }
         // What Python writes and JSON forbids, such as NaN, is left to the reader below.
         if let Ok(meta) = serde_json::from_str::<Meta<'_>>(text) {
-            return Ok(Some((Status::from_name(&meta.status), meta.task_id)));
+            return Ok(Some(Known {
+                status: Status::from_name(&meta.status),
+                id: meta.task_id,
+                done_ms: meta.date_done.as_deref().and_then(instant::parse_iso8601),
+            }));
         }
     }
     let meta = body::parse(serializer, body, limits)?;
     let text = |name| get(&meta, name).and_then(|value| value.as_str());
-    Ok(text("status").map(|status| (Status::from_name(status), text("task_id").map(|id| Cow::Owned(id.to_owned())))))
+    Ok(text("status").map(|status| Known {
+        status: Status::from_name(status),
+        id: text("task_id").map(|id| Cow::Owned(id.to_owned())),
+        done_ms: text("date_done").and_then(instant::parse_iso8601),
+    }))
 }
 
 /// What the keys of the Redis backend begin with, after the `global_keyprefix` of the application.
@@ -223,6 +245,32 @@ mod tests {
             assert_eq!(stored(value.as_bytes()), Ok(Some((status, id.to_owned()))), "{shown}");
         }
         assert!(Status::Failure.is_ready() && !Status::Retry.is_ready() && !Status::Other.is_ready());
+    }
+
+    #[test]
+    fn the_time_of_the_end() {
+        for (value, done_ms) in [
+            (
+                r#"{"status": "SUCCESS", "date_done": "1970-01-02T00:00:01.5+00:00"}"#,
+                Some(86_401_500),
+            ),
+            // Celery before 5.4: UTC without an offset.
+            (
+                r#"{"status": "FAILURE", "date_done": "1970-01-02T00:00:01.500999"}"#,
+                Some(86_401_500),
+            ),
+            (
+                r#"{"status": "REVOKED", "date_done": "1970-01-02T02:00:01+02:00", "result": NaN}"#,
+                Some(86_401_000),
+            ),
+            (r#"{"status": "STARTED", "date_done": null}"#, None),
+            (r#"{"status": "SUCCESS"}"#, None),
+            (r#"{"status": "SUCCESS", "date_done": 5}"#, None),
+            (r#"{"status": "SUCCESS", "date_done": "yesterday"}"#, None),
+        ] {
+            let read = read_stored("key", value.as_bytes(), LIMITS).map(|read| read.map(|read| read.done_ms));
+            assert_eq!(read, Ok(Some(done_ms)), "{value}");
+        }
     }
 
     #[test]

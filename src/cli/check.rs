@@ -139,7 +139,37 @@ fn connect(config: &Config) -> Vec<Finding> {
             }),
         }
     }
+    if let Some(results) = &config.results {
+        let settings = Settings {
+            url: results.url.url.expose().to_owned(),
+            prefix: String::new(),
+            timeout: STORE_TIMEOUT,
+            proxy: Arc::from("oncegate-check"),
+            ca: None,
+        };
+        let (verdict, says) = match inspect(&settings) {
+            Ok(info) => judge_results(&info),
+            Err(says) => (Verdict::Failed, says),
+        };
+        findings.push(Finding {
+            what: format!("results {}", results.url),
+            verdict,
+            says,
+        });
+    }
     findings
+}
+
+/// Publications beside answers on one connection (RESP3) came with Redis 6. A replica will do.
+fn judge_results(info: &ServerInfo) -> (Verdict, String) {
+    let major = info.version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    if major.is_some_and(|major| major < 6) {
+        return (
+            Verdict::Failed,
+            format!("Redis {} is too old to be followed: it must be 6 or later", info.version),
+        );
+    }
+    (Verdict::Ok, format!("Redis {}", info.version))
 }
 
 /// Says the protocol header and waits for `connection.start`. Of a TLS port only the TCP connection is tried.
@@ -224,6 +254,18 @@ mod tests {
             ..ServerInfo::default()
         };
         judge("store", &info).iter().map(|finding| finding.verdict.as_str()).collect()
+    }
+
+    #[test]
+    fn a_result_backend_must_not_be_too_old() {
+        for (version, verdict) in [("5.0.14", "failed"), ("6.0.0", "ok"), ("10.1", "ok"), ("", "ok")] {
+            let info = ServerInfo {
+                version: version.to_owned(),
+                role: "slave".to_owned(),
+                ..ServerInfo::default()
+            };
+            assert_eq!(judge_results(&info).0.as_str(), verdict, "{version}");
+        }
     }
 
     #[test]

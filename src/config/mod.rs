@@ -34,7 +34,7 @@ use std::time::Duration;
 use crate::rules::RuleSet;
 use crate::rules::spec::EnableEvents;
 
-use address::{HostPort, Listen, StoreUrl, Upstream};
+use address::{HostPort, Listen, RedisUrl, StoreUrl, Upstream};
 use error::{ConfigErrors, Warning};
 use unit::Secret;
 
@@ -55,6 +55,8 @@ pub struct Config {
     pub log: LogConfig,
     /// `[decisions]`.
     pub decisions: DecisionsConfig,
+    /// `[results]`; `None` if no result backend is to be read.
+    pub results: Option<ResultsConfig>,
     /// The rules, in order.
     pub rules: Arc<RuleSet>,
     /// Lower-case hex SHA-256 of the texts that this came from: files, variables, flags.
@@ -262,6 +264,15 @@ pub struct DecisionsConfig {
     pub keep: Duration,
     /// The most records.
     pub max: u64,
+}
+
+/// `[results]`: the Redis result backend of the Celery applications.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResultsConfig {
+    /// Where.
+    pub url: RedisUrl,
+    /// Celery's `global_keyprefix`; empty if it has none.
+    pub key_prefix: String,
 }
 
 /// What the command line sets; it beats the environment, which beats the file.

@@ -1,7 +1,5 @@
 //! The tables of which nothing, or little, is built.
 
-use std::time::Duration;
-
 use super::context::Context;
 use super::reader::TableReader;
 use super::report::{Reader, Shown};
@@ -9,7 +7,7 @@ use super::rule::words;
 use super::secrets::read_secret;
 use super::setting::read_text;
 use super::source::Span;
-use super::tables::{open, positive};
+use super::tables::open;
 use super::tree::{Table, Value};
 use super::unit::Secret;
 use crate::rules::spec::EnableEvents;
@@ -45,15 +43,6 @@ pub(super) fn read_control(root: &mut TableReader<'_>) -> EnableEvents {
 
 /// The tables of which nothing is built: typed, so that a mistake in them is told as such.
 pub(super) fn read_unbuilt_tables(root: &mut TableReader<'_>) {
-    let mut results = open(root, "results", "results");
-    read_secret::<Secret>(&mut results, "url", "url_file");
-    let kinds = ["auto", "redis", "rpc", "worker", "none"].map(|kind| (kind, kind));
-    results.choice("kind", "auto", &kinds);
-    results.get("key_prefix", String::new());
-    positive(&mut results, "expires", Duration::from_secs(24 * 3600));
-    let shown = results.finish();
-    root.show("results", shown);
-
     let mut park = open(root, "park", "park");
     park.get("prefix", "oncegate.park".to_owned());
     let shown = park.finish();

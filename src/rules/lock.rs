@@ -5,6 +5,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::celery::result::Status;
+
 /// The identity of a unique key: SHA-256 over the canonical encoding of domain, vhost, namespace and key parts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(pub [u8; 32]);
@@ -279,18 +281,30 @@ pub enum Request {
         /// What to write beside it; its cooldown is the life of the lock.
         note: Arc<LockNote>,
     },
-    /// An operator frees a lock. Answered by [`Reply::Released`].
+    /// An operator frees a lock: renewals of a holder that runs on do not bring it back. Answered by [`Reply::Released`].
     Release {
         /// The key.
         digest: Digest,
         /// If given, only if this id holds it.
         holder: Option<Arc<str>>,
+        /// What becomes of it if its holder runs.
+        running: Running,
     },
     /// What is known of a key. Answered by [`Reply::Lock`].
     Show {
         /// The key.
         digest: Digest,
     },
+}
+
+/// What a release does with the lock of a holder that runs.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Running {
+    /// It stays: freeing it lets a second run begin beside the first.
+    #[default]
+    Skip,
+    /// It is freed too.
+    Include,
 }
 
 /// What was learnt of a task id.
@@ -338,6 +352,19 @@ impl Signal {
         Signal::Crashed,
         Signal::Purged,
     ];
+
+    /// What a state in a result backend says, if anything.
+    pub fn of_result(status: Status) -> Option<Signal> {
+        match status {
+            Status::Started => Some(Signal::Started),
+            Status::Retry => Some(Signal::Retried),
+            Status::Success => Some(Signal::Succeeded),
+            Status::Failure => Some(Signal::Failed),
+            // Idle workers write it over a task that runs elsewhere when a revoke is sent to all.
+            Status::Revoked => Some(Signal::RevokeAsked),
+            Status::Pending | Status::Other => None,
+        }
+    }
 
     /// Whether it settles one message of the holder, so that it is counted.
     pub fn settles(self) -> bool {

@@ -13,7 +13,7 @@ use crate::amqp::method::basic;
 use crate::celery::control::{self, Ask, Command, Message};
 use crate::celery::event::{self, Kind, TaskEvent};
 use crate::celery::queue::{self, Purpose};
-use crate::celery::result::{self, Status};
+use crate::celery::result;
 use crate::celery::{Limits, task};
 use crate::rules::lock::{Request, Signal};
 
@@ -117,16 +117,9 @@ fn hear_result(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], li
     let Ok(Some(result)) = result::read_rpc(properties, body, limits) else {
         return false;
     };
-    let signal = match result.status {
-        Status::Started => Signal::Started,
-        Status::Retry => Signal::Retried,
-        Status::Success => Signal::Succeeded,
-        Status::Failure => Signal::Failed,
-        // Idle workers write it over a task that runs elsewhere when a revoke is sent to all.
-        Status::Revoked => Signal::RevokeAsked,
-        _ => return true,
-    };
-    if shared.rules.follows_tasks() {
+    if shared.rules.follows_tasks()
+        && let Some(signal) = Signal::of_result(result.status)
+    {
         shared.learn(Arc::from(&*result.id), signal, "".into());
     }
     true

@@ -13,8 +13,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Answer, Filter, Page, Ticket};
 use crate::rules::lock::{
-    Acquired, Admitted, Claim, Committed, Cooled, Digest, Freed, LockNote, LockState, Nonce, ReleaseReason, Renewed, Reply, Request, Scope,
-    Signal, SignalVerdict,
+    Acquired, Admitted, Claim, Committed, Cooled, Digest, Freed, LockNote, LockState, Nonce, ReleaseReason, Renewed, Reply, Request,
+    Running, Scope, Signal, SignalVerdict,
 };
 use lock::{Lock, SignalEffect};
 use table::{Ended, EndedPublishes, Table};
@@ -126,10 +126,13 @@ impl Memory {
         let mut first = BinaryHeap::new();
         for (digest, lock) in table.locks(now) {
             if after.is_none_or(|after| *digest > after) && filter.takes(&lock.note.rule, &lock.note.task) {
-                first.push(*digest);
-                if first.len() > limit + 1 {
+                if first.len() > limit {
+                    if first.peek().is_some_and(|last| *last < *digest) {
+                        continue;
+                    }
                     first.pop();
                 }
+                first.push(*digest);
             }
         }
         let more = first.len() > limit;
@@ -192,7 +195,7 @@ impl Step<'_> {
                 running,
             } => Reply::Renewed(self.renew(claim, *delivery, note, *running)),
             Request::Cool { claim, note } => Reply::Cooled(self.cool(claim, note)),
-            Request::Release { digest, holder } => Reply::Released(self.release(*digest, holder.as_deref())),
+            Request::Release { digest, holder, running } => Reply::Released(self.release(*digest, holder.as_deref(), *running)),
             Request::Show { digest } => Reply::Lock(self.table.lock(digest, self.now).map(|lock| Box::new(lock.record(*digest)))),
         }
     }
@@ -453,16 +456,25 @@ impl Step<'_> {
         Cooled::Locked
     }
 
-    fn release(&mut self, digest: Digest, holder: Option<&str>) -> Vec<Freed> {
-        let held = self
-            .table
-            .lock(&digest, self.now)
-            .is_some_and(|lock| holder.is_none_or(|holder| *lock.holder == *holder));
-        if held {
-            self.free(digest, ReleaseReason::Admin).into_iter().collect()
-        } else {
-            Vec::new()
+    fn release(&mut self, digest: Digest, holder: Option<&str>, running: Running) -> Vec<Freed> {
+        let lock = self.table.lock(&digest, self.now).map(|lock| &*lock);
+        let meant = |lock: &&Lock| holder.is_none_or(|holder| *lock.holder == *holder);
+        let spared = |lock: &Lock| lock.state == LockState::Running && running == Running::Skip;
+        let Some(lock) = lock.filter(meant).filter(|lock| !spared(lock)) else {
+            return Vec::new();
+        };
+        // A worker has it and may go on: no renewal is to bring back what was freed.
+        let goes_on = lock.was_delivered().then(|| (lock.holder.clone(), lock.expires_ms));
+        let freed = self.free(digest, ReleaseReason::Admin).into_iter().collect();
+        if let Some((holder, expires_ms)) = goes_on {
+            let ended = Ended {
+                verdict: SignalVerdict::Ends,
+                publishes: EndedPublishes::Any,
+                until_ms: expires_ms.max(self.now + ENDED_KEPT_MS),
+            };
+            self.table.note_ended(&holder, ended, self.now);
         }
+        freed
     }
 
     fn take(&mut self, claim: &Claim, publish: Nonce, note: &Arc<LockNote>, state: LockState, expires_ms: u64) {

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use oncegate::celery::control;
 use oncegate::celery::event::{self, Event, Kind, Pulse, TaskEvent, WorkerEvent};
+use oncegate::celery::instant::parse_iso8601;
 use oncegate::celery::queue::{self, Purpose};
 use oncegate::celery::result::{self, Status, TaskResult};
 
@@ -130,8 +131,10 @@ fn assert_result(row: &Json, read: &TaskResult<'_>) {
     assert_eq!(read.id, text(value, "task_id"), "{name}");
     assert_eq!(read.status, Status::from_name(text(value, "status")), "{name}");
     assert_eq!(read.json.is_some(), name.starts_with("json/"), "{name}");
+    assert_eq!(read.done_ms.is_some(), read.status.is_ready(), "{name}");
     if let Some(json) = &read.json {
         let json: Json = serde_json::from_slice(json).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(read.done_ms, json["date_done"].as_str().and_then(parse_iso8601), "{name}");
         assert_eq!((&json["task_id"], &json["status"]), (&value["task_id"], &value["status"]), "{name}");
     }
 }

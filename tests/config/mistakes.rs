@@ -314,13 +314,33 @@ exchange = "x"
 [park]
 prefix = "y"
 [results]
-kind = "redis"
-url = "redis://:pw@h/1""#,
+kind = "rpc"
+expires = "2d"
+url = "sentinel://:pw@h:26379;sentinel://:pw@i:26379""#,
         &[
             r#"o.toml:2:13: exchange = "x" is not available in this version. Leave exchange out."#,
             r#"o.toml:4:11: prefix = "y" is not available in this version. Leave prefix out."#,
-            r#"o.toml:6:9: kind = "redis" is not available in this version. Leave kind out."#,
-            "o.toml:7:8: url = *** is not available in this version. Leave url out.",
+            r#"o.toml:6:9: kind = "rpc" is not available in this version. Write one of "redis", "none" or leave kind out."#,
+            r#"o.toml:7:12: expires = "2d" is not available in this version. Leave expires out."#,
+            r#"o.toml:8:8: url = *** is not available in this version: sentinel:// is not built yet. Write "redis://HOST:6379/0" or "rediss://USER:PASSWORD@HOST:6379/0"."#,
+        ],
+    ),
+    (
+        r#"[results]
+kind = "redis"
+key_prefx = "shop""#,
+        &[
+            r#"o.toml:2:9: kind = "redis" does not say where the Redis is. Write url = "redis://HOST:6379/1" beside it."#,
+            r#"o.toml:3:1: unknown key "key_prefx" in [results]. Did you mean "key_prefix"?"#,
+        ],
+    ),
+    (
+        r#"[results]
+kind = "worker"
+url = "rpc://""#,
+        &[
+            r#"o.toml:2:9: kind = "worker" is not available in this version. Write one of "redis", "none" or leave kind out."#,
+            r#"o.toml:3:8: url = "rpc://" has the scheme rpc://, which is not the Redis result backend. Write "redis://HOST:6379/0" or "rediss://USER:PASSWORD@HOST:6379/0"."#,
         ],
     ),
     (
@@ -470,7 +490,8 @@ fn passwords_are_not_repeated() {
     for text in [
         "[store]\nurl = \"redis://:hunter2@h/x\"",
         "[store]\nurl = \"redis+sentinel://:hunter2@h/x\"",
-        "[results]\nurl = \"redis://:hunter2@h\"",
+        "[results]\nurl = \"redis://:hunter2@h/x\"",
+        "[results]\nurl = \"sentinel://:hunter2@h:26379;sentinel://:hunter2@i:26379\"",
         "[control]\nurl = \"http://a:hunter2@h\"",
         "[control.vhosts.\"x\"]\nurl = \"amqp://a:hunter2@h\"",
         "[store]\nurl = \"redis://:hunter2@h/1\nx",

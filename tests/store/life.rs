@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use oncegate::rules::lock::{
     Acquired, Admitted, Claim, Committed, Cooled, Digest, LockNote, LockRecord, LockState, Nonce, ReleaseOn, ReleaseReason, Renewed, Reply,
-    Request, Scope, Signal,
+    Request, Running, Scope, Signal,
 };
 
 use crate::world::{COOLDOWN, GRACE, LEASE, LIFE, World, claim, digest, late, note, note_with};
@@ -44,6 +44,8 @@ scenarios! {
     renewal_retakes_and_never_steals
     renewal_after_the_end_is_of_no_use
     locked_by_hand
+    release_spares_what_runs
+    renewal_does_not_undo_a_release
 }
 
 const WORKER: &str = "celery@one";
@@ -488,6 +490,7 @@ async fn locked_by_hand(w: &World) {
     assert_eq!(w.ask(cool(cooling())).await, Reply::Cooled(Cooled::Locked));
     let lock = held(w, 1).await;
     assert_eq!((lock.state, lock.expires_ms - lock.since_ms), (LockState::Cooldown, COOLDOWN));
+    assert_eq!(lock.in_flight, 0, "there is no message");
     assert!(matches!(w.acquire(&claim(1, "a"), 1, &cooling()).await, Acquired::Held { .. }));
     let longer = note_with(Scope::UntilFinished, |note| note.cooldown_ms = 10 * COOLDOWN);
     assert_eq!(w.ask(cool(longer)).await, Reply::Cooled(Cooled::Locked));
@@ -498,4 +501,29 @@ async fn locked_by_hand(w: &World) {
         note: cooling(),
     };
     assert_eq!(w.ask(busy).await, Reply::Cooled(Cooled::Held { holder: "a".into() }));
+}
+
+async fn release_spares_what_runs(w: &World) {
+    let note = note(Scope::UntilFinished);
+    queued(w, 1, "a", &note).await;
+    tell(w, "a", Signal::Started).await;
+    assert_eq!(w.release_if(digest(1), Some("a"), Running::Skip).await, []);
+    assert_eq!(held(w, 1).await.state, LockState::Running);
+    assert_eq!(w.release_if(digest(1), Some("a"), Running::Include).await.len(), 1);
+    queued(w, 1, "b", &note).await;
+    assert_eq!(w.release_if(digest(1), Some("b"), Running::Skip).await.len(), 1, "it only waits");
+}
+
+async fn renewal_does_not_undo_a_release(w: &World) {
+    let note = note(Scope::UntilFinished);
+    let a = queued(w, 1, "a", &note).await;
+    admit(w, &a, 9, &note, false).await;
+    tell(w, "a", Signal::Started).await;
+    assert_eq!(w.release(digest(1), None).await.len(), 1);
+    assert_eq!(renew(w, &a, &note, true).await, Renewed::Gone);
+    assert_eq!(w.show(digest(1)).await, None);
+    // Its retry, and its redelivery, are calls like any other.
+    assert_eq!(w.acquire(&a, 2, &note).await, Acquired::Taken);
+    assert_eq!(w.commit(&a, 2, &note).await, Committed::Held);
+    assert_eq!(renew(w, &a, &note, true).await, Renewed::Held);
 }

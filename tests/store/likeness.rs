@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use oncegate::rules::lock::{
-    Acquired, Admitted, Claim, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Scope, Signal,
+    Acquired, Admitted, Claim, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Running, Scope, Signal,
 };
 
 use crate::world::{
@@ -75,6 +75,7 @@ fn request(dice: &mut Dice, notes: &[Arc<LockNote>]) -> Request {
         _ => Request::Release {
             digest: claim.digest,
             holder: (dice.roll(2) == 0).then_some(claim.id),
+            running: if dice.roll(2) == 0 { Running::Skip } else { Running::Include },
         },
     }
 }

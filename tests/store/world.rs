@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use oncegate::rules::lock::{
-    Acquired, Claim, Committed, Digest, Freed, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Scope, Signal,
+    Acquired, Claim, Committed, Digest, Freed, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Running, Scope,
+    Signal,
 };
 use oncegate::store::{Client, Clock, Memory, Settings, Store, Unobserved};
 
@@ -360,9 +361,14 @@ impl World {
     }
 
     pub async fn release(&self, digest: Digest, holder: Option<&str>) -> Vec<Freed> {
+        self.release_if(digest, holder, Running::Include).await
+    }
+
+    pub async fn release_if(&self, digest: Digest, holder: Option<&str>, running: Running) -> Vec<Freed> {
         self.released(Request::Release {
             digest,
             holder: holder.map(Into::into),
+            running,
         })
         .await
     }

@@ -61,10 +61,11 @@ impl Lock {
         expires_ms: u64,
         publish: Nonce,
     ) -> Lock {
-        let first = if state == LockState::Leased {
-            Stage::Open
-        } else {
-            Stage::Confirmed
+        let first = match state {
+            LockState::Leased => Stage::Open,
+            LockState::Queued | LockState::Running => Stage::Confirmed,
+            // It was locked by hand: there is no message.
+            LockState::Cooldown => Stage::Settled(publish),
         };
         Lock {
             holder,
@@ -287,6 +288,11 @@ impl Lock {
             reason,
             settled: self.over(),
         }
+    }
+
+    /// Whether a worker has had the message in its hands.
+    pub(super) fn was_delivered(&self) -> bool {
+        self.delivered
     }
 
     /// Whether its going was told before.

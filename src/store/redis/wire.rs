@@ -6,7 +6,7 @@ use redis::{Cmd, Script, ToRedisArgs, Value};
 
 use crate::rules::lock::{
     Acquired, Admitted, Claim, Committed, Cooled, Digest, Freed, LockNote, LockRecord, LockState, ReleaseOn, ReleaseReason, Renewed, Reply,
-    Request, Scope, Signal,
+    Request, Running, Scope, Signal,
 };
 use crate::store::memory::LONGEST_MS;
 
@@ -163,10 +163,11 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
         Request::Cool { claim, note } => {
             cmd.arg("W").arg(&*claim.id).arg(span(note.cooldown_ms)).arg(fields(note, names));
         }
-        Request::Release { holder, .. } => {
+        Request::Release { holder, running, .. } => {
             cmd.arg("D")
                 .arg(u8::from(holder.is_some()))
-                .arg(holder.as_deref().unwrap_or_default());
+                .arg(holder.as_deref().unwrap_or_default())
+                .arg(u8::from(*running == Running::Include));
         }
         Request::Show { .. } => {
             cmd.arg("Q");

@@ -464,7 +464,7 @@ function ops.W(lock, _, a)
   local life = tonumber(ARGV[a + 1])
   local l = call('HMGET', lock, 'holder', 'state')
   if not l[1] then
-    take(lock, ARGV[a], 'cooldown', '0+', life, ARGV[a + 2])
+    take(lock, ARGV[a], 'cooldown', '0-0', life, ARGV[a + 2])
   elseif l[2] == 'cooldown' then
     call('HSET', lock, 'expires', int(now + life))
     call('PEXPIRE', lock, int(life))
@@ -474,10 +474,13 @@ function ops.W(lock, _, a)
   return 0
 end
 
--- Release by an operator: whether a holder is named, its id.
+-- Release by an operator: whether a holder is named, its id, whether the lock of one that runs goes too.
 function ops.D(lock, _, a)
-  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow')
+  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow', 'state', 'delivered')
   if not l[1] or (ARGV[a] == '1' and l[1] ~= ARGV[a + 1]) then return {} end
+  if l[6] == 'running' and ARGV[a + 2] ~= '1' then return {} end
+  -- A worker has it and may go on: no renewal is to bring back what was freed.
+  if l[7] then note_ended(l[1], 'r', '*', int(math.max(ENDED_KEPT, call('PTTL', lock)))) end
   call('DEL', lock)
   forget_id(id_of(l[1]), digest_of(lock))
   return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5]) }
@@ -489,7 +492,7 @@ function ops.Q(lock)
     'shadow', 'publishes')
 end
 
-local arguments = { A = 7, C = 7, R = 7, U = 3, S = 4, M = 8, N = 7, W = 3, D = 2, Q = 0 }
+local arguments = { A = 7, C = 7, R = 7, U = 3, S = 4, M = 8, N = 7, W = 3, D = 3, Q = 0 }
 local answers, at = {}, 2
 for question = 1, #KEYS / 2 do
   local op = ARGV[at]

@@ -100,6 +100,12 @@ def gated(self, name):
     return name
 
 
+@app.task(bind=True, name="live.gated_failure")
+def gated_failure(self, name):
+    _wait_gate(self, name)
+    raise ValueError(name)
+
+
 @app.task(bind=True, name="live.late", acks_late=True)
 def late(self, name):
     _wait_gate(self, name)
