@@ -9,6 +9,7 @@ mod leg;
 mod observer;
 mod report;
 pub mod tls;
+mod topology;
 mod transport;
 pub mod upstream;
 

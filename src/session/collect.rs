@@ -268,7 +268,10 @@ fn judge(shared: &mut Shared, collect: &Collect) -> Option<Box<Grant>> {
             return None;
         }
     };
-    let queues = shared.bindings.queues(publish.exchange, routing_key_octets);
+    let asked = publish.exchange.is_empty() || rules.asks_for_queue();
+    let queues = asked
+        .then(|| shared.topology.route(publish.exchange, publish.routing_key))
+        .flatten();
     let vhost = Arc::clone(&shared.vhost);
     let user = shared.user.clone();
     let facts = Facts {
