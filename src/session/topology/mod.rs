@@ -113,6 +113,9 @@ pub enum Applied {
     Full,
 }
 
+/// A binding from its other end: destination, source, routing key.
+type Arrival = (Destination, Arc<[u8]>, Arc<[u8]>);
+
 /// What is known of one virtual host. Copies share their contents: to copy and change a large one is cheap.
 #[derive(Debug, Clone, Default)]
 pub struct Topology {
@@ -121,7 +124,7 @@ pub struct Topology {
     /// The bindings whose routing key is a pattern.
     wild: SharedSet<Binding>,
     /// The same bindings by destination.
-    arrivals: SharedSet<(Destination, Arc<[u8]>, Arc<[u8]>)>,
+    arrivals: SharedSet<Arrival>,
 }
 
 impl Topology {
