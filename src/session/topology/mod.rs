@@ -2,7 +2,9 @@
 //!
 //! Nobody tells a proxy what a broker holds: known is what clients were seen to declare and bind successfully. What was made before,
 //! or past the proxy, or by policies, is not. So knowledge is used in one direction only: a queue that is found is a queue of the
-//! publish, and where none is found the queues are not known, which is never the same as none.
+//! publish, and where none is found the queues are not known, which is never the same as none. What the broker takes away by itself is
+//! noticed where it can be: queues that are exclusive, auto-delete or expire are forgotten with the last connection that declared them.
+//! What is taken away past the proxy is believed until it is declared or bound anew.
 //!
 //! A publish may reach several queues; all are found, over bindings of exchanges to exchanges too. Not followed are alternate exchanges,
 //! the headers `CC` and `BCC`, headers exchanges and those of plugins.
