@@ -29,6 +29,21 @@ fn exchange_declare(exchange: &str, kind: &str, bits: u8) -> Vec<u8> {
     method(1, MethodId::EXCHANGE_DECLARE, &arguments)
 }
 
+/// An exchange of the plugin that delays messages and then routes them as `kind` does.
+fn delayed_exchange_declare(exchange: &str, kind: &str) -> Vec<u8> {
+    let mut table = Vec::new();
+    put_entry(&mut table, b"x-delayed-type", &FieldValue::LongStr(kind.as_bytes())).expect("a short name");
+    let arguments = [
+        &[0, 0],
+        &*short(exchange),
+        &*short("x-delayed-message"),
+        &[0],
+        &(table.len() as u32).to_be_bytes(),
+        &*table,
+    ];
+    method(1, MethodId::EXCHANGE_DECLARE, &arguments.concat())
+}
+
 /// `queue.bind` and `exchange.bind`: destination, source, key. `queue.unbind` knows no `nowait`.
 fn bind(id: MethodId, to: &str, from: &str, key: &str, nowait: bool) -> Vec<u8> {
     let mut arguments = [&[0, 0], &*short(to), &*short(from), &*short(key)].concat();
@@ -145,6 +160,8 @@ fn what_the_broker_confirms_is_learnt() {
     for (asks, answers, learnt) in [
         (exchange_declare("e", "topic", 0), ok(M::EXCHANGE_DECLARE_OK), "Topic e"),
         (exchange_declare("e", "x-random", 0), ok(M::EXCHANGE_DECLARE_OK), "Other e"),
+        (delayed_exchange_declare("e", "fanout"), ok(M::EXCHANGE_DECLARE_OK), "Fanout e"),
+        (delayed_exchange_declare("e", "x-random"), ok(M::EXCHANGE_DECLARE_OK), "Other e"),
         (exchange_declare("e", "direct", PASSIVE), ok(M::EXCHANGE_DECLARE_OK), ""),
         (exchange_delete("e", 0), ok(M::EXCHANGE_DELETE_OK), "no-exchange e"),
         (queue_bind("q", "k"), ok(M::QUEUE_BIND_OK), "bind e k q"),
