@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use super::agenda::{Agenda, Place};
 use super::confirm::Ledger;
 use super::deliver::{Consumer, Deliveries, Pass};
 use super::event::{Event, PublishEvent};
-use super::publish::{Grant, Publish, Queue, Wait, Waiting};
+use super::kept::Kept;
+use super::publish::{Grant, Publish, Queue, Waiting};
 use super::{Shared, Ticket};
 use crate::amqp::frame::{Frame, FrameKind};
 use crate::amqp::method::{MethodId, basic, queue};
@@ -72,16 +74,17 @@ pub struct Channel {
     /// From `tx.select` on the channel is transparent both ways.
     pub(super) tx: bool,
     pub(super) ledger: Ledger,
-    pub(super) queue: Queue,
-    pub(super) kept: BTreeMap<Ticket, Publish>,
+    pub(super) queue: Queue<Waiting>,
+    pub(super) kept: BTreeMap<Ticket, Kept>,
     /// Kept publishes that may go, once the content that is on its way to the broker has ended.
-    pub(super) after_publish: Vec<Publish>,
+    pub(super) after_publish: Queue<Publish>,
     pub(super) deliveries: Deliveries,
     pub(super) consumers: Vec<Consumer>,
     /// For each `basic.get` that the broker has not answered: whether its message needs no acknowledgement.
     pub(super) gets: VecDeque<bool>,
     /// Frames of Oncegate's own that wait for the end of the broker's content.
     pub(super) after_content: Vec<u8>,
+    pub(super) agenda: Agenda,
 }
 
 impl Channel {
@@ -95,11 +98,12 @@ impl Channel {
             ledger: Ledger::default(),
             queue: Queue::starting_at(first_position),
             kept: BTreeMap::new(),
-            after_publish: Vec::new(),
+            after_publish: Queue::starting_at(0),
             deliveries: Deliveries::default(),
             consumers: Vec::new(),
             gets: VecDeque::new(),
             after_content: Vec::new(),
+            agenda: Agenda::default(),
         }
     }
 
@@ -227,14 +231,14 @@ impl Channel {
         if self.ledger.client_confirms() {
             self.forget_kept_unconfirmed(shared);
         }
-        let until_us = shared.now.us + shared.settings.lease_us;
-        shared.wake_at(until_us);
+        let position = self.queue.next_position();
         shared.held_bytes += frame.raw.len();
         self.queue.push(Waiting::Close {
             frame: frame.raw.to_vec(),
-            until_us,
+            until_us: shared.now.us + shared.settings.lease_us,
         });
         self.advance(shared);
+        self.schedule(shared, Place::Queue(position));
     }
 
     /// The channel is lost: what the broker has not spoken on is unconfirmed, what waits is gone.
@@ -249,7 +253,7 @@ impl Channel {
                     ticket: Some(ticket),
                     publish,
                     wait,
-                } if wait != Wait::Turn => shared.abandon(ticket, publish.grant),
+                } if wait.is_asked() => shared.abandon(ticket, publish.grant),
                 Waiting::Publish { publish, .. } => {
                     if let Some(grant) = publish.grant {
                         shared.unpublish(&grant, ReleaseReason::Unconfirmed);

@@ -1,8 +1,7 @@
 //! What leaves to the broker and in which order, and what its word on it settles.
 
-use std::sync::Arc;
-
 use super::Shared;
+use super::agenda::Place;
 use super::channel::{Channel, Down, Up};
 use super::confirm::{Outcome, UnknownTag};
 use super::publish::{Grant, Publish, Wait, Waiting};
@@ -21,7 +20,7 @@ impl Channel {
                     if (self.ledger.open_grants() > 0 || !self.kept.is_empty()) && shared.now.us < *until_us {
                         break;
                     }
-                    self.send_all_kept(shared);
+                    self.send_all_kept(shared, "channel_closing");
                 }
             }
             let Some(item) = self.queue.pop() else { break };
@@ -51,7 +50,7 @@ impl Channel {
 
     /// The client's content has ended: what waited for that goes.
     pub(super) fn publish_ends(&mut self, shared: &mut Shared) {
-        for publish in std::mem::take(&mut self.after_publish) {
+        while let Some(publish) = self.after_publish.pop() {
             shared.held_bytes -= publish.frames.len();
             self.send(shared, publish);
         }
@@ -84,7 +83,6 @@ impl Channel {
             return;
         };
         shared.counts.added_us.push((shared.now.us - grant.arrived_us) as u32);
-        grant.leased_us = shared.now.us;
         if !grant.observes() {
             if !self.ledger.counting() && shared.settings.upstream_confirms {
                 encode::confirm_select(&mut shared.to_broker, self.number, true);
@@ -99,8 +97,9 @@ impl Channel {
         }
         shared.to_broker.extend_from_slice(&frames);
         if self.ledger.counting() {
-            shared.wake_at(grant.leased_us + grant.lease_us() / 3);
-            self.ledger.sent(client, Some(grant));
+            if let Some(tag) = self.ledger.sent(client, Some(grant)) {
+                self.schedule(shared, Place::Sent(tag));
+            }
         } else {
             shared.tells.push(Request::Commit {
                 claim: grant.claim,
@@ -156,30 +155,6 @@ impl Channel {
             }
             Up::Idle => {}
         }
-    }
-
-    /// Renews the leases of publishes that still wait for the broker.
-    pub(super) fn renew_leases(&mut self, shared: &mut Shared) {
-        let now = shared.now.us;
-        // A renewal takes a lock that is missing: one for a message that came back would stay.
-        for grant in self.ledger.grants_mut().filter(|grant| !grant.returned) {
-            if now >= grant.leased_us + grant.lease_us() / 3 {
-                grant.leased_us = now;
-                shared.tells.push(Request::RenewLease {
-                    claim: grant.claim.clone(),
-                    publish: grant.publish,
-                    note: Arc::clone(&grant.note),
-                });
-            }
-            shared.wake_at(grant.leased_us + grant.lease_us() / 3);
-        }
-    }
-}
-
-impl Grant {
-    /// The lease in microseconds.
-    pub(super) fn lease_us(&self) -> u64 {
-        self.note.lease_ms * 1000
     }
 }
 
