@@ -47,7 +47,7 @@ impl Channel {
         match place {
             Place::Queue(position) => match self.queue.get(position)? {
                 Waiting::Publish { wait, publish, .. } => wait.due_us(publish),
-                Waiting::Close { until_us, .. } => Some(*until_us),
+                Waiting::Close { until_us, .. } | Waiting::Transaction { until_us, .. } => Some(*until_us),
                 Waiting::Passing { .. } | Waiting::Frames(_) | Waiting::Gone => None,
             },
             Place::Kept(ticket) => {

@@ -83,6 +83,8 @@ impl Channel {
             Some(MethodId::BASIC_GET_EMPTY) => {
                 self.gets.pop_front();
             }
+            // What came since the client asked for it went back to its queue with the rest.
+            Some(MethodId::BASIC_RECOVER_OK) if !self.tx => self.deliveries.clear(),
             Some(MethodId::CHANNEL_CLOSE) => {
                 self.pass_what_has_begun(shared);
                 self.lost(shared);

@@ -145,7 +145,7 @@ impl Channel {
                     self.ledger.broker_counts();
                 }
             }
-            Some(MethodId::TX_SELECT) => self.tx = true,
+            Some(MethodId::TX_SELECT) if !self.tx => return self.client_starts_transactions(shared, frame),
             Some(MethodId::CHANNEL_CLOSE) => return self.client_closes(shared, frame),
             Some(MethodId::BASIC_CONSUME) => {
                 if let Some(consume) = basic::Consume::decode(frame.payload) {
@@ -231,12 +231,21 @@ impl Channel {
         if self.ledger.client_confirms() {
             self.forget_kept_unconfirmed(shared);
         }
+        let (frame, until_us) = (frame.raw.to_vec(), shared.now.us + shared.settings.lease_us);
+        self.wait_in_turn(shared, Waiting::Close { frame, until_us });
+    }
+
+    fn client_starts_transactions(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
+        self.tx = true;
+        let (frame, until_us) = (frame.raw.to_vec(), shared.now.us + shared.settings.lease_us);
+        self.wait_in_turn(shared, Waiting::Transaction { frame, until_us });
+    }
+
+    /// Sends what has a turn and may have to wait even then.
+    fn wait_in_turn(&mut self, shared: &mut Shared, item: Waiting) {
         let position = self.queue.next_position();
-        shared.held_bytes += frame.raw.len();
-        self.queue.push(Waiting::Close {
-            frame: frame.raw.to_vec(),
-            until_us: shared.now.us + shared.settings.lease_us,
-        });
+        shared.held_bytes += item.size();
+        self.queue.push(item);
         self.advance(shared);
         self.schedule(shared, Place::Queue(position));
     }
@@ -261,7 +270,7 @@ impl Channel {
                 }
                 // The client asked to close; the broker answers that even now.
                 Waiting::Close { frame, .. } => shared.to_broker.extend_from_slice(&frame),
-                Waiting::Passing { .. } | Waiting::Frames(_) | Waiting::Gone => {}
+                Waiting::Passing { .. } | Waiting::Frames(_) | Waiting::Transaction { .. } | Waiting::Gone => {}
             }
         }
         self.forget_kept(shared);

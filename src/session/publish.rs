@@ -118,6 +118,14 @@ pub enum Waiting {
         /// The end of the wait, in monotonic microseconds.
         until_us: u64,
     },
+    /// `tx.select`, which also waits until every kept publish is decided, at the longest until `until_us`: one that left after it would
+    /// join a transaction that its client did not publish it in.
+    Transaction {
+        /// The frame.
+        frame: Vec<u8>,
+        /// The end of the wait, in monotonic microseconds.
+        until_us: u64,
+    },
     /// Taken out of the middle: a publish that was decided before its turn.
     Gone,
 }
@@ -127,7 +135,10 @@ impl Waiting {
     pub fn size(&self) -> usize {
         match self {
             Waiting::Publish { publish, .. } => publish.frames.len(),
-            Waiting::Passing { frames, .. } | Waiting::Frames(frames) | Waiting::Close { frame: frames, .. } => frames.len(),
+            Waiting::Passing { frames, .. }
+            | Waiting::Frames(frames)
+            | Waiting::Close { frame: frames, .. }
+            | Waiting::Transaction { frame: frames, .. } => frames.len(),
             Waiting::Gone => 0,
         }
     }

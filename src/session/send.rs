@@ -22,6 +22,12 @@ impl Channel {
                     }
                     self.send_all_kept(shared, "channel_closing");
                 }
+                Waiting::Transaction { until_us, .. } => {
+                    if !self.kept.is_empty() && shared.now.us < *until_us {
+                        break;
+                    }
+                    self.send_all_kept(shared, "tx_select");
+                }
             }
             let Some(item) = self.queue.pop() else { break };
             shared.held_bytes -= item.size();
@@ -35,7 +41,7 @@ impl Channel {
                     self.frames_leave(&frames);
                     shared.to_broker.extend_from_slice(&frames);
                 }
-                Waiting::Close { frame, .. } => shared.to_broker.extend_from_slice(&frame),
+                Waiting::Close { frame, .. } | Waiting::Transaction { frame, .. } => shared.to_broker.extend_from_slice(&frame),
                 Waiting::Gone => {}
             }
         }

@@ -303,8 +303,10 @@ fn lines(mut bytes: &[u8]) -> Vec<String> {
 }
 
 mod confirms;
+mod deliveries;
 mod ends;
 mod kept;
 mod leases;
 mod store;
+mod transactions;
 mod transparency;
