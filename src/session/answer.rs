@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::agenda::Place;
 use super::channel::Channel;
 use super::confirm::Outcome;
+use super::event::{Event, PublishEvent};
 use super::kept::Kept;
 use super::publish::{Grant, Publish, Wait, Waiting};
 use super::{Session, Shared, StoreSilent, Ticket};
@@ -250,5 +251,28 @@ impl Shared {
             Err(silent) => self.decided(&publish, PublishDecision::ForwardedUnchecked, silent.as_str(), None),
         }
         self.cancelled.push(ticket);
+    }
+
+    /// A question whose publish is gone: should the answer be that the lock was taken, it is given back.
+    pub(super) fn abandon(&mut self, ticket: Ticket, grant: Option<Box<Grant>>) {
+        self.cancelled.push(ticket);
+        if let Some(grant) = grant {
+            self.abandoned.insert(ticket, (grant.claim, grant.publish));
+        }
+    }
+
+    /// Counts and logs what became of a publish.
+    pub(super) fn decided(&mut self, publish: &Publish, decision: PublishDecision, reason: &'static str, holder: Option<Arc<str>>) {
+        if let Some(grant) = &publish.grant {
+            self.events.push(Event::Publish(PublishEvent {
+                rule: Arc::clone(&grant.rule),
+                decision,
+                reason,
+                id: Arc::clone(&grant.claim.id),
+                task: Arc::clone(&grant.note.task),
+                digest: Some(grant.claim.digest),
+                holder,
+            }));
+        }
     }
 }

@@ -3,17 +3,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::agenda::{Agenda, Place};
+use super::agenda::Agenda;
 use super::confirm::Ledger;
 use super::deliver::{Consumer, Deliveries, Pass};
-use super::event::{Event, PublishEvent};
 use super::kept::Kept;
-use super::publish::{Grant, Publish, Queue, Waiting};
+use super::publish::{Publish, Queue, Waiting};
 use super::{Shared, Ticket};
 use crate::amqp::frame::{Frame, FrameKind};
 use crate::amqp::method::{MethodId, basic, queue};
-use crate::rules::lock::{ReleaseReason, Request, Signal};
-use crate::rules::outcome::PublishDecision;
+use crate::rules::lock::{Request, Signal};
 
 /// Which close handshake a channel is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,20 +187,6 @@ impl Channel {
         }
     }
 
-    /// Forwards frames in their turn.
-    pub(super) fn pass_on(&mut self, shared: &mut Shared, frames: &[u8]) {
-        if self.queue.is_empty() {
-            shared.to_broker.extend_from_slice(frames);
-            return;
-        }
-        shared.held_bytes += frames.len();
-        if let Some(Waiting::Frames(bytes)) = self.queue.back_mut() {
-            bytes.extend_from_slice(frames);
-        } else {
-            self.queue.push(Waiting::Frames(frames.to_vec()));
-        }
-    }
-
     fn client_settles(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
         let Some((tag, multiple, how)) = settlement(frame) else {
             return self.pass_on(shared, frame.raw);
@@ -239,45 +223,6 @@ impl Channel {
         self.tx = true;
         let (frame, until_us) = (frame.raw.to_vec(), shared.now.us + shared.settings.lease_us);
         self.wait_in_turn(shared, Waiting::Transaction { frame, until_us });
-    }
-
-    /// Sends what has a turn and may have to wait even then.
-    fn wait_in_turn(&mut self, shared: &mut Shared, item: Waiting) {
-        let position = self.queue.next_position();
-        shared.held_bytes += item.size();
-        self.queue.push(item);
-        self.advance(shared);
-        self.schedule(shared, Place::Queue(position));
-    }
-
-    /// The channel is lost: what the broker has not spoken on is unconfirmed, what waits is gone.
-    pub(super) fn lost(&mut self, shared: &mut Shared) {
-        for grant in self.ledger.take_grants() {
-            shared.unpublish(&grant, ReleaseReason::Unconfirmed);
-        }
-        while let Some(item) = self.queue.pop() {
-            shared.held_bytes -= item.size();
-            match item {
-                Waiting::Publish {
-                    ticket: Some(ticket),
-                    publish,
-                    wait,
-                } if wait.is_asked() => shared.abandon(ticket, publish.grant),
-                Waiting::Publish { publish, .. } => {
-                    if let Some(grant) = publish.grant {
-                        shared.unpublish(&grant, ReleaseReason::Unconfirmed);
-                    }
-                }
-                // The client asked to close; the broker answers that even now.
-                Waiting::Close { frame, .. } => shared.to_broker.extend_from_slice(&frame),
-                Waiting::Passing { .. } | Waiting::Frames(_) | Waiting::Transaction { .. } | Waiting::Gone => {}
-            }
-        }
-        self.forget_kept(shared);
-        if let Up::Collecting(collect) = std::mem::replace(&mut self.up, Up::Idle) {
-            shared.held_bytes -= collect.frames.len();
-        }
-        self.deliveries.clear();
     }
 
     /// A client's ack on its short way: `Some` if it passes as it is.
@@ -358,41 +303,9 @@ fn settling(frame: &Frame<'_>, tag: u64, multiple: bool) -> Vec<u8> {
 }
 
 impl Shared {
-    /// The broker does not have this claim's message.
-    pub(super) fn unpublish(&mut self, grant: &Grant, reason: ReleaseReason) {
-        self.tells.push(Request::Unpublish {
-            claim: grant.claim.clone(),
-            publish: grant.publish,
-            reason,
-        });
-    }
-
     /// A worker settled a delivery of this id.
     fn signal(&mut self, id: Arc<str>, signal: Signal) {
         let settlement = self.nonce();
         self.tells.push(Request::Signal { id, signal, settlement });
-    }
-
-    /// A question whose publish is gone: should the answer be that the lock was taken, it is given back.
-    pub(super) fn abandon(&mut self, ticket: Ticket, grant: Option<Box<Grant>>) {
-        self.cancelled.push(ticket);
-        if let Some(grant) = grant {
-            self.abandoned.insert(ticket, (grant.claim, grant.publish));
-        }
-    }
-
-    /// Counts and logs what became of a publish.
-    pub(super) fn decided(&mut self, publish: &Publish, decision: PublishDecision, reason: &'static str, holder: Option<Arc<str>>) {
-        if let Some(grant) = &publish.grant {
-            self.events.push(Event::Publish(PublishEvent {
-                rule: Arc::clone(&grant.rule),
-                decision,
-                reason,
-                id: Arc::clone(&grant.claim.id),
-                task: Arc::clone(&grant.note.task),
-                digest: Some(grant.claim.digest),
-                holder,
-            }));
-        }
     }
 }

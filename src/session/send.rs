@@ -10,6 +10,29 @@ use crate::amqp::method::MethodId;
 use crate::rules::lock::{ReleaseReason, Request};
 
 impl Channel {
+    /// Forwards frames in their turn.
+    pub(super) fn pass_on(&mut self, shared: &mut Shared, frames: &[u8]) {
+        if self.queue.is_empty() {
+            shared.to_broker.extend_from_slice(frames);
+            return;
+        }
+        shared.held_bytes += frames.len();
+        if let Some(Waiting::Frames(bytes)) = self.queue.back_mut() {
+            bytes.extend_from_slice(frames);
+        } else {
+            self.queue.push(Waiting::Frames(frames.to_vec()));
+        }
+    }
+
+    /// Sends what has a turn and may have to wait even then.
+    pub(super) fn wait_in_turn(&mut self, shared: &mut Shared, item: Waiting) {
+        let position = self.queue.next_position();
+        shared.held_bytes += item.size();
+        self.queue.push(item);
+        self.advance(shared);
+        self.schedule(shared, Place::Queue(position));
+    }
+
     /// Sends whatever has reached its turn, and the confirms that are due.
     pub(super) fn advance(&mut self, shared: &mut Shared) {
         while let Some(front) = self.queue.front() {
@@ -162,6 +185,36 @@ impl Channel {
             Up::Idle => {}
         }
     }
+
+    /// The channel is lost: what the broker has not spoken on is unconfirmed, what waits is gone.
+    pub(super) fn lost(&mut self, shared: &mut Shared) {
+        for grant in self.ledger.take_grants() {
+            shared.unpublish(&grant, ReleaseReason::Unconfirmed);
+        }
+        while let Some(item) = self.queue.pop() {
+            shared.held_bytes -= item.size();
+            match item {
+                Waiting::Publish {
+                    ticket: Some(ticket),
+                    publish,
+                    wait,
+                } if wait.is_asked() => shared.abandon(ticket, publish.grant),
+                Waiting::Publish { publish, .. } => {
+                    if let Some(grant) = publish.grant {
+                        shared.unpublish(&grant, ReleaseReason::Unconfirmed);
+                    }
+                }
+                // The client asked to close; the broker answers that even now.
+                Waiting::Close { frame, .. } => shared.to_broker.extend_from_slice(&frame),
+                Waiting::Passing { .. } | Waiting::Frames(_) | Waiting::Transaction { .. } | Waiting::Gone => {}
+            }
+        }
+        self.forget_kept(shared);
+        if let Up::Collecting(collect) = std::mem::replace(&mut self.up, Up::Idle) {
+            shared.held_bytes -= collect.frames.len();
+        }
+        self.deliveries.clear();
+    }
 }
 
 impl Shared {
@@ -176,5 +229,14 @@ impl Shared {
             }),
             Outcome::Nack => self.unpublish(&grant, ReleaseReason::Unconfirmed),
         }
+    }
+
+    /// The broker does not have this claim's message.
+    pub(super) fn unpublish(&mut self, grant: &Grant, reason: ReleaseReason) {
+        self.tells.push(Request::Unpublish {
+            claim: grant.claim.clone(),
+            publish: grant.publish,
+            reason,
+        });
     }
 }
