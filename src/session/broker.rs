@@ -84,6 +84,8 @@ impl Channel {
                 self.gets.pop_front();
             }
             Some(MethodId { class: 40 | 50, .. }) => self.broker_declared(shared, frame),
+            // What came since the client asked for it went back to its queue with the rest.
+            Some(MethodId::BASIC_RECOVER_OK) if !self.tx => self.deliveries.clear(),
             Some(MethodId::CHANNEL_CLOSE) => {
                 self.declarations_refused(shared, frame);
                 self.pass_what_has_begun(shared);

@@ -3,17 +3,16 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::confirm::{Ledger, Outcome, UnknownTag};
+use super::agenda::Agenda;
+use super::confirm::Ledger;
 use super::declare::Declarations;
 use super::deliver::{Consumer, Deliveries, Pass};
-use super::event::{Event, PublishEvent};
-use super::publish::{Grant, Publish, Queue, Wait, Waiting};
+use super::kept::Kept;
+use super::publish::{Publish, Queue, Waiting};
 use super::{Shared, Ticket};
-use crate::amqp::encode;
 use crate::amqp::frame::{Frame, FrameKind};
 use crate::amqp::method::{MethodId, basic};
-use crate::rules::lock::{ReleaseReason, Request, Signal};
-use crate::rules::outcome::PublishDecision;
+use crate::rules::lock::{Request, Signal};
 
 /// Which close handshake a channel is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,10 +73,10 @@ pub struct Channel {
     /// From `tx.select` on the channel is transparent both ways.
     pub(super) tx: bool,
     pub(super) ledger: Ledger,
-    pub(super) queue: Queue,
-    pub(super) kept: BTreeMap<Ticket, Publish>,
+    pub(super) queue: Queue<Waiting>,
+    pub(super) kept: BTreeMap<Ticket, Kept>,
     /// Kept publishes that may go, once the content that is on its way to the broker has ended.
-    pub(super) after_publish: Vec<Publish>,
+    pub(super) after_publish: Queue<Publish>,
     pub(super) deliveries: Deliveries,
     pub(super) consumers: Vec<Consumer>,
     /// For each `basic.get` that the broker has not answered: whether its message needs no acknowledgement.
@@ -85,6 +84,7 @@ pub struct Channel {
     /// Frames of Oncegate's own that wait for the end of the broker's content.
     pub(super) after_content: Vec<u8>,
     pub(super) declarations: Declarations,
+    pub(super) agenda: Agenda,
 }
 
 impl Channel {
@@ -98,12 +98,13 @@ impl Channel {
             ledger: Ledger::default(),
             queue: Queue::starting_at(first_position),
             kept: BTreeMap::new(),
-            after_publish: Vec::new(),
+            after_publish: Queue::starting_at(0),
             deliveries: Deliveries::default(),
             consumers: Vec::new(),
             gets: VecDeque::new(),
             after_content: Vec::new(),
             declarations: Declarations::default(),
+            agenda: Agenda::default(),
         }
     }
 
@@ -145,7 +146,7 @@ impl Channel {
                     self.ledger.broker_counts();
                 }
             }
-            Some(MethodId::TX_SELECT) => self.tx = true,
+            Some(MethodId::TX_SELECT) if !self.tx => return self.client_starts_transactions(shared, frame),
             Some(MethodId::CHANNEL_CLOSE) => return self.client_closes(shared, frame),
             Some(MethodId::BASIC_CONSUME) => {
                 if let Some(consume) = basic::Consume::decode(frame.payload) {
@@ -185,20 +186,6 @@ impl Channel {
         }
     }
 
-    /// Forwards frames in their turn.
-    pub(super) fn pass_on(&mut self, shared: &mut Shared, frames: &[u8]) {
-        if self.queue.is_empty() {
-            shared.to_broker.extend_from_slice(frames);
-            return;
-        }
-        shared.held_bytes += frames.len();
-        if let Some(Waiting::Frames(bytes)) = self.queue.back_mut() {
-            bytes.extend_from_slice(frames);
-        } else {
-            self.queue.push(Waiting::Frames(frames.to_vec()));
-        }
-    }
-
     fn client_settles(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
         let Some((tag, multiple, how)) = settlement(frame) else {
             return self.pass_on(shared, frame.raw);
@@ -227,260 +214,14 @@ impl Channel {
         if self.ledger.client_confirms() {
             self.forget_kept_unconfirmed(shared);
         }
-        let until_us = shared.now.us + shared.settings.lease_us;
-        shared.wake_at(until_us);
-        shared.held_bytes += frame.raw.len();
-        self.queue.push(Waiting::Close {
-            frame: frame.raw.to_vec(),
-            until_us,
-        });
-        self.advance(shared);
+        let (frame, until_us) = (frame.raw.to_vec(), shared.now.us + shared.settings.lease_us);
+        self.wait_in_turn(shared, Waiting::Close { frame, until_us });
     }
 
-    /// Forgets the kept publishes whose confirm the client does not wait for any more. One that it sent before it asked for confirms
-    /// counts as sent, and is decided.
-    pub(super) fn forget_kept_unconfirmed(&mut self, shared: &mut Shared) {
-        let (plain, unconfirmed) = std::mem::take(&mut self.kept)
-            .into_iter()
-            .partition(|(_, publish)| publish.client == 0);
-        self.kept = unconfirmed;
-        self.forget_kept(shared);
-        self.kept = plain;
-    }
-
-    pub(super) fn forget_kept(&mut self, shared: &mut Shared) {
-        for (ticket, publish) in std::mem::take(&mut self.kept) {
-            shared.held_bytes -= publish.frames.len();
-            // The store asks no more for it then; what it was given just before goes back.
-            shared.cancelled.push(ticket);
-            if let Some(grant) = publish.grant {
-                shared.unpublish(&grant, ReleaseReason::Unconfirmed);
-            }
-        }
-    }
-
-    pub(super) fn forget_ready(&mut self, shared: &mut Shared) {
-        for publish in std::mem::take(&mut self.after_publish) {
-            shared.held_bytes -= publish.frames.len();
-            if let Some(grant) = publish.grant {
-                shared.unpublish(&grant, ReleaseReason::Unconfirmed);
-            }
-        }
-    }
-
-    /// Sends whatever has reached its turn, and the confirms that are due.
-    pub(super) fn advance(&mut self, shared: &mut Shared) {
-        while let Some(front) = self.queue.front() {
-            match front {
-                Waiting::Publish { wait: Wait::Turn, .. } | Waiting::Passing { .. } | Waiting::Frames(_) | Waiting::Gone => {}
-                Waiting::Publish { .. } => break,
-                Waiting::Close { until_us, .. } => {
-                    if (self.ledger.open_grants() > 0 || !self.kept.is_empty()) && shared.now.us < *until_us {
-                        break;
-                    }
-                    self.send_all_kept(shared);
-                }
-            }
-            let Some(item) = self.queue.pop() else { break };
-            shared.held_bytes -= item.size();
-            match item {
-                Waiting::Publish { publish, .. } => self.send(shared, publish),
-                Waiting::Passing { frames, client } => {
-                    shared.to_broker.extend_from_slice(&frames);
-                    self.ledger.sent(client, None);
-                }
-                Waiting::Frames(frames) => {
-                    self.frames_leave(&frames);
-                    shared.to_broker.extend_from_slice(&frames);
-                }
-                Waiting::Close { frame, .. } => shared.to_broker.extend_from_slice(&frame),
-                Waiting::Gone => {}
-            }
-        }
-        self.write_confirms(shared);
-    }
-
-    /// True while the broker has been sent the beginning of a publish and not yet its end.
-    fn inside_publish(&self) -> bool {
-        // What waits behind others has not begun to leave.
-        matches!(self.up, Up::Passing(_)) && self.queue.is_empty()
-    }
-
-    /// Sends a publish that was kept, out of its turn, at the next content boundary.
-    pub(super) fn send_kept(&mut self, shared: &mut Shared, publish: Publish) {
-        if self.inside_publish() {
-            shared.held_bytes += publish.frames.len();
-            self.after_publish.push(publish);
-        } else {
-            self.send(shared, publish);
-        }
-    }
-
-    /// The client's content has ended: what waited for that goes.
-    pub(super) fn publish_ends(&mut self, shared: &mut Shared) {
-        for publish in std::mem::take(&mut self.after_publish) {
-            shared.held_bytes -= publish.frames.len();
-            self.send(shared, publish);
-        }
-    }
-
-    /// A `confirm.select` that waited counts from where it leaves.
-    fn frames_leave(&mut self, frames: &[u8]) {
-        if self.ledger.client_confirms() && !self.ledger.counting() {
-            let mut rest = frames;
-            while let crate::amqp::frame::Split::Frame(frame) = crate::amqp::frame::split(rest, usize::MAX) {
-                if frame.method_id() == Some(MethodId::CONFIRM_SELECT) {
-                    self.ledger.broker_counts();
-                }
-                rest = rest.get(frame.raw.len()..).unwrap_or_default();
-            }
-        }
-    }
-
-    fn send_all_kept(&mut self, shared: &mut Shared) {
-        for (ticket, publish) in std::mem::take(&mut self.kept) {
-            shared.cancelled.push(ticket);
-            shared.held_bytes -= publish.frames.len();
-            shared.decided(&publish, PublishDecision::ForwardedUnchecked, "channel_closing", None);
-            self.send(shared, publish);
-        }
-    }
-
-    /// Writes a publish to the broker, whole, and notes what its confirm will settle.
-    pub(super) fn send(&mut self, shared: &mut Shared, publish: Publish) {
-        let Publish {
-            mut frames,
-            client,
-            bits_at,
-            grant,
-        } = publish;
-        let Some(mut grant) = grant else {
-            shared.to_broker.extend_from_slice(&frames);
-            self.ledger.sent(client, None);
-            return;
-        };
-        shared.counts.added_us.push((shared.now.us - grant.arrived_us) as u32);
-        grant.leased_us = shared.now.us;
-        if !grant.observes() {
-            if !self.ledger.counting() && shared.settings.upstream_confirms {
-                encode::confirm_select(&mut shared.to_broker, self.number, true);
-                self.ledger.broker_counts();
-            }
-            if self.ledger.counting() && frames.get(bits_at).is_some_and(|bits| bits & 1 == 0) {
-                if let Some(bits) = frames.get_mut(bits_at) {
-                    *bits |= 1;
-                }
-                grant.own_mandatory = true;
-            }
-        }
-        shared.to_broker.extend_from_slice(&frames);
-        if self.ledger.counting() {
-            shared.wake_at(grant.leased_us + grant.lease_us() / 3);
-            self.ledger.sent(client, Some(grant));
-        } else {
-            shared.tells.push(Request::Commit {
-                claim: grant.claim,
-                publish: grant.publish,
-                note: grant.note,
-            });
-        }
-    }
-
-    /// Writes the confirms that are due to the client, at a content boundary.
-    pub(super) fn write_confirms(&mut self, shared: &mut Shared) {
-        if !self.ledger.has_confirms() {
-            return;
-        }
-        if matches!(self.down, Down::Idle) {
-            self.ledger.write_confirms(self.number, &mut shared.to_client);
-        } else {
-            self.ledger.write_confirms(self.number, &mut self.after_content);
-        }
-    }
-
-    /// The broker's word on one publish or several. True if the frame may go on to the client as it is.
-    pub(super) fn broker_confirms(&mut self, shared: &mut Shared, tag: u64, multiple: bool, outcome: Outcome) -> Result<bool, UnknownTag> {
-        if !self.ledger.counting() {
-            return Ok(true);
-        }
-        let before = self.ledger.open_grants();
-        self.ledger
-            .resolve(tag, multiple, outcome, |grant| shared.broker_spoke(grant, outcome))?;
-        let verbatim = self.ledger.aligned();
-        if verbatim {
-            self.ledger.told();
-        }
-        if before > 0 && !self.queue.is_empty() {
-            self.advance(shared);
-        }
-        Ok(verbatim)
-    }
-
-    /// The channel is lost: what the broker has not spoken on is unconfirmed, what waits is gone.
-    pub(super) fn lost(&mut self, shared: &mut Shared) {
-        for grant in self.ledger.take_grants() {
-            shared.unpublish(&grant, ReleaseReason::Unconfirmed);
-        }
-        while let Some(item) = self.queue.pop() {
-            shared.held_bytes -= item.size();
-            match item {
-                Waiting::Publish {
-                    ticket: Some(ticket),
-                    publish,
-                    wait,
-                } if wait != Wait::Turn => shared.abandon(ticket, publish.grant),
-                Waiting::Publish { publish, .. } => {
-                    if let Some(grant) = publish.grant {
-                        shared.unpublish(&grant, ReleaseReason::Unconfirmed);
-                    }
-                }
-                // The client asked to close; the broker answers that even now.
-                Waiting::Close { frame, .. } => shared.to_broker.extend_from_slice(&frame),
-                Waiting::Passing { .. } | Waiting::Frames(_) | Waiting::Gone => {}
-            }
-        }
-        self.forget_kept(shared);
-        self.forget_ready(shared);
-        if let Up::Collecting(collect) = std::mem::replace(&mut self.up, Up::Idle) {
-            shared.held_bytes -= collect.frames.len();
-        }
-        self.deliveries.clear();
-        self.declarations_lost(shared);
-    }
-
-    /// The broker has closed the channel and ignores its contents, and yet reads them as frames: the rest of one that has begun will
-    /// pass as it comes, so its beginning must have gone before it.
-    pub(super) fn pass_what_has_begun(&mut self, shared: &mut Shared) {
-        match std::mem::replace(&mut self.up, Up::Idle) {
-            Up::Method(frames) => shared.to_broker.extend_from_slice(&frames),
-            Up::Collecting(collect) => {
-                shared.held_bytes -= collect.frames.len();
-                shared.to_broker.extend_from_slice(&collect.frames);
-            }
-            Up::Passing(_) => {
-                if let Some(Waiting::Passing { frames, .. }) = self.queue.back_mut() {
-                    shared.to_broker.extend_from_slice(frames);
-                }
-            }
-            Up::Idle => {}
-        }
-    }
-
-    /// Renews the leases of publishes that still wait for the broker.
-    pub(super) fn renew_leases(&mut self, shared: &mut Shared) {
-        let now = shared.now.us;
-        // A renewal takes a lock that is missing: one for a message that came back would stay.
-        for grant in self.ledger.grants_mut().filter(|grant| !grant.returned) {
-            if now >= grant.leased_us + grant.lease_us() / 3 {
-                grant.leased_us = now;
-                shared.tells.push(Request::RenewLease {
-                    claim: grant.claim.clone(),
-                    publish: grant.publish,
-                    note: Arc::clone(&grant.note),
-                });
-            }
-            shared.wake_at(grant.leased_us + grant.lease_us() / 3);
-        }
+    fn client_starts_transactions(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
+        self.tx = true;
+        let (frame, until_us) = (frame.raw.to_vec(), shared.now.us + shared.settings.lease_us);
+        self.wait_in_turn(shared, Waiting::Transaction { frame, until_us });
     }
 
     /// A client's ack on its short way: `Some` if it passes as it is.
@@ -560,62 +301,10 @@ fn settling(frame: &Frame<'_>, tag: u64, multiple: bool) -> Vec<u8> {
     rewritten
 }
 
-impl Grant {
-    /// The lease in microseconds.
-    pub(super) fn lease_us(&self) -> u64 {
-        self.note.lease_ms * 1000
-    }
-}
-
 impl Shared {
-    /// The broker has spoken on a claim's publish.
-    fn broker_spoke(&mut self, grant: Box<Grant>, outcome: Outcome) {
-        match outcome {
-            _ if grant.returned => {}
-            Outcome::Ack => self.tells.push(Request::Commit {
-                claim: grant.claim,
-                publish: grant.publish,
-                note: grant.note,
-            }),
-            Outcome::Nack => self.unpublish(&grant, ReleaseReason::Unconfirmed),
-        }
-    }
-
-    /// The broker does not have this claim's message.
-    pub(super) fn unpublish(&mut self, grant: &Grant, reason: ReleaseReason) {
-        self.tells.push(Request::Unpublish {
-            claim: grant.claim.clone(),
-            publish: grant.publish,
-            reason,
-        });
-    }
-
     /// A worker settled a delivery of this id.
     fn signal(&mut self, id: Arc<str>, signal: Signal) {
         let settlement = self.nonce();
         self.tells.push(Request::Signal { id, signal, settlement });
-    }
-
-    /// A question whose publish is gone: should the answer be that the lock was taken, it is given back.
-    pub(super) fn abandon(&mut self, ticket: Ticket, grant: Option<Box<Grant>>) {
-        self.cancelled.push(ticket);
-        if let Some(grant) = grant {
-            self.abandoned.insert(ticket, (grant.claim, grant.publish));
-        }
-    }
-
-    /// Counts and logs what became of a publish.
-    pub(super) fn decided(&mut self, publish: &Publish, decision: PublishDecision, reason: &'static str, holder: Option<Arc<str>>) {
-        if let Some(grant) = &publish.grant {
-            self.events.push(Event::Publish(PublishEvent {
-                rule: Arc::clone(&grant.rule),
-                decision,
-                reason,
-                id: Arc::clone(&grant.claim.id),
-                task: Arc::clone(&grant.note.task),
-                digest: Some(grant.claim.digest),
-                holder,
-            }));
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::agenda::Place;
 use super::channel::{Channel, Collect, Up};
 use super::event::Event;
 use super::publish::{Grant, Publish, Wait, Waiting};
@@ -150,6 +151,7 @@ impl Channel {
             return;
         };
         grant.arrived_us = shared.now.us;
+        grant.leased_us = shared.now.us;
         if grant.observes() {
             let ticket = shared.observing_ticket();
             shared.ask(ticket, &grant);
@@ -185,12 +187,14 @@ impl Channel {
         if self.queue.is_empty() {
             self.send(shared, publish);
         } else {
+            let position = self.queue.next_position();
             shared.held_bytes += publish.frames.len();
             self.queue.push(Waiting::Publish {
                 ticket: None,
                 wait: Wait::Turn,
                 publish,
             });
+            self.schedule(shared, Place::Queue(position));
         }
     }
 }

@@ -284,8 +284,7 @@ impl Session {
         if now.us >= self.shared.wake_us {
             self.shared.wake_us = u64::MAX;
             for channel in &mut self.channels.open {
-                channel.renew_leases(&mut self.shared);
-                channel.retry_store(&mut self.shared);
+                channel.handle_due(&mut self.shared);
                 channel.advance(&mut self.shared);
             }
             self.rewake();
@@ -316,17 +315,6 @@ impl Session {
         ];
         for us in deadlines.into_iter().flatten().filter(|us| *us > now) {
             self.shared.wake_at(us);
-        }
-        for number in 0..self.channels.open.len() {
-            if let Some(us) = self
-                .channels
-                .open
-                .get(number)
-                .and_then(super::channel::Channel::close_deadline)
-                .filter(|us| *us > now)
-            {
-                self.shared.wake_at(us);
-            }
         }
     }
 
@@ -378,7 +366,6 @@ impl Channel {
         // Nothing more can be sent on a channel whose last publish is half out.
         if broken {
             self.forget_kept(shared);
-            self.forget_ready(shared);
         } else if self.ledger.client_confirms() {
             self.forget_kept_unconfirmed(shared);
         }
@@ -406,14 +393,6 @@ impl Channel {
         self.advance(shared);
     }
 
-    /// When a `channel.close` that waits for the broker's word waits no longer.
-    fn close_deadline(&self) -> Option<u64> {
-        self.queue.iter().find_map(|item| match item {
-            Waiting::Close { until_us, .. } => Some(*until_us),
-            _ => None,
-        })
-    }
-
     /// Since when the oldest publish of this channel waits or is kept.
     pub(super) fn oldest_wait_us(&self) -> Option<u64> {
         let waiting = self.queue.iter().find_map(|item| match item {
@@ -424,7 +403,7 @@ impl Channel {
             .kept
             .values()
             .next()
-            .and_then(|publish| publish.grant.as_ref())
+            .and_then(|kept| kept.publish.grant.as_ref())
             .map(|grant| grant.arrived_us);
         waiting.into_iter().chain(kept).min()
     }

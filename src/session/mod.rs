@@ -10,6 +10,7 @@
 //!
 //! Each read is walked frame by frame where it lies. Frames that nobody needs to look into are forwarded as one run of bytes.
 
+mod agenda;
 mod answer;
 mod broker;
 mod channel;
@@ -20,7 +21,9 @@ mod deliver;
 mod ends;
 mod event;
 mod handshake;
+mod kept;
 mod publish;
+mod send;
 #[cfg(test)]
 mod tests;
 pub mod topology;

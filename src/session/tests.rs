@@ -303,7 +303,11 @@ fn lines(mut bytes: &[u8]) -> Vec<String> {
 }
 
 mod confirms;
+mod deliveries;
 mod ends;
+mod kept;
+mod leases;
 mod queues;
 mod store;
+mod transactions;
 mod transparency;
