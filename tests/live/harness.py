@@ -1,7 +1,7 @@
 """Starts and stops what the live tests stand on: brokers, stores, the proxy, workers, relays.
 
-Everything listens on loopback, on ports that were free a moment ago, keeps its files under one temporary
-directory, and dies with the process that started it.
+Everything listens on loopback, on ports that no other run of these tests is given, keeps its files under one
+temporary directory, and dies with the process that started it. So tests may run in several processes at once.
 """
 
 import ctypes
@@ -35,7 +35,6 @@ DEADLINE = 15.0 if DIRECT else 60.0
 BINARY = os.environ.get("ONCEGATE_BIN") or str(TARGET / "debug" / "oncegate")
 
 _numbers = itertools.count(1)
-_ports_given = set()
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 
@@ -45,20 +44,40 @@ def number():
     return next(_numbers)
 
 
-def free_port():
-    """A port below the range the kernel takes for outgoing connections, so that none of those takes it."""
-    while True:
-        port = random.randint(18000, 32000)
-        if port in _ports_given:
+def _claimed_ports():
+    """Ports that no other process on this machine is given while this one lives, in blocks of a hundred.
+
+    A block is claimed by a name in the kernel's abstract name space of sockets, which goes with the process
+    however that ends. All ports are below the range that the kernel takes for outgoing connections.
+    """
+    blocks = list(range(18000, 32000, 100))
+    random.shuffle(blocks)
+    for block in blocks:
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0oncegate-test-ports-{block}")
+        except OSError:
+            claim.close()
             continue
+        _claims.append(claim)
+        yield from range(block, block + 100)
+
+
+_claims = []
+_ports = _claimed_ports()
+
+
+def free_port():
+    """A port that nobody listens on, and that no other call gets, in this process or another."""
+    for port in _ports:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        _ports_given.add(port)
         return port
+    raise AssertionError("all ports are claimed by test processes")
 
 
 def wait_until(condition, what, timeout=DEADLINE, interval=0.02):
