@@ -30,9 +30,7 @@ def board():
     """One connection per process: pool children must not share their parent's."""
     global _board
     if _board is None or _board[0] != os.getpid():
-        # However long a gate stays closed: some versions of the client end a blocking read after five seconds.
-        client = redis.Redis.from_url(os.environ["APP_SCOREBOARD"], decode_responses=True, socket_timeout=None)
-        _board = (os.getpid(), client)
+        _board = (os.getpid(), redis.Redis.from_url(os.environ["APP_SCOREBOARD"], decode_responses=True, socket_timeout=None))
     return _board[1]
 
 
