@@ -19,8 +19,9 @@ use crate::config::{self, Config, LogDecisions, LogFormat, ProxyConfig};
 use crate::logging::{self, Logging};
 use crate::metrics::Metrics;
 use crate::proxy::upstream::Upstreams;
-use crate::proxy::{Hub, Listener, StoreObserver, Workers, tls};
+use crate::proxy::{Hub, Listener, StoreObserver, Workers};
 use crate::store::{self, Store};
+use crate::tls;
 
 /// How long connections that were told to go now may take.
 const LAST_CALL: Duration = Duration::from_secs(6);

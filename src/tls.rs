@@ -1,10 +1,13 @@
-//! TLS on the two legs, from the files that the configuration names.
+//! TLS of the listeners and towards the brokers, from the files that the configuration names.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -78,9 +81,11 @@ pub fn connector(tls: &ClientTls) -> Result<TlsConnector, TlsError> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// The name that a broker's certificate must carry.
-pub fn server_name(host: &str) -> Option<ServerName<'static>> {
-    ServerName::try_from(host.to_owned()).ok()
+/// Begins TLS on a connection to a broker whose certificate must carry the name `host`.
+pub async fn connect(connector: &TlsConnector, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    let name =
+        ServerName::try_from(host.to_owned()).map_err(|_| io::Error::other(format!("{host} is no name that a certificate can carry")))?;
+    connector.connect(name, stream).await
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
