@@ -243,7 +243,7 @@ async fn ask_store(redis: &RedisUrl, config: &Config) -> Vec<Finding> {
     };
     let mut findings = match store.inspect().await {
         Ok(info) => judge(&what, &info.unwrap_or_default()),
-        Err(Unavailable::Refused(why)) if why.contains("NOPERM") => vec![finding(
+        Err(Unavailable::Refused(why)) if has_code(&why, &["noperm"]) => vec![finding(
             &what,
             Verdict::Warning,
             "does not let this account run INFO. See yourself that it is a master with maxmemory-policy noeviction.",
@@ -272,8 +272,8 @@ fn store_fault(error: &Unavailable, redis: &RedisUrl) -> String {
         {
             "Write user and password in store.url: redis://USER:PASSWORD@HOST:PORT/DB."
         }
-        Unavailable::Refused(why) if why.contains("NOPERM") => {
-            "The account needs EVALSHA, SCRIPT LOAD, SCAN, HMGET and what the script calls, on keys that begin with store.prefix."
+        Unavailable::Refused(why) if has_code(why, &["noperm"]) => {
+            "Allow the account scripts (EVALSHA, SCRIPT LOAD) and the commands on hashes, strings and expiry, on keys that begin with store.prefix."
         }
         Unavailable::Refused(_) => "See the server's log.",
         Unavailable::Disconnected | Unavailable::CircuitOpen => match redis.transport {
@@ -284,6 +284,12 @@ fn store_fault(error: &Unavailable, redis: &RedisUrl) -> String {
         },
     };
     format!("{error}. {remedy}")
+}
+
+/// Whether one of these codes stands in what Redis, or the library in its own spelling, says.
+fn has_code(says: &str, codes: &[&str]) -> bool {
+    let says = says.to_ascii_lowercase();
+    codes.iter().any(|code| says.contains(code))
 }
 
 fn judge(what: &str, info: &ServerInfo) -> Vec<Finding> {
