@@ -313,10 +313,10 @@ impl Running<'_> {
         if let Some(watch) = &self.watch {
             watch.set(&new);
         }
-        let warnings: Vec<_> = new.warnings.iter().map(ToString::to_string).collect();
-        for warning in &warnings {
+        for warning in &reloaded.new_warnings {
             tracing::warn!("{warning}");
         }
+        let warnings = new.warnings.iter().map(ToString::to_string).collect();
         self.config = new;
         Ok(Reloaded {
             sha256: self.config.sha256.clone(),
