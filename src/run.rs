@@ -209,28 +209,15 @@ async fn start_admin(
     });
     tracing::info!(address = %listener.local_addr()?, "listening for operators");
     let routes = admin::router(&admin);
-    let mut tasks = vec![match &config.admin.tls {
-        None => tokio::spawn(async move { ended(admin::serve(listener, routes, std::future::pending()).await) }),
-        Some(server) => {
-            let listener = admin::TlsListener::new(listener, tls::acceptor(server)?)?;
-            tokio::spawn(async move { ended(admin::serve_tls(listener, routes, std::future::pending()).await) })
-        }
-    }];
+    let acceptor = config.admin.tls.as_ref().map(tls::acceptor).transpose()?;
+    let mut tasks = vec![tokio::spawn(admin::serve(listener, acceptor, routes))];
     if let Some(address) = &config.admin.probes_listen {
         let listener = bind("admin.probes_listen", address).await?;
         let routes = admin::probes_router(&admin);
-        tasks.push(tokio::spawn(async move {
-            ended(admin::serve(listener, routes, std::future::pending()).await);
-        }));
+        tasks.push(tokio::spawn(admin::serve(listener, None, routes)));
     }
     tasks.push(tokio::spawn(admin::count_locks(Arc::clone(&admin))));
     Ok((admin, tasks))
-}
-
-fn ended(result: io::Result<()>) {
-    if let Err(error) = result {
-        tracing::error!(%error, "the admin listener has ended");
-    }
 }
 
 async fn bind(key: &'static str, address: &HostPort) -> Result<TcpListener, StartError> {
