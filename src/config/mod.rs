@@ -9,6 +9,7 @@ mod admin;
 mod check;
 mod context;
 pub mod error;
+mod file;
 mod layer;
 mod limit;
 mod not_built;
