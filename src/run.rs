@@ -32,7 +32,7 @@ const LAST_ORDERS: Duration = Duration::from_secs(2);
 /// Why the proxy does not run.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
-    #[error("cannot listen on {address} ({key}): {source}")]
+    #[error("cannot listen on {address} ({key}): {source}. {}", listen_remedy(source))]
     Listen {
         key: &'static str,
         address: String,
@@ -356,6 +356,16 @@ async fn next(changes: &mut Option<mpsc::Receiver<config::watch::Changed>>) -> O
 
 fn acceptor(config: &Config) -> Result<Option<Arc<TlsAcceptor>>, tls::TlsError> {
     config.proxy.tls.as_ref().map(|tls| tls::acceptor(tls).map(Arc::new)).transpose()
+}
+
+/// What to do where an address cannot be listened on.
+fn listen_remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "Another process has it, perhaps an oncegate that still drains: `ss -ltnp` shows which.",
+        io::ErrorKind::AddrNotAvailable => "Write an address that this machine has.",
+        io::ErrorKind::PermissionDenied => "Write a port from 1024, or give oncegate CAP_NET_BIND_SERVICE.",
+        _ => "Write HOST:PORT with an address of this machine.",
+    }
 }
 
 /// The name of this process among proxies that share a store.

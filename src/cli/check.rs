@@ -8,6 +8,7 @@ use super::output::{Exit, Output};
 use super::process::plain;
 use crate::config::error::{Colour, ConfigErrors};
 use crate::config::{self, Flags};
+use crate::tls::{self, TlsError};
 
 pub(super) fn check(args: &CheckArgs, output: &mut Output<'_>) -> Exit {
     let loaded = config::load(args.file.as_deref(), &config::environment(), &Flags::default());
@@ -15,6 +16,10 @@ pub(super) fn check(args: &CheckArgs, output: &mut Output<'_>) -> Exit {
         Ok(config) => config,
         Err(errors) => return report_errors(&errors, output),
     };
+    let wrong = tls::check(&config);
+    if !wrong.is_empty() {
+        return report_tls_errors(&wrong, output);
+    }
     let findings = if args.connect { connect(&config) } else { Vec::new() };
     let warnings: Vec<Value> = config
         .warnings
@@ -45,15 +50,27 @@ pub(super) fn check(args: &CheckArgs, output: &mut Output<'_>) -> Exit {
 }
 
 fn report_errors(errors: &ConfigErrors, output: &mut Output<'_>) -> Exit {
-    let listed: Vec<Value> = errors
+    let listed = errors
         .0
         .iter()
-        .map(|error| json!({ "place": error.place.to_string(), "message": error.message }))
-        .collect();
+        .map(|error| json!({ "place": error.place.to_string(), "message": error.message }));
+    refuse(listed.collect(), errors.render(Colour::Off).trim_end(), output)
+}
+
+/// The files are there, which is all that the configuration can tell, and cannot be used.
+fn report_tls_errors(errors: &[(&'static str, TlsError)], output: &mut Output<'_>) -> Exit {
+    let listed = errors
+        .iter()
+        .map(|(table, error)| json!({ "place": table, "message": error.to_string() }));
+    let lines: Vec<String> = errors.iter().map(|(table, error)| format!("{table}: {error}")).collect();
+    refuse(listed.collect(), &lines.join("\n"), output)
+}
+
+fn refuse(listed: Vec<Value>, text: &str, output: &mut Output<'_>) -> Exit {
     output.answer(&json!({ "ok": false, "errors": listed, "warnings": [], "connect": [] }), |_| {
         String::new()
     });
-    output.note(errors.render(Colour::Off).trim_end());
+    output.note(text);
     Exit::Config
 }
 

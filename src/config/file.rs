@@ -53,7 +53,8 @@ pub(super) fn read(path: &Path) -> Result<String, Fault> {
     })
 }
 
-fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+/// The bytes of a file, at most one more than are taken for a text.
+pub(super) fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(SIZE_MAX + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
