@@ -290,7 +290,10 @@ impl Running<'_> {
         for setting in reloaded.needs_restart {
             tracing::warn!(setting, "a changed setting counts from the next start");
         }
-        self.acceptor.store(new_acceptor);
+        // The listeners stay those of the start: one that takes TLS still does where the new configuration has none.
+        if new_acceptor.is_some() {
+            self.acceptor.store(new_acceptor);
+        }
         self.limits.store(Some(Arc::new(new.proxy.clone())));
         self.metrics.connections_limit.set(new.proxy.max_connections as i64);
         self.hub.set_rules(&new.proxy, &new.rules);

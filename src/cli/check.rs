@@ -54,7 +54,7 @@ fn report_errors(errors: &ConfigErrors, output: &mut Output<'_>) -> Exit {
         .0
         .iter()
         .map(|error| json!({ "place": error.place.to_string(), "message": error.message }));
-    refuse(listed.collect(), errors.render(Colour::Off).trim_end(), output)
+    refuse(&listed.collect::<Vec<_>>(), errors.render(Colour::Off).trim_end(), output)
 }
 
 /// The files are there, which is all that the configuration can tell, and cannot be used.
@@ -63,10 +63,10 @@ fn report_tls_errors(errors: &[(&'static str, TlsError)], output: &mut Output<'_
         .iter()
         .map(|(table, error)| json!({ "place": table, "message": error.to_string() }));
     let lines: Vec<String> = errors.iter().map(|(table, error)| format!("{table}: {error}")).collect();
-    refuse(listed.collect(), &lines.join("\n"), output)
+    refuse(&listed.collect::<Vec<_>>(), &lines.join("\n"), output)
 }
 
-fn refuse(listed: Vec<Value>, text: &str, output: &mut Output<'_>) -> Exit {
+fn refuse(listed: &[Value], text: &str, output: &mut Output<'_>) -> Exit {
     output.answer(&json!({ "ok": false, "errors": listed, "warnings": [], "connect": [] }), |_| {
         String::new()
     });

@@ -189,6 +189,7 @@ fn what_the_proxy_says_becomes_an_exit_code() {
         (401, "token_required", Exit::Refused),
         (403, "role_refused", Exit::Refused),
         (404, "no_lock", Exit::No),
+        (404, "not_found", Exit::Usage),
         (415, "json_required", Exit::Usage),
         (422, "config_refused", Exit::Config),
         (500, "metrics", Exit::TryAgain),

@@ -95,15 +95,12 @@ impl Upstreams {
         Ok(upstreams)
     }
 
-    /// Reads the TLS files anew; connections from now on use them.
+    /// Reads the TLS files anew; connections from now on use them. The brokers stay those of the start: where the configuration has none that
+    /// takes TLS any more, those that do are dialled as before.
     pub fn reload_tls(&self, config: &config::ProxyConfig) -> Result<(), tls::TlsError> {
-        let encrypted = config.upstream.iter().any(|upstream| upstream.transport == address::Transport::Tls);
-        let connector = if encrypted {
-            Some(Arc::new(tls::connector(&config.upstream_tls)?))
-        } else {
-            None
-        };
-        self.connector.store(connector);
+        if config.upstream.iter().any(|upstream| upstream.transport == address::Transport::Tls) {
+            self.connector.store(Some(Arc::new(tls::connector(&config.upstream_tls)?)));
+        }
         Ok(())
     }
 
