@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use super::connection::Command;
+use super::topology::Topologies;
 use super::upstream::Upstreams;
 use crate::config::{ProxyConfig, UpstreamConfirms};
 use crate::logging::{DecisionLog, OncePerMinute};
@@ -28,6 +29,7 @@ pub struct Hub {
     connections: Mutex<HashMap<u64, UnboundedSender<Command>>>,
     next: AtomicU64,
     draining: AtomicBool,
+    topologies: Arc<Topologies>,
 }
 
 /// A connection's place in the hub, given up when dropped.
@@ -57,6 +59,7 @@ impl Hub {
             connections: Mutex::new(HashMap::new()),
             next: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            topologies: Arc::default(),
         }
     }
 
@@ -106,6 +109,11 @@ impl Hub {
     /// Bounds the log lines about messages that cannot be keyed.
     pub fn unreadable(&self) -> &OncePerMinute {
         &self.unreadable
+    }
+
+    /// What is known of exchanges and queues.
+    pub fn topologies(&self) -> &Arc<Topologies> {
+        &self.topologies
     }
 
     /// Takes a seat for a new connection.

@@ -8,6 +8,7 @@ mod hub;
 mod leg;
 mod observer;
 mod report;
+mod topology;
 mod transport;
 pub mod upstream;
 

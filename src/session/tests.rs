@@ -304,5 +304,6 @@ fn lines(mut bytes: &[u8]) -> Vec<String> {
 
 mod confirms;
 mod ends;
+mod queues;
 mod store;
 mod transparency;
