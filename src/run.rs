@@ -19,8 +19,9 @@ use crate::config::{self, Config, LogDecisions, LogFormat, ProxyConfig};
 use crate::logging::{self, Logging};
 use crate::metrics::Metrics;
 use crate::proxy::upstream::Upstreams;
-use crate::proxy::{Hub, Listener, StoreObserver, Workers, tls};
+use crate::proxy::{Hub, Listener, StoreObserver, Workers};
 use crate::store::{self, Store};
+use crate::tls;
 
 /// How long connections that were told to go now may take.
 const LAST_CALL: Duration = Duration::from_secs(6);
@@ -31,7 +32,7 @@ const LAST_ORDERS: Duration = Duration::from_secs(2);
 /// Why the proxy does not run.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
-    #[error("cannot listen on {address} ({key}): {source}")]
+    #[error("cannot listen on {address} ({key}): {source}. {}", listen_remedy(source))]
     Listen {
         key: &'static str,
         address: String,
@@ -208,28 +209,15 @@ async fn start_admin(
     });
     tracing::info!(address = %listener.local_addr()?, "listening for operators");
     let routes = admin::router(&admin);
-    let mut tasks = vec![match &config.admin.tls {
-        None => tokio::spawn(async move { ended(admin::serve(listener, routes, std::future::pending()).await) }),
-        Some(server) => {
-            let listener = admin::TlsListener::new(listener, tls::acceptor(server)?)?;
-            tokio::spawn(async move { ended(admin::serve_tls(listener, routes, std::future::pending()).await) })
-        }
-    }];
+    let acceptor = config.admin.tls.as_ref().map(tls::acceptor).transpose()?;
+    let mut tasks = vec![tokio::spawn(admin::serve(listener, acceptor, routes))];
     if let Some(address) = &config.admin.probes_listen {
         let listener = bind("admin.probes_listen", address).await?;
         let routes = admin::probes_router(&admin);
-        tasks.push(tokio::spawn(async move {
-            ended(admin::serve(listener, routes, std::future::pending()).await);
-        }));
+        tasks.push(tokio::spawn(admin::serve(listener, None, routes)));
     }
     tasks.push(tokio::spawn(admin::count_locks(Arc::clone(&admin))));
     Ok((admin, tasks))
-}
-
-fn ended(result: io::Result<()>) {
-    if let Err(error) = result {
-        tracing::error!(%error, "the admin listener has ended");
-    }
 }
 
 async fn bind(key: &'static str, address: &HostPort) -> Result<TcpListener, StartError> {
@@ -302,7 +290,10 @@ impl Running<'_> {
         for setting in reloaded.needs_restart {
             tracing::warn!(setting, "a changed setting counts from the next start");
         }
-        self.acceptor.store(new_acceptor);
+        // The listeners stay those of the start: one that takes TLS still does where the new configuration has none.
+        if new_acceptor.is_some() {
+            self.acceptor.store(new_acceptor);
+        }
         self.limits.store(Some(Arc::new(new.proxy.clone())));
         self.metrics.connections_limit.set(new.proxy.max_connections as i64);
         self.hub.set_rules(&new.proxy, &new.rules);
@@ -312,10 +303,10 @@ impl Running<'_> {
         if let Some(watch) = &self.watch {
             watch.set(&new);
         }
-        let warnings: Vec<_> = new.warnings.iter().map(ToString::to_string).collect();
-        for warning in &warnings {
+        for warning in &reloaded.new_warnings {
             tracing::warn!("{warning}");
         }
+        let warnings = new.warnings.iter().map(ToString::to_string).collect();
         self.config = new;
         Ok(Reloaded {
             sha256: self.config.sha256.clone(),
@@ -368,6 +359,16 @@ async fn next(changes: &mut Option<mpsc::Receiver<config::watch::Changed>>) -> O
 
 fn acceptor(config: &Config) -> Result<Option<Arc<TlsAcceptor>>, tls::TlsError> {
     config.proxy.tls.as_ref().map(|tls| tls::acceptor(tls).map(Arc::new)).transpose()
+}
+
+/// What to do where an address cannot be listened on.
+fn listen_remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "Another process has it, perhaps an oncegate that still drains: `ss -ltnp` shows which.",
+        io::ErrorKind::AddrNotAvailable => "Write an address that this machine has.",
+        io::ErrorKind::PermissionDenied => "Write a port from 1024, or give oncegate CAP_NET_BIND_SERVICE.",
+        _ => "Write HOST:PORT with an address of this machine.",
+    }
 }
 
 /// The name of this process among proxies that share a store.

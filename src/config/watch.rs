@@ -15,6 +15,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
+use super::file::read_bytes;
 use super::{Config, files};
 
 /// How long the files must be at rest before a change is told: an editor, or `kubectl`, writes in several steps.
@@ -242,7 +243,7 @@ pub(super) fn fingerprint(files: &[PathBuf]) -> Fingerprint {
                 part(name.as_encoded_bytes());
             }
         } else {
-            match fs::read(here) {
+            match read_bytes(here) {
                 Ok(content) => part(&content),
                 Err(error) => part(error.kind().to_string().as_bytes()),
             }

@@ -8,7 +8,6 @@ mod hub;
 mod leg;
 mod observer;
 mod report;
-pub mod tls;
 mod topology;
 mod transport;
 pub mod upstream;

@@ -12,6 +12,7 @@ mod matcher;
 pub mod outcome;
 mod params;
 pub mod question;
+mod show;
 pub mod spec;
 #[cfg(test)]
 mod tests;
