@@ -42,10 +42,16 @@ thread_local! {
 pub enum Command {
     /// New rules.
     Rules(Arc<RuleSet>),
-    /// No more work to workers; close when nothing is in hand.
-    Drain,
-    /// Close now.
-    Close,
+    /// No more work to workers; close when nothing is in hand, not before this time.
+    Drain {
+        /// In monotonic microseconds, as sessions count.
+        close_from_us: u64,
+    },
+    /// Close now; goodbyes may last until this time.
+    Close {
+        /// In monotonic microseconds, as sessions count.
+        until_us: u64,
+    },
 }
 
 type Answer = (store::Ticket, store::Answer);
@@ -120,8 +126,8 @@ impl Connection {
             let now = self.now();
             match command {
                 Command::Rules(rules) => self.session.handle_rules(rules),
-                Command::Drain => self.session.handle_drain(now),
-                Command::Close => self.session.handle_drain_timeout(now),
+                Command::Drain { close_from_us } => self.session.handle_drain(close_from_us, now),
+                Command::Close { until_us } => self.session.handle_close(until_us, now),
             }
         }
     }

@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::time::Instant;
 
 use super::connection::Command;
+use super::drain;
 use super::upstream::Upstreams;
 use crate::config::{ProxyConfig, UpstreamConfirms};
 use crate::logging::{DecisionLog, OncePerMinute};
@@ -116,7 +118,9 @@ impl Hub {
         // Looked at only now: a drain that begins between these lines gives its order twice rather than never.
         if self.draining.load(Ordering::Acquire) {
             // The receiver is in hand, so the order cannot fail.
-            let _ = sender.send(Command::Drain);
+            let _ = sender.send(Command::Drain {
+                close_from_us: self.now().us,
+            });
         }
         self.metrics.connections.inc();
         (
@@ -140,15 +144,25 @@ impl Hub {
         self.order(&Command::Rules(Arc::clone(rules)));
     }
 
-    /// Starts the graceful end of every connection, those to come included.
-    pub fn drain(&self) {
+    /// Starts the graceful end of every connection, those to come included. Those without work are closed one after another, all of
+    /// them within this time.
+    pub fn drain(&self, within: Duration) {
         self.draining.store(true, Ordering::Release);
-        self.order(&Command::Drain);
+        let now = self.now().us;
+        let connections = self.lock();
+        // A map knows no order, so neighbours in time are no neighbours otherwise.
+        for (number, sender) in connections.values().enumerate() {
+            let close_from_us = now + drain::turn(number, connections.len(), within).as_micros() as u64;
+            // A connection that has just ended needs no orders.
+            let _ = sender.send(Command::Drain { close_from_us });
+        }
     }
 
-    /// Ends every connection.
-    pub fn close(&self) {
-        self.order(&Command::Close);
+    /// Ends every connection; goodbyes may take this long.
+    pub fn close(&self, within: Duration) {
+        self.order(&Command::Close {
+            until_us: self.now().us + within.as_micros() as u64,
+        });
     }
 
     fn order(&self, command: &Command) {

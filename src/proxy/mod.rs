@@ -4,6 +4,7 @@
 //! crosses threads. The thread that accepts hands each new socket to the worker with the fewest connections.
 
 mod connection;
+pub mod drain;
 mod hub;
 mod leg;
 mod observer;

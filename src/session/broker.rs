@@ -155,7 +155,7 @@ impl Channel {
     /// A delivery begins. True if it is kept from the client: Oncegate drains and hands no more work out.
     pub(super) fn deliver_begins(&mut self, shared: &mut Shared, deliver: &basic::Deliver<'_>, header: &ContentHeader<'_>) -> bool {
         if shared.draining && !self.tx && !self.no_ack(deliver.consumer_tag) {
-            self.deliveries.hidden(deliver.delivery_tag);
+            self.withhold(deliver.consumer_tag, deliver.delivery_tag);
             return true;
         }
         let task = tracked_task(shared, header);

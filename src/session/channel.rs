@@ -146,10 +146,7 @@ impl Channel {
             Some(MethodId::CHANNEL_CLOSE) => return self.client_closes(shared, frame),
             Some(MethodId::BASIC_CONSUME) => {
                 if let Some(consume) = basic::Consume::decode(frame.payload) {
-                    self.consumers.push(Consumer {
-                        tag: consume.consumer_tag.to_vec(),
-                        no_ack: consume.no_ack,
-                    });
+                    self.consumers.push(Consumer::new(consume.consumer_tag, consume.no_ack));
                 }
             }
             // Deliveries come until the broker answers; where it does not answer, there is no better time than now.

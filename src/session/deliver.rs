@@ -8,7 +8,7 @@ use std::sync::Arc;
 enum Sight {
     /// The client has it.
     Shown,
-    /// It was kept from the client; the broker has it unacknowledged and will requeue it.
+    /// It was kept from the client; the broker has it back, or gets it back.
     Hidden,
     /// The client has settled it.
     Settled,
@@ -29,6 +29,24 @@ pub struct Consumer {
     pub tag: Vec<u8>,
     /// True if its deliveries need no acknowledgement: the broker forgets them when it sends them.
     pub no_ack: bool,
+    /// True if Oncegate has cancelled it at the broker, of which the client knows nothing.
+    pub stopped: bool,
+}
+
+impl Consumer {
+    /// A consumer that the client has asked for.
+    pub fn new(tag: &[u8], no_ack: bool) -> Consumer {
+        Consumer {
+            tag: tag.to_vec(),
+            no_ack,
+            stopped: false,
+        }
+    }
+
+    /// True if the broker may send deliveries to it that want an acknowledgement.
+    pub fn asks_for_work(&self) -> bool {
+        !self.no_ack && !self.stopped && !self.tag.is_empty()
+    }
 }
 
 /// How to pass a client's settlement on.
@@ -50,6 +68,8 @@ pub struct Deliveries {
     open: VecDeque<Delivery>,
     shown: usize,
     hidden: usize,
+    /// The hidden ones that the broker has not been given back.
+    returns: Vec<u64>,
 }
 
 impl Deliveries {
@@ -66,11 +86,17 @@ impl Deliveries {
     /// A delivery that needs an acknowledgement is kept from the client.
     pub fn hidden(&mut self, tag: u64) {
         self.hidden += 1;
+        self.returns.push(tag);
         self.open.push_back(Delivery {
             tag,
             sight: Sight::Hidden,
             task: None,
         });
+    }
+
+    /// The tags of the deliveries kept from the client since the last call.
+    pub fn take_returns(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.returns)
     }
 
     /// How many deliveries the client has and has not settled.

@@ -16,6 +16,7 @@ mod channel;
 mod collect;
 mod confirm;
 mod deliver;
+mod drain;
 mod ends;
 mod event;
 mod handshake;
@@ -303,6 +304,10 @@ pub struct Session {
     client_end: ClientEnd,
     broker_end: BrokerEnd,
     close_reason: Option<(Side, CloseReason)>,
+    /// While draining, the connection closes from here on, when nothing is in hand.
+    close_from_us: u64,
+    /// No wait of the connection's end goes beyond this.
+    end_by_us: u64,
     /// The last bytes for a client that Oncegate has told to go.
     last_words: Vec<u8>,
     heartbeat_us: u64,
@@ -354,6 +359,8 @@ impl Session {
             client_end: ClientEnd::Open,
             broker_end: BrokerEnd::Open,
             close_reason: None,
+            close_from_us: 0,
+            end_by_us: u64::MAX,
             last_words: Vec::new(),
             heartbeat_us: 0,
             frame_max: 131_072,

@@ -276,11 +276,13 @@ impl Rig {
             9 => self.end(Side::Client),
             10 => self.end(Side::Broker),
             11 => {
-                self.session.handle_drain(self.now);
+                let close_from_us = self.now.us + u64::from(script.octet()) * 10_000;
+                self.session.handle_drain(close_from_us, self.now);
                 self.take();
             }
             12 => {
-                self.session.handle_drain_timeout(self.now);
+                let until_us = self.now.us + u64::from(script.octet()) * 100_000;
+                self.session.handle_close(until_us, self.now);
                 self.take();
             }
             13 => self.sends_method(Side::Client, script),

@@ -1,0 +1,159 @@
+//! The graceful end of a connection while Oncegate shuts down.
+//!
+//! From [`Session::handle_drain`] on the client is handed no new work: each of its consumers that acknowledges is cancelled at the broker,
+//! and what was on its way to it is given back with `basic.nack`, so that other workers get both at once, not only when this connection
+//! closes. The client learns nothing of that: the cancel asks for no answer (`nowait`), so there is none to swallow, and `RabbitMQ` answers
+//! the client's own later `basic.cancel` of that tag with its one `cancel-ok`, since a cancel of an unknown tag is no error. Acknowledging
+//! deliveries after the cancel of their consumer is what a Celery worker itself does when it ends. A smaller prefetch window would not do:
+//! per consumer it counts only for consumers to come, and each acknowledgement would open it again. Cancels leave before nacks, so what is
+//! given back cannot come again, and both leave between the client's contents and behind its waiting frames; until then deliveries are
+//! withheld, and what cannot be given back returns with the channel. Consumers without acknowledgement keep theirs, since the broker has
+//! forgotten such a message when it sends it: a worker's remote control works to the end. Transactional channels stay as they are.
+//!
+//! The connection closes (320) once nothing is in hand, from the moment on that the edge has set, so that not all clients of a process
+//! reconnect at once; at [`Session::handle_close`] it closes whatever is in hand.
+
+use super::channel::{Channel, Down, Life, Up};
+use super::deliver::Consumer;
+use super::event::CloseReason;
+use super::{BrokerEnd, ClientEnd, Now, Phase, Session, Shared, Side};
+use crate::amqp::encode;
+use crate::amqp::method::basic::Nack;
+
+impl Session {
+    /// Oncegate shuts down: no more work is handed to workers, and the connection closes when nothing is in hand, not before
+    /// `close_from_us`. Of several orders the earliest counts.
+    pub fn handle_drain(&mut self, close_from_us: u64, now: Now) {
+        self.shared.now = now;
+        self.close_from_us = if self.shared.draining {
+            self.close_from_us.min(close_from_us)
+        } else {
+            close_from_us
+        };
+        self.shared.draining = true;
+        if self.close_from_us > now.us {
+            self.shared.wake_at(self.close_from_us);
+        }
+        self.settle();
+    }
+
+    /// The connection closes now, whatever is in hand; goodbyes and what still waits have until `until_us`.
+    pub fn handle_close(&mut self, until_us: u64, now: Now) {
+        self.shared.now = now;
+        self.end_by_us = self.end_by_us.min(until_us);
+        self.shared.wake_at(self.end_by_us);
+        match &mut self.client_end {
+            ClientEnd::Asks { until_us, .. } | ClientEnd::Told { until_us } | ClientEnd::Left { until_us } => {
+                *until_us = self.end_by_us.min(*until_us);
+            }
+            ClientEnd::Open | ClientEnd::AskedBroker | ClientEnd::BrokerCloses | ClientEnd::Done => {}
+        }
+        if let BrokerEnd::Closing { until_us } = &mut self.broker_end {
+            *until_us = self.end_by_us.min(*until_us);
+        }
+        self.tell_to_go();
+        self.settle();
+    }
+
+    /// The end of a wait of this many microseconds that begins now; nothing waits beyond the end of the connection.
+    pub(super) fn until(&self, us: u64) -> u64 {
+        (self.shared.now.us + us).min(self.end_by_us)
+    }
+
+    /// Takes the steps of the graceful end that are due.
+    pub(super) fn drain(&mut self) {
+        if !self.shared.draining {
+            return;
+        }
+        self.stop_deliveries();
+        if self.client_end == ClientEnd::Open && self.shared.now.us >= self.close_from_us && self.idle() {
+            self.tell_to_go();
+        }
+    }
+
+    /// What a handshake between the peers that nobody else bounds may last.
+    pub(super) fn cut_short(&mut self) {
+        if self.shared.now.us >= self.end_by_us && matches!(self.client_end, ClientEnd::AskedBroker | ClientEnd::BrokerCloses) {
+            self.client_end = ClientEnd::Done;
+            self.broker_end = BrokerEnd::Done;
+        }
+    }
+
+    fn tell_to_go(&mut self) {
+        if self.phase != Phase::Running {
+            self.client_end = ClientEnd::Done;
+            self.broker_end = BrokerEnd::Done;
+            return;
+        }
+        if self.client_end == ClientEnd::Open {
+            self.close_reason = Some((Side::Client, CloseReason::Drain));
+            self.tell_client(320, "oncegate: shutting down");
+        }
+    }
+
+    fn stop_deliveries(&mut self) {
+        let heard = matches!(
+            self.client_end,
+            ClientEnd::Open | ClientEnd::Asks { .. } | ClientEnd::Told { .. } | ClientEnd::Left { .. }
+        );
+        // Between bytes that are no frames nothing can be said to the broker.
+        if heard && self.broker_end == BrokerEnd::Open && !self.client_raw {
+            for channel in &mut self.channels.open {
+                channel.stop_deliveries(&mut self.shared);
+            }
+        }
+    }
+
+    /// True if closing now interrupts nothing: no delivery is unsettled, no publish unconfirmed or waiting.
+    fn idle(&self) -> bool {
+        self.phase == Phase::Running && self.channels.open.iter().all(Channel::idle)
+    }
+}
+
+impl Channel {
+    fn idle(&self) -> bool {
+        self.settled()
+            && self.deliveries.unsettled() == 0
+            && self.gets.is_empty()
+            && !self.ledger.owes_client()
+            && matches!(self.up, Up::Idle)
+            && matches!(self.down, Down::Idle)
+    }
+
+    /// A delivery that is not for the client any more; [`Channel::stop_deliveries`] gives it back.
+    pub(super) fn withhold(&mut self, consumer_tag: &[u8], delivery_tag: u64) {
+        self.deliveries.hidden(delivery_tag);
+        if self.consumers.iter().any(|consumer| consumer.tag == consumer_tag) {
+            return;
+        }
+        // The client has left the tag to the broker and asked not to be told: the delivery tells. Whatever else sends here is cancelled
+        // too, or what is given back would come again and again.
+        match self.consumers.iter_mut().find(|consumer| consumer.tag.is_empty() && !consumer.no_ack) {
+            Some(consumer) => consumer.tag = consumer_tag.to_vec(),
+            None => self.consumers.push(Consumer::new(consumer_tag, false)),
+        }
+    }
+
+    /// Cancels the consumers that acknowledge, and then gives back what was withheld.
+    fn stop_deliveries(&mut self, shared: &mut Shared) {
+        // A `consume` that waits must have left before its cancel, and nothing may stand inside a content.
+        if self.tx || self.life != Life::Open || !self.queue.is_empty() || matches!(self.up, Up::Passing(_)) {
+            return;
+        }
+        for consumer in &mut self.consumers {
+            if consumer.asks_for_work() {
+                consumer.stopped = true;
+                // A tag that does not fit a short string cannot have come in one.
+                let _ = encode::basic_cancel(&mut shared.to_broker, self.number, &consumer.tag, true);
+            }
+        }
+        for delivery_tag in self.deliveries.take_returns() {
+            let nack = Nack {
+                delivery_tag,
+                multiple: false,
+                requeue: true,
+            };
+            encode::basic_nack(&mut shared.to_broker, self.number, nack);
+        }
+    }
+}
