@@ -7,7 +7,7 @@ use crate::amqp::content::Properties;
 use crate::amqp::encode::{self, Content};
 use crate::amqp::frame::{self, Split};
 use crate::amqp::method::MethodId;
-use crate::amqp::method::basic::{Ack, Deliver, Nack, Publish};
+use crate::amqp::method::basic::{Ack, Cancel, Deliver, Nack, Publish};
 use crate::amqp::table::{FieldValue, Table, put_entry};
 use crate::rules::RuleSet;
 use crate::rules::lock::{Acquired, LockState, Reply, Request, Signal};
@@ -303,6 +303,7 @@ fn lines(mut bytes: &[u8]) -> Vec<String> {
 }
 
 mod confirms;
+mod drain;
 mod ends;
 mod store;
 mod transparency;
