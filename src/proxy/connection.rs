@@ -27,7 +27,7 @@ const READ: usize = 64 * 1024;
 const CLIENT_BACKLOG: usize = 1 << 20;
 
 /// How long the last bytes for a peer may take once its side of the session is done.
-const LAST_WRITE: Duration = Duration::from_secs(5);
+pub(super) const LAST_WRITE: Duration = Duration::from_secs(5);
 
 /// How many reads one connection may do before the others have their turn.
 const TURN: usize = 8;

@@ -9,6 +9,8 @@ mod hub;
 mod leg;
 mod observer;
 mod report;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 mod transport;
 pub mod upstream;

@@ -128,7 +128,11 @@ impl Channel {
         }
         // The client has left the tag to the broker and asked not to be told: the delivery tells. Whatever else sends here is cancelled
         // too, or what is given back would come again and again.
-        match self.consumers.iter_mut().find(|consumer| consumer.tag.is_empty() && !consumer.no_ack) {
+        match self
+            .consumers
+            .iter_mut()
+            .find(|consumer| consumer.tag.is_empty() && !consumer.no_ack)
+        {
             Some(consumer) => consumer.tag = consumer_tag.to_vec(),
             None => self.consumers.push(Consumer::new(consumer_tag, false)),
         }

@@ -304,7 +304,11 @@ fn a_broker_that_closes_while_the_client_is_told_to_go_is_answered() {
     rig.session.handle_drain(0, rig.now);
     assert_eq!(rig.client_got(), ["connection.close"]);
     rig.broker(&method(0, MethodId::CONNECTION_CLOSE, b"\x01\x40\0\0\0\0\0"));
-    assert_eq!(rig.broker_got(), ["connection.close-ok"], "the client answers Oncegate, not the broker");
+    assert_eq!(
+        rig.broker_got(),
+        ["connection.close-ok"],
+        "the client answers Oncegate, not the broker"
+    );
     assert!(rig.session.is_done(Side::Broker));
     assert_eq!(rig.client_got(), [""; 0], "one connection.close is enough");
     rig.client(&close_ok());
