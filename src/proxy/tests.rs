@@ -14,7 +14,7 @@ use super::connection::LAST_WRITE;
 use super::drain::GOODBYE;
 use super::transport::Transport;
 use super::upstream::Upstreams;
-use super::{Connection, Hub, Seat, StoreObserver};
+use super::{Connection, Hub, StoreObserver};
 use crate::admin::State;
 use crate::amqp::frame;
 use crate::amqp::method::MethodId;
@@ -91,9 +91,8 @@ async fn line() -> Line {
     let hub = hub(broker.local_addr().expect("bound").port());
     let mut client = TcpStream::connect(front.local_addr().expect("bound")).await.expect("it listens");
     let (stream, peer) = accept(&front).await;
-    let (seat, commands) = hub.seat();
-    let connection = Connection::new(Arc::clone(&hub), memory().client(), Transport::Tcp(stream), peer, commands);
-    let connection = tokio::spawn(serve(connection, seat));
+    let (seat, commands) = hub.seat(peer.ip());
+    let connection = tokio::spawn(Connection::new(seat, memory().client(), Transport::Tcp(stream), peer, commands));
     client.write_all(&frame::PROTOCOL_HEADER).await.expect("it reads");
     client
         .write_all(&method(MethodId::CONNECTION_OPEN, b"\x01/\0\0"))
@@ -111,11 +110,6 @@ async fn line() -> Line {
         broker,
         connection,
     }
-}
-
-async fn serve(connection: Connection, seat: Seat) {
-    connection.await;
-    drop(seat);
 }
 
 /// How many bytes the proxy has read from its client.

@@ -11,7 +11,9 @@
 //! forgotten such a message when it sends it: a worker's remote control works to the end. Transactional channels stay as they are.
 //!
 //! The connection closes (320) once nothing is in hand, from the moment on that the edge has set, so that not all clients of a process
-//! reconnect at once; at [`Session::handle_close`] it closes whatever is in hand.
+//! reconnect at once. One that takes no work also waits for its [`Neighbours`]: a Celery worker that loses its event connection gives up
+//! its task connection too, and what it has not acknowledged runs again. At [`Session::handle_close`] the connection closes whatever is
+//! in hand.
 
 use super::channel::{Channel, Down, Life, Up};
 use super::deliver::Consumer;
@@ -20,10 +22,19 @@ use super::{BrokerEnd, ClientEnd, Now, Phase, Session, Shared, Side};
 use crate::amqp::encode;
 use crate::amqp::method::basic::Nack;
 
+/// The other connections from the address of this client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Neighbours {
+    /// At least one may have work in hand.
+    Busy,
+    /// None has any.
+    Idle,
+}
+
 impl Session {
     /// Oncegate shuts down: no more work is handed to workers, and the connection closes when nothing is in hand, not before
-    /// `close_from_us`. Of several orders the earliest counts.
-    pub fn handle_drain(&mut self, close_from_us: u64, now: Now) {
+    /// `close_from_us`, and while its neighbours are busy only if it takes work itself. Of several orders the earliest counts.
+    pub fn handle_drain(&mut self, close_from_us: u64, neighbours: Neighbours, now: Now) {
         self.shared.now = now;
         self.close_from_us = if self.shared.draining {
             self.close_from_us.min(close_from_us)
@@ -31,10 +42,23 @@ impl Session {
             close_from_us
         };
         self.shared.draining = true;
+        self.neighbours = neighbours;
         if self.close_from_us > now.us {
             self.shared.wake_at(self.close_from_us);
         }
         self.settle();
+    }
+
+    /// No other connection from the same address has work in hand any more.
+    pub fn handle_neighbours_idle(&mut self, now: Now) {
+        self.shared.now = now;
+        self.neighbours = Neighbours::Idle;
+        self.settle();
+    }
+
+    /// True if the client has a delivery that it has not settled.
+    pub fn has_work_in_hand(&self) -> bool {
+        self.channels.open.iter().any(|channel| channel.deliveries.unsettled() > 0)
     }
 
     /// The connection closes now, whatever is in hand; goodbyes and what still waits have until `until_us`.
@@ -66,7 +90,8 @@ impl Session {
             return;
         }
         self.stop_deliveries();
-        if self.client_end == ClientEnd::Open && self.shared.now.us >= self.close_from_us && self.idle() {
+        let turn = self.shared.now.us >= self.close_from_us && (self.neighbours == Neighbours::Idle || self.takes_work());
+        if self.client_end == ClientEnd::Open && turn && self.idle() {
             self.tell_to_go();
         }
     }
@@ -102,6 +127,12 @@ impl Session {
                 channel.stop_deliveries(&mut self.shared);
             }
         }
+    }
+
+    /// True if the client consumes with acknowledgement, as workers do.
+    fn takes_work(&self) -> bool {
+        let mut consumers = self.channels.open.iter().flat_map(|channel| &channel.consumers);
+        consumers.any(|consumer| !consumer.no_ack)
     }
 
     /// True if closing now interrupts nothing: no delivery is unsettled, no publish unconfirmed or waiting.

@@ -31,6 +31,7 @@ use std::sync::Arc;
 pub use channel::Channel;
 pub use confirm::{Ledger, Outcome, UnknownTag};
 pub use deliver::{Deliveries, Pass};
+pub use drain::Neighbours;
 pub use ends::{BrokerEnd, ClientEnd};
 pub use event::{CloseReason, Event, PublishEvent};
 pub use publish::Grant;
@@ -306,6 +307,7 @@ pub struct Session {
     close_reason: Option<(Side, CloseReason)>,
     /// While draining, the connection closes from here on, when nothing is in hand.
     close_from_us: u64,
+    neighbours: Neighbours,
     /// No wait of the connection's end goes beyond this.
     end_by_us: u64,
     /// The last bytes for a client that Oncegate has told to go.
@@ -360,6 +362,7 @@ impl Session {
             broker_end: BrokerEnd::Open,
             close_reason: None,
             close_from_us: 0,
+            neighbours: Neighbours::Idle,
             end_by_us: u64::MAX,
             last_words: Vec::new(),
             heartbeat_us: 0,

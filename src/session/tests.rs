@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Now, Session, Settings, Side, StoreSilent, Ticket};
+use super::{Neighbours, Now, Session, Settings, Side, StoreSilent, Ticket};
 use crate::amqp::content::Properties;
 use crate::amqp::encode::{self, Content};
 use crate::amqp::frame::{self, Split};
@@ -115,6 +115,11 @@ impl Rig {
 
     fn silence(&mut self, ticket: Ticket) {
         self.session.handle_answer(ticket, Err(StoreSilent::Timeout), self.now);
+    }
+
+    /// Oncegate shuts down; the connection may close this much later.
+    fn drain(&mut self, us: u64) {
+        self.session.handle_drain(self.now.us + us, Neighbours::Idle, self.now);
     }
 
     fn later(&mut self, us: u64) {

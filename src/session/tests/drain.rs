@@ -26,7 +26,7 @@ fn draining() -> Rig {
     rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
     rig.broker_got();
     rig.client_got();
-    rig.session.handle_drain(0, rig.now);
+    rig.drain(0);
     rig
 }
 
@@ -38,7 +38,7 @@ fn consumers_that_acknowledge_are_cancelled_at_the_broker_and_the_client_learns_
     rig.broker(&deliver(1, "work", 1, "t.unique", "x"));
     rig.broker_got();
     rig.client_got();
-    rig.session.handle_drain(0, rig.now);
+    rig.drain(0);
     let sent = rig.output(Side::Broker);
     let Split::Frame(frame) = frame::split(&sent, usize::MAX) else {
         panic!("a frame")
@@ -141,7 +141,7 @@ fn nothing_is_given_back_inside_a_publish() {
     rig.client(&other[..cut]);
     rig.broker_got();
     rig.client_got();
-    rig.session.handle_drain(0, rig.now);
+    rig.drain(0);
     rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
     assert_eq!(rig.broker_got(), [""; 0]);
     rig.client(&other[cut..]);
@@ -156,7 +156,7 @@ fn a_consume_that_waits_behind_a_publish_leaves_before_its_cancel() {
     let mut rig = Rig::new(spec());
     let a = rig.publish_asked("a");
     rig.client(&consume(1, "c", false));
-    rig.session.handle_drain(0, rig.now);
+    rig.drain(0);
     assert_eq!(rig.broker_got(), [""; 0]);
     rig.answer(a, Acquired::Taken);
     assert_eq!(
@@ -184,7 +184,7 @@ fn a_transactional_channel_is_left_alone() {
     rig.broker(&deliver(2, "d", 1, "t.unique", "x"));
     rig.broker_got();
     rig.client_got();
-    rig.session.handle_drain(0, rig.now);
+    rig.drain(0);
     assert_eq!(rig.broker_got(), ["basic.cancel"]);
     rig.broker(&deliver(1, "c", 1, "t.unique", "y"));
     assert_eq!(rig.client_got(), ["basic.deliver y"]);
@@ -193,7 +193,7 @@ fn a_transactional_channel_is_left_alone() {
 #[test]
 fn an_idle_connection_waits_for_its_turn_to_close() {
     let mut rig = Rig::new(spec());
-    rig.session.handle_drain(rig.now.us + 700_000, rig.now);
+    rig.drain(700_000);
     assert_eq!(rig.client_got(), [""; 0]);
     assert!(rig.session.poll_timeout() <= rig.now.us + 700_000);
     rig.later(699_999);
@@ -209,9 +209,9 @@ fn the_turn_survives_other_deadlines_and_the_earliest_of_two_counts() {
     rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
     let a = rig.publish_asked("a");
     rig.answer(a, Acquired::Taken);
-    rig.session.handle_drain(rig.now.us + 60_000_000, rig.now);
-    rig.session.handle_drain(rig.now.us + 8_000_000, rig.now);
-    rig.session.handle_drain(rig.now.us + 9_000_000, rig.now);
+    rig.drain(60_000_000);
+    rig.drain(8_000_000);
+    rig.drain(9_000_000);
     rig.client(&ack(1, 1, false));
     // The lease is renewed on the way.
     rig.later(4_000_000);
@@ -227,7 +227,7 @@ fn the_turn_survives_other_deadlines_and_the_earliest_of_two_counts() {
 fn a_get_that_is_not_answered_is_work_in_hand() {
     let mut rig = Rig::new(spec());
     rig.client(&method(1, MethodId::BASIC_GET, b"\0\0\x01q\x01"));
-    rig.session.handle_drain(0, rig.now);
+    rig.drain(0);
     assert_eq!(rig.client_got(), [""; 0], "its message would be lost");
     rig.broker(&method(1, MethodId::BASIC_GET_EMPTY, b"\0"));
     assert_eq!(rig.client_got(), ["basic.get-empty", "connection.close"]);
@@ -239,7 +239,7 @@ fn no_connection_closes_in_the_middle_of_a_message_to_its_client() {
     rig.client(&consume(1, "c", true));
     let all = deliver(1, "c", 1, "t.other", "x");
     rig.broker(&all[..all.len() - BODY.len() - 8]);
-    rig.session.handle_drain(0, rig.now);
+    rig.drain(0);
     assert_eq!(rig.client_got(), ["basic.deliver x"]);
     rig.broker(&all[all.len() - BODY.len() - 8..]);
     let bytes = rig.output(Side::Client);
@@ -301,7 +301,7 @@ fn a_client_whose_own_close_is_never_answered_ends_at_the_deadline() {
 #[test]
 fn a_broker_that_closes_while_the_client_is_told_to_go_is_answered() {
     let mut rig = Rig::new(spec());
-    rig.session.handle_drain(0, rig.now);
+    rig.drain(0);
     assert_eq!(rig.client_got(), ["connection.close"]);
     rig.broker(&method(0, MethodId::CONNECTION_CLOSE, b"\x01\x40\0\0\0\0\0"));
     assert_eq!(
@@ -327,4 +327,31 @@ fn a_broker_that_closes_while_a_client_that_left_is_settled_is_answered() {
     assert_eq!(rig.broker_got(), ["connection.close-ok"]);
     assert_eq!(rig.told(), ["unpublish a unconfirmed"]);
     assert!(rig.session.is_done(Side::Client) && rig.session.is_done(Side::Broker));
+}
+
+#[test]
+fn a_connection_that_takes_no_work_waits_for_its_neighbours() {
+    let mut rig = Rig::new(spec());
+    // A Celery worker's connection for events may well consume without acknowledgement.
+    rig.client(&consume(1, "control", true));
+    rig.session.handle_drain(0, Neighbours::Busy, rig.now);
+    assert_eq!(rig.client_got(), [""; 0], "the worker would give its other connection up");
+    rig.client(&publish(1, "t.other", "x", false));
+    assert_eq!(rig.broker_got(), ["basic.consume", "basic.publish x"], "it works as ever");
+    rig.session.handle_neighbours_idle(rig.now);
+    assert_eq!(rig.client_got(), ["connection.close"]);
+}
+
+#[test]
+fn a_connection_that_takes_work_waits_for_nobody_else() {
+    let mut rig = Rig::new(spec());
+    rig.client(&consume(1, "c", false));
+    rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
+    rig.client_got();
+    assert!(rig.session.has_work_in_hand());
+    rig.session.handle_drain(0, Neighbours::Busy, rig.now);
+    assert_eq!(rig.client_got(), [""; 0]);
+    rig.client(&ack(1, 1, false));
+    assert!(!rig.session.has_work_in_hand());
+    assert_eq!(rig.client_got(), ["connection.close"]);
 }

@@ -18,7 +18,7 @@ use oncegate::amqp::table::{FieldValue, Table, put_entry};
 use oncegate::rules::RuleSet;
 use oncegate::rules::lock::{Acquired, LockState, Reply, Request};
 use oncegate::rules::spec::{Mode, OnStoreError, RuleSpec, Unique};
-use oncegate::session::{Now, Session, Settings, Side, StoreSilent, Ticket};
+use oncegate::session::{Neighbours, Now, Session, Settings, Side, StoreSilent, Ticket};
 
 const SIDES: [Side; 2] = [Side::Client, Side::Broker];
 const FRAME_MAX: usize = 131_072;
@@ -277,7 +277,8 @@ impl Rig {
             10 => self.end(Side::Broker),
             11 => {
                 let close_from_us = self.now.us + u64::from(script.octet()) * 10_000;
-                self.session.handle_drain(close_from_us, self.now);
+                let neighbours = [Neighbours::Busy, Neighbours::Idle][usize::from(script.octet() & 1)];
+                self.session.handle_drain(close_from_us, neighbours, self.now);
                 self.take();
             }
             12 => {
