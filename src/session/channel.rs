@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::confirm::{Ledger, Outcome, UnknownTag};
-use super::deliver::{Consumer, Deliveries, Pass};
+use super::deliver::{Consumer, Deliveries, Pass, Standing};
 use super::event::{Event, PublishEvent};
 use super::publish::{Grant, Publish, Queue, Wait, Waiting};
 use super::{Shared, Ticket};
@@ -146,7 +146,11 @@ impl Channel {
             Some(MethodId::CHANNEL_CLOSE) => return self.client_closes(shared, frame),
             Some(MethodId::BASIC_CONSUME) => {
                 if let Some(consume) = basic::Consume::decode(frame.payload) {
-                    self.consumers.push(Consumer::new(consume.consumer_tag, consume.no_ack));
+                    self.consumers.push(Consumer {
+                        tag: consume.consumer_tag.to_vec(),
+                        no_ack: consume.no_ack,
+                        standing: if consume.nowait { Standing::Running } else { Standing::Asked },
+                    });
                 }
             }
             // Deliveries come until the broker answers; where it does not answer, there is no better time than now.

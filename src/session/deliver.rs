@@ -22,6 +22,17 @@ struct Delivery {
     task: Option<Arc<str>>,
 }
 
+/// How far a consumer has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The client has asked for it; the broker has not answered.
+    Asked,
+    /// The broker sends to it.
+    Running,
+    /// Oncegate has cancelled it at the broker, of which the client knows nothing.
+    Stopped,
+}
+
 /// A consumer of the client.
 #[derive(Debug)]
 pub struct Consumer {
@@ -29,23 +40,15 @@ pub struct Consumer {
     pub tag: Vec<u8>,
     /// True if its deliveries need no acknowledgement: the broker forgets them when it sends them.
     pub no_ack: bool,
-    /// True if Oncegate has cancelled it at the broker, of which the client knows nothing.
-    pub stopped: bool,
+    /// How far it has come.
+    pub standing: Standing,
 }
 
 impl Consumer {
-    /// A consumer that the client has asked for.
-    pub fn new(tag: &[u8], no_ack: bool) -> Consumer {
-        Consumer {
-            tag: tag.to_vec(),
-            no_ack,
-            stopped: false,
-        }
-    }
-
-    /// True if the broker may send deliveries to it that want an acknowledgement.
-    pub fn asks_for_work(&self) -> bool {
-        !self.no_ack && !self.stopped && !self.tag.is_empty()
+    /// True if it can be cancelled. `RabbitMQ` 3.10 loses the whole channel by a cancel of a consumer that it has not answered yet: the
+    /// answer comes from the queue, and the channel looks for the consumer then.
+    pub fn is_cancellable(&self) -> bool {
+        self.standing == Standing::Running && !self.tag.is_empty()
     }
 }
 

@@ -4,7 +4,8 @@
 //! and what was on its way to it is given back with `basic.nack`, so that other workers get both at once, not only when this connection
 //! closes. The client learns nothing of that: the cancel asks for no answer (`nowait`), so there is none to swallow, and `RabbitMQ` answers
 //! the client's own later `basic.cancel` of that tag with its one `cancel-ok`, since a cancel of an unknown tag is no error. Acknowledging
-//! deliveries after the cancel of their consumer is what a Celery worker itself does when it ends. A smaller prefetch window would not do:
+//! deliveries after the cancel of their consumer is what a Celery worker itself does when it ends. A consumer that the broker has not
+//! answered yet is cancelled when it has: 3.10 loses the channel otherwise. A smaller prefetch window would not do:
 //! per consumer it counts only for consumers to come, and each acknowledgement would open it again. Cancels leave before nacks, so what is
 //! given back cannot come again, and both leave between the client's contents and behind its waiting frames; until then deliveries are
 //! withheld, and what cannot be given back returns with the channel. Consumers without acknowledgement keep theirs, since the broker has
@@ -16,7 +17,7 @@
 //! in hand.
 
 use super::channel::{Channel, Down, Life, Up};
-use super::deliver::Consumer;
+use super::deliver::{Consumer, Standing};
 use super::event::CloseReason;
 use super::{BrokerEnd, ClientEnd, Now, Phase, Session, Shared, Side};
 use crate::amqp::encode;
@@ -159,13 +160,14 @@ impl Channel {
         }
         // The client has left the tag to the broker and asked not to be told: the delivery tells. Whatever else sends here is cancelled
         // too, or what is given back would come again and again.
-        match self
-            .consumers
-            .iter_mut()
-            .find(|consumer| consumer.tag.is_empty() && !consumer.no_ack)
-        {
+        let unnamed = |consumer: &&mut Consumer| !consumer.no_ack && consumer.standing == Standing::Running && consumer.tag.is_empty();
+        match self.consumers.iter_mut().find(unnamed) {
             Some(consumer) => consumer.tag = consumer_tag.to_vec(),
-            None => self.consumers.push(Consumer::new(consumer_tag, false)),
+            None => self.consumers.push(Consumer {
+                tag: consumer_tag.to_vec(),
+                no_ack: false,
+                standing: Standing::Running,
+            }),
         }
     }
 
@@ -176,8 +178,8 @@ impl Channel {
             return;
         }
         for consumer in &mut self.consumers {
-            if consumer.asks_for_work() {
-                consumer.stopped = true;
+            if !consumer.no_ack && consumer.is_cancellable() {
+                consumer.standing = Standing::Stopped;
                 // A tag that does not fit a short string cannot have come in one.
                 let _ = encode::basic_cancel(&mut shared.to_broker, self.number, &consumer.tag, true);
             }

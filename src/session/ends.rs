@@ -356,7 +356,10 @@ impl Channel {
                 encode::channel_close(&mut shared.to_broker, self.number, 200, "oncegate: the client is gone", None);
                 self.life = Life::ClientClosing;
             } else {
-                for consumer in std::mem::take(&mut self.consumers) {
+                for consumer in std::mem::take(&mut self.consumers)
+                    .iter()
+                    .filter(|consumer| consumer.is_cancellable())
+                {
                     // A tag that does not fit a short string cannot have come in one.
                     let _ = encode::basic_cancel(&mut shared.to_broker, self.number, &consumer.tag, true);
                 }

@@ -122,6 +122,15 @@ impl Rig {
         self.session.handle_drain(self.now.us + us, Neighbours::Idle, self.now);
     }
 
+    /// The client consumes, and the broker answers; what the client was sent is taken.
+    fn consumes(&mut self, channel: u16, tag: &str, no_ack: bool) {
+        self.client(&consume(channel, tag, no_ack));
+        let mut arguments = vec![tag.len() as u8];
+        arguments.extend_from_slice(tag.as_bytes());
+        self.broker(&method(channel, MethodId::BASIC_CONSUME_OK, &arguments));
+        self.output(Side::Client);
+    }
+
     fn later(&mut self, us: u64) {
         self.now.us += us;
         self.now.unix_ms += us / 1000;

@@ -54,7 +54,7 @@ fn a_worker_that_goes_gives_its_deliveries_back_at_once() {
     assert_eq!(rig.broker_got(), ["channel.close", "connection.close"]);
 
     let mut rig = Rig::new(spec());
-    rig.client(&consume(1, "c", false));
+    rig.consumes(1, "c", false);
     rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
     let a = rig.publish_asked("a");
     rig.broker_got();
