@@ -68,7 +68,7 @@ fn method(id: MethodId, arguments: &[u8]) -> Vec<u8> {
 fn bulk() -> Vec<u8> {
     let mut raw = vec![3, 0, 1];
     raw.extend_from_slice(&100_000u32.to_be_bytes());
-    raw.extend_from_slice(&[0; 100_000]);
+    raw.resize(raw.len() + 100_000, 0);
     raw.push(frame::END);
     raw
 }

@@ -47,7 +47,7 @@ async fn a_connection_with_work_is_told_after_the_delay_and_closed_at_the_timeou
     let began = Instant::now();
     let accepting = Cell::new(None);
     let ending = drain(&hub, PATIENCE, || accepting.set(Some(began.elapsed())), pending());
-    let (_, got) = tokio::join!(ending, orders(Arc::clone(&hub)));
+    let ((), got) = tokio::join!(ending, orders(Arc::clone(&hub)));
     assert_eq!(accepting.get(), Some(seconds(5)));
     let [(drained, Command::Drain { .. }), (closed, Command::Close { until_us })] = got.as_slice() else {
         panic!("{got:?}")
@@ -75,7 +75,7 @@ async fn told_again_while_it_still_accepts_it_ends_at_once() {
     let hub = hub(1);
     let accepting = Cell::new(true);
     let again = tokio::time::sleep(seconds(1));
-    let (_, got) = tokio::join!(drain(&hub, PATIENCE, || accepting.set(false), again), orders(Arc::clone(&hub)));
+    let ((), got) = tokio::join!(drain(&hub, PATIENCE, || accepting.set(false), again), orders(Arc::clone(&hub)));
     assert!(!accepting.get());
     assert!(
         matches!(got.as_slice(), [(at, Command::Close { .. })] if *at == seconds(1)),
@@ -89,7 +89,7 @@ async fn told_again_while_it_drains_it_ends_at_once() {
     let stops = Cell::new(0);
     let again = tokio::time::sleep(seconds(7));
     let ending = drain(&hub, PATIENCE, || stops.set(stops.get() + 1), again);
-    let (_, got) = tokio::join!(ending, orders(Arc::clone(&hub)));
+    let ((), got) = tokio::join!(ending, orders(Arc::clone(&hub)));
     assert_eq!(stops.get(), 1);
     assert!(
         matches!(got.as_slice(), [(_, Command::Drain { .. }), (at, Command::Close { .. })] if *at == seconds(7)),
