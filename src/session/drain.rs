@@ -1,15 +1,19 @@
 //! The graceful end of a connection while Oncegate shuts down.
 //!
 //! From [`Session::handle_drain`] on the client is handed no new work: each of its consumers that acknowledges is cancelled at the broker,
-//! and what was on its way to it is given back with `basic.nack`, so that other workers get both at once, not only when this connection
-//! closes. The client learns nothing of that: the cancel asks for no answer (`nowait`), so there is none to swallow, and `RabbitMQ` answers
-//! the client's own later `basic.cancel` of that tag with its one `cancel-ok`, since a cancel of an unknown tag is no error. Acknowledging
-//! deliveries after the cancel of their consumer is what a Celery worker itself does when it ends. A consumer that the broker has not
-//! answered yet is cancelled when it has: 3.10 loses the channel otherwise. A smaller prefetch window would not do:
-//! per consumer it counts only for consumers to come, and each acknowledgement would open it again. Cancels leave before nacks, so what is
-//! given back cannot come again, and both leave between the client's contents and behind its waiting frames; until then deliveries are
-//! withheld, and what cannot be given back returns with the channel. Consumers without acknowledgement keep theirs, since the broker has
-//! forgotten such a message when it sends it: a worker's remote control works to the end. Transactional channels stay as they are.
+//! and what was on its way to it is given back with `basic.nack`. Other workers get both at once; withheld here until the connection
+//! closes, a window of messages would lie idle for as long as the longest task runs. The client learns nothing of it:
+//!
+//! - The cancel asks for no answer (`nowait`), so there is none to swallow, and `RabbitMQ` answers the client's own later `basic.cancel` of
+//!   that tag with its one `cancel-ok`, since a cancel of an unknown tag is no error. To acknowledge deliveries after the cancel of their
+//!   consumer is what a Celery worker itself does when it ends.
+//! - A consumer whose `basic.consume` is not answered yet is cancelled when it is: `RabbitMQ` 3.10 loses the channel otherwise.
+//! - Cancels leave before nacks, so what is given back cannot come again. Both leave behind the client's waiting frames and never inside
+//!   its contents; until then deliveries are withheld, and what cannot be given back any more returns with the channel.
+//!
+//! A smaller prefetch window would not do: per consumer it counts only for consumers to come, and each acknowledgement would open it again.
+//! Consumers without acknowledgement stay, since the broker has forgotten such a message when it sends it: a worker's remote control works
+//! to the end. Transactional channels stay as they are.
 //!
 //! The connection closes (320) once nothing is in hand, from the moment on that the edge has set, so that not all clients of a process
 //! reconnect at once. One that takes no work also waits for its [`Neighbours`]: a Celery worker that loses its event connection gives up

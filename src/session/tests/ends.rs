@@ -69,6 +69,20 @@ fn a_worker_that_goes_gives_its_deliveries_back_at_once() {
 }
 
 #[test]
+fn a_consumer_that_the_broker_has_not_answered_is_not_cancelled() {
+    let mut rig = Rig::new(spec());
+    rig.client(&consume(1, "c", false));
+    rig.publish_asked("a");
+    rig.broker_got();
+    rig.session.handle_eof(Side::Client, rig.now);
+    assert_eq!(
+        rig.broker_got(),
+        ["basic.nack 0 multiple"],
+        "it would crash the channel, and the publish with it"
+    );
+}
+
+#[test]
 fn connection_close_waits_for_all_channels() {
     let mut rig = Rig::new(spec());
     let a = rig.publish_asked("a");
