@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep};
 use super::hub::{Hub, Seat};
 use super::leg::{Leg, Written};
 use super::report::Reporter;
+use super::topology::View;
 use super::transport::Transport;
 use super::upstream::{DialError, Dialled};
 use crate::rules::RuleSet;
@@ -83,6 +84,7 @@ pub struct Connection {
     timer: Pin<Box<Sleep>>,
     timer_us: u64,
     reporter: Reporter,
+    view: View,
     client_paused: bool,
     broker_paused: bool,
     /// Runs from the moment when a side is done: a peer that takes nothing must not keep the connection.
@@ -104,6 +106,7 @@ impl Connection {
             dial: Dial::NotYet,
             upstream: None,
             reporter: Reporter::new(&hub, peer),
+            view: View::new(hub.topologies()),
             hub,
             seat,
             reports: false,
@@ -206,6 +209,7 @@ impl Connection {
             match scratch.get(..count).filter(|bytes| !bytes.is_empty()) {
                 Some(bytes) => {
                     self.reporter.bytes_in(side, count);
+                    self.view.show(&mut self.session);
                     self.session.handle_bytes(side, bytes, now);
                 }
                 None => self.session.handle_eof(side, now),
@@ -322,6 +326,7 @@ impl Future for Connection {
             let before = (this.client_paused, this.broker_paused);
             // What is told is counted first: who has read an answer finds it in the metrics.
             this.reporter.report(&mut this.session);
+            this.view.note(&mut this.session);
             let written = (this.poll_output(cx, Side::Broker), this.poll_output(cx, Side::Client));
             this.pace();
             this.report_finished();

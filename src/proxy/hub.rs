@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::connection::Command;
 use super::drain;
 use super::hosts::Hosts;
+use super::topology::Topologies;
 use super::upstream::Upstreams;
 use crate::config::{ProxyConfig, UpstreamConfirms};
 use crate::logging::{DecisionLog, OncePerMinute};
@@ -33,6 +34,7 @@ pub struct Hub {
     hosts: Mutex<Hosts>,
     next: AtomicU64,
     draining: AtomicBool,
+    topologies: Arc<Topologies>,
 }
 
 /// What the hub knows of a connection.
@@ -90,6 +92,7 @@ impl Hub {
             hosts: Mutex::new(Hosts::default()),
             next: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            topologies: Arc::default(),
         }
     }
 
@@ -143,6 +146,11 @@ impl Hub {
     /// Bounds the log lines about messages that cannot be keyed.
     pub fn unreadable(&self) -> &OncePerMinute {
         &self.unreadable
+    }
+
+    /// What is known of exchanges and queues.
+    pub fn topologies(&self) -> &Arc<Topologies> {
+        &self.topologies
     }
 
     /// Takes a seat for a new connection from this address.

@@ -13,6 +13,7 @@ mod report;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+mod topology;
 mod transport;
 pub mod upstream;
 

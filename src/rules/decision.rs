@@ -26,7 +26,7 @@ pub struct Facts<'a> {
     pub vhost: &'a str,
     /// The user, where the login showed one.
     pub user: Option<&'a str>,
-    /// The queues that it goes to or comes from; `None` if they are not known.
+    /// The queues that it goes to or comes from, of which one must match; `None` if they are not known.
     pub queues: Option<&'a [Arc<str>]>,
     /// The exchange.
     pub exchange: &'a str,

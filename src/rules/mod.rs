@@ -126,6 +126,19 @@ enum Match {
 }
 
 impl Rule {
+    /// Whether the queue of a message can make a difference.
+    fn asks_for_queue(&self) -> bool {
+        let names = |expression: &Expr| expression.names().iter().any(|name| name == "queue");
+        let in_key = match &self.key {
+            Key::All => false,
+            Key::List(expressions) => expressions.iter().any(names),
+            Key::Template(pieces) => pieces
+                .iter()
+                .any(|piece| matches!(piece, Piece::Expr(expression) if names(expression))),
+        };
+        !self.queue.is_any() || in_key || self.when.as_ref().is_some_and(|when| names(&when.expression))
+    }
+
     fn matches(&self, facts: &Facts<'_>) -> Match {
         let plain: [(&'static str, bool); 5] = [
             ("task", self.task.is_task(&facts.task.name)),
@@ -168,6 +181,8 @@ pub struct RuleSet {
     named: HashSet<Box<str>>,
     /// True if a rule takes tasks by pattern, or by other matchers alone.
     patterns: bool,
+    /// True if a rule asks for the queue of a message.
+    queues: bool,
     /// Rules that `continue` has joined, by their places.
     joined: RwLock<HashMap<Vec<usize>, Arc<Rule>>>,
 }
@@ -213,6 +228,7 @@ impl RuleSet {
         Ok(RuleSet {
             specs,
             signatures: parsed,
+            queues: rules.iter().any(|rule| rule.asks_for_queue()),
             rules,
             named,
             patterns,
@@ -250,6 +266,11 @@ impl RuleSet {
     pub fn first_for_task(&self, task: &[u8]) -> Option<Arc<Rule>> {
         let task = std::str::from_utf8(task).ok()?;
         self.rules.iter().find(|rule| rule.task.is_task(task)).cloned()
+    }
+
+    /// Whether some rule asks for the queue of a message, as a matcher or in an expression.
+    pub fn asks_for_queue(&self) -> bool {
+        self.queues
     }
 
     /// The decision about a message. `now_ms`: milliseconds since the Unix epoch.

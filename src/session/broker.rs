@@ -80,7 +80,9 @@ impl Channel {
             Some(MethodId::BASIC_GET_EMPTY) => {
                 self.gets.pop_front();
             }
+            Some(MethodId { class: 40 | 50, .. }) => self.broker_declared(shared, frame),
             Some(MethodId::CHANNEL_CLOSE) => {
+                self.declarations_refused(shared, frame);
                 self.pass_what_has_begun(shared);
                 self.lost(shared);
                 self.life = Life::BrokerClosing;

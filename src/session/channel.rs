@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::confirm::{Ledger, Outcome, UnknownTag};
+use super::declare::Declarations;
 use super::deliver::{Consumer, Deliveries, Pass, Standing};
 use super::event::{Event, PublishEvent};
 use super::publish::{Grant, Publish, Queue, Wait, Waiting};
 use super::{Shared, Ticket};
 use crate::amqp::encode;
 use crate::amqp::frame::{Frame, FrameKind};
-use crate::amqp::method::{MethodId, basic, queue};
+use crate::amqp::method::{MethodId, basic};
 use crate::rules::lock::{ReleaseReason, Request, Signal};
 use crate::rules::outcome::PublishDecision;
 
@@ -83,6 +84,7 @@ pub struct Channel {
     pub(super) gets: VecDeque<bool>,
     /// Frames of Oncegate's own that wait for the end of the broker's content.
     pub(super) after_content: Vec<u8>,
+    pub(super) declarations: Declarations,
 }
 
 impl Channel {
@@ -101,6 +103,7 @@ impl Channel {
             consumers: Vec::new(),
             gets: VecDeque::new(),
             after_content: Vec::new(),
+            declarations: Declarations::default(),
         }
     }
 
@@ -164,11 +167,7 @@ impl Channel {
                     self.gets.push_back(get.no_ack);
                 }
             }
-            Some(MethodId::QUEUE_BIND) => {
-                if let Some(bind) = queue::Bind::decode(frame.payload) {
-                    shared.bindings.add(bind.exchange, bind.routing_key, bind.queue);
-                }
-            }
+            Some(MethodId { class: 40 | 50, .. }) => self.client_declares(shared, frame),
             _ => {}
         }
         self.pass_on(shared, frame.raw);
@@ -447,6 +446,7 @@ impl Channel {
             shared.held_bytes -= collect.frames.len();
         }
         self.deliveries.clear();
+        self.declarations_lost(shared);
     }
 
     /// The broker has closed the channel and ignores its contents, and yet reads them as frames: the rest of one that has begun will

@@ -15,6 +15,7 @@ mod broker;
 mod channel;
 mod collect;
 mod confirm;
+mod declare;
 mod deliver;
 mod drain;
 mod ends;
@@ -23,6 +24,7 @@ mod handshake;
 mod publish;
 #[cfg(test)]
 mod tests;
+pub mod topology;
 mod walk;
 
 use std::collections::HashMap;
@@ -38,6 +40,7 @@ pub use publish::Grant;
 
 use crate::rules::RuleSet;
 use crate::rules::lock::{Claim, Nonce, Reply, Request};
+use topology::{Change, Topology};
 
 /// One of the two peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -165,43 +168,6 @@ pub struct Counts {
     pub added_us: Vec<u32>,
 }
 
-/// Exchange, routing key, queue.
-type Binding = (Box<[u8]>, Box<[u8]>, Arc<str>);
-
-/// The queues that this connection has bound, so that a rule may ask for the queue of a publish.
-#[derive(Debug, Default)]
-struct Bindings(Vec<Binding>);
-
-impl Bindings {
-    /// More bindings than this are not remembered.
-    const MAX: usize = 1000;
-
-    fn add(&mut self, exchange: &[u8], routing_key: &[u8], queue: &[u8]) {
-        let Ok(queue) = std::str::from_utf8(queue) else { return };
-        let known = self
-            .0
-            .iter()
-            .any(|(e, k, q)| &**e == exchange && &**k == routing_key && &**q == queue);
-        if !known && self.0.len() < Bindings::MAX {
-            self.0.push((exchange.into(), routing_key.into(), queue.into()));
-        }
-    }
-
-    /// The queues of a publish: the routing key on the default exchange, else those seen bound; `None` if nothing is known.
-    fn queues(&self, exchange: &[u8], routing_key: &[u8]) -> Option<Vec<Arc<str>>> {
-        if exchange.is_empty() {
-            return std::str::from_utf8(routing_key).ok().map(|queue| vec![Arc::from(queue)]);
-        }
-        let queues: Vec<_> = self
-            .0
-            .iter()
-            .filter(|(e, k, _)| &**e == exchange && &**k == routing_key)
-            .map(|(_, _, queue)| Arc::clone(queue))
-            .collect();
-        (!queues.is_empty()).then_some(queues)
-    }
-}
-
 /// What all channels of a session share.
 #[derive(Debug)]
 struct Shared {
@@ -222,7 +188,12 @@ struct Shared {
     abandoned: HashMap<Ticket, (Claim, Nonce)>,
     observing: HashMap<Ticket, Box<Grant>>,
     observed: u64,
-    bindings: Bindings,
+    /// What is known of the virtual host: the edge's last picture and what this connection has done since.
+    topology: Arc<Topology>,
+    /// What this connection has done to the exchanges and queues since it was last asked.
+    changes: Vec<Change>,
+    /// How many declarations and bindings of all channels wait for the broker's answer.
+    declaring: usize,
     draining: bool,
     wake_us: u64,
     nonce: u64,
@@ -341,7 +312,9 @@ impl Session {
                 abandoned: HashMap::new(),
                 observing: HashMap::new(),
                 observed: 0,
-                bindings: Bindings::default(),
+                topology: Arc::default(),
+                changes: Vec::new(),
+                declaring: 0,
                 draining: false,
                 wake_us: u64::MAX,
                 nonce,
@@ -400,6 +373,21 @@ impl Session {
     /// New rules. Publishes that wait keep the rule that decided about them.
     pub fn handle_rules(&mut self, rules: Arc<RuleSet>) {
         self.shared.rules = rules;
+    }
+
+    /// True if decisions need what is known of the virtual host's exchanges and queues.
+    pub fn wants_topology(&self) -> bool {
+        self.phase == Phase::Running && self.shared.rules.asks_for_queue()
+    }
+
+    /// What is known of the exchanges and queues of this virtual host.
+    pub fn handle_topology(&mut self, topology: Arc<Topology>) {
+        self.shared.topology = topology;
+    }
+
+    /// What this connection has done to exchanges and queues since the last call, in order.
+    pub fn changes(&mut self) -> &mut Vec<Change> {
+        &mut self.shared.changes
     }
 
     /// Bytes have been written to a peer.

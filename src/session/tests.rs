@@ -319,5 +319,6 @@ fn lines(mut bytes: &[u8]) -> Vec<String> {
 mod confirms;
 mod drain;
 mod ends;
+mod queues;
 mod store;
 mod transparency;
