@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use tokio::net::TcpListener;
@@ -19,15 +19,9 @@ use crate::config::{self, Config, LogDecisions, LogFormat, ProxyConfig};
 use crate::logging::{self, Logging};
 use crate::metrics::Metrics;
 use crate::proxy::upstream::Upstreams;
-use crate::proxy::{Hub, Listener, StoreObserver, Workers};
+use crate::proxy::{Hub, Listener, StoreObserver, Workers, drain};
 use crate::store::{self, Store};
 use crate::tls;
-
-/// How long connections that were told to go now may take.
-const LAST_CALL: Duration = Duration::from_secs(6);
-
-/// How long the store may take for the last orders.
-const LAST_ORDERS: Duration = Duration::from_secs(2);
 
 /// Why the proxy does not run.
 #[derive(Debug, thiserror::Error)]
@@ -166,7 +160,7 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
         task.abort();
     }
     // Each worker thread has its own way to the store; a commit that is lost now leaves a message without its lock.
-    if tokio::time::timeout(LAST_ORDERS, workers.flush()).await.is_err() {
+    if !drain::last_orders(workers.flush()).await {
         tracing::warn!("the store has not done all that it was told; those locks end with their leases or lives");
     }
     Ok(())
@@ -318,34 +312,21 @@ impl Running<'_> {
     /// Not ready; accepting for a while; no more work to workers; each connection closes when nothing is in hand, the rest at the end.
     async fn drain(self, terminate: &mut Signal, interrupt: &mut Signal, accepting: Vec<tokio::task::JoinHandle<()>>) {
         self.state.set_phase(Phase::Draining);
-        let proxy = &self.config.proxy;
         tracing::info!(instance = self.instance, connections = self.hub.connection_count(), "draining");
-        let graceful = async {
-            tokio::time::sleep(proxy.drain_delay).await;
-            for listener in &accepting {
-                listener.abort();
-            }
-            self.hub.drain();
-            let _ = tokio::time::timeout(proxy.drain_timeout, self.empty()).await;
+        let patience = drain::Patience {
+            delay: self.config.proxy.drain_delay,
+            timeout: self.config.proxy.drain_timeout,
         };
-        tokio::select! {
-            () = graceful => {}
-            _ = terminate.recv() => tracing::warn!("told again to end: ending now"),
-            _ = interrupt.recv() => tracing::warn!("told again to end: ending now"),
-        }
-        for listener in &accepting {
-            listener.abort();
-        }
-        self.hub.close();
-        let _ = tokio::time::timeout(LAST_CALL, self.empty()).await;
+        let stop_accepting = || accepting.iter().for_each(tokio::task::JoinHandle::abort);
+        let again = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        drain::drain(&self.hub, patience, stop_accepting, again).await;
         tracing::info!(connections = self.hub.connection_count(), "ended");
         self.logging.flush();
-    }
-
-    async fn empty(&self) {
-        while self.hub.connection_count() > 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
     }
 }
 

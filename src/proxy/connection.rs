@@ -11,14 +11,14 @@ use std::time::Duration;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, Sleep};
 
-use super::hub::Hub;
+use super::hub::{Hub, Seat};
 use super::leg::{Leg, Written};
 use super::report::Reporter;
 use super::topology::View;
 use super::transport::Transport;
 use super::upstream::{DialError, Dialled};
 use crate::rules::RuleSet;
-use crate::session::{Now, Session, Side, StoreSilent, Ticket};
+use crate::session::{Neighbours, Now, Session, Side, StoreSilent, Ticket};
 use crate::store;
 
 /// How much is read at once.
@@ -28,7 +28,7 @@ const READ: usize = 64 * 1024;
 const CLIENT_BACKLOG: usize = 1 << 20;
 
 /// How long the last bytes for a peer may take once its side of the session is done.
-const LAST_WRITE: Duration = Duration::from_secs(5);
+pub(super) const LAST_WRITE: Duration = Duration::from_secs(5);
 
 /// How many reads one connection may do before the others have their turn.
 const TURN: usize = 8;
@@ -43,10 +43,18 @@ thread_local! {
 pub enum Command {
     /// New rules.
     Rules(Arc<RuleSet>),
-    /// No more work to workers; close when nothing is in hand.
-    Drain,
-    /// Close now.
-    Close,
+    /// No more work to workers; close when nothing is in hand, not before this time.
+    Drain {
+        /// In monotonic microseconds, as sessions count.
+        close_from_us: u64,
+    },
+    /// No connection from the same address has work in hand any more.
+    NeighboursIdle,
+    /// Close now; goodbyes may last until this time.
+    Close {
+        /// In monotonic microseconds, as sessions count.
+        until_us: u64,
+    },
 }
 
 type Answer = (store::Ticket, store::Answer);
@@ -66,6 +74,9 @@ pub struct Connection {
     dial: Dial,
     upstream: Option<super::upstream::Lease>,
     hub: Arc<Hub>,
+    seat: Seat,
+    /// While draining: the hub waits to hear that no work is in hand.
+    reports: bool,
     store: store::Client,
     answer_sender: UnboundedSender<Answer>,
     answers: UnboundedReceiver<Answer>,
@@ -82,13 +93,8 @@ pub struct Connection {
 
 impl Connection {
     /// A connection whose client has just been accepted.
-    pub fn new(
-        hub: Arc<Hub>,
-        store: store::Client,
-        client: Transport,
-        peer: SocketAddr,
-        commands: UnboundedReceiver<Command>,
-    ) -> Connection {
+    pub fn new(seat: Seat, store: store::Client, client: Transport, peer: SocketAddr, commands: UnboundedReceiver<Command>) -> Connection {
+        let hub = Arc::clone(seat.hub());
         let now = hub.now();
         let (answer_sender, answers) = mpsc::unbounded_channel();
         let mut leg = Leg::default();
@@ -102,6 +108,8 @@ impl Connection {
             reporter: Reporter::new(&hub, peer),
             view: View::new(hub.topologies()),
             hub,
+            seat,
+            reports: false,
             store,
             answer_sender,
             answers,
@@ -123,8 +131,12 @@ impl Connection {
             let now = self.now();
             match command {
                 Command::Rules(rules) => self.session.handle_rules(rules),
-                Command::Drain => self.session.handle_drain(now),
-                Command::Close => self.session.handle_drain_timeout(now),
+                Command::Drain { close_from_us } => {
+                    self.reports = true;
+                    self.session.handle_drain(close_from_us, Neighbours::Busy, now);
+                }
+                Command::NeighboursIdle => self.session.handle_neighbours_idle(now),
+                Command::Close { until_us } => self.session.handle_close(until_us, now),
             }
         }
     }
@@ -268,6 +280,14 @@ impl Connection {
         }
     }
 
+    /// While draining: tells once that no work is in hand.
+    fn report_finished(&mut self) {
+        if self.reports && !self.session.has_work_in_hand() {
+            self.reports = false;
+            self.seat.finished();
+        }
+    }
+
     /// Shuts what is done. True when both sides are.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> bool {
         for side in [Side::Client, Side::Broker] {
@@ -309,6 +329,7 @@ impl Future for Connection {
             this.view.note(&mut this.session);
             let written = (this.poll_output(cx, Side::Broker), this.poll_output(cx, Side::Client));
             this.pace();
+            this.report_finished();
             if this.poll_end(cx) {
                 return Poll::Ready(());
             }

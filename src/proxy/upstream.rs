@@ -177,7 +177,9 @@ impl Upstreams {
     }
 }
 
-/// Sends small writes at once, and finds peers that have vanished.
+/// Sends small writes at once, and finds peers that have vanished: three probes, 10 s apart, after this much silence. Where the peers have
+/// agreed on no heartbeats nothing else does. There is no limit on unacknowledged data: it would end a connection whose broker does not
+/// read for a while, as under a memory alarm.
 pub fn tune(stream: &TcpStream, keepalive: Duration) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let probes = socket2::TcpKeepalive::new()

@@ -6,6 +6,7 @@ use super::Shared;
 use super::channel::{Channel, Down, Life};
 use super::collect::{concerned, task_id};
 use super::confirm::{Outcome, UnknownTag};
+use super::deliver::{Consumer, Standing};
 use super::event::Event;
 use crate::amqp::content::ContentHeader;
 use crate::amqp::frame::{Frame, FrameKind};
@@ -62,12 +63,8 @@ impl Channel {
                 }
             }
             Some(MethodId::BASIC_CONSUME_OK) => {
-                // The broker has named a consumer whose client left that to it.
-                if let Some(ok) = basic::ConsumeOk::decode(frame.payload)
-                    && !self.consumers.iter().any(|consumer| consumer.tag == ok.consumer_tag)
-                    && let Some(consumer) = self.consumers.iter_mut().find(|consumer| consumer.tag.is_empty())
-                {
-                    consumer.tag = ok.consumer_tag.to_vec();
+                if let Some(ok) = basic::ConsumeOk::decode(frame.payload) {
+                    self.consumer_runs(ok.consumer_tag);
                 }
             }
             Some(MethodId::BASIC_CANCEL) => {
@@ -100,6 +97,21 @@ impl Channel {
         }
         shared.to_client.extend_from_slice(frame.raw);
         Ok(())
+    }
+
+    /// The broker has answered a `basic.consume`, and has named the consumer if its client left that to it.
+    fn consumer_runs(&mut self, tag: &[u8]) {
+        let asked =
+            |named: bool| move |consumer: &Consumer| consumer.standing == Standing::Asked && consumer.tag == if named { tag } else { &[] };
+        let index = self
+            .consumers
+            .iter()
+            .position(asked(true))
+            .or_else(|| self.consumers.iter().position(asked(false)));
+        if let Some(consumer) = index.and_then(|index| self.consumers.get_mut(index)) {
+            consumer.tag = tag.to_vec();
+            consumer.standing = Standing::Running;
+        }
     }
 
     fn confirm_frame(
@@ -159,7 +171,7 @@ impl Channel {
     /// A delivery begins. True if it is kept from the client: Oncegate drains and hands no more work out.
     pub(super) fn deliver_begins(&mut self, shared: &mut Shared, deliver: &basic::Deliver<'_>, header: &ContentHeader<'_>) -> bool {
         if shared.draining && !self.tx && !self.no_ack(deliver.consumer_tag) {
-            self.deliveries.hidden(deliver.delivery_tag);
+            self.withhold(deliver.consumer_tag, deliver.delivery_tag);
             return true;
         }
         let task = tracked_task(shared, header);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::agenda::Agenda;
 use super::confirm::Ledger;
 use super::declare::Declarations;
-use super::deliver::{Consumer, Deliveries, Pass};
+use super::deliver::{Consumer, Deliveries, Pass, Standing};
 use super::kept::Kept;
 use super::publish::{Publish, Queue, Waiting};
 use super::{Shared, Ticket};
@@ -153,6 +153,7 @@ impl Channel {
                     self.consumers.push(Consumer {
                         tag: consume.consumer_tag.to_vec(),
                         no_ack: consume.no_ack,
+                        standing: if consume.nowait { Standing::Running } else { Standing::Asked },
                     });
                 }
             }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 enum Sight {
     /// The client has it.
     Shown,
-    /// It was kept from the client; the broker has it unacknowledged and will requeue it.
+    /// It was kept from the client; the broker has it back, or gets it back.
     Hidden,
     /// The client has settled it.
     Settled,
@@ -22,6 +22,17 @@ struct Delivery {
     task: Option<Arc<str>>,
 }
 
+/// How far a consumer has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The client has asked for it; the broker has not answered.
+    Asked,
+    /// The broker sends to it.
+    Running,
+    /// Oncegate has cancelled it at the broker, of which the client knows nothing.
+    Stopped,
+}
+
 /// A consumer of the client.
 #[derive(Debug)]
 pub struct Consumer {
@@ -29,6 +40,16 @@ pub struct Consumer {
     pub tag: Vec<u8>,
     /// True if its deliveries need no acknowledgement: the broker forgets them when it sends them.
     pub no_ack: bool,
+    /// How far it has come.
+    pub standing: Standing,
+}
+
+impl Consumer {
+    /// True if it can be cancelled. `RabbitMQ` 3.10 loses the whole channel by a cancel of a consumer that it has not answered yet: the
+    /// answer comes from the queue, and the channel looks for the consumer then.
+    pub fn is_cancellable(&self) -> bool {
+        self.standing == Standing::Running && !self.tag.is_empty()
+    }
 }
 
 /// How to pass a client's settlement on.
@@ -50,6 +71,8 @@ pub struct Deliveries {
     open: VecDeque<Delivery>,
     shown: usize,
     hidden: usize,
+    /// The hidden ones that the broker has not been given back.
+    returns: Vec<u64>,
 }
 
 impl Deliveries {
@@ -66,11 +89,17 @@ impl Deliveries {
     /// A delivery that needs an acknowledgement is kept from the client.
     pub fn hidden(&mut self, tag: u64) {
         self.hidden += 1;
+        self.returns.push(tag);
         self.open.push_back(Delivery {
             tag,
             sight: Sight::Hidden,
             task: None,
         });
+    }
+
+    /// The tags of the deliveries kept from the client since the last call.
+    pub fn take_returns(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.returns)
     }
 
     /// How many deliveries the client has and has not settled.

@@ -66,20 +66,6 @@ impl Session {
         self.settle();
     }
 
-    /// Oncegate shuts down: no more work is handed to workers, and the connection closes when nothing is in hand.
-    pub fn handle_drain(&mut self, now: Now) {
-        self.shared.now = now;
-        self.shared.draining = true;
-        self.settle();
-    }
-
-    /// The time for a graceful end is over.
-    pub fn handle_drain_timeout(&mut self, now: Now) {
-        self.shared.now = now;
-        self.drain_now();
-        self.settle();
-    }
-
     /// True when the peer's socket may be shut down once all output is written.
     pub fn is_done(&self, side: Side) -> bool {
         match side {
@@ -110,7 +96,7 @@ impl Session {
     pub(super) fn client_left(&mut self) {
         self.client.partial.clear();
         self.shared.to_client.clear();
-        let until_us = self.shared.now.us + self.shared.settings.lease_us;
+        let until_us = self.until(self.shared.settings.lease_us);
         match self.client_end {
             ClientEnd::Left { .. } | ClientEnd::Done => return,
             _ if self.phase != Phase::Running => {
@@ -142,7 +128,7 @@ impl Session {
             self.close_reason = Some((Side::Client, CloseReason::Normal));
         }
         if self.client_end == ClientEnd::Open && self.phase == Phase::Running {
-            let until_us = self.shared.now.us + self.shared.settings.lease_us;
+            let until_us = self.until(self.shared.settings.lease_us);
             for channel in &mut self.channels.open {
                 if channel.ledger.client_confirms() {
                     channel.forget_kept_unconfirmed(&mut self.shared);
@@ -166,21 +152,9 @@ impl Session {
         }
         self.last_words = std::mem::take(&mut self.shared.to_client);
         encode::connection_close(&mut self.last_words, code, text, None);
-        let until_us = self.shared.now.us + self.shared.settings.close_us;
+        let until_us = self.until(self.shared.settings.close_us);
         self.shared.wake_at(until_us);
         self.client_end = ClientEnd::Told { until_us };
-    }
-
-    fn drain_now(&mut self) {
-        if self.phase != Phase::Running {
-            self.client_end = ClientEnd::Done;
-            self.broker_end = BrokerEnd::Done;
-            return;
-        }
-        if self.client_end == ClientEnd::Open {
-            self.close_reason = Some((Side::Client, CloseReason::Drain));
-            self.tell_client(320, "oncegate: shutting down");
-        }
     }
 
     /// The broker has forgotten all channels.
@@ -206,9 +180,10 @@ impl Session {
 
     /// Takes the next step towards the end, if one is due.
     pub(super) fn finish(&mut self) {
+        self.drain();
+        self.cut_short();
         let now = self.shared.now.us;
         match &self.client_end {
-            ClientEnd::Open if self.shared.draining && self.idle() => self.drain_now(),
             ClientEnd::Asks { until_us, .. } if self.settled() || now >= *until_us => {
                 self.let_all_go();
                 if let ClientEnd::Asks { frame, .. } = std::mem::replace(&mut self.client_end, ClientEnd::AskedBroker) {
@@ -241,17 +216,9 @@ impl Session {
             return;
         }
         encode::connection_close(&mut self.shared.to_broker, 200, "oncegate: the client is gone", None);
-        let until_us = self.shared.now.us + self.shared.settings.close_us;
+        let until_us = self.until(self.shared.settings.close_us);
         self.shared.wake_at(until_us);
         self.broker_end = BrokerEnd::Closing { until_us };
-    }
-
-    /// True if closing now interrupts nothing: no delivery is unsettled, no publish unconfirmed or waiting.
-    fn idle(&self) -> bool {
-        self.phase == Phase::Running
-            && self.channels.open.iter().all(|channel| {
-                channel.settled() && channel.deliveries.unsettled() == 0 && !channel.ledger.owes_client() && matches!(channel.up, Up::Idle)
-            })
     }
 
     /// When the edge must call [`Session::handle_timeout`] at the latest, in monotonic microseconds; `u64::MAX` for never.
@@ -312,6 +279,8 @@ impl Session {
                 BrokerEnd::Closing { until_us } => Some(until_us),
                 _ => None,
             },
+            self.shared.draining.then_some(self.close_from_us),
+            (self.end_by_us != u64::MAX).then_some(self.end_by_us),
         ];
         for us in deadlines.into_iter().flatten().filter(|us| *us > now) {
             self.shared.wake_at(us);
@@ -374,7 +343,10 @@ impl Channel {
                 encode::channel_close(&mut shared.to_broker, self.number, 200, "oncegate: the client is gone", None);
                 self.life = Life::ClientClosing;
             } else {
-                for consumer in std::mem::take(&mut self.consumers) {
+                for consumer in std::mem::take(&mut self.consumers)
+                    .iter()
+                    .filter(|consumer| consumer.is_cancellable())
+                {
                     // A tag that does not fit a short string cannot have come in one.
                     let _ = encode::basic_cancel(&mut shared.to_broker, self.number, &consumer.tag, true);
                 }

@@ -18,6 +18,7 @@ mod collect;
 mod confirm;
 mod declare;
 mod deliver;
+mod drain;
 mod ends;
 mod event;
 mod handshake;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 pub use channel::Channel;
 pub use confirm::{Ledger, Outcome, UnknownTag};
 pub use deliver::{Deliveries, Pass};
+pub use drain::Neighbours;
 pub use ends::{BrokerEnd, ClientEnd};
 pub use event::{CloseReason, Event, PublishEvent};
 pub use publish::Grant;
@@ -277,6 +279,11 @@ pub struct Session {
     client_end: ClientEnd,
     broker_end: BrokerEnd,
     close_reason: Option<(Side, CloseReason)>,
+    /// While draining, the connection closes from here on, when nothing is in hand.
+    close_from_us: u64,
+    neighbours: Neighbours,
+    /// No wait of the connection's end goes beyond this.
+    end_by_us: u64,
     /// The last bytes for a client that Oncegate has told to go.
     last_words: Vec<u8>,
     heartbeat_us: u64,
@@ -330,6 +337,9 @@ impl Session {
             client_end: ClientEnd::Open,
             broker_end: BrokerEnd::Open,
             close_reason: None,
+            close_from_us: 0,
+            neighbours: Neighbours::Idle,
+            end_by_us: u64::MAX,
             last_words: Vec::new(),
             heartbeat_us: 0,
             frame_max: 131_072,

@@ -38,7 +38,7 @@ fn deliveries_on_their_way_while_the_client_recovers_are_not_in_hand() {
     rig.client(&ack(1, 4, false));
     assert_eq!(rig.told(), [format!("signal y {:?}", Signal::Acked)]);
     rig.client_got();
-    rig.session.handle_drain(rig.now);
+    rig.session.handle_drain(0, Neighbours::Idle, rig.now);
     assert_eq!(rig.client_got(), ["connection.close"], "nothing is in hand");
 }
 
@@ -54,6 +54,6 @@ fn a_recover_behind_a_publish_that_waits_voids_what_comes_until_it_is_answered()
     rig.broker(&ack(1, 1, false));
     rig.told();
     rig.client_got();
-    rig.session.handle_drain(rig.now);
+    rig.session.handle_drain(0, Neighbours::Idle, rig.now);
     assert_eq!(rig.client_got(), ["connection.close"], "nothing is in hand");
 }
