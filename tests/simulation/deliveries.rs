@@ -109,12 +109,16 @@ impl Deliveries {
             // What the client of a finished leg had not settled is given back for it.
             None if over => assert!(word == Word::Requeue, "m{message} got {word:?} from nobody: {channel:?} {tag}"),
             // It said so of all that was out, and this was on its way.
-            None if all && word == Word::Requeue => {}
-            None if all && !delivery.during_drain => delivery.crossed = true,
+            None if all && (word == Word::Requeue || !delivery.during_drain) => delivery.crossed = true,
             None => panic!("{word:?} for {channel:?} {tag}, of which the client said nothing: {delivery:?}"),
         }
         delivery.settled = Some(word);
         message
+    }
+
+    /// Whether a `multiple` for all that was out met this delivery on its way, so that the client may settle it in vain.
+    pub fn crossed(&mut self, channel: ChannelId, tag: u64) -> bool {
+        self.get(channel, tag).crossed
     }
 
     /// The broker takes back what a channel had out, which ends. Gives the messages. What a client said that did not reach the broker is lost
@@ -138,7 +142,7 @@ impl Deliveries {
         for ((channel, tag), delivery) in &self.made {
             let gone = broke(*channel);
             assert!(
-                !delivery.crossed || delivery.seen || gone,
+                !delivery.crossed || delivery.settled == Some(Word::Requeue) || delivery.seen || gone,
                 "m{} was settled by a `multiple` and never handed to the client: {channel:?} {tag}",
                 delivery.message
             );
