@@ -138,6 +138,7 @@ fn an_observing_rule_changes_no_frame() {
 fn a_store_that_goes_and_returns_is_waited_for_as_the_rule_says() {
     each_seed("outages", 100, |seed| Plan {
         outages: true,
+        confirm_first: true,
         consume: seed % 4 < 2,
         rules: vec![on_store_error(
             0,
@@ -151,6 +152,7 @@ fn a_store_that_goes_and_returns_is_waited_for_as_the_rule_says() {
 fn one_rule_set_decides_each_publish() {
     each_seed("reload", 100, |seed| Plan {
         outages: true,
+        confirm_first: true,
         rules: vec![
             rule(0),
             until_started(1),

@@ -304,5 +304,7 @@ fn lines(mut bytes: &[u8]) -> Vec<String> {
 
 mod confirms;
 mod ends;
+mod gone;
+mod invariants;
 mod store;
 mod transparency;

@@ -70,7 +70,7 @@ impl Client {
             && random.percent(if self.publishes_left == 0 { 90 } else { 40 })
             && self.channels.get(&number).is_some_and(|channel| channel.open && !channel.closing)
         {
-            self.consumes(number, shadow, random);
+            self.consumes(number, plan.end != End::Clients, shadow, random);
             return;
         }
         if self.publishes_left == 0 {
@@ -91,18 +91,19 @@ impl Client {
                 ..Channel::default()
             };
             self.write(&method(number, MethodId::CHANNEL_OPEN, &[0]));
-            if plan.always_confirm {
+            if plan.always_confirm || plan.confirm_first && random.percent(50) {
                 self.select(number, random);
             }
         } else if random.per_mille(plan.lossy_per_mille) {
             channel.closing = true;
             let generation = channel.generation;
+            shadow.deliveries.left.insert((self.connection, number, generation));
             self.write(&close_channel(number));
             if self.channels[&number].confirming {
                 // It did not wait for its confirms: kept duplicates are forgotten.
                 shadow.excuse(self.connection, Some((number, generation)));
             }
-        } else if !channel.confirming && random.percent(3) {
+        } else if !plan.confirm_first && !channel.confirming && random.percent(3) {
             self.select(number, random);
         } else {
             self.publish(number, plan, shadow, random);
@@ -176,6 +177,7 @@ impl Client {
     /// Sends `connection.close` although confirms may be due.
     pub fn leave_politely(&mut self, shadow: &mut Shadow) {
         self.closing = true;
+        self.leave_channels(shadow);
         let mut bytes = Vec::new();
         encode::connection_close(&mut bytes, 200, "", None);
         self.write(&bytes);
@@ -193,11 +195,18 @@ impl Client {
     /// The channels whose publishes it does not expect a confirm for any more, as it goes without a word.
     pub fn vanish(&mut self, shadow: &mut Shadow) {
         self.gone = true;
+        self.leave_channels(shadow);
         for message in &mut shadow.messages {
             // A plain publish that was read in full is owed to it all the same.
             if message.connection == self.connection && message.confirmed_channel {
                 message.excused = true;
             }
+        }
+    }
+
+    fn leave_channels(&self, shadow: &mut Shadow) {
+        for (number, channel) in &self.channels {
+            shadow.deliveries.left.insert((self.connection, *number, channel.generation));
         }
     }
 

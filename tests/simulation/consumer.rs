@@ -23,6 +23,9 @@ pub struct Consuming {
     /// Consumers that the broker shall name, in order.
     nameless: VecDeque<bool>,
     named: u32,
+    /// It has cancelled without waiting for the answer. What is still on its way to that consumer then cannot be told from what comes to
+    /// one that the broker is still to name.
+    hasty: bool,
     gets: VecDeque<bool>,
     /// Seen, and not settled.
     pub open: BTreeSet<u64>,
@@ -33,7 +36,7 @@ pub struct Consuming {
 
 impl Client {
     /// One act of a consumer. False if there was nothing sensible to do.
-    pub fn consumes(&mut self, number: u16, shadow: &mut Shadow, random: &mut Random) -> bool {
+    pub fn consumes(&mut self, number: u16, drains: bool, shadow: &mut Shadow, random: &mut Random) -> bool {
         let Some(channel) = self.channels.get_mut(&number) else { return false };
         let id = (self.connection, number, channel.generation);
         let consuming = &mut channel.consuming;
@@ -47,11 +50,12 @@ impl Client {
                 consuming.recovering += 1;
                 let mut bytes = Vec::new();
                 encode::basic_recover(&mut bytes, number, true);
+                shadow.deliveries.say_all(id, Word::Requeue, consuming.last_tag);
                 self.say(id, &bytes, Word::Requeue, |_| true, shadow);
                 return true;
             }
             5.. if settles => {
-                self.settle(id, shadow, random);
+                self.settle(id, drains, shadow, random);
                 return true;
             }
             _ => return false,
@@ -60,7 +64,7 @@ impl Client {
         true
     }
 
-    fn settle(&mut self, id: ChannelId, shadow: &mut Shadow, random: &mut Random) {
+    fn settle(&mut self, id: ChannelId, drains: bool, shadow: &mut Shadow, random: &mut Random) {
         let open = &self.channels[&id.1].consuming.open;
         let chosen = *open.iter().nth(random.below(open.len())).expect("one is open");
         let word = match random.below(10) {
@@ -69,7 +73,8 @@ impl Client {
             _ => Word::Ack,
         };
         let multiple = random.percent(40);
-        let all = multiple && random.percent(25);
+        // What such a word meets on its way is settled unseen, as in a drain nobody is handed it any more.
+        let all = multiple && random.percent(25) && (!drains || word == Word::Requeue);
         let delivery_tag = if all { 0 } else { chosen };
         let requeue = word == Word::Requeue;
         let mut bytes = Vec::new();
@@ -84,6 +89,9 @@ impl Client {
             encode::basic_nack(&mut bytes, id.1, nack);
         } else {
             encode::basic_reject(&mut bytes, id.1, Reject { delivery_tag, requeue });
+        }
+        if all {
+            shadow.deliveries.say_all(id, word, self.channels[&id.1].consuming.last_tag);
         }
         let covers = |tag: u64| all || tag == chosen || (multiple && tag < chosen);
         self.say(id, &bytes, word, covers, shadow);
@@ -140,7 +148,7 @@ impl Client {
 impl Consuming {
     fn consume(&mut self, number: u16, random: &mut Random) -> Vec<u8> {
         let no_ack = random.percent(15);
-        let nameless = random.percent(30);
+        let nameless = random.percent(30) && !(no_ack && self.hasty);
         let nowait = !nameless && random.percent(30);
         let mut tag = Vec::new();
         if nameless {
@@ -158,7 +166,8 @@ impl Consuming {
 
     fn cancel(&mut self, number: u16, random: &mut Random) -> Vec<u8> {
         let tag = self.running.swap_remove(random.below(self.running.len()));
-        let nowait = !self.no_ack[&tag] && random.percent(50);
+        let nowait = !self.no_ack[&tag] && !self.nameless.contains(&true) && random.percent(50);
+        self.hasty |= nowait;
         method(number, MethodId::BASIC_CANCEL, &[&short(&tag)[..], &[u8::from(nowait)]].concat())
     }
 

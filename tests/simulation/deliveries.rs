@@ -44,8 +44,12 @@ pub struct Deliveries {
     /// Messages that lie in the queue.
     pub ready: VecDeque<usize>,
     made: BTreeMap<(ChannelId, u64), Delivery>,
+    /// What clients said of all that was out, and the last tag that they had seen then.
+    alls: BTreeMap<ChannelId, VecDeque<(Word, u64)>>,
     /// Connections whose client's leg is over for Oncegate: what its client holds goes back.
     pub over: BTreeSet<usize>,
+    /// Channels that their client has left: it does not read what comes.
+    pub left: BTreeSet<ChannelId>,
 }
 
 impl Deliveries {
@@ -93,23 +97,37 @@ impl Deliveries {
         delivery.said = Some(word);
     }
 
+    /// The client says it of all that is out, having seen this tag last: what comes later may be met on its way.
+    pub fn say_all(&mut self, channel: ChannelId, word: Word, last: u64) {
+        self.alls.entry(channel).or_default().push_back((word, last));
+    }
+
+    /// The broker hears a word of all that is out: the last tag that its client meant, if it is its client's.
+    pub fn meant(&mut self, channel: ChannelId, word: Word) -> Option<u64> {
+        let alls = self.alls.get_mut(&channel)?;
+        let at = alls.iter().position(|(said, _)| *said == word)?;
+        alls.drain(..=at).next_back().map(|(_, last)| last)
+    }
+
     /// The session has read what the client said.
     pub fn read(&mut self, channel: ChannelId, tag: u64) {
         self.get(channel, tag).read = true;
     }
 
-    /// The broker is told to settle a delivery that it has out; `all` if every one that is out was meant. Its message.
-    pub fn settle(&mut self, channel: ChannelId, tag: u64, word: Word, all: bool) -> usize {
+    /// The broker is told to settle a delivery that it has out; `crosses` if it is met on its way by what its client said of all. Its
+    /// message.
+    pub fn settle(&mut self, channel: ChannelId, tag: u64, word: Word, crosses: bool) -> usize {
         let over = self.over.contains(&channel.0);
         let delivery = self.get(channel, tag);
         let message = delivery.message;
         assert!(delivery.settled.is_none(), "{channel:?} {tag} was settled again: {delivery:?}");
         match delivery.said.filter(|_| delivery.read) {
+            _ if crosses => delivery.crossed = true,
             Some(said) => assert!(said == word, "m{message} was settled with {word:?}, and the client said {said:?}: {channel:?} {tag}"),
             // What the client of a finished leg had not settled is given back for it.
+            // While it drains, Oncegate gives back itself what it keeps from its client.
+            None if delivery.during_drain && !delivery.passed && word == Word::Requeue => {}
             None if over => assert!(word == Word::Requeue, "m{message} got {word:?} from nobody: {channel:?} {tag}"),
-            // It said so of all that was out, and this was on its way.
-            None if all && (word == Word::Requeue || !delivery.during_drain) => delivery.crossed = true,
             None => panic!("{word:?} for {channel:?} {tag}, of which the client said nothing: {delivery:?}"),
         }
         delivery.settled = Some(word);
@@ -140,7 +158,7 @@ impl Deliveries {
     /// At the end: what a `multiple` crossed was handed to the client, unless that had gone.
     pub fn judge(&self, broke: impl Fn(ChannelId) -> bool) {
         for ((channel, tag), delivery) in &self.made {
-            let gone = broke(*channel);
+            let gone = broke(*channel) || self.left.contains(channel);
             assert!(
                 !delivery.crossed || delivery.settled == Some(Word::Requeue) || delivery.seen || gone,
                 "m{} was settled by a `multiple` and never handed to the client: {channel:?} {tag}",

@@ -29,6 +29,8 @@ pub struct Plan {
     /// How often a client closes a channel, or publishes to an exchange that is not there.
     pub lossy_per_mille: u64,
     pub always_confirm: bool,
+    /// Every channel asks for confirms before its first publish, if it does at all.
+    pub confirm_first: bool,
     pub memory: usize,
     /// Each a set of one rule for the task `t.unique`. The first holds at the beginning; where there are more, they change all the time.
     pub rules: Vec<RuleSpec>,
@@ -49,6 +51,7 @@ impl Default for Plan {
             silent_percent: 3,
             lossy_per_mille: 15,
             always_confirm: false,
+            confirm_first: false,
             memory: 1 << 20,
             rules: vec![rule(0)],
             consume: false,

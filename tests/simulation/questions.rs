@@ -1,12 +1,15 @@
 //! The store behind the sessions: what it is asked and told, when it answers, and when it is away.
 
-use oncegate::rules::lock::{Acquired, ReleaseReason, Reply, Request, Scope, Signal};
+use oncegate::rules::lock::{Acquired, Committed, ReleaseReason, Reply, Request, Scope, Signal};
 use oncegate::rules::outcome::PublishDecision;
 use oncegate::rules::spec::{Mode, OnStoreError};
 use oncegate::session::{Event, PublishEvent, StoreSilent, Ticket};
 
 use crate::shadow::{Fate, Shadow};
 use crate::world::World;
+
+/// For how long a store is sure to remember a worker's word about a message that it does not know yet, in milliseconds.
+const FORGOTTEN_MS: u64 = 9_000;
 
 /// An acquire on its way.
 pub struct Ask {
@@ -84,10 +87,15 @@ impl World {
                     claim.id
                 );
                 assert!(
-                    holds.ended_ms.is_none_or(|ms| self.now.unix_ms <= ms + note.settle_grace_ms),
+                    holds.ended_ms.is_none_or(|ms| self.now.unix_ms <= ms + note.settle_grace_ms + 2 * note.lease_ms),
                     "{} is a duplicate of {holder}, whose lock has ended",
                     claim.id
                 );
+            }
+            (Request::Commit { claim, .. }, Reply::Commit(Committed::Held)) => {
+                let message = &mut self.shadow.messages[Shadow::index(&claim.id)];
+                // A worker's word that came long before is forgotten.
+                message.ended_ms = message.ended_ms.filter(|ms| self.now.unix_ms < ms + FORGOTTEN_MS);
             }
             (Request::Signal { id, signal, .. }, _) => {
                 let message = &mut self.shadow.messages[Shadow::index(id)];
@@ -244,7 +252,7 @@ impl World {
                 let fits = match event.reason {
                     "memory" | "channel_closing" => true,
                     "store_wait" => spec.on_store_error != OnStoreError::Forward && u128::from(waited) >= spec.store_wait.as_micros(),
-                    _ => spec.on_store_error == OnStoreError::Forward,
+                    _ => spec.on_store_error == OnStoreError::Forward || message.kept,
                 };
                 assert!(fits, "{} was let go after {waited} us: {}", event.id, event.reason);
                 message.let_go = true;

@@ -37,6 +37,7 @@ impl Out {
     /// Everything that is out goes back, because its channel ends.
     pub fn take_back(&mut self, channel: ChannelId, broke: bool, shadow: &mut Shadow) {
         self.consumers.clear();
+        if std::env::var("SIMDBG").is_ok() { eprintln!("back {channel:?} {broke} {:?}", self.unacked.keys()); }
         let tags: Vec<u64> = std::mem::take(&mut self.unacked).into_keys().collect();
         let messages = shadow.deliveries.take_back(channel, tags, broke);
         shadow.requeue(messages);
@@ -178,6 +179,7 @@ impl Out {
     }
 
     fn settle(&mut self, id: ChannelId, tag: u64, multiple: bool, word: Word, shadow: &mut Shadow) {
+        if std::env::var("SIMDBG").is_ok() { eprintln!("settle {id:?} {tag} {multiple} {word:?} of {:?}", self.unacked.keys()); }
         let all = multiple && tag == 0;
         // The broker would close the channel where a client settles what its own `multiple` has crossed; here it forgives that.
         assert!(
@@ -189,10 +191,11 @@ impl Out {
             (false, true) => self.unacked.range(..=tag).map(|(tag, _)| *tag).collect(),
             (false, false) => self.unacked.contains_key(&tag).then_some(tag).into_iter().collect(),
         };
+        let meant = if all { shadow.deliveries.meant(id, word) } else { None };
         let mut back = Vec::new();
         for tag in tags {
             self.unacked.remove(&tag);
-            let message = shadow.deliveries.settle(id, tag, word, all);
+            let message = shadow.deliveries.settle(id, tag, word, meant.is_some_and(|last| tag > last));
             match word {
                 Word::Requeue => back.push(message),
                 Word::Ack | Word::Reject => shadow.messages[message].taken = Some(Taken::Settled),

@@ -92,7 +92,9 @@ impl World {
             let moved = self.step(at);
             self.check(at);
             idle = if moved { 0 } else { idle + 1 };
-            if !moved || self.random.percent(1) {
+            // A store forgets after seconds that a worker was done before the broker confirmed: where workers are, all is quicker.
+            let waits = !moved && (!self.plan.consume || idle > 100 || self.random.percent(10));
+            if waits || self.random.percent(1) {
                 let ms = 1 + self.random.next() % 20;
                 self.pass(ms);
             }
