@@ -153,6 +153,9 @@ impl Session {
                 frame: frame.to_vec(),
                 until_us,
             };
+        } else if self.client_end.is_told() {
+            // It goes by itself, and what it has published before counts as if it had agreed to go.
+            self.client_left();
         } else {
             // Both sides may close at once; each answers the other.
             self.shared.to_broker.extend_from_slice(frame);
