@@ -80,6 +80,8 @@ impl Channel {
                     self.cancelled(ok.consumer_tag);
                 }
             }
+            // All that came before this has gone back to its queue, also what was on its way when the client asked for that.
+            Some(MethodId::BASIC_RECOVER_OK) => self.deliveries.clear(),
             Some(MethodId::BASIC_GET_EMPTY) => {
                 self.gets.pop_front();
             }
