@@ -46,7 +46,7 @@ pub struct Connection {
     pub rules: usize,
     pub drain: Drain,
     to_broker: Option<Mirror>,
-    to_client: Mirror,
+    pub to_client: Mirror,
 }
 
 impl Connection {

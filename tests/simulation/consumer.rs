@@ -50,7 +50,6 @@ impl Client {
                 consuming.recovering += 1;
                 let mut bytes = Vec::new();
                 encode::basic_recover(&mut bytes, number, true);
-                shadow.deliveries.say_all(id, Word::Requeue, consuming.last_tag);
                 self.say(id, &bytes, Word::Requeue, |_| true, shadow);
                 return true;
             }

@@ -134,6 +134,17 @@ impl Deliveries {
         message
     }
 
+    /// The broker takes a delivery back because the client asked for that of all.
+    pub fn recover(&mut self, channel: ChannelId, tag: u64) -> usize {
+        let delivery = self.get(channel, tag);
+        assert!(
+            matches!(delivery.said, None | Some(Word::Requeue)),
+            "what the client said of {channel:?} {tag} never came: {delivery:?}"
+        );
+        delivery.settled = Some(Word::Requeue);
+        delivery.message
+    }
+
     /// Whether a `multiple` for all that was out met this delivery on its way, so that the client may settle it in vain.
     pub fn crossed(&mut self, channel: ChannelId, tag: u64) -> bool {
         self.get(channel, tag).crossed

@@ -36,6 +36,11 @@ impl Mirror {
         }
     }
 
+    /// Its peer is gone, and was told so before.
+    pub fn stop(&mut self) {
+        self.over = true;
+    }
+
     /// Bytes come in.
     pub fn comes(&mut self, bytes: &[u8]) {
         if self.over {

@@ -185,6 +185,7 @@ impl World {
         connection.session.take_counts();
         if !connection.session.wants(oncegate::session::Side::Client) {
             self.shadow.deliveries.over.insert(at);
+            connection.to_client.stop();
         }
         for event in events {
             if let Event::Publish(event) = event {

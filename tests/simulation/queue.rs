@@ -131,7 +131,7 @@ impl Broker {
                 out.settle(id, reject.delivery_tag, false, word(reject.requeue), shadow);
             }
             MethodId::BASIC_RECOVER => {
-                out.settle(id, 0, true, Word::Requeue, shadow);
+                out.recover(id, shadow);
                 self.out.extend(method(number, MethodId::BASIC_RECOVER_OK, &[]));
             }
             _ => return false,
@@ -176,6 +176,13 @@ impl Out {
             self.unacked.insert(tag, (message, consumer));
         }
         (tag, message)
+    }
+
+    /// Everything that is out goes back, also what Oncegate has kept from the client.
+    fn recover(&mut self, id: ChannelId, shadow: &mut Shadow) {
+        let tags: Vec<u64> = std::mem::take(&mut self.unacked).into_keys().collect();
+        let messages = tags.into_iter().map(|tag| shadow.deliveries.recover(id, tag)).collect();
+        shadow.requeue(messages);
     }
 
     fn settle(&mut self, id: ChannelId, tag: u64, multiple: bool, word: Word, shadow: &mut Shadow) {
