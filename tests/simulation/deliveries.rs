@@ -109,6 +109,12 @@ impl Deliveries {
         alls.drain(..=at).next_back().map(|(_, last)| last)
     }
 
+    /// Whether the client had not seen this tag as it said that of all: Oncegate, which has shown it, may say so of each.
+    pub fn may_cross(&self, channel: ChannelId, tag: u64, word: Word) -> bool {
+        let alls = self.alls.get(&channel);
+        alls.is_some_and(|alls| alls.iter().any(|(said, last)| *said == word && tag > *last))
+    }
+
     /// The session has read what the client said.
     pub fn read(&mut self, channel: ChannelId, tag: u64) {
         self.get(channel, tag).read = true;

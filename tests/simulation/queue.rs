@@ -202,7 +202,8 @@ impl Out {
         let mut back = Vec::new();
         for tag in tags {
             self.unacked.remove(&tag);
-            let message = shadow.deliveries.settle(id, tag, word, meant.is_some_and(|last| tag > last));
+            let crosses = meant.is_some_and(|last| tag > last) || !all && shadow.deliveries.may_cross(id, tag, word);
+            let message = shadow.deliveries.settle(id, tag, word, crosses);
             match word {
                 Word::Requeue => back.push(message),
                 Word::Ack | Word::Reject => shadow.messages[message].taken = Some(Taken::Settled),
