@@ -30,7 +30,7 @@ mod wire;
 #[path = "simulation/world.rs"]
 mod world;
 
-use plan::{End, Plan, observing, on_store_error, rule, until_started};
+use plan::{Confirms, End, Plan, observing, on_store_error, rule, until_started};
 use world::World;
 
 use oncegate::rules::spec::OnStoreError;
@@ -94,7 +94,7 @@ fn sixty_thousand_confirmed_publishes_half_of_them_duplicates_get_one_confirm_ea
         publishes: 20_000,
         keys: 15_000,
         unmatched_percent: 0,
-        always_confirm: true,
+        confirms: Confirms::First,
         lossy_per_mille: 1,
         ..Plan::default()
     });
@@ -107,7 +107,7 @@ fn consuming(seed: u64) -> Plan {
         publishes: 80,
         keys: 5 + (seed % 60) as u32,
         consume: true,
-        rules: vec![if seed % 2 == 0 { until_started(0) } else { rule(0) }],
+        rules: vec![if seed.is_multiple_of(2) { until_started(0) } else { rule(0) }],
         ..Plan::default()
     }
 }
@@ -120,7 +120,7 @@ fn deliveries_are_settled_by_workers_alone() {
 #[test]
 fn a_drain_loses_nothing_and_ends() {
     each_seed("drain", 120, |seed| Plan {
-        end: if seed % 3 == 0 { End::DrainTimeout } else { End::Drain },
+        end: if seed.is_multiple_of(3) { End::DrainTimeout } else { End::Drain },
         ..consuming(seed)
     });
 }
@@ -138,11 +138,15 @@ fn an_observing_rule_changes_no_frame() {
 fn a_store_that_goes_and_returns_is_waited_for_as_the_rule_says() {
     each_seed("outages", 100, |seed| Plan {
         outages: true,
-        confirm_first: true,
+        confirms: Confirms::FirstOrNever,
         consume: seed % 4 < 2,
         rules: vec![on_store_error(
             0,
-            if seed % 2 == 0 { OnStoreError::Wait } else { OnStoreError::Reject },
+            if seed.is_multiple_of(2) {
+                OnStoreError::Wait
+            } else {
+                OnStoreError::Reject
+            },
         )],
         ..consuming(seed)
     });
@@ -152,7 +156,7 @@ fn a_store_that_goes_and_returns_is_waited_for_as_the_rule_says() {
 fn one_rule_set_decides_each_publish() {
     each_seed("reload", 100, |seed| Plan {
         outages: true,
-        confirm_first: true,
+        confirms: Confirms::FirstOrNever,
         rules: vec![
             rule(0),
             until_started(1),

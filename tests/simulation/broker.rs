@@ -61,7 +61,6 @@ impl Broker {
 
     fn unit(&mut self, unit: &Unit, shadow: &mut Shadow, random: &mut Random) {
         let number = unit.channel;
-        if std::env::var("SIMDBG").is_ok() { eprintln!("broker {} gets {} on {number}", self.connection, unit.method); }
         match unit.method {
             MethodId::CONNECTION_CLOSE => {
                 self.take_all_back(false, shadow);

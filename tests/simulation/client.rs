@@ -8,7 +8,7 @@ use oncegate::amqp::method::basic::{Ack, Nack};
 
 use crate::consumer::Consuming;
 use crate::deliveries::ChannelId;
-use crate::plan::{End, Plan};
+use crate::plan::{Confirms, End, Plan};
 use crate::random::Random;
 use crate::shadow::{Message, Shadow};
 use crate::wire::{Reader, Unit, method, publish};
@@ -91,7 +91,7 @@ impl Client {
                 ..Channel::default()
             };
             self.write(&method(number, MethodId::CHANNEL_OPEN, &[0]));
-            if plan.always_confirm || plan.confirm_first && random.percent(50) {
+            if plan.confirms == Confirms::First || plan.confirms == Confirms::FirstOrNever && random.percent(50) {
                 self.select(number, random);
             }
         } else if random.per_mille(plan.lossy_per_mille) {
@@ -103,7 +103,7 @@ impl Client {
                 // It did not wait for its confirms: kept duplicates are forgotten.
                 shadow.excuse(self.connection, Some((number, generation)));
             }
-        } else if !plan.confirm_first && !channel.confirming && random.percent(3) {
+        } else if plan.confirms == Confirms::AtAnyTime && !channel.confirming && random.percent(3) {
             self.select(number, random);
         } else {
             self.publish(number, plan, shadow, random);
@@ -167,7 +167,10 @@ impl Client {
     }
 
     fn close(&mut self, shadow: &mut Shadow) {
-        let patient = self.channels.values().all(|channel| channel.waiting.is_empty() && channel.consuming.open.is_empty());
+        let patient = self
+            .channels
+            .values()
+            .all(|channel| channel.waiting.is_empty() && channel.consuming.open.is_empty());
         if !patient {
             return;
         }
@@ -236,7 +239,9 @@ impl Client {
         if self.delivered(unit, shadow) {
             return;
         }
-        let Some(channel) = self.channels.get_mut(&unit.channel) else { return };
+        let Some(channel) = self.channels.get_mut(&unit.channel) else {
+            return;
+        };
         match unit.method {
             MethodId::CHANNEL_CLOSE => {
                 channel.waiting.clear();

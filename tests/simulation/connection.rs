@@ -13,7 +13,7 @@ use oncegate::session::{Now, Session, Settings, Side};
 use crate::broker::Broker;
 use crate::client::Client;
 use crate::mirror::{Mirror, Strictness};
-use crate::plan::Plan;
+use crate::plan::{Confirms, Plan};
 use crate::questions::Ask;
 use crate::random::Random;
 use crate::shadow::Shadow;
@@ -94,7 +94,7 @@ impl Connection {
             return false;
         }
         let before = self.client.out.len();
-        if !plan.always_confirm && random.per_mille(2) {
+        if plan.confirms != Confirms::First && random.per_mille(2) {
             if random.percent(50) {
                 self.client.leave_politely(shadow);
             } else {
@@ -165,7 +165,7 @@ impl Connection {
         if self.broker_eof {
             return false;
         }
-        if !plan.always_confirm && self.broker.alive && random.per_mille(1) {
+        if plan.confirms != Confirms::First && self.broker.alive && random.per_mille(1) {
             self.broker.alive = false;
             self.broker.take_all_back(true, shadow);
             let keep = random.below(self.broker.out.len() + 1);
@@ -238,7 +238,7 @@ impl Connection {
         self.up.append(&mut bytes);
     }
 
-    fn take_output_to_client(&mut self, shadow: &mut Shadow) {
+    pub fn take_output_to_client(&mut self, shadow: &mut Shadow) {
         let mut bytes = Vec::new();
         self.session.swap_output(Side::Client, &mut bytes);
         for unit in self.to_client.leaves(&bytes, self.drain != Drain::No) {
@@ -260,7 +260,9 @@ impl Connection {
         if let Some(tag) = tag
             && let Some(channel) = self.broker.channels.get(&unit.channel)
         {
-            shadow.deliveries.pass((self.client.connection, unit.channel, channel.generation), tag);
+            shadow
+                .deliveries
+                .pass((self.client.connection, unit.channel, channel.generation), tag);
         }
     }
 }

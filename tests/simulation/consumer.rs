@@ -37,7 +37,9 @@ pub struct Consuming {
 impl Client {
     /// One act of a consumer. False if there was nothing sensible to do.
     pub fn consumes(&mut self, number: u16, drains: bool, shadow: &mut Shadow, random: &mut Random) -> bool {
-        let Some(channel) = self.channels.get_mut(&number) else { return false };
+        let Some(channel) = self.channels.get_mut(&number) else {
+            return false;
+        };
         let id = (self.connection, number, channel.generation);
         let consuming = &mut channel.consuming;
         let settles = !consuming.open.is_empty() && consuming.recovering == 0;
@@ -111,7 +113,9 @@ impl Client {
 
     /// What the broker sends about deliveries. False if it is something else.
     pub fn delivered(&mut self, unit: &Unit, shadow: &mut Shadow) -> bool {
-        let Some(channel) = self.channels.get_mut(&unit.channel) else { return false };
+        let Some(channel) = self.channels.get_mut(&unit.channel) else {
+            return false;
+        };
         let id = (self.connection, unit.channel, channel.generation);
         let consuming = &mut channel.consuming;
         match unit.method {

@@ -129,7 +129,10 @@ impl Deliveries {
         assert!(delivery.settled.is_none(), "{channel:?} {tag} was settled again: {delivery:?}");
         match delivery.said.filter(|_| delivery.read) {
             _ if crosses => delivery.crossed = true,
-            Some(said) => assert!(said == word, "m{message} was settled with {word:?}, and the client said {said:?}: {channel:?} {tag}"),
+            Some(said) => assert!(
+                said == word,
+                "m{message} was settled with {word:?}, and the client said {said:?}: {channel:?} {tag}"
+            ),
             // What the client of a finished leg had not settled is given back for it.
             // While it drains, Oncegate gives back itself what it keeps from its client.
             None if delivery.during_drain && !delivery.passed && word == Word::Requeue => {}

@@ -18,6 +18,17 @@ pub enum End {
     DrainTimeout,
 }
 
+/// When channels ask for confirms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confirms {
+    /// In the middle of their publishes, or never.
+    AtAnyTime,
+    /// Before their first publish, or never.
+    FirstOrNever,
+    /// Before their first publish, and no peer goes before its time.
+    First,
+}
+
 /// What one run is made of.
 pub struct Plan {
     pub connections: usize,
@@ -28,9 +39,7 @@ pub struct Plan {
     pub silent_percent: u64,
     /// How often a client closes a channel, or publishes to an exchange that is not there.
     pub lossy_per_mille: u64,
-    pub always_confirm: bool,
-    /// Every channel asks for confirms before its first publish, if it does at all.
-    pub confirm_first: bool,
+    pub confirms: Confirms,
     pub memory: usize,
     /// Each a set of one rule for the task `t.unique`. The first holds at the beginning; where there are more, they change all the time.
     pub rules: Vec<RuleSpec>,
@@ -50,8 +59,7 @@ impl Default for Plan {
             unmatched_percent: 30,
             silent_percent: 3,
             lossy_per_mille: 15,
-            always_confirm: false,
-            confirm_first: false,
+            confirms: Confirms::AtAnyTime,
             memory: 1 << 20,
             rules: vec![rule(0)],
             consume: false,

@@ -5,6 +5,7 @@ use oncegate::rules::outcome::PublishDecision;
 use oncegate::rules::spec::{Mode, OnStoreError};
 use oncegate::session::{Event, PublishEvent, StoreSilent, Ticket};
 
+use crate::connection::Drain;
 use crate::shadow::{Fate, Shadow};
 use crate::world::World;
 
@@ -80,14 +81,21 @@ impl World {
             (Request::Acquire { claim, note, .. }, Reply::Acquire(Acquired::Held { holder, .. })) if !note.shadow => {
                 let asks = &self.shadow.messages[Shadow::index(&claim.id)];
                 let holds = &self.shadow.messages[Shadow::index(holder)];
-                assert_eq!((asks.rule, asks.key), (holds.rule, holds.key), "{} is held up by {holder}", claim.id);
+                assert_eq!(
+                    (asks.rule, asks.key),
+                    (holds.rule, holds.key),
+                    "{} is held up by {holder}",
+                    claim.id
+                );
                 assert!(
                     holds.fate == Fate::Acked && !holds.returned,
                     "{} is a duplicate of {holder}, which the broker does not have",
                     claim.id
                 );
                 assert!(
-                    holds.ended_ms.is_none_or(|ms| self.now.unix_ms <= ms + note.settle_grace_ms + 2 * note.lease_ms),
+                    holds
+                        .ended_ms
+                        .is_none_or(|ms| self.now.unix_ms <= ms + note.settle_grace_ms + 2 * note.lease_ms),
                     "{} is a duplicate of {holder}, whose lock has ended",
                     claim.id
                 );
@@ -187,6 +195,10 @@ impl World {
             self.shadow.deliveries.over.insert(at);
             connection.to_client.stop();
         }
+        if connection.drain == Drain::Begun {
+            // At this moment the client is told to go, if it is.
+            connection.take_output_to_client(&mut self.shadow);
+        }
         for event in events {
             if let Event::Publish(event) = event {
                 self.decided(&event);
@@ -245,7 +257,11 @@ impl World {
         match event.decision {
             PublishDecision::Dropped => self.shadow.dropped(&event.id),
             PublishDecision::Rejected => {
-                assert!(spec.on_store_error == OnStoreError::Reject, "{} was rejected, and its rule says otherwise", event.id);
+                assert!(
+                    spec.on_store_error == OnStoreError::Reject,
+                    "{} was rejected, and its rule says otherwise",
+                    event.id
+                );
                 self.shadow.rejected(&event.id);
             }
             PublishDecision::ForwardedUnchecked => {

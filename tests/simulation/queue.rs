@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use oncegate::amqp::method::basic::{self, Ack, Nack, Reject};
 use oncegate::amqp::method::MethodId;
+use oncegate::amqp::method::basic::{self, Ack, Nack, Reject};
 
 use crate::broker::Broker;
 use crate::deliveries::{ChannelId, Delivery, Word};
@@ -37,7 +37,6 @@ impl Out {
     /// Everything that is out goes back, because its channel ends.
     pub fn take_back(&mut self, channel: ChannelId, broke: bool, shadow: &mut Shadow) {
         self.consumers.clear();
-        if std::env::var("SIMDBG").is_ok() { eprintln!("back {channel:?} {broke} {:?}", self.unacked.keys()); }
         let tags: Vec<u64> = std::mem::take(&mut self.unacked).into_keys().collect();
         let messages = shadow.deliveries.take_back(channel, tags, broke);
         shadow.requeue(messages);
@@ -61,7 +60,9 @@ impl Broker {
             return false;
         }
         let (number, index) = takers[random.below(takers.len())];
-        let Some(channel) = self.channels.get_mut(&number) else { return false };
+        let Some(channel) = self.channels.get_mut(&number) else {
+            return false;
+        };
         let consumer = &channel.out.consumers[index];
         let (tag, no_ack) = (consumer.tag.clone(), consumer.no_ack);
         let id = (self.connection, number, channel.generation);
@@ -76,7 +77,9 @@ impl Broker {
     pub fn consumed(&mut self, unit: &Unit, shadow: &mut Shadow) -> bool {
         let number = unit.channel;
         let payload = unit.payload();
-        let Some(channel) = self.channels.get_mut(&number) else { return false };
+        let Some(channel) = self.channels.get_mut(&number) else {
+            return false;
+        };
         let id = (self.connection, number, channel.generation);
         let out = &mut channel.out;
         match unit.method {
@@ -104,7 +107,8 @@ impl Broker {
                 let cancel = basic::Cancel::decode(payload).expect("a cancel");
                 out.consumers.retain(|consumer| consumer.tag != cancel.consumer_tag);
                 if !cancel.nowait {
-                    self.out.extend(method(number, MethodId::BASIC_CANCEL_OK, &short(cancel.consumer_tag)));
+                    self.out
+                        .extend(method(number, MethodId::BASIC_CANCEL_OK, &short(cancel.consumer_tag)));
                 }
             }
             MethodId::BASIC_GET => {
@@ -186,7 +190,6 @@ impl Out {
     }
 
     fn settle(&mut self, id: ChannelId, tag: u64, multiple: bool, word: Word, shadow: &mut Shadow) {
-        if std::env::var("SIMDBG").is_ok() { eprintln!("settle {id:?} {tag} {multiple} {word:?} of {:?}", self.unacked.keys()); }
         let all = multiple && tag == 0;
         // The broker would close the channel where a client settles what its own `multiple` has crossed; here it forgives that.
         assert!(

@@ -113,7 +113,12 @@ impl Shadow {
         if let Some(index) = self.deliveries.in_hand(connection) {
             panic!("connection {connection} is drained, and its worker has m{index}");
         }
-        for (index, message) in self.messages.iter().enumerate().filter(|(_, message)| message.connection == connection) {
+        for (index, message) in self
+            .messages
+            .iter()
+            .enumerate()
+            .filter(|(_, message)| message.connection == connection)
+        {
             let decided = message.dropped || message.rejected || matches!(message.fate, Fate::Acked | Fate::Nacked);
             let channel = (message.connection, message.channel, message.generation);
             let excused = message.excused || self.closed.contains(&channel) || self.lost.contains(&connection);
@@ -204,7 +209,12 @@ impl Shadow {
                 assert!(
                     message.excused || forgotten,
                     "m{index} is lost (key {:?}, kept {}, connection {} channel {}.{}, confirming {})",
-                    message.key, message.kept, message.connection, message.channel, message.generation, message.confirmed_channel
+                    message.key,
+                    message.kept,
+                    message.connection,
+                    message.channel,
+                    message.generation,
+                    message.confirmed_channel
                 );
             }
             if message.confirmed_channel && !message.excused && !message.unconfirmable {

@@ -106,8 +106,10 @@ impl World {
         for (index, connection) in self.connections.iter().enumerate() {
             assert_eq!(connection.session.held_bytes(), 0, "connection {index} still holds bytes");
             let ended = connection.session.is_done(Side::Client) && connection.session.is_done(Side::Broker);
-            if std::env::var("SIMDBG").is_ok() && !ended { eprintln!("STATE {:#?}", connection.session); }
-            assert!(ended || self.plan.end == End::Clients, "connection {index} was drained and is still there");
+            assert!(
+                ended || self.plan.end == End::Clients,
+                "connection {index} was drained and is still there"
+            );
         }
         self.pass(2 * LEASE_US / 1000);
         self.judge_locks();

@@ -23,7 +23,12 @@ fn invariant_5_what_waits_to_be_settled_is_not_given_back_before_that() {
     rig.answer(ticket, Acquired::Taken);
     assert_eq!(
         rig.broker_got(),
-        ["confirm.select", "basic.publish mandatory a", "basic.ack 1", "basic.nack 0 multiple"]
+        [
+            "confirm.select",
+            "basic.publish mandatory a",
+            "basic.ack 1",
+            "basic.nack 0 multiple"
+        ]
     );
 }
 
