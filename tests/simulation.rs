@@ -57,7 +57,7 @@ fn each_seed(name: &str, seeds: u64, plan: impl Fn(u64) -> Plan) {
 
 #[test]
 fn any_interleaving_keeps_the_invariants() {
-    each_seed("any_interleaving_keeps_the_invariants", 300, |seed| Plan {
+    each_seed("any_interleaving_keeps_the_invariants", 200, |seed| Plan {
         connections: 2 + (seed % 3) as usize,
         publishes: 150,
         keys: 3 + (seed % 40) as u32,
@@ -114,12 +114,12 @@ fn consuming(seed: u64) -> Plan {
 
 #[test]
 fn deliveries_are_settled_by_workers_alone() {
-    each_seed("deliveries", 120, consuming);
+    each_seed("deliveries", 40, consuming);
 }
 
 #[test]
 fn a_drain_loses_nothing_and_ends() {
-    each_seed("drain", 120, |seed| Plan {
+    each_seed("drain", 60, |seed| Plan {
         end: if seed.is_multiple_of(3) { End::DrainTimeout } else { End::Drain },
         ..consuming(seed)
     });
@@ -127,7 +127,7 @@ fn a_drain_loses_nothing_and_ends() {
 
 #[test]
 fn an_observing_rule_changes_no_frame() {
-    each_seed("observing", 60, |seed| Plan {
+    each_seed("observing", 20, |seed| Plan {
         rules: vec![observing(0)],
         silent_percent: 10,
         ..consuming(seed)
@@ -136,7 +136,7 @@ fn an_observing_rule_changes_no_frame() {
 
 #[test]
 fn a_store_that_goes_and_returns_is_waited_for_as_the_rule_says() {
-    each_seed("outages", 100, |seed| Plan {
+    each_seed("outages", 40, |seed| Plan {
         outages: true,
         confirms: Confirms::FirstOrNever,
         consume: seed % 4 < 2,
@@ -154,7 +154,7 @@ fn a_store_that_goes_and_returns_is_waited_for_as_the_rule_says() {
 
 #[test]
 fn one_rule_set_decides_each_publish() {
-    each_seed("reload", 100, |seed| Plan {
+    each_seed("reload", 40, |seed| Plan {
         outages: true,
         confirms: Confirms::FirstOrNever,
         rules: vec![

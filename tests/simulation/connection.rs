@@ -136,7 +136,7 @@ impl Connection {
         }
         while let Some((_, channel, tag)) = self.client.words.front().copied().filter(|(end, ..)| *end <= self.fed) {
             if read {
-                shadow.deliveries.read(channel, tag);
+                shadow.word_read(channel, tag);
             }
             self.client.words.pop_front();
         }

@@ -115,9 +115,11 @@ impl Deliveries {
         alls.is_some_and(|alls| alls.iter().any(|(said, last)| *said == word && tag > *last))
     }
 
-    /// The session has read what the client said.
-    pub fn read(&mut self, channel: ChannelId, tag: u64) {
-        self.get(channel, tag).read = true;
+    /// The session has read what the client said. The message, if that ends it.
+    pub fn read(&mut self, channel: ChannelId, tag: u64) -> Option<usize> {
+        let delivery = self.get(channel, tag);
+        delivery.read = true;
+        (delivery.said != Some(Word::Requeue)).then_some(delivery.message)
     }
 
     /// The broker is told to settle a delivery that it has out; `crosses` if it is met on its way by what its client said of all. Its
@@ -173,6 +175,22 @@ impl Deliveries {
             messages.push(delivery.message);
         }
         messages
+    }
+
+    /// Whether this message was delivered where its client settles whatever is out, seen or not.
+    pub fn may_be_met(&self, message: usize) -> bool {
+        let mut of_it = self.made.iter().filter(|(_, delivery)| delivery.message == message);
+        of_it.any(|((channel, _), _)| self.alls.contains_key(channel))
+    }
+
+    /// Whether a worker's word about this message reached the broker, or the worker had it without one.
+    pub fn ended(&self, message: usize) -> bool {
+        let of_it = self.made.values().filter(|delivery| delivery.message == message);
+        let mut ends = of_it.filter(|delivery| match delivery.said {
+            Some(said) => delivery.read && said != Word::Requeue && delivery.settled == Some(said),
+            None => delivery.no_ack && delivery.seen,
+        });
+        ends.next().is_some()
     }
 
     /// At the end: what a `multiple` crossed was handed to the client, unless that had gone.

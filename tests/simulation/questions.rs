@@ -195,14 +195,14 @@ impl World {
             self.shadow.deliveries.over.insert(at);
             connection.to_client.stop();
         }
-        if connection.drain == Drain::Begun {
-            // At this moment the client is told to go, if it is.
-            connection.take_output_to_client(&mut self.shadow);
-        }
         for event in events {
             if let Event::Publish(event) = event {
                 self.decided(&event);
             }
+        }
+        if self.connections[at].drain == Drain::Begun {
+            // At this moment the client is told to go, if it is.
+            self.connections[at].take_output_to_client(&mut self.shadow);
         }
     }
 
@@ -240,7 +240,7 @@ impl World {
                 let rule = self.shadow.messages[Shadow::index(&claim.id)].rule.expect("it was asked about");
                 assert_eq!(*note.rule, *format!("r{rule}"), "{} was decided by two rule sets", claim.id);
             }
-            Request::Signal { id, .. } => self.shadow.messages[Shadow::index(id)].signals += 1,
+            Request::Signal { id, .. } => self.shadow.signalled(id),
             _ => {}
         }
     }

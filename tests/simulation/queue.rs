@@ -8,7 +8,7 @@ use oncegate::amqp::method::basic::{self, Ack, Nack, Reject};
 use crate::broker::Broker;
 use crate::deliveries::{ChannelId, Delivery, Word};
 use crate::random::Random;
-use crate::shadow::{Shadow, Taken};
+use crate::shadow::Shadow;
 use crate::wire::{Unit, content_of, method, on_channel, short};
 
 struct Consumer {
@@ -175,7 +175,7 @@ impl Out {
             },
         );
         if no_ack {
-            shadow.messages[message].taken = Some(Taken::Unacknowledged);
+            shadow.messages[message].ends += 1;
         } else {
             self.unacked.insert(tag, (message, consumer));
         }
@@ -207,9 +207,8 @@ impl Out {
             self.unacked.remove(&tag);
             let crosses = meant.is_some_and(|last| tag > last) || !all && shadow.deliveries.may_cross(id, tag, word);
             let message = shadow.deliveries.settle(id, tag, word, crosses);
-            match word {
-                Word::Requeue => back.push(message),
-                Word::Ack | Word::Reject => shadow.messages[message].taken = Some(Taken::Settled),
+            if word == Word::Requeue {
+                back.push(message);
             }
         }
         shadow.requeue(back);

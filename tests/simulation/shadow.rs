@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::deliveries::Deliveries;
+use crate::deliveries::{ChannelId, Deliveries};
 
 /// What the broker did with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,15 +13,6 @@ pub enum Fate {
     Read,
     Acked,
     Nacked,
-}
-
-/// How a message left the queue for good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
-    /// Sent to a consumer that does not acknowledge.
-    Unacknowledged,
-    /// A worker acked or rejected it.
-    Settled,
 }
 
 /// One publish of a client.
@@ -52,9 +43,10 @@ pub struct Message {
     pub kept: bool,
     /// It has been put into the queue.
     pub queued: bool,
-    pub taken: Option<Taken>,
     /// How many signals of workers about it the store was told.
     pub signals: usize,
+    /// How many words of workers, and deliveries that need none, may cause such signals.
+    pub ends: usize,
     /// When the store heard one that ends its lock, in milliseconds.
     pub ended_ms: Option<u64>,
     /// When the store was asked first, in microseconds.
@@ -129,6 +121,21 @@ impl Shadow {
         }
     }
 
+    /// The session has read what the client said of a delivery.
+    pub fn word_read(&mut self, channel: ChannelId, tag: u64) {
+        if let Some(message) = self.deliveries.read(channel, tag) {
+            self.messages[message].ends += 1;
+        }
+    }
+
+    /// The store is told that a worker has started or ended a message.
+    pub fn signalled(&mut self, id: &str) {
+        let message = &mut self.messages[Shadow::index(id)];
+        message.signals += 1;
+        let said = message.signals <= message.ends || self.deliveries.may_be_met(Shadow::index(id));
+        assert!(said, "the store hears of {id} what no worker said");
+    }
+
     /// A client reads that it must go.
     pub fn told_to_go(&mut self, connection: usize) {
         for message in self.messages.iter_mut().filter(|message| message.connection == connection) {
@@ -199,6 +206,11 @@ impl Shadow {
             message.excused |= self.closed.contains(&channel) || self.lost.contains(&message.connection);
         }
         for (index, message) in self.messages.iter().enumerate() {
+            let heard = message.signals > 0 || message.key.is_none();
+            assert!(
+                heard || !self.deliveries.ended(index),
+                "the store never heard that a worker ended m{index}"
+            );
             if !message.read {
                 assert!(message.fate == Fate::Unseen, "m{index} was sent before it was read in full");
                 continue;
