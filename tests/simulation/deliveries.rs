@@ -187,7 +187,7 @@ impl Deliveries {
     pub fn ended(&self, message: usize) -> bool {
         let of_it = self.made.values().filter(|delivery| delivery.message == message);
         let mut ends = of_it.filter(|delivery| match delivery.said {
-            Some(said) => delivery.read && said != Word::Requeue && delivery.settled == Some(said),
+            Some(said) => delivery.read && !delivery.crossed && said != Word::Requeue && delivery.settled == Some(said),
             None => delivery.no_ack && delivery.seen,
         });
         ends.next().is_some()
