@@ -119,7 +119,7 @@ fn deliveries_are_settled_by_workers_alone() {
 
 #[test]
 fn a_drain_loses_nothing_and_ends() {
-    each_seed("drain", 60, |seed| Plan {
+    each_seed("drain", 80, |seed| Plan {
         end: if seed.is_multiple_of(3) { End::DrainTimeout } else { End::Drain },
         ..consuming(seed)
     });
