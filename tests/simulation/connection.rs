@@ -52,6 +52,11 @@ pub struct Connection {
 impl Connection {
     pub fn new(index: usize, plan: &Plan, settings: &Arc<Settings>, rules: &Arc<RuleSet>, now: Now) -> Connection {
         let observes = plan.rules.iter().all(|rule| rule.mode == Mode::Observe);
+        let mut to_client = Mirror::new(if observes { Strictness::Exact } else { Strictness::ToClient });
+        if !plan.consume {
+            // Confirms alone are the shadow's to judge.
+            to_client.stop();
+        }
         let mut session = Session::new(Arc::clone(settings), Arc::clone(rules), (index as u64) << 40, now);
         session.handle_bytes(Side::Client, &frame::PROTOCOL_HEADER, now);
         session.handle_bytes(
@@ -85,7 +90,7 @@ impl Connection {
             rules: 0,
             drain: Drain::No,
             to_broker: observes.then(|| Mirror::new(Strictness::Exact)),
-            to_client: Mirror::new(if observes { Strictness::Exact } else { Strictness::ToClient }),
+            to_client,
         }
     }
 
