@@ -77,12 +77,12 @@ impl Channel {
                     self.cancelled(ok.consumer_tag);
                 }
             }
+            // All that came before this has gone back to its queue, also what was on its way when the client asked for that.
+            Some(MethodId::BASIC_RECOVER_OK) => self.deliveries.clear(),
             Some(MethodId::BASIC_GET_EMPTY) => {
                 self.gets.pop_front();
             }
             Some(MethodId { class: 40 | 50, .. }) => self.broker_declared(shared, frame),
-            // What came since the client asked for it went back to its queue with the rest.
-            Some(MethodId::BASIC_RECOVER_OK) if !self.tx => self.deliveries.clear(),
             Some(MethodId::CHANNEL_CLOSE) => {
                 self.declarations_refused(shared, frame);
                 self.pass_what_has_begun(shared);

@@ -139,7 +139,8 @@ impl Channel {
                 return;
             }
             Some(MethodId::BASIC_ACK | MethodId::BASIC_NACK | MethodId::BASIC_REJECT) => return self.client_settles(shared, frame),
-            Some(MethodId::BASIC_RECOVER | MethodId::BASIC_RECOVER_ASYNC) if !self.tx => self.deliveries.clear(),
+            // The broker does not answer this one; of what `basic.recover` gives back its answer tells.
+            Some(MethodId::BASIC_RECOVER_ASYNC) if !self.tx => self.deliveries.clear(),
             Some(MethodId::CONFIRM_SELECT) => {
                 self.ledger.client_selects();
                 if self.queue.is_empty() {

@@ -139,6 +139,9 @@ impl Session {
                 frame: frame.to_vec(),
                 until_us,
             };
+        } else if self.client_end.is_told() {
+            // It goes by itself, and what it has published before counts as if it had agreed to go.
+            self.client_left();
         } else {
             // Both sides may close at once; each answers the other.
             self.shared.to_broker.extend_from_slice(frame);
@@ -350,19 +353,28 @@ impl Channel {
                     // A tag that does not fit a short string cannot have come in one.
                     let _ = encode::basic_cancel(&mut shared.to_broker, self.number, &consumer.tag, true);
                 }
-                encode::basic_nack(
-                    &mut shared.to_broker,
-                    self.number,
-                    Nack {
-                        delivery_tag: 0,
-                        multiple: true,
-                        requeue: true,
-                    },
-                );
+                self.give_back_all(shared);
             }
         }
         self.deliveries.clear();
         self.advance(shared);
+    }
+
+    /// Gives all unsettled deliveries back to their queues: at once, or behind what the client has settled and that waits, which must not
+    /// find its deliveries gone.
+    fn give_back_all(&mut self, shared: &mut super::Shared) {
+        let all = Nack {
+            delivery_tag: 0,
+            multiple: true,
+            requeue: true,
+        };
+        let mut nack = Vec::new();
+        encode::basic_nack(&mut nack, self.number, all);
+        if self.queue.iter().any(|item| matches!(item, Waiting::Frames(_))) {
+            self.pass_on(shared, &nack);
+        } else {
+            shared.to_broker.append(&mut nack);
+        }
     }
 
     /// Since when the oldest publish of this channel waits or is kept.

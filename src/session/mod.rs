@@ -500,7 +500,9 @@ impl Session {
     fn settle(&mut self) {
         self.relieve();
         self.finish();
-        if matches!(self.client_end, ClientEnd::Told { .. } | ClientEnd::Left { .. }) {
+        let nobody_reads = matches!(self.client_end, ClientEnd::Told { .. } | ClientEnd::Left { .. });
+        // What the broker answers to the end that Oncegate makes for a client that is gone is not for that client.
+        if nobody_reads || matches!(self.broker_end, BrokerEnd::Closing { .. }) {
             self.shared.to_client.clear();
         }
     }

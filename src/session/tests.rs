@@ -320,6 +320,8 @@ mod confirms;
 mod deliveries;
 mod drain;
 mod ends;
+mod gone;
+mod invariants;
 mod kept;
 mod leases;
 mod queues;
