@@ -15,26 +15,49 @@ const PROTOCOL_HEADER: usize = 8;
 /// The broker may send content headers above the negotiated size, and the size may be unlimited; this only bounds memory.
 pub(super) const FRAME_MAX: usize = 64 << 20;
 
+/// The frames at the end of what was read that pass as they lie.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Passed<'b> {
+    pub bytes: &'b [u8],
+    /// How many frames they are.
+    pub frames: u64,
+}
+
 impl Session {
-    /// Bytes of one peer: first the frame that the last read left incomplete, then the rest where it lies.
-    pub(super) fn read(&mut self, from: Side, mut bytes: &[u8]) {
+    /// Bytes of one peer: first the frame that the last read left incomplete, then the rest where it lies. What is given back is not
+    /// yet among the output.
+    pub(super) fn read<'b>(&mut self, from: Side, mut bytes: &'b [u8]) -> Passed<'b> {
         while !self.input(from).partial.is_empty() && !bytes.is_empty() {
             let mut partial = std::mem::take(&mut self.input(from).partial);
             let wanted = self.missing(from, &partial).clamp(1, bytes.len());
             let (head, rest) = bytes.split_at(wanted);
             partial.extend_from_slice(head);
             bytes = rest;
-            let used = self.walk(from, &partial);
+            let (used, passed) = self.walk(from, &partial);
+            self.forward(from, passed.bytes);
             partial.drain(..used);
             // An idle connection holds no buffer.
             self.input(from).partial = if partial.is_empty() { Vec::new() } else { partial };
         }
-        if self.input(from).partial.is_empty() {
-            let used = self.walk(from, bytes);
-            if let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
-                self.input(from).partial = rest.to_vec();
-            }
+        if !self.input(from).partial.is_empty() {
+            return Passed::default();
         }
+        let (used, passed) = self.walk(from, bytes);
+        if let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
+            self.input(from).partial = rest.to_vec();
+        }
+        passed
+    }
+
+    /// Moves the beginning of a frame whose rest has now been read to the end of `room`, if it fits. Returns how many bytes these are:
+    /// they must be handed in again, before the rest, so that the frame lies in one piece with those after it.
+    pub fn unread(&mut self, from: Side, room: &mut [u8]) -> usize {
+        let partial = &mut self.input(from).partial;
+        let Some(end) = room.len().checked_sub(partial.len()).and_then(|at| room.get_mut(at..)) else {
+            return 0;
+        };
+        end.copy_from_slice(partial);
+        std::mem::take(partial).len()
     }
 
     /// How many bytes the frame that has begun still lacks.
@@ -56,12 +79,13 @@ impl Session {
         }
     }
 
-    /// Walks the frames of `bytes`. How many bytes are done with; the rest is the beginning of a frame.
-    fn walk(&mut self, from: Side, bytes: &[u8]) -> usize {
+    /// Walks the frames of `bytes`. How many bytes are done with (the rest is the beginning of a frame), and those at their end that
+    /// pass as they lie and are still to be forwarded.
+    fn walk<'b>(&mut self, from: Side, bytes: &'b [u8]) -> (usize, Passed<'b>) {
         let mut at = 0;
         if self.phase == Phase::Header && from == Side::Client {
             match frame::parse_protocol_header(bytes) {
-                ProtocolHeader::Incomplete => return 0,
+                ProtocolHeader::Incomplete => return (0, Passed::default()),
                 ProtocolHeader::Amqp091 => {
                     self.phase = Phase::Handshake;
                     self.shared
@@ -77,6 +101,7 @@ impl Session {
             self.phase = Phase::Tunnel;
         }
         let mut run = at;
+        let mut before = self.frames_read(from);
         while !self.is_raw(from) {
             let rest = bytes.get(at..).unwrap_or_default();
             match frame::split(rest, self.limit(from)) {
@@ -87,25 +112,28 @@ impl Session {
                     if let Some(more) = self.quick(from, &frame, after) {
                         at += size + more;
                     } else {
-                        self.forward(from, bytes.get(run..at));
+                        self.forward(from, bytes.get(run..at).unwrap_or_default());
                         self.frame(from, &frame);
                         at += size;
                         run = at;
+                        before = self.frames_read(from);
                     }
                 }
-                Split::Incomplete { .. } => {
-                    self.forward(from, bytes.get(run..at));
-                    return at;
-                }
+                Split::Incomplete { .. } => break,
                 Split::Malformed(_) => {
-                    self.forward(from, bytes.get(run..at));
+                    self.forward(from, bytes.get(run..at).unwrap_or_default());
                     run = at;
+                    before = self.frames_read(from);
                     self.malformed(from);
                 }
             }
         }
-        self.forward(from, bytes.get(run..));
-        bytes.len()
+        let end = if self.is_raw(from) { bytes.len() } else { at };
+        let passed = Passed {
+            bytes: bytes.get(run..end).unwrap_or_default(),
+            frames: self.frames_read(from) - before,
+        };
+        (end, passed)
     }
 
     /// True if the bytes of this peer are not looked into any more.
@@ -120,8 +148,14 @@ impl Session {
         }
     }
 
-    fn forward(&mut self, from: Side, run: Option<&[u8]>) {
-        let run = run.unwrap_or_default();
+    fn frames_read(&self, from: Side) -> u64 {
+        match from {
+            Side::Client => self.shared.counts.frames_from_client,
+            Side::Broker => self.shared.counts.frames_from_broker,
+        }
+    }
+
+    pub(super) fn forward(&mut self, from: Side, run: &[u8]) {
         match from {
             Side::Client => self.shared.to_broker.extend_from_slice(run),
             Side::Broker => self.shared.to_client.extend_from_slice(run),
