@@ -24,7 +24,7 @@ use crate::store;
 const READ: usize = 64 * 1024;
 
 /// Room before what is read, for the beginning of a frame that came with the last read.
-const ROOM: usize = 4 * 1024;
+const ROOM: usize = 16 * 1024;
 
 /// A client that does not read holds the broker's reading up beyond this much, in bytes.
 const CLIENT_BACKLOG: usize = 1 << 20;

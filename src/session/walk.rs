@@ -23,6 +23,17 @@ pub(super) struct Passed<'b> {
     pub frames: u64,
 }
 
+/// How a frame takes the short way.
+#[derive(Debug, Clone, Copy)]
+enum Quick {
+    /// It passes.
+    Alone,
+    /// It passes with the content header after it, which has this length.
+    WithHeader(usize),
+    /// It begins a content whose header has not been read.
+    Begun,
+}
+
 impl Session {
     /// Bytes of one peer: first the frame that the last read left incomplete, then the rest where it lies. What is given back is not
     /// yet among the output.
@@ -60,14 +71,19 @@ impl Session {
         std::mem::take(partial).len()
     }
 
-    /// How many bytes the frame that has begun still lacks.
+    /// How many bytes the frame that has begun still lacks; the method that it belongs to may be before it.
     fn missing(&self, from: Side, partial: &[u8]) -> usize {
         if self.phase == Phase::Header {
             return PROTOCOL_HEADER.saturating_sub(partial.len());
         }
-        match frame::split(partial, self.limit(from)) {
-            Split::Incomplete { needed } => needed.saturating_sub(partial.len()),
-            Split::Frame(_) | Split::Malformed(_) => 0,
+        let mut rest = partial;
+        loop {
+            match frame::split(rest, self.limit(from)) {
+                Split::Incomplete { needed } => return needed.saturating_sub(rest.len()),
+                // A method that waits for its content header.
+                Split::Frame(frame) => rest = rest.get(frame.raw.len()..).unwrap_or_default(),
+                Split::Malformed(_) => return 0,
+            }
         }
     }
 
@@ -106,17 +122,26 @@ impl Session {
             let rest = bytes.get(at..).unwrap_or_default();
             match frame::split(rest, self.limit(from)) {
                 Split::Frame(frame) => {
-                    self.count_frame(from);
                     let size = frame.raw.len();
                     let after = rest.get(size..).unwrap_or_default();
-                    if let Some(more) = self.quick(from, &frame, after) {
-                        at += size + more;
-                    } else {
-                        self.forward(from, bytes.get(run..at).unwrap_or_default());
-                        self.frame(from, &frame);
-                        at += size;
-                        run = at;
-                        before = self.frames_read(from);
+                    match self.quick(from, &frame, after) {
+                        Some(Quick::Alone) => {
+                            self.count_frames(from, 1);
+                            at += size;
+                        }
+                        Some(Quick::WithHeader(header)) => {
+                            self.count_frames(from, 2);
+                            at += size + header;
+                        }
+                        Some(Quick::Begun) => break,
+                        None => {
+                            self.count_frames(from, 1);
+                            self.forward(from, bytes.get(run..at).unwrap_or_default());
+                            self.frame(from, &frame);
+                            at += size;
+                            run = at;
+                            before = self.frames_read(from);
+                        }
                     }
                 }
                 Split::Incomplete { .. } => break,
@@ -141,10 +166,10 @@ impl Session {
         self.phase == Phase::Tunnel || (from == Side::Client && self.client_raw)
     }
 
-    fn count_frame(&mut self, from: Side) {
+    fn count_frames(&mut self, from: Side, frames: u64) {
         match from {
-            Side::Client => self.shared.counts.frames_from_client += 1,
-            Side::Broker => self.shared.counts.frames_from_broker += 1,
+            Side::Client => self.shared.counts.frames_from_client += frames,
+            Side::Broker => self.shared.counts.frames_from_broker += frames,
         }
     }
 
@@ -204,8 +229,9 @@ impl Session {
         }
     }
 
-    /// The short way: `Some` if the frame passes as it lies, with the length of the frames after it that pass with it.
-    fn quick(&mut self, from: Side, frame: &Frame<'_>, after: &[u8]) -> Option<usize> {
+    /// The short way, for a frame that passes as it lies; `None` if it must be looked into.
+    #[inline]
+    fn quick(&mut self, from: Side, frame: &Frame<'_>, after: &[u8]) -> Option<Quick> {
         if frame.channel == 0 {
             return None;
         }
@@ -215,7 +241,7 @@ impl Session {
         }
     }
 
-    fn quick_client(&mut self, frame: &Frame<'_>, after: &[u8]) -> Option<usize> {
+    fn quick_client(&mut self, frame: &Frame<'_>, after: &[u8]) -> Option<Quick> {
         let channel = self.channels.get_mut(frame.channel)?;
         if frame.kind == FrameKind::Body {
             let Up::Passing(left) = &mut channel.up else { return None };
@@ -225,26 +251,24 @@ impl Session {
             }
             let size = frame.payload.len() as u64;
             if *left <= size {
-                // The end of a content may let publishes out, after this frame.
-                if !channel.after_publish.is_empty() {
-                    return None;
-                }
                 channel.up = Up::Idle;
             } else {
                 *left -= size;
             }
-            return Some(0);
+            return Some(Quick::Alone);
         }
         if !channel.passes_freely() {
             return None;
         }
         match frame.method_id()? {
-            MethodId::BASIC_ACK => return channel.quick_ack(&mut self.shared, frame),
+            MethodId::BASIC_ACK => return channel.quick_ack(&mut self.shared, frame).then_some(Quick::Alone),
             MethodId::BASIC_PUBLISH => {}
             _ => return None,
         }
-        let header_frame = content_header(after, frame.channel)?;
-        let header = ContentHeader::decode(header_frame.payload)?;
+        let Some(header_frame) = content_header(after, frame.channel, self.frame_max)? else {
+            return Some(Quick::Begun);
+        };
+        let header = ContentHeader::decode_to_headers(header_frame.payload)?;
         if !channel.tx && concerned(&self.shared, &header) {
             return None;
         }
@@ -254,11 +278,10 @@ impl Session {
             channel.up = Up::Passing(header.body_size);
         }
         self.shared.counts.unmatched_publishes += 1;
-        self.shared.counts.frames_from_client += 1;
-        Some(header_frame.raw.len())
+        Some(Quick::WithHeader(header_frame.raw.len()))
     }
 
-    fn quick_broker(&mut self, frame: &Frame<'_>, after: &[u8]) -> Option<usize> {
+    fn quick_broker(&mut self, frame: &Frame<'_>, after: &[u8]) -> Option<Quick> {
         let channel = self.channels.get_mut(frame.channel)?;
         if frame.kind == FrameKind::Body {
             let Down::Passing(left) = &mut channel.down else { return None };
@@ -272,26 +295,33 @@ impl Session {
             } else {
                 *left -= size;
             }
-            return Some(0);
+            return Some(Quick::Alone);
         }
         match frame.method_id()? {
             MethodId::BASIC_DELIVER if matches!(channel.down, Down::Idle) && !self.shared.draining => {
-                let header_frame = content_header(after, frame.channel)?;
-                let header = ContentHeader::decode(header_frame.payload)?;
+                let Some(header_frame) = content_header(after, frame.channel, FRAME_MAX)? else {
+                    return Some(Quick::Begun);
+                };
+                let header = ContentHeader::decode_to_headers(header_frame.payload)?;
                 let deliver = basic::Deliver::decode(frame.payload)?;
-                channel.deliver_begins(&mut self.shared, &deliver, &header);
+                if concerned(&self.shared, &header) {
+                    let header = ContentHeader::decode(header_frame.payload)?;
+                    channel.deliver_begins(&mut self.shared, &deliver, &header);
+                } else {
+                    self.shared.counts.unmatched_deliveries += 1;
+                    channel.delivered(&mut self.shared, Some(deliver.consumer_tag), deliver.delivery_tag, None, None);
+                }
                 if header.body_size > 0 {
                     channel.down = Down::Passing(header.body_size);
                 }
-                self.shared.counts.frames_from_broker += 1;
-                Some(header_frame.raw.len())
+                Some(Quick::WithHeader(header_frame.raw.len()))
             }
             MethodId::BASIC_ACK if channel.ledger.aligned() && channel.queue.is_empty() => {
                 let ack = basic::Ack::decode(frame.payload)?;
                 channel
                     .broker_confirms(&mut self.shared, ack.delivery_tag, ack.multiple, Outcome::Ack)
                     .ok()?
-                    .then_some(0)
+                    .then_some(Quick::Alone)
             }
             _ => None,
         }
@@ -312,10 +342,11 @@ pub(super) fn count_frames(bytes: &[u8]) -> u64 {
     count
 }
 
-/// The content header that follows a method on its channel, if it has been read.
-fn content_header(after: &[u8], channel: u16) -> Option<Frame<'_>> {
-    match frame::split(after, FRAME_MAX) {
-        Split::Frame(frame) if frame.kind == FrameKind::Header && frame.channel == channel => Some(frame),
-        _ => None,
+/// The content header that follows a method on its channel: `None` if something else does, `Some(None)` if not all of it has been read.
+fn content_header(after: &[u8], channel: u16, limit: usize) -> Option<Option<Frame<'_>>> {
+    match frame::split(after, limit) {
+        Split::Frame(frame) if frame.kind == FrameKind::Header && frame.channel == channel => Some(Some(frame)),
+        Split::Incomplete { .. } => Some(None),
+        Split::Frame(_) | Split::Malformed(_) => None,
     }
 }
