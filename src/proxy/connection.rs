@@ -152,7 +152,8 @@ impl Connection {
             if due == u64::MAX {
                 return fired;
             }
-            if due != self.timer_us {
+            // Each read and write moves a deadline further off: that is found when the timer goes off, not each time.
+            if due < self.timer_us {
                 self.timer_us = due;
                 let wait = due.saturating_sub(self.now().us);
                 self.timer.as_mut().reset(Instant::now() + Duration::from_micros(wait));
