@@ -265,8 +265,10 @@ impl Session {
             MethodId::BASIC_PUBLISH => {}
             _ => return None,
         }
-        let Some(header_frame) = content_header(after, frame.channel, self.frame_max)? else {
-            return Some(Quick::Begun);
+        let header_frame = match content_header(after, frame.channel, self.frame_max) {
+            Next::Header(header_frame) => header_frame,
+            Next::Incomplete => return Some(Quick::Begun),
+            Next::Other => return None,
         };
         let header = ContentHeader::decode_to_headers(header_frame.payload)?;
         if !channel.tx && concerned(&self.shared, &header) {
@@ -299,8 +301,10 @@ impl Session {
         }
         match frame.method_id()? {
             MethodId::BASIC_DELIVER if matches!(channel.down, Down::Idle) && !self.shared.draining => {
-                let Some(header_frame) = content_header(after, frame.channel, FRAME_MAX)? else {
-                    return Some(Quick::Begun);
+                let header_frame = match content_header(after, frame.channel, FRAME_MAX) {
+                    Next::Header(header_frame) => header_frame,
+                    Next::Incomplete => return Some(Quick::Begun),
+                    Next::Other => return None,
                 };
                 let header = ContentHeader::decode_to_headers(header_frame.payload)?;
                 let deliver = basic::Deliver::decode(frame.payload)?;
@@ -342,11 +346,20 @@ pub(super) fn count_frames(bytes: &[u8]) -> u64 {
     count
 }
 
-/// The content header that follows a method on its channel: `None` if something else does, `Some(None)` if not all of it has been read.
-fn content_header(after: &[u8], channel: u16, limit: usize) -> Option<Option<Frame<'_>>> {
+/// What follows a method that begins a content.
+enum Next<'a> {
+    /// The content header.
+    Header(Frame<'a>),
+    /// A frame that has not been read in full.
+    Incomplete,
+    /// Something else.
+    Other,
+}
+
+fn content_header(after: &[u8], channel: u16, limit: usize) -> Next<'_> {
     match frame::split(after, limit) {
-        Split::Frame(frame) if frame.kind == FrameKind::Header && frame.channel == channel => Some(Some(frame)),
-        Split::Incomplete { .. } => Some(None),
-        Split::Frame(_) | Split::Malformed(_) => None,
+        Split::Frame(frame) if frame.kind == FrameKind::Header && frame.channel == channel => Next::Header(frame),
+        Split::Incomplete { .. } => Next::Incomplete,
+        Split::Frame(_) | Split::Malformed(_) => Next::Other,
     }
 }
