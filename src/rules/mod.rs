@@ -254,13 +254,16 @@ impl RuleSet {
 
     /// Whether some rule may take a task of this name: a cheap look, before anything else of a message is read.
     pub fn may_match(&self, task: &[u8]) -> bool {
+        if self.named.len() <= FEW {
+            if self.named.iter().any(|name| name.as_bytes() == task) {
+                return true;
+            }
+            if !self.patterns {
+                return false;
+            }
+        }
         let Ok(task) = std::str::from_utf8(task) else { return false };
-        let named = if self.named.len() > FEW {
-            self.named.contains(task)
-        } else {
-            self.named.iter().any(|name| **name == *task)
-        };
-        named || (self.patterns && self.rules.iter().any(|rule| rule.task.is_task(task)))
+        self.named.contains(task) || (self.patterns && self.rules.iter().any(|rule| rule.task.is_task(task)))
     }
 
     /// The first rule that takes a task of this name, whatever its other matchers say: for counting what could not be decided.

@@ -226,15 +226,17 @@ impl Channel {
         self.wait_in_turn(shared, Waiting::Transaction { frame, until_us });
     }
 
-    /// A client's ack on its short way: `Some` if it passes as it is.
-    pub(super) fn quick_ack(&mut self, shared: &mut Shared, frame: &Frame<'_>) -> Option<usize> {
+    /// A client's ack on its short way. True if it passes as it is.
+    pub(super) fn quick_ack(&mut self, shared: &mut Shared, frame: &Frame<'_>) -> bool {
         if self.tx || self.deliveries.any_hidden() {
-            return None;
+            return false;
         }
-        let ack = basic::Ack::decode(frame.payload)?;
+        let Some(ack) = basic::Ack::decode(frame.payload) else {
+            return false;
+        };
         self.deliveries
             .settle(ack.delivery_tag, ack.multiple, |id| shared.signal(id, Signal::Acked));
-        Some(0)
+        true
     }
 
     /// True if a frame that needs no look may pass without waiting for anything.

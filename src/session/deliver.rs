@@ -127,18 +127,17 @@ impl Deliveries {
     ///
     /// The answer says how to pass it on so that a `multiple` covers nothing that the client has not seen.
     pub fn settle(&mut self, tag: u64, multiple: bool, mut each: impl FnMut(Arc<str>)) -> Pass {
-        let end = if multiple && tag == 0 {
+        if !multiple {
+            return self.settle_one(tag, each);
+        }
+        let end = if tag == 0 {
             self.open.len()
         } else {
             self.open.partition_point(|delivery| delivery.tag <= tag)
         };
-        let start = if multiple { 0 } else { end.saturating_sub(1) };
         let mut shown = Vec::new();
         let mut first_hidden = None;
-        for delivery in self.open.range_mut(start..end) {
-            if !multiple && delivery.tag != tag {
-                continue;
-            }
+        for delivery in self.open.range_mut(..end) {
             match delivery.sight {
                 Sight::Shown => {
                     delivery.sight = Sight::Settled;
@@ -163,6 +162,32 @@ impl Deliveries {
         }
     }
 
+    fn settle_one(&mut self, tag: u64, mut each: impl FnMut(Arc<str>)) -> Pass {
+        let Some(delivery) = self.find(tag).and_then(|index| self.open.get_mut(index)) else {
+            return Pass::Verbatim;
+        };
+        match delivery.sight {
+            Sight::Hidden => return Pass::Swallow,
+            Sight::Settled => return Pass::Verbatim,
+            Sight::Shown => delivery.sight = Sight::Settled,
+        }
+        if let Some(task) = delivery.task.take() {
+            each(task);
+        }
+        self.shown -= 1;
+        self.forget_settled();
+        Pass::Verbatim
+    }
+
+    /// The place of this tag. Mostly no tag is missing between two, which saves the search.
+    fn find(&self, tag: u64) -> Option<usize> {
+        let likely = tag.checked_sub(self.open.front()?.tag)? as usize;
+        if self.open.get(likely).is_some_and(|delivery| delivery.tag == tag) {
+            return Some(likely);
+        }
+        self.open.binary_search_by_key(&tag, |delivery| delivery.tag).ok()
+    }
+
     /// What is settled goes; behind a delivery that stays open for long it goes in batches, so that the cost per delivery is constant.
     fn forget_settled(&mut self) {
         while self.open.front().is_some_and(|delivery| delivery.sight == Sight::Settled) {
@@ -182,5 +207,26 @@ impl Deliveries {
     /// Everything goes back to its queue and every tag is void (`basic.recover`, a closed channel).
     pub fn clear(&mut self) {
         *self = Deliveries::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_is_found_though_others_are_missing_before_it() {
+        let mut deliveries = Deliveries::default();
+        // Deliveries without acknowledgement take tags too.
+        for tag in [2, 3, 7, 8, 20] {
+            deliveries.shown(tag, Some(tag.to_string().into()));
+        }
+        let mut settled = Vec::new();
+        for tag in [8, 7, 5, 21, 1, 8, 20, 2, 3] {
+            let pass = deliveries.settle(tag, false, |task| settled.push(task));
+            assert_eq!(pass, Pass::Verbatim, "{tag}");
+        }
+        assert_eq!(settled, ["8", "7", "20", "2", "3"].map(Arc::from));
+        assert_eq!((deliveries.unsettled(), deliveries.remembered()), (0, 0));
     }
 }

@@ -25,6 +25,7 @@ mod handshake;
 mod kept;
 mod publish;
 mod send;
+mod spares;
 #[cfg(test)]
 mod tests;
 pub mod topology;
@@ -40,6 +41,9 @@ pub use drain::Neighbours;
 pub use ends::{BrokerEnd, ClientEnd};
 pub use event::{CloseReason, Event, PublishEvent};
 pub use publish::Grant;
+pub use spares::Spares;
+
+use walk::Passed;
 
 use crate::rules::RuleSet;
 use crate::rules::lock::{Claim, Nonce, Reply, Request};
@@ -52,6 +56,17 @@ pub enum Side {
     Client,
     /// The broker.
     Broker,
+}
+
+impl Side {
+    /// The peer of this one.
+    #[must_use]
+    pub fn other(self) -> Side {
+        match self {
+            Side::Client => Side::Broker,
+            Side::Broker => Side::Client,
+        }
+    }
 }
 
 /// The time, as the edge sees it when it calls.
@@ -351,13 +366,46 @@ impl Session {
 
     /// Bytes that a peer has sent.
     pub fn handle_bytes(&mut self, from: Side, bytes: &[u8], now: Now) {
+        let passed = self.take_in(from, bytes, now);
+        self.forward(from, passed.bytes);
+        self.settle();
+    }
+
+    /// Bytes that a peer has sent. Those that are given back pass to the other peer as they lie, after what is pending for it; the edge
+    /// writes or keeps them before it turns to the session again. So most bytes are never copied.
+    #[must_use]
+    pub fn handle_read<'b>(&mut self, from: Side, bytes: &'b [u8], now: Now) -> &'b [u8] {
+        let passed = self.take_in(from, bytes, now);
+        if !self.is_undisturbed() {
+            self.forward(from, passed.bytes);
+            self.settle();
+            return &[];
+        }
+        if self.phase != Phase::Tunnel {
+            match from {
+                Side::Client => self.shared.counts.frames_to_broker += passed.frames,
+                Side::Broker => self.shared.counts.frames_to_client += passed.frames,
+            }
+        }
+        passed.bytes
+    }
+
+    fn take_in<'b>(&mut self, from: Side, bytes: &'b [u8], now: Now) -> Passed<'b> {
         self.shared.now = now;
         if !self.wants(from) {
-            return;
+            return Passed::default();
         }
         self.input(from).last_read_us = now.us;
-        self.read(from, bytes);
-        self.settle();
+        self.read(from, bytes)
+    }
+
+    /// True if [`Session::settle`] has nothing to do, and no answer can come that adds to the output before what has just been read.
+    fn is_undisturbed(&self) -> bool {
+        self.client_end == ClientEnd::Open
+            && self.broker_end == BrokerEnd::Open
+            && !self.shared.draining
+            && self.shared.held_bytes <= self.shared.settings.connection_memory
+            && self.shared.asks.is_empty()
     }
 
     /// The store's answer to a question.
@@ -423,12 +471,17 @@ impl Session {
         }
     }
 
+    /// Has buffers of others for what is about to be written to the peers.
+    pub fn lend_buffers(&mut self, spares: &mut Spares) {
+        for buffer in [&mut self.shared.to_client, &mut self.shared.to_broker] {
+            spares.lend(buffer);
+        }
+    }
+
     /// Gives the output buffers of a quiet connection back.
-    pub fn release_buffers(&mut self) {
+    pub fn release_buffers(&mut self, spares: &mut Spares) {
         for buffer in [&mut self.shared.to_client, &mut self.shared.to_broker, &mut self.last_words] {
-            if buffer.is_empty() {
-                *buffer = Vec::new();
-            }
+            spares.release(buffer);
         }
     }
 
