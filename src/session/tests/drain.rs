@@ -90,7 +90,7 @@ fn qos_and_recover_pass_during_a_drain() {
     rig.broker(&method(1, MethodId::BASIC_RECOVER_OK, &[]));
     assert_eq!(
         rig.client_got(),
-        ["connection.close"],
+        ["basic.qos-ok", "basic.recover-ok", "connection.close"],
         "everything went back to its queue, so nothing is in hand"
     );
 }

@@ -12,6 +12,7 @@ fn recover(channel: u16) -> Vec<u8> {
 fn invariant_5_what_waits_to_be_settled_is_not_given_back_before_that() {
     let mut rig = Rig::new(spec());
     rig.client(&consume(1, "c", false));
+    rig.broker(&method(1, MethodId::BASIC_CONSUME_OK, b"\x01c"));
     for tag in 1..=2 {
         rig.broker(&deliver(1, "c", tag, "t.other", "w"));
     }
