@@ -28,6 +28,7 @@
 //! | [`session`] | one AMQP connection as a pure state machine |
 //! | [`store`] | locks in memory or Redis, the circuit breaker, orders that are kept until they are done |
 //! | [`config`] | files, environment and flags → a [`config::Config`] that is valid by construction |
+//! | [`tls`] | TLS of every listener and of every leg to a broker, from the files that the configuration names |
 //! | [`metrics`], [`logging`] | every counter and log line |
 //! | [`lifecycle`] | what becomes of tasks, where no connection that passes tells it |
 //! | [`admin`], [`cli`] | the HTTP API and page; the commands |
@@ -73,3 +74,4 @@ pub mod rules;
 pub mod run;
 pub mod session;
 pub mod store;
+pub mod tls;

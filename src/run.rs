@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use tokio::net::TcpListener;
@@ -20,19 +20,14 @@ use crate::lifecycle::Lifecycle;
 use crate::logging::{self, Logging};
 use crate::metrics::Metrics;
 use crate::proxy::upstream::Upstreams;
-use crate::proxy::{Hub, Listener, StoreObserver, Workers, tls};
+use crate::proxy::{Hub, Listener, StoreObserver, Workers, drain};
 use crate::store::{self, Store};
-
-/// How long connections that were told to go now may take.
-const LAST_CALL: Duration = Duration::from_secs(6);
-
-/// How long the store may take for the last orders.
-const LAST_ORDERS: Duration = Duration::from_secs(2);
+use crate::tls;
 
 /// Why the proxy does not run.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
-    #[error("cannot listen on {address} ({key}): {source}")]
+    #[error("cannot listen on {address} ({key}): {source}. {}", listen_remedy(source))]
     Listen {
         key: &'static str,
         address: String,
@@ -170,7 +165,7 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
         task.abort();
     }
     // Each worker thread has its own way to the store; a commit that is lost now leaves a message without its lock.
-    if tokio::time::timeout(LAST_ORDERS, workers.flush()).await.is_err() {
+    if !drain::last_orders(workers.flush()).await {
         tracing::warn!("the store has not done all that it was told; those locks end with their leases or lives");
     }
     Ok(())
@@ -213,28 +208,15 @@ async fn start_admin(
     });
     tracing::info!(address = %listener.local_addr()?, "listening for operators");
     let routes = admin::router(&admin);
-    let mut tasks = vec![match &config.admin.tls {
-        None => tokio::spawn(async move { ended(admin::serve(listener, routes, std::future::pending()).await) }),
-        Some(server) => {
-            let listener = admin::TlsListener::new(listener, tls::acceptor(server)?)?;
-            tokio::spawn(async move { ended(admin::serve_tls(listener, routes, std::future::pending()).await) })
-        }
-    }];
+    let acceptor = config.admin.tls.as_ref().map(tls::acceptor).transpose()?;
+    let mut tasks = vec![tokio::spawn(admin::serve(listener, acceptor, routes))];
     if let Some(address) = &config.admin.probes_listen {
         let listener = bind("admin.probes_listen", address).await?;
         let routes = admin::probes_router(&admin);
-        tasks.push(tokio::spawn(async move {
-            ended(admin::serve(listener, routes, std::future::pending()).await);
-        }));
+        tasks.push(tokio::spawn(admin::serve(listener, None, routes)));
     }
     tasks.push(tokio::spawn(admin::count_locks(Arc::clone(&admin))));
     Ok((admin, tasks))
-}
-
-fn ended(result: io::Result<()>) {
-    if let Err(error) = result {
-        tracing::error!(%error, "the admin listener has ended");
-    }
 }
 
 async fn bind(key: &'static str, address: &HostPort) -> Result<TcpListener, StartError> {
@@ -307,7 +289,10 @@ impl Running<'_> {
         for setting in reloaded.needs_restart {
             tracing::warn!(setting, "a changed setting counts from the next start");
         }
-        self.acceptor.store(new_acceptor);
+        // The listeners stay those of the start: one that takes TLS still does where the new configuration has none.
+        if new_acceptor.is_some() {
+            self.acceptor.store(new_acceptor);
+        }
         self.limits.store(Some(Arc::new(new.proxy.clone())));
         self.metrics.connections_limit.set(new.proxy.max_connections as i64);
         self.hub.set_rules(&new.proxy, &new.rules);
@@ -318,10 +303,10 @@ impl Running<'_> {
         if let Some(watch) = &self.watch {
             watch.set(&new);
         }
-        let warnings: Vec<_> = new.warnings.iter().map(ToString::to_string).collect();
-        for warning in &warnings {
+        for warning in &reloaded.new_warnings {
             tracing::warn!("{warning}");
         }
+        let warnings = new.warnings.iter().map(ToString::to_string).collect();
         self.config = new;
         Ok(Reloaded {
             sha256: self.config.sha256.clone(),
@@ -333,34 +318,21 @@ impl Running<'_> {
     /// Not ready; accepting for a while; no more work to workers; each connection closes when nothing is in hand, the rest at the end.
     async fn drain(self, terminate: &mut Signal, interrupt: &mut Signal, accepting: Vec<tokio::task::JoinHandle<()>>) {
         self.state.set_phase(Phase::Draining);
-        let proxy = &self.config.proxy;
         tracing::info!(instance = self.instance, connections = self.hub.connection_count(), "draining");
-        let graceful = async {
-            tokio::time::sleep(proxy.drain_delay).await;
-            for listener in &accepting {
-                listener.abort();
-            }
-            self.hub.drain();
-            let _ = tokio::time::timeout(proxy.drain_timeout, self.empty()).await;
+        let patience = drain::Patience {
+            delay: self.config.proxy.drain_delay,
+            timeout: self.config.proxy.drain_timeout,
         };
-        tokio::select! {
-            () = graceful => {}
-            _ = terminate.recv() => tracing::warn!("told again to end: ending now"),
-            _ = interrupt.recv() => tracing::warn!("told again to end: ending now"),
-        }
-        for listener in &accepting {
-            listener.abort();
-        }
-        self.hub.close();
-        let _ = tokio::time::timeout(LAST_CALL, self.empty()).await;
+        let stop_accepting = || accepting.iter().for_each(tokio::task::JoinHandle::abort);
+        let again = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        drain::drain(&self.hub, patience, stop_accepting, again).await;
         tracing::info!(connections = self.hub.connection_count(), "ended");
         self.logging.flush();
-    }
-
-    async fn empty(&self) {
-        while self.hub.connection_count() > 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
     }
 }
 
@@ -374,6 +346,16 @@ async fn next(changes: &mut Option<mpsc::Receiver<config::watch::Changed>>) -> O
 
 fn acceptor(config: &Config) -> Result<Option<Arc<TlsAcceptor>>, tls::TlsError> {
     config.proxy.tls.as_ref().map(|tls| tls::acceptor(tls).map(Arc::new)).transpose()
+}
+
+/// What to do where an address cannot be listened on.
+fn listen_remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "Another process has it, perhaps an oncegate that still drains: `ss -ltnp` shows which.",
+        io::ErrorKind::AddrNotAvailable => "Write an address that this machine has.",
+        io::ErrorKind::PermissionDenied => "Write a port from 1024, or give oncegate CAP_NET_BIND_SERVICE.",
+        _ => "Write HOST:PORT with an address of this machine.",
+    }
 }
 
 /// The name of this process among proxies that share a store.

@@ -6,6 +6,8 @@ mod files;
 mod layers;
 #[path = "config/mistakes.rs"]
 mod mistakes;
+#[path = "config/unreadable.rs"]
+mod unreadable;
 #[path = "config/watching.rs"]
 mod watching;
 

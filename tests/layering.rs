@@ -10,6 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["celery"],
     &["rules"],
     &["session", "store", "config", "metrics", "logging"],
+    &["tls"],
     &["lifecycle", "control", "admin", "cli"],
     &["proxy", "shutdown"],
     &["run"],

@@ -19,7 +19,7 @@ mod tests;
 
 pub use answer::Reach;
 pub use census::count_locks;
-pub use server::{Peer, TlsListener, serve, serve_tls};
+pub use server::{Peer, serve};
 pub use state::{Phase, Readiness, ReadyStatus, Reload, State};
 
 use std::sync::Arc;

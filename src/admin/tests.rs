@@ -84,7 +84,7 @@ async fn start_with(tokens: Vec<AdminToken>, store: Store) -> Proxy {
         commands,
     });
     let routes = router(&admin);
-    tokio::spawn(async move { serve(listener, routes, std::future::pending()).await });
+    tokio::spawn(serve(listener, None, routes));
     Proxy {
         admin,
         state,
@@ -368,7 +368,7 @@ async fn the_probes_listener_has_nothing_else() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let routes = probes_router(&proxy.admin);
-    tokio::spawn(async move { serve(listener, routes, std::future::pending()).await });
+    tokio::spawn(serve(listener, None, routes));
     let probes = Proxy { address, ..proxy };
     for path in ["/metrics", "/livez", "/healthz", "/readyz"] {
         assert_eq!(
@@ -422,4 +422,43 @@ async fn explain_says_how_a_decision_comes_about() {
         "a rule that decides is the last one that is asked"
     );
     assert_eq!(ask(r#"{"task": "other"}"#).await.json()["decision"], "unmatched");
+}
+
+/// An answer to bytes that are sent over a connection without sockets, so that time may be the test's own.
+async fn exchange(admin: &Arc<Admin>, head: &str, body: &[u8]) -> String {
+    let (mut client, served) = tokio::io::duplex(64 << 10);
+    let peer = Peer(([127, 0, 0, 1], 1).into());
+    tokio::spawn(server::answer(served, peer, router(admin)));
+    let lines = format!("{head} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n{JSON}\r\n", admin.port);
+    client
+        .write_all(format!("{lines}Content-Length: {}\r\n\r\n", BODY_MAX + 1).as_bytes())
+        .await
+        .expect("open");
+    let (mut reading, mut writing) = tokio::io::split(client);
+    let body = body.to_vec();
+    let sending = tokio::spawn(async move {
+        // The answer may come before all is sent.
+        let _ = writing.write_all(&body).await;
+        std::future::pending::<()>().await;
+    });
+    let mut answer = String::new();
+    reading.read_to_string(&mut answer).await.expect("an answer and the end");
+    sending.abort();
+    answer
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_is_given_up() {
+    let proxy = start(Vec::new()).await;
+    let begun = tokio::time::Instant::now();
+    let answer = exchange(&proxy.admin, "POST /api/v1/explain", b"{\"task\":").await;
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("body_timeout"), "{answer}");
+    assert_eq!(begun.elapsed(), Duration::from_secs(30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_too_large_is_refused() {
+    let proxy = start(Vec::new()).await;
+    let answer = exchange(&proxy.admin, "POST /api/v1/lookup", &vec![b' '; BODY_MAX + 1]).await;
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("bad_body"), "{answer}");
 }

@@ -57,6 +57,18 @@ impl<'a> ContentHeader<'a> {
             properties: Properties::read(&mut reader)?,
         })
     }
+
+    /// As [`ContentHeader::decode`], with the properties up to the headers; those after them are left out, and not looked at.
+    #[inline]
+    pub fn decode_to_headers(payload: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader::new(payload);
+        Some(ContentHeader {
+            class: reader.u16()?,
+            weight: reader.u16()?,
+            body_size: reader.u64()?,
+            properties: Properties::read_to_headers(&mut reader)?,
+        })
+    }
 }
 
 /// The properties of a message; each is `None` if absent.
@@ -112,6 +124,17 @@ fn read_flags(reader: &mut Reader<'_>) -> Option<u16> {
 }
 
 impl<'a> Properties<'a> {
+    #[inline]
+    fn read_to_headers(reader: &mut Reader<'a>) -> Option<Self> {
+        let flags = read_flags(reader)?;
+        Some(Properties {
+            content_type: present!(flags, CONTENT_TYPE, reader.short()),
+            content_encoding: present!(flags, CONTENT_ENCODING, reader.short()),
+            headers: present!(flags, HEADERS, reader.long().map(Table::new)),
+            ..Properties::default()
+        })
+    }
+
     #[inline]
     fn read(reader: &mut Reader<'a>) -> Option<Self> {
         let flags = read_flags(reader)?;

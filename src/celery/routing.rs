@@ -28,6 +28,13 @@ pub fn is_delay_exchange(exchange: &[u8]) -> bool {
     step == "delivery" || (is_plain_number(step) && step.parse::<usize>().is_ok_and(|level| level < BITS))
 }
 
+/// The exchange that the messages of a delay exchange come out of.
+pub fn delivery_exchange(exchange: &[u8]) -> Option<Vec<u8>> {
+    let name = std::str::from_utf8(exchange).ok().filter(|_| is_delay_exchange(exchange))?;
+    let (prefix, _) = name.rsplit_once("celery_delayed_")?;
+    Some(format!("{prefix}celery_delayed_delivery").into_bytes())
+}
+
 fn is_plain_number(text: &str) -> bool {
     text == "0" || (!text.starts_with('0') && text.bytes().all(|digit| digit.is_ascii_digit()))
 }

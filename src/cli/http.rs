@@ -107,6 +107,8 @@ fn unreachable_at(base: &str, why: &str) -> Failure {
 fn refused(status: StatusCode, answer: &Value) -> Failure {
     let text = |name: &str| answer["error"][name].as_str().unwrap_or("unknown").to_owned();
     let exit = match status.as_u16() {
+        // The path is of no such proxy: --admin names the wrong one.
+        404 if answer["error"]["code"] == "not_found" => Exit::Usage,
         401 | 403 => Exit::Refused,
         404 => Exit::No,
         409 | 422 => Exit::Config,

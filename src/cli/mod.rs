@@ -4,6 +4,7 @@
 
 mod args;
 mod check;
+mod connect;
 mod explain;
 mod http;
 mod locks;

@@ -191,6 +191,7 @@ fn what_the_proxy_says_becomes_an_exit_code() {
         (401, "token_required", Exit::Refused),
         (403, "role_refused", Exit::Refused),
         (404, "no_lock", Exit::No),
+        (404, "not_found", Exit::Usage),
         (415, "json_required", Exit::Usage),
         (422, "config_refused", Exit::Config),
         (500, "metrics", Exit::TryAgain),
@@ -277,6 +278,29 @@ fn check_tells_a_wrong_config_from_a_right_one() {
         ran.out
     );
     assert_eq!(run(&["check", "/does/not/exist.toml"]).exit(), Exit::Config);
+}
+
+#[test]
+fn check_tries_the_tls_files_as_run_does() {
+    let nothing = file("nothing.pem", "not PEM\n");
+    let config = file(
+        "tls.toml",
+        &format!(
+            "[proxy]\nlisten = [\"amqps://127.0.0.1:0\"]\nupstream = [\"amqps://127.0.0.1:1\"]\n[proxy.tls]\ncert = \"{nothing}\"\nkey = \"{nothing}\"\n\
+             [proxy.upstream_tls]\nca = \"{nothing}\"\n[admin.tls]\ncert = \"{nothing}\"\nkey = \"{nothing}\"\n"
+        ),
+    );
+    let ran = run(&["check", &config]);
+    assert_eq!((ran.exit(), ran.out.as_str()), (Exit::Config, ""), "{}", ran.err);
+    let lines: Vec<&str> = ran.err.lines().collect();
+    for (line, table) in lines.iter().zip(["proxy.tls", "proxy.upstream_tls", "admin.tls"]) {
+        let expected = format!("{table}: {nothing}: holds no certificate. The file must hold certificates in PEM form");
+        assert!(line.starts_with(&expected), "{line}");
+    }
+    assert_eq!(lines.len(), 3);
+    let ran = run(&["check", &config, "--json"]);
+    assert_eq!((ran.exit(), &ran.json()["ok"]), (Exit::Config, &json!(false)));
+    assert_eq!(ran.json()["errors"][1]["place"], "proxy.upstream_tls");
 }
 
 /// A broker that answers the first bytes of one connection with these.

@@ -1,11 +1,9 @@
 //! `[admin]` and its tokens.
 
-use std::fs;
-
 use super::address::HostPort;
 use super::reader::TableReader;
 use super::report::Reader;
-use super::secrets::{read_path, read_server_tls};
+use super::secrets::{read_path, read_secret_file, read_server_tls};
 use super::source::Span;
 use super::tables::open;
 use super::tree::Table;
@@ -70,9 +68,8 @@ pub(super) fn read_token(reader: &Reader, table: &Table, at: Option<Span>, token
         if tokens.iter().any(|token| token.name == name) {
             table.refuse("name", "is the name of an earlier token", "Write another name.");
         }
-        // A file that cannot be read has been reported.
-        if let Ok(text) = fs::read_to_string(&file) {
-            let secret = Secret::new(text.trim());
+        if let Some(text) = read_secret_file(&table, "file", &file) {
+            let secret = Secret::new(text);
             if secret.expose().is_empty() {
                 table.refuse(
                     "file",

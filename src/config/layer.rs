@@ -1,8 +1,8 @@
 //! One tree out of many texts: the main file, what it includes, the environment, the flags; each beats the one before.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use globset::{GlobBuilder, GlobMatcher};
@@ -11,9 +11,10 @@ use toml::de::DeTable;
 
 use super::context::{Context, sentence};
 use super::error::Place;
+use super::file::{self, Fault};
 use super::report::{Reader, Shown};
 use super::setting::{Setting as _, read_items};
-use super::source::{Kind, Span};
+use super::source::{Kind, Span, place_after};
 use super::tree::{self, Node, Table, Value};
 use super::{Environment, Flags};
 
@@ -73,7 +74,7 @@ pub(super) fn read(layers: &Layers<'_>, reader: &mut Reader) -> Layered {
         Main::Text { name, text } => layered.take(parse(name, text, Path::new(""), reader)),
         Main::File(path) => {
             layered.file = Some(path.clone());
-            layered.take(parse_file(path, reader));
+            layered.take(parse_file(path, None, reader));
         }
     }
     include(&mut layered, reader);
@@ -100,19 +101,38 @@ fn sha256(reader: &Reader) -> String {
     })
 }
 
-fn parse_file(path: &Path, reader: &mut Reader) -> Option<Table> {
+/// Reads a file; `named` is the element of `include` that names it.
+fn parse_file(path: &Path, named: Option<&Node>, reader: &mut Reader) -> Option<Table> {
     let name = path.display().to_string();
-    match fs::read_to_string(path) {
-        Ok(text) => parse(&name, &text, path.parent().unwrap_or(Path::new("")), reader),
-        Err(error) => {
-            let message = match error.kind() {
-                io::ErrorKind::NotFound => "there is no such file. Write the path of a config file, or make one.".to_owned(),
-                io::ErrorKind::InvalidData => "is not UTF-8. Save it as UTF-8.".to_owned(),
-                _ => format!("cannot be read: {error}. Let the user that runs oncegate read it."),
-            };
-            reader.error(None, Shown::Hidden, Place::Named(name), message);
-            None
+    let fault = match file::read(path) {
+        Ok(text) => return parse(&name, &text, path.parent().unwrap_or(Path::new("")), reader),
+        Err(fault) => fault,
+    };
+    let remedy = match (&fault, named) {
+        (Fault::Missing(_), _) => "Write the path of a config file, or make one.",
+        (Fault::Directory, Some(_)) => "Write DIRECTORY/*.toml for the files in it.",
+        (Fault::Directory | Fault::TooLarge, _) => "Write the path of a config file.",
+        (Fault::NotUtf8(_), _) => "Save it as UTF-8.",
+        (Fault::Io(_), _) => "Let the user that runs oncegate read it.",
+    };
+    match (&fault, named) {
+        (Fault::NotUtf8(before), _) => {
+            let message = sentence(&fault.says(), remedy);
+            reader.error(None, Shown::Hidden, place_after(&name, before), message);
         }
+        (_, Some(node)) => including(reader).refuse(node, &format!("names {name}: {}", fault.says()), remedy),
+        (_, None) => reader.error(None, Shown::Hidden, Place::Named(name), sentence(&fault.says(), remedy)),
+    }
+    None
+}
+
+/// How a value of `include` is reported.
+fn including(reader: &Reader) -> Context<'_> {
+    Context {
+        reader,
+        table: "",
+        key: "include",
+        shown: Shown::Plain,
     }
 }
 
@@ -122,6 +142,7 @@ fn parse(name: &str, text: &str, base: &Path, reader: &mut Reader) -> Option<Tab
     if errors.is_empty() {
         return Some(tree::table(document.get_ref(), whole.source));
     }
+    let mut lines = BTreeSet::new();
     for error in errors {
         let range = error.span().unwrap_or(text.len()..text.len());
         let at = Span {
@@ -131,9 +152,13 @@ fn parse(name: &str, text: &str, base: &Path, reader: &mut Reader) -> Option<Tab
         };
         let before = text.get(..range.start).unwrap_or(text);
         let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        // What the parser says of the rest of a line is about its own confusion.
+        if !lines.insert(start) {
+            continue;
+        }
         let line = text.get(start..).unwrap_or_default().lines().next().unwrap_or_default().trim();
         // Only the key is shown: the rest of the line may hold a password.
-        let key = line.split('=').next().unwrap_or_default().trim();
+        let key: String = line.split('=').next().unwrap_or_default().trim().escape_debug().collect();
         let remedy = match error.message() {
             message if message.contains("duplicate key") => "Keep one of them.",
             message if message.contains("quoted") => "Texts, durations and sizes take quotes, such as ttl = \"10s\".",
@@ -149,38 +174,34 @@ fn parse(name: &str, text: &str, base: &Path, reader: &mut Reader) -> Option<Tab
     None
 }
 
+/// The remedy for a pattern without a match, which may be meant.
+const NO_FILE: &str = "Paths are relative to the config file; leave it out if no file is meant.";
+
 fn include(layered: &mut Layered, reader: &mut Reader) {
     let Some(entry) = layered.root.get("include") else { return };
     let node = entry.node.clone();
-    let cx = Context {
-        reader,
-        table: "",
-        key: "include",
-        shown: Shown::Plain,
-    };
-    let Some(patterns) = read_items(&node, &cx, "a list of paths") else {
+    let Some(patterns) = read_items(&node, &including(reader), "a list") else {
         return;
     };
     let mut paths = Vec::new();
     for pattern in &patterns {
-        let cx = Context {
-            reader,
-            table: "",
-            key: "include",
-            shown: Shown::Plain,
-        };
+        let cx = including(reader);
         let Some(path) = PathBuf::read(pattern, &cx) else { continue };
         match expand(&path, &mut layered.included_from) {
-            Ok(found) => paths.extend(found),
+            Ok(found) if found.is_empty() => {
+                let message = sentence(&format!("{} names no file", cx.name_and_text(pattern)), NO_FILE);
+                reader.warn(pattern.at, None, message);
+            }
+            Ok(found) => paths.extend(found.into_iter().map(|path| (path, pattern))),
             Err((says, remedy)) => cx.refuse(pattern, &says, remedy),
         }
     }
     let mut read: Vec<PathBuf> = Vec::new();
-    for path in paths {
+    for (path, pattern) in paths {
         if read.contains(&path) || layered.file.as_ref() == Some(&path) {
             continue;
         }
-        if let Some(mut table) = parse_file(&path, reader) {
+        if let Some(mut table) = parse_file(&path, Some(pattern), reader) {
             if let Some(nested) = table.get("include") {
                 let message = "include stands in an included file, where it is not read. Write it in the main file.";
                 reader.error_at(nested.name_at, message.to_owned());
@@ -222,7 +243,8 @@ fn expand(pattern: &Path, looked_into: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>
         found = next;
     }
     if pattern.components().any(|part| is_wild(&part.as_os_str().to_string_lossy())) {
-        return Ok(found.into_iter().filter(|path| path.is_file()).collect());
+        // A link to nowhere stays, to be refused: its rules are missed.
+        return Ok(found.into_iter().filter(|path| path.is_file() || !path.exists()).collect());
     }
     Ok(found)
 }

@@ -9,6 +9,7 @@ mod admin;
 mod check;
 mod context;
 pub mod error;
+mod file;
 mod layer;
 mod limit;
 mod not_built;
@@ -318,12 +319,12 @@ pub fn load_text(name: &str, text: &str, environment: &Environment, flags: &Flag
     })
 }
 
-/// The config file that is read if none is named.
+/// The config file that is read if none is named. A link to nowhere is one, and will be refused: its rules are missed.
 pub fn default_file() -> Option<PathBuf> {
     ["oncegate.toml", "/etc/oncegate/oncegate.toml"]
         .into_iter()
         .map(PathBuf::from)
-        .find(|path| path.exists())
+        .find(|path| path.symlink_metadata().is_ok())
 }
 
 /// Every file that the config came from or names (certificates, keys, tokens, secrets), and every directory that an `include`

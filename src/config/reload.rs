@@ -1,6 +1,6 @@
 //! From one config to the next while the proxy runs.
 
-use super::error::ConfigErrors;
+use super::error::{ConfigErrors, Warning};
 use super::{Config, Environment, Flags, load};
 
 /// Whether a reload may leave no rules where there were some: `--allow-empty`.
@@ -19,6 +19,8 @@ pub struct Reloaded {
     pub config: Config,
     /// The settings that differ and count only from the next start.
     pub needs_restart: Vec<&'static str>,
+    /// Its warnings that the other did not have. One that only moved within the files is not among them.
+    pub new_warnings: Vec<Warning>,
 }
 
 /// Why a reload is refused. The old config stays.
@@ -40,7 +42,18 @@ pub fn reload(old: &Config, environment: &Environment, flags: &Flags, empty: Wit
         return Err(ReloadError::NoRules(rules));
     }
     let needs_restart = needs_restart(old, &config);
-    Ok(Reloaded { config, needs_restart })
+    let is_new = |warning: &&Warning| !old.warnings.iter().any(|known| is_same(known, warning));
+    let new_warnings = config.warnings.iter().filter(is_new).cloned().collect();
+    Ok(Reloaded {
+        config,
+        needs_restart,
+        new_warnings,
+    })
+}
+
+/// Whether two warnings say the same, wherever it stands.
+fn is_same(one: &Warning, other: &Warning) -> bool {
+    one.rule == other.rule && one.message == other.message
 }
 
 /// The settings that differ and that a running proxy cannot take over: they count from the next start. All others do at once, or for

@@ -1,10 +1,12 @@
 //! Files that the config names: certificates, and secrets kept out of the config.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use super::address::Transport;
 use super::context::Context;
+use super::file::{self, Fault};
 use super::reader::TableReader;
 use super::report::Shown;
 use super::setting::Setting;
@@ -91,14 +93,35 @@ pub(super) fn read_path(table: &mut TableReader<'_>, key: &'static str) -> Optio
     let path: PathBuf = table.optional(key)?;
     table.reader().note_file(path.clone());
     match fs::File::open(&path).and_then(|file| file.metadata()) {
-        Ok(found) if found.is_dir() => table.refuse(key, "is a directory", "Write the path of a file."),
+        Ok(found) if found.is_dir() => refuse_directory(table, key),
         Ok(_) => {}
-        Err(error) => {
-            let remedy = "Write the path of a file that the user of oncegate may read; paths are relative to the config file.";
-            table.refuse(key, &format!("cannot be read: {error}"), remedy);
-        }
+        Err(error) => refuse_unreadable(table, key, &error),
     }
     Some(path)
+}
+
+fn refuse_directory(table: &TableReader<'_>, key: &str) {
+    table.refuse(key, "is a directory", "Write the path of a file.");
+}
+
+fn refuse_unreadable(table: &TableReader<'_>, key: &str, error: &io::Error) {
+    let remedy = "Write the path of a file that the user of oncegate may read; paths are relative to the config file.";
+    table.refuse(key, &format!("cannot be read: {error}"), remedy);
+}
+
+/// The text of a file that [`read_path`] gave, without surrounding white space. There is no silent way out: a secret that is not read must
+/// not look like one that was not asked for.
+pub(super) fn read_secret_file(table: &TableReader<'_>, key: &str, path: &Path) -> Option<String> {
+    match file::read(path) {
+        Ok(text) => return Some(text.trim().to_owned()),
+        // What read_path has said already is noted once.
+        Err(Fault::Missing(error) | Fault::Io(error)) => refuse_unreadable(table, key, &error),
+        Err(Fault::Directory) => refuse_directory(table, key),
+        Err(fault @ (Fault::TooLarge | Fault::NotUtf8(_))) => {
+            table.refuse(key, &fault.says(), "Write the path of a file that holds the secret as text.");
+        }
+    }
+    None
 }
 
 /// A secret, given as `key` or in the file that `key_file` names.
@@ -110,13 +133,12 @@ pub(super) fn read_secret<T: Setting>(table: &mut TableReader<'_>, key: &'static
         if table.has(key) {
             table.refuse_table(&format!("{key} and {file_key} are both set"), "Keep one of them.");
         }
-        // A file that cannot be read has been reported.
-        let content = fs::read_to_string(&path).ok()?;
+        let content = read_secret_file(table, file_key, &path)?;
         let reader = table.reader();
         let value = table.read(file_key, Shown::Hidden, |node, cx| {
             let inside = Node {
                 at: node.at,
-                value: Value::Bare(content.trim().to_owned()),
+                value: Value::Bare(content.clone()),
             };
             T::read(&inside, &Context { reader, ..*cx })
         });

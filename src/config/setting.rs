@@ -160,29 +160,51 @@ impl Setting for u64 {
     }
 }
 
+/// How a number with a unit is spoken of where it is wrong.
+struct Quantity {
+    what: &'static str,
+    /// The unit that a bare number probably meant.
+    unit: &'static str,
+    unit_name: &'static str,
+    units: &'static str,
+    /// The first of them is what is written where there is no text at all.
+    examples: &'static [&'static str],
+}
+
+impl Quantity {
+    fn read<T>(&self, node: &Node, cx: &Context<'_>, parse: fn(&str) -> Option<T>) -> Option<T> {
+        let Quantity { what, units, .. } = self;
+        if let Value::Integer(number) = &node.value {
+            let remedy = format!("Write {} = \"{number}{}\" for {} ({units}).", cx.key, self.unit, self.unit_name);
+            cx.refuse(node, "has no unit", &remedy);
+            return None;
+        }
+        let text = read_text(node, cx, what, self.examples.first().unwrap_or(&""))?;
+        let read = parse(text);
+        if read.is_none() {
+            let examples = self
+                .examples
+                .iter()
+                .map(|example| format!("\"{example}\""))
+                .collect::<Vec<_>>()
+                .join(" or ");
+            let remedy = format!("Write a whole number and one of {units}, such as {examples}.");
+            cx.refuse(node, &format!("is not {what}"), &remedy);
+        }
+        read
+    }
+}
+
 impl Setting for Duration {
     fn read(node: &Node, cx: &Context<'_>) -> Option<Duration> {
-        let text = match &node.value {
-            Value::Text(text) | Value::Bare(text) => text,
-            Value::Integer(number) => {
-                cx.refuse(
-                    node,
-                    "has no unit",
-                    &format!("Write {} = \"{number}s\" for seconds (ms, s, m, h, d).", cx.key),
-                );
-                return None;
-            }
-            _ => {
-                read_text(node, cx, "a duration", "10s")?;
-                return None;
-            }
+        let duration = Quantity {
+            what: "a duration",
+            unit: "s",
+            unit_name: "seconds",
+            units: "ms, s, m, h, d",
+            examples: &["10s", "5m"],
         };
-        let duration = parse_duration(text);
-        if duration.is_none() {
-            let remedy = "Write a whole number and one of ms, s, m, h, d, such as \"10s\" or \"5m\".";
-            cx.refuse(node, "is not a duration", remedy);
-        }
-        duration
+        duration.read(node, cx, parse_duration)
     }
 
     fn show(&self) -> Json {
@@ -196,30 +218,14 @@ pub(super) struct Size(pub usize);
 
 impl Setting for Size {
     fn read(node: &Node, cx: &Context<'_>) -> Option<Size> {
-        let text = match &node.value {
-            Value::Text(text) | Value::Bare(text) => text,
-            Value::Integer(number) => {
-                cx.refuse(
-                    node,
-                    "has no unit",
-                    &format!("Write {} = \"{number}B\" for bytes (B, KiB, MiB, GiB).", cx.key),
-                );
-                return None;
-            }
-            _ => {
-                read_text(node, cx, "a size", "16MiB")?;
-                return None;
-            }
+        let size = Quantity {
+            what: "a size",
+            unit: "B",
+            unit_name: "bytes",
+            units: "B, KiB, MiB, GiB",
+            examples: &["16MiB"],
         };
-        let size = parse_size(text);
-        if size.is_none() {
-            cx.refuse(
-                node,
-                "is not a size",
-                "Write a whole number and one of B, KiB, MiB, GiB, such as \"16MiB\".",
-            );
-        }
-        size.map(Size)
+        size.read(node, cx, parse_size).map(Size)
     }
 
     fn show(&self) -> Json {

@@ -84,12 +84,16 @@ impl Sources {
         if source.kind == Kind::Single {
             return Place::Named(source.name.clone());
         }
-        let before = source.text.get(..span.start).unwrap_or(&source.text);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        Place::File {
-            path: source.name.clone(),
-            line: before.matches('\n').count() + 1,
-            column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
-        }
+        place_after(&source.name, source.text.get(..span.start).unwrap_or(&source.text))
+    }
+}
+
+/// The place in a file that follows this text.
+pub(super) fn place_after(name: &str, before: &str) -> Place {
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    Place::File {
+        path: name.to_owned(),
+        line: before.matches('\n').count() + 1,
+        column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
     }
 }

@@ -15,6 +15,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
+use super::file::read_bytes;
 use super::{Config, files};
 
 /// How long the files must be at rest before a change is told: an editor, or `kubectl`, writes in several steps.
@@ -82,10 +83,49 @@ pub fn watch(config: &Config) -> Result<(Watch, mpsc::Receiver<Changed>), WatchE
     Ok((Watch { orders }, changes))
 }
 
+/// What the looks at the files have found.
+///
+/// A look can fall between two steps of a write, whatever woke it, so a change counts once two looks [`REST`] apart have found the same.
+#[derive(Debug)]
+struct Looks {
+    /// What the config was loaded from, or what was last told.
+    told: Fingerprint,
+    last: Fingerprint,
+}
+
+/// What a look means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    Unchanged,
+    /// Different from what was told, and it may not be whole: look again after [`REST`].
+    Moving,
+    /// Different, and at rest.
+    Changed,
+}
+
+impl Looks {
+    fn new(told: Fingerprint) -> Looks {
+        Looks { told, last: told }
+    }
+
+    fn look(&mut self, now: Fingerprint) -> Sight {
+        let at_rest = now == self.last;
+        self.last = now;
+        if now == self.told {
+            Sight::Unchanged
+        } else if at_rest {
+            self.told = now;
+            Sight::Changed
+        } else {
+            Sight::Moving
+        }
+    }
+}
+
 /// The state of the watching thread.
 struct Thread {
     files: Vec<PathBuf>,
-    seen: Fingerprint,
+    looks: Looks,
     /// None where the kernel has no notices to give; the poll remains.
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
@@ -101,7 +141,7 @@ impl Thread {
         });
         let mut thread = Thread {
             files,
-            seen,
+            looks: Looks::new(seen),
             watcher: watcher.ok(),
             watched: BTreeSet::new(),
         };
@@ -110,14 +150,15 @@ impl Thread {
     }
 
     fn run(mut self, inbox: &Receiver<Order>, events: &mpsc::Sender<Changed>) {
+        let mut wait = POLL;
         loop {
-            match inbox.recv_timeout(POLL) {
+            match inbox.recv_timeout(wait) {
                 Ok(Order::Look) => {
                     if self.rest(inbox).is_err() {
                         return;
                     }
                 }
-                Ok(Order::Files(files, seen)) => (self.files, self.seen) = (files, seen),
+                Ok(Order::Files(files, seen)) => (self.files, self.looks) = (files, Looks::new(seen)),
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -125,12 +166,12 @@ impl Thread {
                 return;
             }
             self.watch_directories();
-            let now = fingerprint(&self.files);
-            if now != self.seen {
-                self.seen = now;
+            let sight = self.looks.look(fingerprint(&self.files));
+            if sight == Sight::Changed {
                 // A full channel holds a change that has not been received yet: its receiver will read the present files.
                 let _ = events.try_send(Changed);
             }
+            wait = if sight == Sight::Moving { REST } else { POLL };
         }
     }
 
@@ -139,7 +180,7 @@ impl Thread {
         loop {
             match inbox.recv_timeout(REST) {
                 Ok(Order::Look) => {}
-                Ok(Order::Files(files, seen)) => (self.files, self.seen) = (files, seen),
+                Ok(Order::Files(files, seen)) => (self.files, self.looks) = (files, Looks::new(seen)),
                 Err(RecvTimeoutError::Timeout) => return Ok(()),
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return Err(()),
             }
@@ -202,11 +243,35 @@ pub(super) fn fingerprint(files: &[PathBuf]) -> Fingerprint {
                 part(name.as_encoded_bytes());
             }
         } else {
-            match fs::read(here) {
+            match read_bytes(here) {
                 Ok(content) => part(&content),
                 Err(error) => part(error.kind().to_string().as_bytes()),
             }
         }
     }
     hasher.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_told_once_it_is_at_rest() {
+        let [old, half, whole] = [[0; 32], [1; 32], [2; 32]];
+        let mut looks = Looks::new(old);
+        let found = [old, half, whole, whole, whole].map(|now| looks.look(now));
+        assert_eq!(
+            found,
+            [Sight::Unchanged, Sight::Moving, Sight::Moving, Sight::Changed, Sight::Unchanged]
+        );
+    }
+
+    #[test]
+    fn what_is_taken_back_is_no_change() {
+        let [old, new] = [[0; 32], [1; 32]];
+        let mut looks = Looks::new(old);
+        let found = [new, old, new, new].map(|now| looks.look(now));
+        assert_eq!(found, [Sight::Moving, Sight::Unchanged, Sight::Moving, Sight::Changed]);
+    }
 }

@@ -11,30 +11,35 @@ use std::time::Duration;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, Sleep};
 
-use super::hub::Hub;
+use super::hub::{Hub, Seat};
 use super::leg::{Leg, Written};
 use super::report::Reporter;
+use super::topology::View;
 use super::transport::Transport;
 use super::upstream::{DialError, Dialled};
 use crate::rules::RuleSet;
-use crate::session::{Now, Session, Side, StoreSilent, Ticket};
+use crate::session::{Neighbours, Now, Session, Side, Spares, StoreSilent, Ticket};
 use crate::store;
 
 /// How much is read at once.
 const READ: usize = 64 * 1024;
 
+/// Room before what is read, for the beginning of a frame that came with the last read.
+const ROOM: usize = 16 * 1024;
+
 /// A client that does not read holds the broker's reading up beyond this much, in bytes.
 const CLIENT_BACKLOG: usize = 1 << 20;
 
 /// How long the last bytes for a peer may take once its side of the session is done.
-const LAST_WRITE: Duration = Duration::from_secs(5);
+pub(super) const LAST_WRITE: Duration = Duration::from_secs(5);
 
 /// How many reads one connection may do before the others have their turn.
 const TURN: usize = 8;
 
 thread_local! {
     /// One read buffer for all connections of a thread: an idle connection holds none.
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; ROOM + READ]);
+    static SPARES: RefCell<Spares> = RefCell::new(Spares::default());
 }
 
 /// An order to a connection from outside.
@@ -42,10 +47,18 @@ thread_local! {
 pub enum Command {
     /// New rules.
     Rules(Arc<RuleSet>),
-    /// No more work to workers; close when nothing is in hand.
-    Drain,
-    /// Close now.
-    Close,
+    /// No more work to workers; close when nothing is in hand, not before this time.
+    Drain {
+        /// In monotonic microseconds, as sessions count.
+        close_from_us: u64,
+    },
+    /// No connection from the same address has work in hand any more.
+    NeighboursIdle,
+    /// Close now; goodbyes may last until this time.
+    Close {
+        /// In monotonic microseconds, as sessions count.
+        until_us: u64,
+    },
 }
 
 type Answer = (store::Ticket, store::Answer);
@@ -65,6 +78,9 @@ pub struct Connection {
     dial: Dial,
     upstream: Option<super::upstream::Lease>,
     hub: Arc<Hub>,
+    seat: Seat,
+    /// While draining: the hub waits to hear that no work is in hand.
+    reports: bool,
     store: store::Client,
     answer_sender: UnboundedSender<Answer>,
     answers: UnboundedReceiver<Answer>,
@@ -72,6 +88,7 @@ pub struct Connection {
     timer: Pin<Box<Sleep>>,
     timer_us: u64,
     reporter: Reporter,
+    view: View,
     client_paused: bool,
     broker_paused: bool,
     /// Runs from the moment when a side is done: a peer that takes nothing must not keep the connection.
@@ -80,13 +97,8 @@ pub struct Connection {
 
 impl Connection {
     /// A connection whose client has just been accepted.
-    pub fn new(
-        hub: Arc<Hub>,
-        store: store::Client,
-        client: Transport,
-        peer: SocketAddr,
-        commands: UnboundedReceiver<Command>,
-    ) -> Connection {
+    pub fn new(seat: Seat, store: store::Client, client: Transport, peer: SocketAddr, commands: UnboundedReceiver<Command>) -> Connection {
+        let hub = Arc::clone(seat.hub());
         let now = hub.now();
         let (answer_sender, answers) = mpsc::unbounded_channel();
         let mut leg = Leg::default();
@@ -98,7 +110,10 @@ impl Connection {
             dial: Dial::NotYet,
             upstream: None,
             reporter: Reporter::new(&hub, peer),
+            view: View::new(hub.topologies()),
             hub,
+            seat,
+            reports: false,
             store,
             answer_sender,
             answers,
@@ -115,13 +130,24 @@ impl Connection {
         self.hub.now()
     }
 
+    fn leg(&mut self, side: Side) -> &mut Leg {
+        match side {
+            Side::Client => &mut self.client,
+            Side::Broker => &mut self.broker,
+        }
+    }
+
     fn poll_commands(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(command)) = self.commands.poll_recv(cx) {
             let now = self.now();
             match command {
                 Command::Rules(rules) => self.session.handle_rules(rules),
-                Command::Drain => self.session.handle_drain(now),
-                Command::Close => self.session.handle_drain_timeout(now),
+                Command::Drain { close_from_us } => {
+                    self.reports = true;
+                    self.session.handle_drain(close_from_us, Neighbours::Busy, now);
+                }
+                Command::NeighboursIdle => self.session.handle_neighbours_idle(now),
+                Command::Close { until_us } => self.session.handle_close(until_us, now),
             }
         }
     }
@@ -141,7 +167,8 @@ impl Connection {
             if due == u64::MAX {
                 return fired;
             }
-            if due != self.timer_us {
+            // Each read and write moves a deadline further off: that is found when the timer goes off, not each time.
+            if due < self.timer_us {
                 self.timer_us = due;
                 let wait = due.saturating_sub(self.now().us);
                 self.timer.as_mut().reset(Instant::now() + Duration::from_micros(wait));
@@ -177,26 +204,35 @@ impl Connection {
         }
     }
 
-    /// Reads one side once. True if something came.
+    /// Reads one side once, and writes what passes as it lies. True if something came.
     fn poll_input(&mut self, cx: &mut Context<'_>, side: Side) -> bool {
-        let (leg, paused) = match side {
-            Side::Client => (&mut self.client, self.client_paused),
-            Side::Broker => (&mut self.broker, self.broker_paused),
+        let held_up = match side {
+            Side::Client => self.client_paused,
+            Side::Broker => self.broker_paused,
         };
-        if paused || !leg.is_readable() {
+        if held_up || !self.leg(side).is_readable() {
             return false;
         }
         SCRATCH.with_borrow_mut(|scratch| {
-            let Poll::Ready(count) = leg.poll_read(cx, scratch) else {
+            let (room, buffer) = scratch.split_at_mut(ROOM);
+            let Poll::Ready(count) = self.leg(side).poll_read(cx, buffer) else {
                 return false;
             };
-            let now = self.hub.now();
-            match scratch.get(..count).filter(|bytes| !bytes.is_empty()) {
-                Some(bytes) => {
-                    self.reporter.bytes_in(side, count);
-                    self.session.handle_bytes(side, bytes, now);
-                }
-                None => self.session.handle_eof(side, now),
+            let now = self.now();
+            if count == 0 {
+                self.session.handle_eof(side, now);
+                return true;
+            }
+            self.reporter.bytes_in(side, count);
+            self.view.show(&mut self.session);
+            let begun = self.session.unread(side, room);
+            let bytes = scratch.get(ROOM - begun..ROOM + count).unwrap_or_default();
+            let passed = self.session.handle_read(side, bytes, now);
+            if !passed.is_empty() {
+                self.ask();
+                self.reporter.report(&mut self.session);
+                self.view.note(&mut self.session);
+                self.poll_output(cx, side.other(), passed);
             }
             true
         })
@@ -229,13 +265,13 @@ impl Connection {
         }
     }
 
-    /// Writes what is due to one side.
-    fn poll_output(&mut self, cx: &mut Context<'_>, side: Side) -> Written {
+    /// Writes what is due to one side, and then `passed`.
+    fn poll_output(&mut self, cx: &mut Context<'_>, side: Side, passed: &[u8]) -> Written {
         let leg = match side {
             Side::Client => &mut self.client,
             Side::Broker => &mut self.broker,
         };
-        let (state, count) = leg.poll_write(cx, &mut self.session, side);
+        let (state, count) = leg.poll_write(cx, &mut self.session, side, passed);
         if count > 0 {
             self.reporter.bytes_out(side, count);
             let now = self.hub.now();
@@ -246,11 +282,11 @@ impl Connection {
 
     /// A side that takes nothing more holds up the reading of the other, and nothing else does.
     fn pace(&mut self) {
-        let now = self.now();
         let to_broker = self.broker.backlog() + self.session.pending(Side::Broker);
-        let pause = to_broker + self.session.held_bytes() > self.hub.connection_memory() && to_broker > 0;
+        let pause = to_broker > 0 && to_broker + self.session.held_bytes() > self.hub.connection_memory();
         if pause != self.client_paused {
             self.client_paused = pause;
+            let now = self.now();
             self.session.handle_paused(Side::Client, pause, now);
         }
         if !self.session.wants(Side::Client) && !self.session.is_done(Side::Client) {
@@ -260,7 +296,16 @@ impl Connection {
         let pause = self.client.backlog() + self.session.pending(Side::Client) > CLIENT_BACKLOG;
         if pause != self.broker_paused {
             self.broker_paused = pause;
+            let now = self.now();
             self.session.handle_paused(Side::Broker, pause, now);
+        }
+    }
+
+    /// While draining: tells once that no work is in hand.
+    fn report_finished(&mut self) {
+        if self.reports && !self.session.has_work_in_hand() {
+            self.reports = false;
+            self.seat.finished();
         }
     }
 
@@ -272,13 +317,11 @@ impl Connection {
             }
             let timer = self.last_write.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_WRITE)));
             let late = timer.is_elapsed() || timer.as_mut().poll(cx).is_ready();
-            let leg = match side {
-                Side::Client => &mut self.client,
-                Side::Broker => &mut self.broker,
-            };
+            let pending = self.session.pending(side);
+            let leg = self.leg(side);
             if late {
                 leg.abort();
-            } else if leg.backlog() == 0 && self.session.pending(side) == 0 || !leg.is_open() {
+            } else if leg.backlog() == 0 && pending == 0 || !leg.is_open() {
                 let _ = leg.poll_close(cx);
             }
         }
@@ -291,6 +334,7 @@ impl Future for Connection {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
+        SPARES.with_borrow_mut(|spares| this.session.lend_buffers(spares));
         this.poll_commands(cx);
         for _ in 0..TURN {
             this.poll_answers(cx);
@@ -302,17 +346,21 @@ impl Future for Connection {
             let before = (this.client_paused, this.broker_paused);
             // What is told is counted first: who has read an answer finds it in the metrics.
             this.reporter.report(&mut this.session);
-            let written = (this.poll_output(cx, Side::Broker), this.poll_output(cx, Side::Client));
+            this.view.note(&mut this.session);
+            let written = (this.poll_output(cx, Side::Broker, &[]), this.poll_output(cx, Side::Client, &[]));
             this.pace();
+            this.report_finished();
             if this.poll_end(cx) {
                 return Poll::Ready(());
             }
             progress |= before != (this.client_paused, this.broker_paused);
             if !progress {
                 if written == (Written::All, Written::All) {
-                    this.client.release_buffer();
-                    this.broker.release_buffer();
-                    this.session.release_buffers();
+                    SPARES.with_borrow_mut(|spares| {
+                        this.client.release_buffers(spares);
+                        this.broker.release_buffers(spares);
+                        this.session.release_buffers(spares);
+                    });
                 }
                 // A deadline may have moved nearer since the timer was looked at.
                 if !this.poll_timer(cx) {

@@ -1,14 +1,19 @@
 //! What all connections of the process share.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::time::Instant;
 
 use super::connection::Command;
+use super::drain;
+use super::hosts::Hosts;
+use super::topology::Topologies;
 use super::upstream::Upstreams;
 use crate::config::{ProxyConfig, UpstreamConfirms};
 use crate::logging::{DecisionLog, OncePerMinute};
@@ -25,20 +30,49 @@ pub struct Hub {
     metrics: Arc<Metrics>,
     log: Arc<DecisionLog>,
     unreadable: OncePerMinute,
-    connections: Mutex<HashMap<u64, UnboundedSender<Command>>>,
+    connections: Mutex<HashMap<u64, Entry>>,
+    hosts: Mutex<Hosts>,
     next: AtomicU64,
     draining: AtomicBool,
+    topologies: Arc<Topologies>,
+}
+
+/// What the hub knows of a connection.
+struct Entry {
+    address: IpAddr,
+    orders: UnboundedSender<Command>,
 }
 
 /// A connection's place in the hub, given up when dropped.
 pub struct Seat {
     hub: Arc<Hub>,
     number: u64,
+    address: IpAddr,
+}
+
+impl Seat {
+    /// The hub.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// To be called once after each [`Command::Drain`], when the connection has no work in hand.
+    pub fn finished(&self) {
+        let members = self.hub.lock_hosts().finished(self.address, self.number).map(<[u64]>::to_vec);
+        let connections = self.hub.lock();
+        for entry in members.iter().flatten().filter_map(|number| connections.get(number)) {
+            // A connection that has just ended needs no orders.
+            let _ = entry.orders.send(Command::NeighboursIdle);
+        }
+    }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         self.hub.lock().remove(&self.number);
+        if self.hub.draining.load(Ordering::Acquire) {
+            self.finished();
+        }
         self.hub.metrics.connections.dec();
     }
 }
@@ -55,13 +89,19 @@ impl Hub {
             log,
             unreadable: OncePerMinute::default(),
             connections: Mutex::new(HashMap::new()),
+            hosts: Mutex::new(Hosts::default()),
             next: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            topologies: Arc::default(),
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, UnboundedSender<Command>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Entry>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_hosts(&self) -> std::sync::MutexGuard<'_, Hosts> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The time as sessions count it.
@@ -108,21 +148,34 @@ impl Hub {
         &self.unreadable
     }
 
-    /// Takes a seat for a new connection.
-    pub fn seat(self: &Arc<Self>) -> (Seat, UnboundedReceiver<Command>) {
+    /// What is known of exchanges and queues.
+    pub fn topologies(&self) -> &Arc<Topologies> {
+        &self.topologies
+    }
+
+    /// Takes a seat for a new connection from this address.
+    pub fn seat(self: &Arc<Self>, address: IpAddr) -> (Seat, UnboundedReceiver<Command>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.lock().insert(number, sender.clone());
+        let entry = Entry {
+            address,
+            orders: sender.clone(),
+        };
+        self.lock().insert(number, entry);
         // Looked at only now: a drain that begins between these lines gives its order twice rather than never.
         if self.draining.load(Ordering::Acquire) {
+            self.lock_hosts().join(address, number);
             // The receiver is in hand, so the order cannot fail.
-            let _ = sender.send(Command::Drain);
+            let _ = sender.send(Command::Drain {
+                close_from_us: self.now().us,
+            });
         }
         self.metrics.connections.inc();
         (
             Seat {
                 hub: Arc::clone(self),
                 number,
+                address,
             },
             receiver,
         )
@@ -140,21 +193,37 @@ impl Hub {
         self.order(&Command::Rules(Arc::clone(rules)));
     }
 
-    /// Starts the graceful end of every connection, those to come included.
-    pub fn drain(&self) {
+    /// Starts the graceful end of every connection, those to come included. Those without work are closed one after another, all of
+    /// them within this time.
+    pub fn drain(&self, within: Duration) {
         self.draining.store(true, Ordering::Release);
-        self.order(&Command::Drain);
+        let now = self.now().us;
+        let connections = self.lock();
+        // All of them before the first is told: it may have finished before the next line.
+        let mut hosts = self.lock_hosts();
+        for (number, entry) in &*connections {
+            hosts.join(entry.address, *number);
+        }
+        drop(hosts);
+        // A map knows no order, so neighbours in time are no neighbours otherwise.
+        for (turn, entry) in connections.values().enumerate() {
+            let close_from_us = now + drain::turn(turn, connections.len(), within).as_micros() as u64;
+            // A connection that has just ended needs no orders.
+            let _ = entry.orders.send(Command::Drain { close_from_us });
+        }
     }
 
-    /// Ends every connection.
-    pub fn close(&self) {
-        self.order(&Command::Close);
+    /// Ends every connection; goodbyes may take this long.
+    pub fn close(&self, within: Duration) {
+        self.order(&Command::Close {
+            until_us: self.now().us + within.as_micros() as u64,
+        });
     }
 
     fn order(&self, command: &Command) {
-        for sender in self.lock().values() {
+        for entry in self.lock().values() {
             // A connection that has just ended needs no orders.
-            let _ = sender.send(command.clone());
+            let _ = entry.orders.send(command.clone());
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::transport::Transport;
-use crate::session::{Session, Side};
+use crate::session::{Session, Side, Spares};
 
 /// A socket and the bytes on their way into it.
 #[derive(Debug, Default)]
@@ -12,6 +12,8 @@ pub struct Leg {
     transport: Option<Transport>,
     writing: Vec<u8>,
     written: usize,
+    /// What goes once `writing` is out.
+    waiting: Vec<u8>,
     /// The peer takes no more bytes: what is meant for it is thrown away, what it has sent is still read.
     deaf: bool,
     /// The end of the peer's bytes has been read.
@@ -47,7 +49,7 @@ impl Leg {
 
     /// Bytes taken from the session and not yet taken by the socket.
     pub fn backlog(&self) -> usize {
-        self.writing.len() - self.written
+        self.writing.len() - self.written + self.waiting.len()
     }
 
     /// Reads once. `Ok(0)` is the end, also after an error: what the kernel had has been read by then.
@@ -65,35 +67,69 @@ impl Leg {
         }
     }
 
-    /// Writes what the session has for this peer, as far as the socket takes it. Returns how it stands and how many bytes went out.
-    pub fn poll_write(&mut self, cx: &mut Context<'_>, session: &mut Session, side: Side) -> (Written, usize) {
+    /// Writes what the session has for this peer and then `passed`, as far as the socket takes it, and keeps what it does not take of
+    /// `passed`. Returns how it stands and how many bytes went out.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, session: &mut Session, side: Side, mut passed: &[u8]) -> (Written, usize) {
         let mut total = 0;
         loop {
             if self.written == self.writing.len() {
                 self.writing.clear();
                 self.written = 0;
-                if session.pending(side) == 0 {
+                if !self.waiting.is_empty() {
+                    std::mem::swap(&mut self.writing, &mut self.waiting);
+                } else if session.pending(side) > 0 {
+                    session.swap_output(side, &mut self.writing);
+                } else if passed.is_empty() {
                     return (self.poll_flush(cx), total);
                 }
-                session.swap_output(side, &mut self.writing);
             }
-            let Some(transport) = self.transport.as_mut().filter(|_| !self.deaf) else {
-                if self.deaf {
-                    self.written = self.writing.len();
-                    continue;
+            if self.deaf {
+                self.written = self.writing.len();
+                if self.writing.is_empty() {
+                    passed = &[];
                 }
-                return (Written::Blocked, total);
+                continue;
+            }
+            let direct = self.writing.is_empty();
+            let bytes = if direct {
+                passed
+            } else {
+                self.writing.get(self.written..).unwrap_or_default()
             };
-            match transport.poll_write(cx, self.writing.get(self.written..).unwrap_or_default()) {
+            let result = match &mut self.transport {
+                Some(transport) => transport.poll_write(cx, bytes),
+                None => Poll::Pending,
+            };
+            match result {
                 Poll::Ready(Ok(count)) if count > 0 => {
-                    self.written += count;
+                    if direct {
+                        passed = passed.get(count..).unwrap_or_default();
+                    } else {
+                        self.written += count;
+                    }
                     total += count;
                     self.flushed = false;
                 }
                 Poll::Ready(_) => self.deaf = true,
-                Poll::Pending => return (Written::Blocked, total),
+                Poll::Pending => {
+                    self.keep(session, side, passed);
+                    return (Written::Blocked, total);
+                }
             }
         }
+    }
+
+    /// Keeps what can lie in the read buffer no longer, behind what comes before it.
+    fn keep(&mut self, session: &mut Session, side: Side, passed: &[u8]) {
+        if passed.is_empty() {
+            return;
+        }
+        if session.pending(side) > 0 {
+            let mut due = Vec::new();
+            session.swap_output(side, &mut due);
+            self.waiting.append(&mut due);
+        }
+        self.waiting.extend_from_slice(passed);
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Written {
@@ -118,6 +154,7 @@ impl Leg {
     pub fn silence(&mut self) {
         self.deaf = true;
         self.writing = Vec::new();
+        self.waiting = Vec::new();
         self.written = 0;
     }
 
@@ -127,11 +164,14 @@ impl Leg {
         self.transport = None;
     }
 
-    /// Gives the buffer of a quiet connection back.
-    pub fn release_buffer(&mut self) {
-        if self.writing.is_empty() {
-            self.writing = Vec::new();
+    /// Gives the buffers of a quiet connection back.
+    pub fn release_buffers(&mut self, spares: &mut Spares) {
+        if self.backlog() == 0 {
+            self.writing.clear();
+            self.written = 0;
         }
+        spares.release(&mut self.writing);
+        spares.release(&mut self.waiting);
     }
 
     /// Ends the outgoing direction; the socket is closed then.

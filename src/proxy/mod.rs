@@ -4,11 +4,15 @@
 //! crosses threads. The thread that accepts hands each new socket to the worker with the fewest connections.
 
 mod connection;
+pub mod drain;
+mod hosts;
 mod hub;
 mod leg;
 mod observer;
 mod report;
-pub mod tls;
+#[cfg(test)]
+mod tests;
+mod topology;
 mod transport;
 pub mod upstream;
 
@@ -134,8 +138,8 @@ async fn work(
 
 /// One connection from its first to its last byte.
 async fn serve(accepted: Accepted, hub: Arc<Hub>, store: store::Client) {
-    let (seat, commands) = hub.seat();
     let peer = accepted.peer;
+    let (seat, commands) = hub.seat(peer.ip());
     let Ok(stream) = TcpStream::from_std(accepted.stream) else { return };
     let transport = match accepted.tls {
         None => Transport::Tcp(stream),
@@ -156,8 +160,7 @@ async fn serve(accepted: Accepted, hub: Arc<Hub>, store: store::Client) {
             }
         }
     };
-    Box::pin(Connection::new(Arc::clone(&hub), store, transport, peer, commands)).await;
-    drop(seat);
+    Box::pin(Connection::new(seat, store, transport, peer, commands)).await;
 }
 
 /// A listening address.

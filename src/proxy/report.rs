@@ -61,18 +61,19 @@ impl Reporter {
     pub fn report(&mut self, session: &mut Session) {
         let counts = session.take_counts();
         let metrics = self.hub.metrics();
-        metrics
-            .traffic(Peer::Client, Direction::In)
-            .frames
-            .inc_by(counts.frames_from_client);
-        metrics
-            .traffic(Peer::Broker, Direction::In)
-            .frames
-            .inc_by(counts.frames_from_broker);
-        metrics.traffic(Peer::Client, Direction::Out).frames.inc_by(counts.frames_to_client);
-        metrics.traffic(Peer::Broker, Direction::Out).frames.inc_by(counts.frames_to_broker);
-        metrics.publishes_unmatched.inc_by(counts.unmatched_publishes);
-        metrics.deliveries_unmatched.inc_by(counts.unmatched_deliveries);
+        for (counter, count) in [
+            (&metrics.traffic(Peer::Client, Direction::In).frames, counts.frames_from_client),
+            (&metrics.traffic(Peer::Broker, Direction::In).frames, counts.frames_from_broker),
+            (&metrics.traffic(Peer::Client, Direction::Out).frames, counts.frames_to_client),
+            (&metrics.traffic(Peer::Broker, Direction::Out).frames, counts.frames_to_broker),
+            (&metrics.publishes_unmatched, counts.unmatched_publishes),
+            (&metrics.deliveries_unmatched, counts.unmatched_deliveries),
+        ] {
+            // The threads share these counters: each look at one costs the others theirs.
+            if count > 0 {
+                counter.inc_by(count);
+            }
+        }
         for us in counts.added_us {
             metrics.publish_added_seconds.observe(f64::from(us) / 1e6);
         }

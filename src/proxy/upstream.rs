@@ -8,12 +8,12 @@ use arc_swap::ArcSwapOption;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::tls;
 use super::transport::Transport;
 use crate::admin::State;
 use crate::config::address::{self, Upstream};
 use crate::config::{self, UpstreamPolicy};
 use crate::metrics::Metrics;
+use crate::tls;
 
 /// How often a broker that could not be reached is tried again.
 const RECHECK: Duration = Duration::from_secs(2);
@@ -95,15 +95,12 @@ impl Upstreams {
         Ok(upstreams)
     }
 
-    /// Reads the TLS files anew; connections from now on use them.
+    /// Reads the TLS files anew; connections from now on use them. The brokers stay those of the start: where the configuration has none that
+    /// takes TLS any more, those that do are dialled as before.
     pub fn reload_tls(&self, config: &config::ProxyConfig) -> Result<(), tls::TlsError> {
-        let encrypted = config.upstream.iter().any(|upstream| upstream.transport == address::Transport::Tls);
-        let connector = if encrypted {
-            Some(Arc::new(tls::connector(&config.upstream_tls)?))
-        } else {
-            None
-        };
-        self.connector.store(connector);
+        if config.upstream.iter().any(|upstream| upstream.transport == address::Transport::Tls) {
+            self.connector.store(Some(Arc::new(tls::connector(&config.upstream_tls)?)));
+        }
         Ok(())
     }
 
@@ -175,14 +172,14 @@ impl Upstreams {
             .connector
             .load_full()
             .ok_or_else(|| std::io::Error::other("TLS is not set up"))?;
-        let name = tls::server_name(&upstream.address.host)
-            .ok_or_else(|| std::io::Error::other("the host is no name that a certificate can carry"))?;
-        let stream = connector.connect(name, stream).await?;
+        let stream = tls::connect(&connector, &upstream.address.host, stream).await?;
         Ok(Transport::Tls(Box::new(stream.into())))
     }
 }
 
-/// Sends small writes at once, and finds peers that have vanished.
+/// Sends small writes at once, and finds peers that have vanished: three probes, 10 s apart, after this much silence. Where the peers have
+/// agreed on no heartbeats nothing else does. There is no limit on unacknowledged data: it would end a connection whose broker does not
+/// read for a while, as under a memory alarm.
 pub fn tune(stream: &TcpStream, keepalive: Duration) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let probes = socket2::TcpKeepalive::new()

@@ -12,6 +12,7 @@ mod matcher;
 pub mod outcome;
 mod params;
 pub mod question;
+mod show;
 pub mod spec;
 #[cfg(test)]
 mod tests;
@@ -139,6 +140,19 @@ impl Rule {
         }
     }
 
+    /// Whether the queue of a message can make a difference.
+    fn asks_for_queue(&self) -> bool {
+        let names = |expression: &Expr| expression.names().iter().any(|name| name == "queue");
+        let in_key = match &self.key {
+            Key::All => false,
+            Key::List(expressions) => expressions.iter().any(names),
+            Key::Template(pieces) => pieces
+                .iter()
+                .any(|piece| matches!(piece, Piece::Expr(expression) if names(expression))),
+        };
+        !self.queue.is_any() || in_key || self.when.as_ref().is_some_and(|when| names(&when.expression))
+    }
+
     fn matches(&self, facts: &Facts<'_>) -> Match {
         let plain: [(&'static str, bool); 5] = [
             ("task", self.task.is_task(&facts.task.name)),
@@ -185,6 +199,8 @@ pub struct RuleSet {
     follows_tasks: bool,
     /// True if that cannot be told from acknowledgements alone.
     needs_events: bool,
+    /// True if a rule asks for the queue of a message.
+    queues: bool,
     /// Rules that `continue` has joined, by their places.
     joined: RwLock<HashMap<Vec<usize>, Arc<Rule>>>,
 }
@@ -233,6 +249,7 @@ impl RuleSet {
             needs_events: rules.iter().any(|rule| rule.needs_events()),
             specs,
             signatures: parsed,
+            queues: rules.iter().any(|rule| rule.asks_for_queue()),
             rules,
             named,
             patterns,
@@ -267,19 +284,27 @@ impl RuleSet {
 
     /// Whether some rule may take a task of this name: a cheap look, before anything else of a message is read.
     pub fn may_match(&self, task: &[u8]) -> bool {
+        if self.named.len() <= FEW {
+            if self.named.iter().any(|name| name.as_bytes() == task) {
+                return true;
+            }
+            if !self.patterns {
+                return false;
+            }
+        }
         let Ok(task) = std::str::from_utf8(task) else { return false };
-        let named = if self.named.len() > FEW {
-            self.named.contains(task)
-        } else {
-            self.named.iter().any(|name| **name == *task)
-        };
-        named || (self.patterns && self.rules.iter().any(|rule| rule.task.is_task(task)))
+        self.named.contains(task) || (self.patterns && self.rules.iter().any(|rule| rule.task.is_task(task)))
     }
 
     /// The first rule that takes a task of this name, whatever its other matchers say: for counting what could not be decided.
     pub fn first_for_task(&self, task: &[u8]) -> Option<Arc<Rule>> {
         let task = std::str::from_utf8(task).ok()?;
         self.rules.iter().find(|rule| rule.task.is_task(task)).cloned()
+    }
+
+    /// Whether some rule asks for the queue of a message, as a matcher or in an expression.
+    pub fn asks_for_queue(&self) -> bool {
+        self.queues
     }
 
     /// The decision about a message. `now_ms`: milliseconds since the Unix epoch.

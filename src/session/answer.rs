@@ -1,8 +1,13 @@
 //! What the store's answers do to the publishes that wait for them.
 
+use std::sync::Arc;
+
+use super::agenda::Place;
 use super::channel::Channel;
 use super::confirm::Outcome;
-use super::publish::{Publish, Wait, Waiting};
+use super::event::{Event, PublishEvent};
+use super::kept::Kept;
+use super::publish::{Grant, Publish, Wait, Waiting};
 use super::{Session, Shared, StoreSilent, Ticket};
 use crate::rules::lock::{Acquired, ReleaseReason, Request};
 use crate::rules::outcome::PublishDecision;
@@ -52,58 +57,50 @@ impl Session {
 
 impl Channel {
     fn answered(&mut self, shared: &mut Shared, ticket: Ticket, answer: Result<Acquired, StoreSilent>) {
-        if let Some(publish) = self.kept.remove(&ticket) {
-            shared.held_bytes -= publish.frames.len();
-            self.kept_answered(shared, ticket, publish, answer);
+        if let Some(kept) = self.kept.remove(&ticket) {
+            shared.held_bytes -= kept.publish.frames.len();
+            self.kept_answered(shared, ticket, kept, answer);
             self.advance(shared);
             return;
         }
         let position = ticket.position();
-        let Some(item) = self.queue.at(position) else { return };
-        if !matches!(item, Waiting::Publish { wait, .. } if *wait != Wait::Turn) {
+        let Some(Waiting::Publish { wait, publish, .. }) = self.queue.at(position) else {
+            return;
+        };
+        if *wait == Wait::Turn {
             return;
         }
-        let Waiting::Publish { wait, publish, .. } = item else { return };
-        let acquired = match answer {
-            Ok(acquired) => acquired,
-            Err(silent) => {
-                let next = silent_store(shared, publish, *wait, silent, self.ledger.client_confirms());
-                match next {
-                    Silence::Wait(again) => *wait = again,
-                    Silence::Forward => {
-                        *wait = Wait::Turn;
-                        shared.decided(publish, PublishDecision::ForwardedUnchecked, silent.as_str(), None);
-                    }
-                    Silence::Reject => {
-                        shared.decided(publish, PublishDecision::Rejected, silent.as_str(), None);
-                        // The silence may have hidden that the lock was taken.
-                        if let Some(grant) = &publish.grant {
-                            shared.unpublish(grant, ReleaseReason::Unconfirmed);
-                        }
-                        self.take_out(shared, position, Some(Outcome::Nack));
-                    }
-                }
-                self.advance(shared);
-                return;
-            }
-        };
-        match acquired {
-            Acquired::Taken | Acquired::Reentry { .. } => {
-                *wait = Wait::Turn;
-                granted(shared, publish, &acquired);
-            }
-            Acquired::Held { holder, .. } => {
+        match answer {
+            Ok(Acquired::Held { holder, .. }) => {
                 shared.decided(publish, PublishDecision::Dropped, "duplicate", Some(holder));
                 self.take_out(shared, position, Some(Outcome::Ack));
             }
-            Acquired::Leased { .. } => {
+            Ok(Acquired::Leased { .. }) => {
                 if let Some(publish) = self.take_out(shared, position, None) {
-                    shared.held_bytes += publish.frames.len();
-                    self.kept.insert(ticket, publish);
+                    self.keep(
+                        shared,
+                        ticket,
+                        Kept {
+                            publish,
+                            wait: Wait::Answer,
+                        },
+                    );
                 }
             }
+            Ok(acquired) => {
+                *wait = Wait::Turn;
+                shared.granted(publish, &acquired);
+            }
+            Err(silent) => match shared.silent(publish, *wait, silent) {
+                Silence::Wait(again) => *wait = again,
+                Silence::Forward => *wait = Wait::Turn,
+                Silence::Reject => {
+                    self.take_out(shared, position, Some(Outcome::Nack));
+                }
+            },
         }
         self.advance(shared);
+        self.schedule(shared, Place::Queue(position));
     }
 
     /// Takes a publish out of the queue; with an outcome, it is settled towards the client.
@@ -119,98 +116,123 @@ impl Channel {
         Some(publish)
     }
 
-    /// Asks again for the publishes whose store was silent, and lets go those that have waited long enough.
-    pub(super) fn retry_store(&mut self, shared: &mut Shared) {
-        for (position, item) in self.queue.iter_mut() {
-            let Waiting::Publish {
-                ticket: Some(ticket),
-                wait,
-                publish,
-            } = item
-            else {
-                continue;
-            };
-            let Wait::Store { retry_us, until_us } = *wait else { continue };
-            if shared.now.us >= until_us {
-                *wait = Wait::Turn;
-                shared.decided(publish, PublishDecision::ForwardedUnchecked, "store_wait", None);
-            } else if shared.now.us >= retry_us {
-                *wait = Wait::Store {
-                    retry_us: until_us,
-                    until_us,
-                };
-                debug_assert_eq!(ticket.position(), position, "a ticket names its place in the queue");
-                if let Some(grant) = &publish.grant {
-                    shared.ask(*ticket, grant);
-                }
-                shared.wake_at(until_us);
-            } else {
-                shared.wake_at(retry_us.min(until_us));
-            }
-        }
-    }
-
     /// Gives up the wait of the oldest publish that waits, to free memory. True if there was one.
     pub(super) fn let_oldest_go(&mut self, shared: &mut Shared) -> bool {
-        if let Some((ticket, publish)) = self.kept.pop_first() {
+        if let Some((ticket, Kept { mut publish, .. })) = self.kept.pop_first() {
             shared.cancelled.push(ticket);
             shared.held_bytes -= publish.frames.len();
-            shared.decided(&publish, PublishDecision::ForwardedUnchecked, "memory", None);
+            shared.goes(&mut publish, PublishDecision::ForwardedUnchecked, "memory");
             self.send_kept(shared, publish);
+            self.advance(shared);
             return true;
         }
-        let oldest = self.queue.iter_mut().find_map(|(_, item)| match item {
-            Waiting::Publish { wait, publish, .. } if *wait != Wait::Turn => Some((wait, publish)),
+        let oldest = self.queue.iter_mut().find_map(|(position, item)| match item {
+            Waiting::Publish { wait, publish, .. } if *wait != Wait::Turn => Some((position, wait, publish)),
             _ => None,
         });
-        let Some((wait, publish)) = oldest else { return false };
+        let Some((position, wait, publish)) = oldest else { return false };
         *wait = Wait::Turn;
-        shared.decided(publish, PublishDecision::ForwardedUnchecked, "memory", None);
+        shared.goes(publish, PublishDecision::ForwardedUnchecked, "memory");
         self.advance(shared);
+        self.schedule(shared, Place::Queue(position));
         true
     }
 }
 
 /// What a silent store means for one publish.
-enum Silence {
+pub(super) enum Silence {
+    /// It goes.
     Forward,
+    /// It is refused.
     Reject,
+    /// It waits so.
     Wait(Wait),
 }
 
-fn silent_store(shared: &mut Shared, publish: &Publish, wait: Wait, _silent: StoreSilent, confirms: bool) -> Silence {
-    let Some(grant) = &publish.grant else { return Silence::Forward };
-    let policy = grant.rule.on_store_error;
-    if policy == OnStoreError::Forward {
-        return Silence::Forward;
-    }
-    if policy == OnStoreError::Reject && confirms {
-        return Silence::Reject;
-    }
-    let until_us = match wait {
-        Wait::Store { until_us, .. } => until_us,
-        Wait::Answer | Wait::Turn => shared.now.us + grant.rule.store_wait.as_micros() as u64,
-    };
-    let retry_us = (shared.now.us + RETRY_US).min(until_us);
-    shared.wake_at(retry_us);
-    Silence::Wait(Wait::Store { retry_us, until_us })
-}
-
-/// The store lets a publish go.
-pub(super) fn granted(shared: &mut Shared, publish: &mut Publish, acquired: &Acquired) {
-    match acquired {
-        Acquired::Reentry { holds } => {
-            shared.decided(publish, PublishDecision::Reentry, "reentry", None);
-            // Without the lock there is nothing to commit.
-            if !holds {
-                publish.grant = None;
-            }
-        }
-        _ => shared.decided(publish, PublishDecision::Forwarded, "acquired", None),
-    }
-}
-
 impl Shared {
+    /// The store lets a publish go.
+    pub(super) fn granted(&mut self, publish: &mut Publish, acquired: &Acquired) {
+        match acquired {
+            Acquired::Reentry { holds } => {
+                self.goes(publish, PublishDecision::Reentry, "reentry");
+                // Without the lock there is nothing to commit.
+                if !holds {
+                    publish.grant = None;
+                }
+            }
+            _ => self.goes(publish, PublishDecision::Forwarded, "acquired"),
+        }
+    }
+
+    /// The store is silent about a publish: its rule says what that means.
+    pub(super) fn silent(&mut self, publish: &mut Publish, wait: Wait, silent: StoreSilent) -> Silence {
+        let policy = publish
+            .grant
+            .as_ref()
+            .map(|grant| (grant.rule.on_store_error, grant.rule.store_wait));
+        let (until_us, now) = match (policy, wait) {
+            (None | Some((OnStoreError::Forward, _)), _) => {
+                self.goes(publish, PublishDecision::ForwardedUnchecked, silent.as_str());
+                return Silence::Forward;
+            }
+            // A publish without a number of the client's has no confirm to refuse it with.
+            (Some((OnStoreError::Reject, _)), _) if publish.client != 0 => {
+                self.decided(publish, PublishDecision::Rejected, silent.as_str(), None);
+                // The silence may have hidden that the lock was taken.
+                if let Some(grant) = &publish.grant {
+                    self.unpublish(grant, ReleaseReason::Unconfirmed);
+                }
+                return Silence::Reject;
+            }
+            (_, Wait::Store { until_us, .. }) => (until_us, self.now.us),
+            (Some((_, store_wait)), _) => (self.now.us + store_wait.as_micros() as u64, self.now.us),
+        };
+        Silence::Wait(Wait::Store {
+            again_us: Some((now + RETRY_US).min(until_us)),
+            until_us,
+        })
+    }
+
+    /// Something is due for a publish that waits: its question is repeated, its wait has lasted long enough, or its lease is renewed.
+    pub(super) fn wait_is_due(&mut self, ticket: Option<Ticket>, wait: &mut Wait, publish: &mut Publish) {
+        match *wait {
+            Wait::Store { until_us, .. } if self.now.us >= until_us => {
+                *wait = Wait::Turn;
+                self.goes(publish, PublishDecision::ForwardedUnchecked, "store_wait");
+            }
+            Wait::Store { until_us, .. } => {
+                *wait = Wait::Store { again_us: None, until_us };
+                if let (Some(ticket), Some(grant)) = (ticket, &publish.grant) {
+                    self.ask(ticket, grant);
+                }
+            }
+            Wait::Turn => {
+                if let Some(grant) = &mut publish.grant {
+                    self.renew(grant);
+                }
+            }
+            Wait::Answer => {}
+        }
+    }
+
+    /// A publish waits no longer for the store: its lease counts from here.
+    pub(super) fn goes(&mut self, publish: &mut Publish, decision: PublishDecision, reason: &'static str) {
+        if let Some(grant) = &mut publish.grant {
+            grant.leased_us = self.now.us;
+        }
+        self.decided(publish, decision, reason, None);
+    }
+
+    /// The publish of this grant is still on its way to the broker's word.
+    pub(super) fn renew(&mut self, grant: &mut Grant) {
+        grant.leased_us = self.now.us;
+        self.tells.push(Request::RenewLease {
+            claim: grant.claim.clone(),
+            publish: grant.publish,
+            note: Arc::clone(&grant.note),
+        });
+    }
+
     /// The answer about a publish that an observing rule let pass at once: it is only counted.
     fn observed(&mut self, ticket: Ticket, answer: Result<Acquired, StoreSilent>) {
         let Some(grant) = self.observing.remove(&ticket) else { return };
@@ -229,5 +251,28 @@ impl Shared {
             Err(silent) => self.decided(&publish, PublishDecision::ForwardedUnchecked, silent.as_str(), None),
         }
         self.cancelled.push(ticket);
+    }
+
+    /// A question whose publish is gone: should the answer be that the lock was taken, it is given back.
+    pub(super) fn abandon(&mut self, ticket: Ticket, grant: Option<Box<Grant>>) {
+        self.cancelled.push(ticket);
+        if let Some(grant) = grant {
+            self.abandoned.insert(ticket, (grant.claim, grant.publish));
+        }
+    }
+
+    /// Counts and logs what became of a publish.
+    pub(super) fn decided(&mut self, publish: &Publish, decision: PublishDecision, reason: &'static str, holder: Option<Arc<str>>) {
+        if let Some(grant) = &publish.grant {
+            self.events.push(Event::Publish(PublishEvent {
+                rule: Arc::clone(&grant.rule),
+                decision,
+                reason,
+                id: Arc::clone(&grant.claim.id),
+                task: Arc::clone(&grant.note.task),
+                digest: Some(grant.claim.digest),
+                holder,
+            }));
+        }
     }
 }

@@ -6,6 +6,7 @@ use super::Shared;
 use super::channel::{Channel, Down, Life};
 use super::collect::{concerned, task_id};
 use super::confirm::{Outcome, UnknownTag};
+use super::deliver::{Consumer, Standing};
 use super::event::Event;
 use crate::amqp::content::ContentHeader;
 use crate::amqp::frame::{Frame, FrameKind};
@@ -64,7 +65,7 @@ impl Channel {
             Some(MethodId::BASIC_CONSUME_OK) => {
                 shared.to_client.extend_from_slice(frame.raw);
                 if let Some(ok) = basic::ConsumeOk::decode(frame.payload) {
-                    self.consumes(shared, ok.consumer_tag);
+                    self.consumer_runs(shared, ok.consumer_tag);
                 }
                 return Ok(());
             }
@@ -78,10 +79,14 @@ impl Channel {
                     self.cancelled(ok.consumer_tag);
                 }
             }
+            // All that came before this has gone back to its queue, also what was on its way when the client asked for that.
+            Some(MethodId::BASIC_RECOVER_OK) => self.deliveries.clear(),
             Some(MethodId::BASIC_GET_EMPTY) => {
                 self.gets.pop_front();
             }
+            Some(MethodId { class: 40 | 50, .. }) => self.broker_declared(shared, frame),
             Some(MethodId::CHANNEL_CLOSE) => {
+                self.declarations_refused(shared, frame);
                 self.pass_what_has_begun(shared);
                 self.lost(shared);
                 self.life = Life::BrokerClosing;
@@ -96,14 +101,18 @@ impl Channel {
         Ok(())
     }
 
-    /// The broker has begun a consumer.
-    fn consumes(&mut self, shared: &mut Shared, tag: &[u8]) {
-        let named = self.consumers.iter().position(|consumer| consumer.tag == tag);
-        // The broker has named a consumer whose client left that to it.
-        let index = named.or_else(|| self.consumers.iter().position(|consumer| consumer.tag.is_empty()));
+    /// The broker has answered a `basic.consume`, and has named the consumer if its client left that to it.
+    fn consumer_runs(&mut self, shared: &mut Shared, tag: &[u8]) {
+        let asked =
+            |named: bool| move |consumer: &Consumer| consumer.standing == Standing::Asked && consumer.tag == if named { tag } else { &[] };
+        let index = self
+            .consumers
+            .iter()
+            .position(asked(true))
+            .or_else(|| self.consumers.iter().position(asked(false)));
         if let Some(consumer) = index.and_then(|index| self.consumers.get_mut(index)) {
             consumer.tag = tag.to_vec();
-            consumer.confirmed = true;
+            consumer.standing = Standing::Running;
             self.enable_events(shared);
         }
     }
@@ -165,7 +174,7 @@ impl Channel {
     /// A delivery begins. True if it is kept from the client: Oncegate drains and hands no more work out.
     pub(super) fn deliver_begins(&mut self, shared: &mut Shared, deliver: &basic::Deliver<'_>, header: &ContentHeader<'_>) -> bool {
         if shared.draining && !self.tx && !self.no_ack(deliver.consumer_tag) {
-            self.deliveries.hidden(deliver.delivery_tag);
+            self.withhold(deliver.consumer_tag, deliver.delivery_tag);
             return true;
         }
         let task = tracked_task(shared, header);

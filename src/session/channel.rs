@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use super::agenda::Agenda;
 use super::confirm::Ledger;
-use super::deliver::{Consumer, Deliveries, Pass};
-use super::event::{Event, PublishEvent};
+use super::declare::Declarations;
+use super::deliver::{Consumer, Deliveries, Pass, Standing};
 use super::hear::Mailbox;
-use super::publish::{Grant, Publish, Queue, Wait, Waiting};
+use super::kept::Kept;
+use super::publish::{Publish, Queue, Waiting};
 use super::{Shared, Ticket};
 use crate::amqp::frame::{Frame, FrameKind};
-use crate::amqp::method::{MethodId, basic, queue};
-use crate::rules::lock::{ReleaseReason, Request, Signal};
-use crate::rules::outcome::PublishDecision;
+use crate::amqp::method::{MethodId, basic};
+use crate::rules::lock::Signal;
 
 /// Which close handshake a channel is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,16 +74,18 @@ pub struct Channel {
     /// From `tx.select` on the channel is transparent both ways.
     pub(super) tx: bool,
     pub(super) ledger: Ledger,
-    pub(super) queue: Queue,
-    pub(super) kept: BTreeMap<Ticket, Publish>,
+    pub(super) queue: Queue<Waiting>,
+    pub(super) kept: BTreeMap<Ticket, Kept>,
     /// Kept publishes that may go, once the content that is on its way to the broker has ended.
-    pub(super) after_publish: Vec<Publish>,
+    pub(super) after_publish: Queue<Publish>,
     pub(super) deliveries: Deliveries,
     pub(super) consumers: Vec<Consumer>,
     /// For each `basic.get` that the broker has not answered: whether its message needs no acknowledgement.
     pub(super) gets: VecDeque<bool>,
     /// Frames of Oncegate's own that wait for the end of the broker's content.
     pub(super) after_content: Vec<u8>,
+    pub(super) declarations: Declarations,
+    pub(super) agenda: Agenda,
 }
 
 impl Channel {
@@ -96,11 +99,13 @@ impl Channel {
             ledger: Ledger::default(),
             queue: Queue::starting_at(first_position),
             kept: BTreeMap::new(),
-            after_publish: Vec::new(),
+            after_publish: Queue::starting_at(0),
             deliveries: Deliveries::default(),
             consumers: Vec::new(),
             gets: VecDeque::new(),
             after_content: Vec::new(),
+            declarations: Declarations::default(),
+            agenda: Agenda::default(),
         }
     }
 
@@ -135,14 +140,15 @@ impl Channel {
                 return;
             }
             Some(MethodId::BASIC_ACK | MethodId::BASIC_NACK | MethodId::BASIC_REJECT) => return self.client_settles(shared, frame),
-            Some(MethodId::BASIC_RECOVER | MethodId::BASIC_RECOVER_ASYNC) if !self.tx => self.deliveries.clear(),
+            // The broker does not answer this one; of what `basic.recover` gives back its answer tells.
+            Some(MethodId::BASIC_RECOVER_ASYNC) if !self.tx => self.deliveries.clear(),
             Some(MethodId::CONFIRM_SELECT) => {
                 self.ledger.client_selects();
                 if self.queue.is_empty() {
                     self.ledger.broker_counts();
                 }
             }
-            Some(MethodId::TX_SELECT) => self.tx = true,
+            Some(MethodId::TX_SELECT) if !self.tx => return self.client_starts_transactions(shared, frame),
             Some(MethodId::CHANNEL_CLOSE) => return self.client_closes(shared, frame),
             Some(MethodId::BASIC_CONSUME) => {
                 if let Some(consume) = basic::Consume::decode(frame.payload) {
@@ -153,7 +159,7 @@ impl Channel {
                     self.consumers.push(Consumer {
                         tag: consume.consumer_tag.to_vec(),
                         no_ack: consume.no_ack,
-                        confirmed: false,
+                        standing: if consume.nowait { Standing::Running } else { Standing::Asked },
                         mailbox: mailbox.map(Box::new),
                     });
                 }
@@ -169,11 +175,7 @@ impl Channel {
                     self.gets.push_back(get.no_ack);
                 }
             }
-            Some(MethodId::QUEUE_BIND) => {
-                if let Some(bind) = queue::Bind::decode(frame.payload) {
-                    shared.bindings.add(bind.exchange, bind.routing_key, bind.queue);
-                }
-            }
+            Some(MethodId { class: 40 | 50, .. }) => self.client_declares(shared, frame),
             _ => {}
         }
         self.pass_on(shared, frame.raw);
@@ -189,20 +191,6 @@ impl Channel {
                 shared.held_bytes -= collect.frames.len();
                 self.pass_on(shared, &collect.frames);
             }
-        }
-    }
-
-    /// Forwards frames in their turn.
-    pub(super) fn pass_on(&mut self, shared: &mut Shared, frames: &[u8]) {
-        if self.queue.is_empty() {
-            shared.to_broker.extend_from_slice(frames);
-            return;
-        }
-        shared.held_bytes += frames.len();
-        if let Some(Waiting::Frames(bytes)) = self.queue.back_mut() {
-            bytes.extend_from_slice(frames);
-        } else {
-            self.queue.push(Waiting::Frames(frames.to_vec()));
         }
     }
 
@@ -234,55 +222,27 @@ impl Channel {
         if self.ledger.client_confirms() {
             self.forget_kept_unconfirmed(shared);
         }
-        let until_us = shared.now.us + shared.settings.lease_us;
-        shared.wake_at(until_us);
-        shared.held_bytes += frame.raw.len();
-        self.queue.push(Waiting::Close {
-            frame: frame.raw.to_vec(),
-            until_us,
-        });
-        self.advance(shared);
+        let (frame, until_us) = (frame.raw.to_vec(), shared.now.us + shared.settings.lease_us);
+        self.wait_in_turn(shared, Waiting::Close { frame, until_us });
     }
 
-    /// The channel is lost: what the broker has not spoken on is unconfirmed, what waits is gone.
-    pub(super) fn lost(&mut self, shared: &mut Shared) {
-        for grant in self.ledger.take_grants() {
-            shared.unpublish(&grant, ReleaseReason::Unconfirmed);
-        }
-        while let Some(item) = self.queue.pop() {
-            shared.held_bytes -= item.size();
-            match item {
-                Waiting::Publish {
-                    ticket: Some(ticket),
-                    publish,
-                    wait,
-                } if wait != Wait::Turn => shared.abandon(ticket, publish.grant),
-                Waiting::Publish { publish, .. } => {
-                    if let Some(grant) = publish.grant {
-                        shared.unpublish(&grant, ReleaseReason::Unconfirmed);
-                    }
-                }
-                // The client asked to close; the broker answers that even now.
-                Waiting::Close { frame, .. } => shared.to_broker.extend_from_slice(&frame),
-                Waiting::Passing { .. } | Waiting::Frames(_) | Waiting::Gone => {}
-            }
-        }
-        self.forget_kept(shared);
-        if let Up::Collecting(collect) = std::mem::replace(&mut self.up, Up::Idle) {
-            shared.held_bytes -= collect.frames.len();
-        }
-        self.deliveries.clear();
+    fn client_starts_transactions(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
+        self.tx = true;
+        let (frame, until_us) = (frame.raw.to_vec(), shared.now.us + shared.settings.lease_us);
+        self.wait_in_turn(shared, Waiting::Transaction { frame, until_us });
     }
 
-    /// A client's ack on its short way: `Some` if it passes as it is.
-    pub(super) fn quick_ack(&mut self, shared: &mut Shared, frame: &Frame<'_>) -> Option<usize> {
+    /// A client's ack on its short way. True if it passes as it is.
+    pub(super) fn quick_ack(&mut self, shared: &mut Shared, frame: &Frame<'_>) -> bool {
         if self.tx || self.deliveries.any_hidden() {
-            return None;
+            return false;
         }
-        let ack = basic::Ack::decode(frame.payload)?;
+        let Some(ack) = basic::Ack::decode(frame.payload) else {
+            return false;
+        };
         self.deliveries
             .settle(ack.delivery_tag, ack.multiple, |id| shared.signal(id, Signal::Acked));
-        Some(0)
+        true
     }
 
     /// True if a frame that needs no look may pass without waiting for anything.
@@ -316,7 +276,7 @@ impl Channel {
         if !shared.wants_events() || self.life != Life::Open {
             return;
         }
-        for consumer in self.consumers.iter_mut().filter(|consumer| consumer.confirmed) {
+        for consumer in self.consumers.iter_mut().filter(|consumer| consumer.standing == Standing::Running) {
             let told = consumer
                 .mailbox
                 .take()
@@ -376,41 +336,9 @@ fn settling(frame: &Frame<'_>, tag: u64, multiple: bool) -> Vec<u8> {
 }
 
 impl Shared {
-    /// The broker does not have this claim's message.
-    pub(super) fn unpublish(&mut self, grant: &Grant, reason: ReleaseReason) {
-        self.tells.push(Request::Unpublish {
-            claim: grant.claim.clone(),
-            publish: grant.publish,
-            reason,
-        });
-    }
-
     /// The worker at the other end settled a delivery of this id.
     fn signal(&mut self, id: Arc<str>, signal: Signal) {
         let worker = Arc::clone(&self.worker);
-        self.learn(id, signal, worker);
-    }
-
-    /// A question whose publish is gone: should the answer be that the lock was taken, it is given back.
-    pub(super) fn abandon(&mut self, ticket: Ticket, grant: Option<Box<Grant>>) {
-        self.cancelled.push(ticket);
-        if let Some(grant) = grant {
-            self.abandoned.insert(ticket, (grant.claim, grant.publish));
-        }
-    }
-
-    /// Counts and logs what became of a publish.
-    pub(super) fn decided(&mut self, publish: &Publish, decision: PublishDecision, reason: &'static str, holder: Option<Arc<str>>) {
-        if let Some(grant) = &publish.grant {
-            self.events.push(Event::Publish(PublishEvent {
-                rule: Arc::clone(&grant.rule),
-                decision,
-                reason,
-                id: Arc::clone(&grant.claim.id),
-                task: Arc::clone(&grant.note.task),
-                digest: Some(grant.claim.digest),
-                holder,
-            }));
-        }
+        self.tell_signal(id, signal, worker);
     }
 }

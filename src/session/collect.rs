@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::agenda::Place;
 use super::channel::{Channel, Collect, Up};
 use super::event::Event;
 use super::publish::{Grant, Publish, Wait, Waiting};
@@ -150,6 +151,7 @@ impl Channel {
             return;
         };
         grant.arrived_us = shared.now.us;
+        grant.leased_us = shared.now.us;
         if grant.observes() {
             let ticket = shared.observing_ticket();
             shared.ask(ticket, &grant);
@@ -185,12 +187,14 @@ impl Channel {
         if self.queue.is_empty() {
             self.send(shared, publish);
         } else {
+            let position = self.queue.next_position();
             shared.held_bytes += publish.frames.len();
             self.queue.push(Waiting::Publish {
                 ticket: None,
                 wait: Wait::Turn,
                 publish,
             });
+            self.schedule(shared, Place::Queue(position));
         }
     }
 }
@@ -272,7 +276,10 @@ fn judge(shared: &mut Shared, collect: &Collect) -> Option<Box<Grant>> {
             return None;
         }
     };
-    let queues = shared.bindings.queues(publish.exchange, routing_key_octets);
+    let asked = publish.exchange.is_empty() || rules.asks_for_queue();
+    let queues = asked
+        .then(|| shared.topology.route(publish.exchange, publish.routing_key))
+        .flatten();
     let vhost = Arc::clone(&shared.vhost);
     let user = shared.user.clone();
     let facts = Facts {
@@ -284,7 +291,11 @@ fn judge(shared: &mut Shared, collect: &Collect) -> Option<Box<Grant>> {
         routing_key: &routing_key,
     };
     let verdict = rules.decide(&facts, &body, shared.now.unix_ms);
-    conclude(shared, verdict, &task, &routing_key, exchange.is_empty())
+    let queue = match queues.as_deref() {
+        Some([queue]) => Arc::clone(queue),
+        _ => Arc::from(""),
+    };
+    conclude(shared, verdict, &task, queue)
 }
 
 fn unkeyable(shared: &mut Shared, header: &ContentHeader<'_>, reason: UnkeyableReason, detail: String) {
@@ -304,7 +315,7 @@ fn unkeyable(shared: &mut Shared, header: &ContentHeader<'_>, reason: UnkeyableR
 }
 
 /// Turns the rules' verdict into a claim, or into the event that tells why there is none.
-fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, routing_key: &str, default_exchange: bool) -> Option<Box<Grant>> {
+fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, queue: Arc<str>) -> Option<Box<Grant>> {
     let id: Arc<str> = Arc::from(&*task.id);
     match verdict {
         Verdict::Unmatched { queue_unknown } => {
@@ -347,7 +358,6 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, routin
             None
         }
         Verdict::Claim(claimed) => {
-            let queue = if default_exchange { Arc::from(routing_key) } else { Arc::from("") };
             let note = Arc::new(claimed.note(Arc::from(&*task.name), queue));
             let publish = shared.nonce();
             Some(Box::new(Grant {

@@ -93,10 +93,10 @@ impl Ledger {
         self.client_base + self.client_open.len() as u64 - 1
     }
 
-    /// A publish is being written to the broker.
-    pub fn sent(&mut self, client: u64, grant: Option<Box<Grant>>) {
+    /// A publish is being written to the broker. Its number there, if the broker counts.
+    pub fn sent(&mut self, client: u64, grant: Option<Box<Grant>>) -> Option<u64> {
         if !self.counting {
-            return;
+            return None;
         }
         let broker = self.broker_base + self.slots.len() as u64;
         self.shifted |= client != broker;
@@ -106,6 +106,20 @@ impl Ledger {
             grant,
             resolved: false,
         });
+        Some(broker)
+    }
+
+    /// The claim of the publish with this number at the broker, while it waits for the broker's word.
+    pub fn grant(&self, broker: u64) -> Option<&Grant> {
+        self.slots.get(broker.checked_sub(self.broker_base)? as usize)?.grant.as_deref()
+    }
+
+    /// The same, to be changed.
+    pub fn grant_mut(&mut self, broker: u64) -> Option<&mut Grant> {
+        self.slots
+            .get_mut(broker.checked_sub(self.broker_base)? as usize)?
+            .grant
+            .as_deref_mut()
     }
 
     /// True while both legs count alike, so that the broker's confirms can pass as they are.

@@ -10,7 +10,7 @@ use super::hear::Mailbox;
 enum Sight {
     /// The client has it.
     Shown,
-    /// It was kept from the client; the broker has it unacknowledged and will requeue it.
+    /// It was kept from the client; the broker has it back, or gets it back.
     Hidden,
     /// The client has settled it.
     Settled,
@@ -24,6 +24,17 @@ struct Delivery {
     task: Option<Arc<str>>,
 }
 
+/// How far a consumer has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The client has asked for it; the broker has not answered.
+    Asked,
+    /// The broker sends to it.
+    Running,
+    /// Oncegate has cancelled it at the broker, of which the client knows nothing.
+    Stopped,
+}
+
 /// A consumer of the client.
 #[derive(Debug)]
 pub struct Consumer {
@@ -31,10 +42,18 @@ pub struct Consumer {
     pub tag: Vec<u8>,
     /// True if its deliveries need no acknowledgement: the broker forgets them when it sends them.
     pub no_ack: bool,
-    /// The broker has said that it is there.
-    pub confirmed: bool,
     /// The mailbox of a worker, if that is what it consumes and the worker was not yet told to publish events.
     pub mailbox: Option<Box<Mailbox>>,
+    /// How far it has come.
+    pub standing: Standing,
+}
+
+impl Consumer {
+    /// True if it can be cancelled. `RabbitMQ` 3.10 loses the whole channel by a cancel of a consumer that it has not answered yet: the
+    /// answer comes from the queue, and the channel looks for the consumer then.
+    pub fn is_cancellable(&self) -> bool {
+        self.standing == Standing::Running && !self.tag.is_empty()
+    }
 }
 
 /// How to pass a client's settlement on.
@@ -56,6 +75,8 @@ pub struct Deliveries {
     open: VecDeque<Delivery>,
     shown: usize,
     hidden: usize,
+    /// The hidden ones that the broker has not been given back.
+    returns: Vec<u64>,
 }
 
 impl Deliveries {
@@ -72,11 +93,17 @@ impl Deliveries {
     /// A delivery that needs an acknowledgement is kept from the client.
     pub fn hidden(&mut self, tag: u64) {
         self.hidden += 1;
+        self.returns.push(tag);
         self.open.push_back(Delivery {
             tag,
             sight: Sight::Hidden,
             task: None,
         });
+    }
+
+    /// The tags of the deliveries kept from the client since the last call.
+    pub fn take_returns(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.returns)
     }
 
     /// How many deliveries the client has and has not settled.
@@ -104,18 +131,17 @@ impl Deliveries {
     ///
     /// The answer says how to pass it on so that a `multiple` covers nothing that the client has not seen.
     pub fn settle(&mut self, tag: u64, multiple: bool, mut each: impl FnMut(Arc<str>)) -> Pass {
-        let end = if multiple && tag == 0 {
+        if !multiple {
+            return self.settle_one(tag, each);
+        }
+        let end = if tag == 0 {
             self.open.len()
         } else {
             self.open.partition_point(|delivery| delivery.tag <= tag)
         };
-        let start = if multiple { 0 } else { end.saturating_sub(1) };
         let mut shown = Vec::new();
         let mut first_hidden = None;
-        for delivery in self.open.range_mut(start..end) {
-            if !multiple && delivery.tag != tag {
-                continue;
-            }
+        for delivery in self.open.range_mut(..end) {
             match delivery.sight {
                 Sight::Shown => {
                     delivery.sight = Sight::Settled;
@@ -140,6 +166,32 @@ impl Deliveries {
         }
     }
 
+    fn settle_one(&mut self, tag: u64, mut each: impl FnMut(Arc<str>)) -> Pass {
+        let Some(delivery) = self.find(tag).and_then(|index| self.open.get_mut(index)) else {
+            return Pass::Verbatim;
+        };
+        match delivery.sight {
+            Sight::Hidden => return Pass::Swallow,
+            Sight::Settled => return Pass::Verbatim,
+            Sight::Shown => delivery.sight = Sight::Settled,
+        }
+        if let Some(task) = delivery.task.take() {
+            each(task);
+        }
+        self.shown -= 1;
+        self.forget_settled();
+        Pass::Verbatim
+    }
+
+    /// The place of this tag. Mostly no tag is missing between two, which saves the search.
+    fn find(&self, tag: u64) -> Option<usize> {
+        let likely = tag.checked_sub(self.open.front()?.tag)? as usize;
+        if self.open.get(likely).is_some_and(|delivery| delivery.tag == tag) {
+            return Some(likely);
+        }
+        self.open.binary_search_by_key(&tag, |delivery| delivery.tag).ok()
+    }
+
     /// What is settled goes; behind a delivery that stays open for long it goes in batches, so that the cost per delivery is constant.
     fn forget_settled(&mut self) {
         while self.open.front().is_some_and(|delivery| delivery.sight == Sight::Settled) {
@@ -159,5 +211,26 @@ impl Deliveries {
     /// Everything goes back to its queue and every tag is void (`basic.recover`, a closed channel).
     pub fn clear(&mut self) {
         *self = Deliveries::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_is_found_though_others_are_missing_before_it() {
+        let mut deliveries = Deliveries::default();
+        // Deliveries without acknowledgement take tags too.
+        for tag in [2, 3, 7, 8, 20] {
+            deliveries.shown(tag, Some(tag.to_string().into()));
+        }
+        let mut settled = Vec::new();
+        for tag in [8, 7, 5, 21, 1, 8, 20, 2, 3] {
+            let pass = deliveries.settle(tag, false, |task| settled.push(task));
+            assert_eq!(pass, Pass::Verbatim, "{tag}");
+        }
+        assert_eq!(settled, ["8", "7", "20", "2", "3"].map(Arc::from));
+        assert_eq!((deliveries.unsettled(), deliveries.remembered()), (0, 0));
     }
 }

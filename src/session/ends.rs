@@ -66,20 +66,6 @@ impl Session {
         self.settle();
     }
 
-    /// Oncegate shuts down: no more work is handed to workers, and the connection closes when nothing is in hand.
-    pub fn handle_drain(&mut self, now: Now) {
-        self.shared.now = now;
-        self.shared.draining = true;
-        self.settle();
-    }
-
-    /// The time for a graceful end is over.
-    pub fn handle_drain_timeout(&mut self, now: Now) {
-        self.shared.now = now;
-        self.drain_now();
-        self.settle();
-    }
-
     /// True when the peer's socket may be shut down once all output is written.
     pub fn is_done(&self, side: Side) -> bool {
         match side {
@@ -110,7 +96,7 @@ impl Session {
     pub(super) fn client_left(&mut self) {
         self.client.partial.clear();
         self.shared.to_client.clear();
-        let until_us = self.shared.now.us + self.shared.settings.lease_us;
+        let until_us = self.until(self.shared.settings.lease_us);
         match self.client_end {
             ClientEnd::Left { .. } | ClientEnd::Done => return,
             _ if self.phase != Phase::Running => {
@@ -142,7 +128,7 @@ impl Session {
             self.close_reason = Some((Side::Client, CloseReason::Normal));
         }
         if self.client_end == ClientEnd::Open && self.phase == Phase::Running {
-            let until_us = self.shared.now.us + self.shared.settings.lease_us;
+            let until_us = self.until(self.shared.settings.lease_us);
             for channel in &mut self.channels.open {
                 if channel.ledger.client_confirms() {
                     channel.forget_kept_unconfirmed(&mut self.shared);
@@ -153,6 +139,9 @@ impl Session {
                 frame: frame.to_vec(),
                 until_us,
             };
+        } else if self.client_end.is_told() {
+            // It goes by itself, and what it has published before counts as if it had agreed to go.
+            self.client_left();
         } else {
             // Both sides may close at once; each answers the other.
             self.shared.to_broker.extend_from_slice(frame);
@@ -166,21 +155,9 @@ impl Session {
         }
         self.last_words = std::mem::take(&mut self.shared.to_client);
         encode::connection_close(&mut self.last_words, code, text, None);
-        let until_us = self.shared.now.us + self.shared.settings.close_us;
+        let until_us = self.until(self.shared.settings.close_us);
         self.shared.wake_at(until_us);
         self.client_end = ClientEnd::Told { until_us };
-    }
-
-    fn drain_now(&mut self) {
-        if self.phase != Phase::Running {
-            self.client_end = ClientEnd::Done;
-            self.broker_end = BrokerEnd::Done;
-            return;
-        }
-        if self.client_end == ClientEnd::Open {
-            self.close_reason = Some((Side::Client, CloseReason::Drain));
-            self.tell_client(320, "oncegate: shutting down");
-        }
     }
 
     /// The broker has forgotten all channels.
@@ -206,9 +183,10 @@ impl Session {
 
     /// Takes the next step towards the end, if one is due.
     pub(super) fn finish(&mut self) {
+        self.drain();
+        self.cut_short();
         let now = self.shared.now.us;
         match &self.client_end {
-            ClientEnd::Open if self.shared.draining && self.idle() => self.drain_now(),
             ClientEnd::Asks { until_us, .. } if self.settled() || now >= *until_us => {
                 self.let_all_go();
                 if let ClientEnd::Asks { frame, .. } = std::mem::replace(&mut self.client_end, ClientEnd::AskedBroker) {
@@ -241,17 +219,9 @@ impl Session {
             return;
         }
         encode::connection_close(&mut self.shared.to_broker, 200, "oncegate: the client is gone", None);
-        let until_us = self.shared.now.us + self.shared.settings.close_us;
+        let until_us = self.until(self.shared.settings.close_us);
         self.shared.wake_at(until_us);
         self.broker_end = BrokerEnd::Closing { until_us };
-    }
-
-    /// True if closing now interrupts nothing: no delivery is unsettled, no publish unconfirmed or waiting.
-    fn idle(&self) -> bool {
-        self.phase == Phase::Running
-            && self.channels.open.iter().all(|channel| {
-                channel.settled() && channel.deliveries.unsettled() == 0 && !channel.ledger.owes_client() && matches!(channel.up, Up::Idle)
-            })
     }
 
     /// When the edge must call [`Session::handle_timeout`] at the latest, in monotonic microseconds; `u64::MAX` for never.
@@ -284,8 +254,7 @@ impl Session {
         if now.us >= self.shared.wake_us {
             self.shared.wake_us = u64::MAX;
             for channel in &mut self.channels.open {
-                channel.renew_leases(&mut self.shared);
-                channel.retry_store(&mut self.shared);
+                channel.handle_due(&mut self.shared);
                 channel.advance(&mut self.shared);
             }
             self.rewake();
@@ -313,20 +282,11 @@ impl Session {
                 BrokerEnd::Closing { until_us } => Some(until_us),
                 _ => None,
             },
+            self.shared.draining.then_some(self.close_from_us),
+            (self.end_by_us != u64::MAX).then_some(self.end_by_us),
         ];
         for us in deadlines.into_iter().flatten().filter(|us| *us > now) {
             self.shared.wake_at(us);
-        }
-        for number in 0..self.channels.open.len() {
-            if let Some(us) = self
-                .channels
-                .open
-                .get(number)
-                .and_then(super::channel::Channel::close_deadline)
-                .filter(|us| *us > now)
-            {
-                self.shared.wake_at(us);
-            }
         }
     }
 
@@ -386,31 +346,35 @@ impl Channel {
                 encode::channel_close(&mut shared.to_broker, self.number, 200, "oncegate: the client is gone", None);
                 self.life = Life::ClientClosing;
             } else {
-                for consumer in std::mem::take(&mut self.consumers) {
+                for consumer in std::mem::take(&mut self.consumers)
+                    .iter()
+                    .filter(|consumer| consumer.is_cancellable())
+                {
                     // A tag that does not fit a short string cannot have come in one.
                     let _ = encode::basic_cancel(&mut shared.to_broker, self.number, &consumer.tag, true);
                 }
-                encode::basic_nack(
-                    &mut shared.to_broker,
-                    self.number,
-                    Nack {
-                        delivery_tag: 0,
-                        multiple: true,
-                        requeue: true,
-                    },
-                );
+                self.give_back_all(shared);
             }
         }
         self.deliveries.clear();
         self.advance(shared);
     }
 
-    /// When a `channel.close` that waits for the broker's word waits no longer.
-    fn close_deadline(&self) -> Option<u64> {
-        self.queue.iter().find_map(|item| match item {
-            Waiting::Close { until_us, .. } => Some(*until_us),
-            _ => None,
-        })
+    /// Gives all unsettled deliveries back to their queues: at once, or behind what the client has settled and that waits, which must not
+    /// find its deliveries gone.
+    fn give_back_all(&mut self, shared: &mut super::Shared) {
+        let all = Nack {
+            delivery_tag: 0,
+            multiple: true,
+            requeue: true,
+        };
+        let mut nack = Vec::new();
+        encode::basic_nack(&mut nack, self.number, all);
+        if self.queue.iter().any(|item| matches!(item, Waiting::Frames(_))) {
+            self.pass_on(shared, &nack);
+        } else {
+            shared.to_broker.append(&mut nack);
+        }
     }
 
     /// Since when the oldest publish of this channel waits or is kept.
@@ -423,7 +387,7 @@ impl Channel {
             .kept
             .values()
             .next()
-            .and_then(|publish| publish.grant.as_ref())
+            .and_then(|kept| kept.publish.grant.as_ref())
             .map(|grant| grant.arrived_us);
         waiting.into_iter().chain(kept).min()
     }

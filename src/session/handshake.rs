@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::event::{CloseReason, Event};
 use super::walk::FRAME_MAX;
 use super::{BrokerEnd, ClientEnd, Phase, Session, Side};
+use crate::amqp::encode;
 use crate::amqp::frame::{Frame, FrameKind};
 use crate::amqp::method::{MethodId, connection};
 use crate::amqp::table::Table;
@@ -58,9 +59,13 @@ impl Session {
             }
             Some(MethodId::CONNECTION_CLOSE) => {
                 self.lose_channels();
-                self.close_reason = Some((Side::Broker, CloseReason::Normal));
                 if self.client_end == ClientEnd::Open {
+                    self.close_reason = Some((Side::Broker, CloseReason::Normal));
                     self.client_end = ClientEnd::BrokerCloses;
+                } else if self.answers_broker() {
+                    encode::connection_close_ok(&mut self.shared.to_broker);
+                    self.broker_end = BrokerEnd::Done;
+                    return;
                 }
             }
             Some(MethodId::CONNECTION_CLOSE_OK) => {
@@ -81,6 +86,13 @@ impl Session {
             _ => {}
         }
         self.shared.to_client.extend_from_slice(frame.raw);
+    }
+}
+
+impl Session {
+    /// True if no client is there to answer the broker's `connection.close`: it is gone, or has been told to go.
+    fn answers_broker(&self) -> bool {
+        matches!(self.client_end, ClientEnd::Told { .. } | ClientEnd::Left { .. } | ClientEnd::Done)
     }
 }
 

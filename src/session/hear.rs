@@ -98,7 +98,7 @@ fn hear_events(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], li
         if *worker != *event.hostname {
             worker = event.hostname.into();
         }
-        shared.learn(id.into(), signal, Arc::clone(&worker));
+        shared.tell_signal(id.into(), signal, Arc::clone(&worker));
     }
 }
 
@@ -107,7 +107,7 @@ fn hear_control(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], l
         && let Command::Revoke { ids, .. } = control.command
     {
         for id in ids {
-            shared.learn(id.into(), Signal::RevokeAsked, "".into());
+            shared.tell_signal(id.into(), Signal::RevokeAsked, "".into());
         }
     }
 }
@@ -120,14 +120,14 @@ fn hear_result(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], li
     if shared.rules.follows_tasks()
         && let Some(signal) = Signal::of_result(result.status)
     {
-        shared.learn(Arc::from(&*result.id), signal, "".into());
+        shared.tell_signal(Arc::from(&*result.id), signal, "".into());
     }
     true
 }
 
 impl Shared {
     /// Tells the store what was learnt of a task.
-    pub(super) fn learn(&mut self, id: Arc<str>, signal: Signal, worker: Arc<str>) {
+    pub(super) fn tell_signal(&mut self, id: Arc<str>, signal: Signal, worker: Arc<str>) {
         let settlement = self.nonce();
         self.tells.push(Request::Signal {
             id,

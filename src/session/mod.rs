@@ -10,12 +10,15 @@
 //!
 //! Each read is walked frame by frame where it lies. Frames that nobody needs to look into are forwarded as one run of bytes.
 
+mod agenda;
 mod answer;
 mod broker;
 mod channel;
 mod collect;
 mod confirm;
+mod declare;
 mod deliver;
+mod drain;
 mod ends;
 mod event;
 mod handshake;
@@ -23,8 +26,10 @@ mod hear;
 mod kept;
 mod publish;
 mod send;
+mod spares;
 #[cfg(test)]
 mod tests;
+pub mod topology;
 mod walk;
 
 use std::collections::HashMap;
@@ -33,14 +38,19 @@ use std::sync::Arc;
 pub use channel::Channel;
 pub use confirm::{Ledger, Outcome, UnknownTag};
 pub use deliver::{Deliveries, Pass};
+pub use drain::Neighbours;
 pub use ends::{BrokerEnd, ClientEnd};
 pub use event::{CloseReason, Event, PublishEvent};
 pub use hear::Mailbox;
 pub use publish::Grant;
+pub use spares::Spares;
+
+use walk::Passed;
 
 use crate::rules::RuleSet;
 use crate::rules::lock::{Claim, Nonce, Reply, Request};
 use crate::rules::spec::EnableEvents;
+use topology::{Change, Topology};
 
 /// One of the two peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,6 +59,17 @@ pub enum Side {
     Client,
     /// The broker.
     Broker,
+}
+
+impl Side {
+    /// The peer of this one.
+    #[must_use]
+    pub fn other(self) -> Side {
+        match self {
+            Side::Client => Side::Broker,
+            Side::Broker => Side::Client,
+        }
+    }
 }
 
 /// The time, as the edge sees it when it calls.
@@ -171,43 +192,6 @@ pub struct Counts {
     pub added_us: Vec<u32>,
 }
 
-/// Exchange, routing key, queue.
-type Binding = (Box<[u8]>, Box<[u8]>, Arc<str>);
-
-/// The queues that this connection has bound, so that a rule may ask for the queue of a publish.
-#[derive(Debug, Default)]
-struct Bindings(Vec<Binding>);
-
-impl Bindings {
-    /// More bindings than this are not remembered.
-    const MAX: usize = 1000;
-
-    fn add(&mut self, exchange: &[u8], routing_key: &[u8], queue: &[u8]) {
-        let Ok(queue) = std::str::from_utf8(queue) else { return };
-        let known = self
-            .0
-            .iter()
-            .any(|(e, k, q)| &**e == exchange && &**k == routing_key && &**q == queue);
-        if !known && self.0.len() < Bindings::MAX {
-            self.0.push((exchange.into(), routing_key.into(), queue.into()));
-        }
-    }
-
-    /// The queues of a publish: the routing key on the default exchange, else those seen bound; `None` if nothing is known.
-    fn queues(&self, exchange: &[u8], routing_key: &[u8]) -> Option<Vec<Arc<str>>> {
-        if exchange.is_empty() {
-            return std::str::from_utf8(routing_key).ok().map(|queue| vec![Arc::from(queue)]);
-        }
-        let queues: Vec<_> = self
-            .0
-            .iter()
-            .filter(|(e, k, _)| &**e == exchange && &**k == routing_key)
-            .map(|(_, _, queue)| Arc::clone(queue))
-            .collect();
-        (!queues.is_empty()).then_some(queues)
-    }
-}
-
 /// What all channels of a session share.
 #[derive(Debug)]
 struct Shared {
@@ -230,7 +214,12 @@ struct Shared {
     abandoned: HashMap<Ticket, (Claim, Nonce)>,
     observing: HashMap<Ticket, Box<Grant>>,
     observed: u64,
-    bindings: Bindings,
+    /// What is known of the virtual host: the edge's last picture and what this connection has done since.
+    topology: Arc<Topology>,
+    /// What this connection has done to the exchanges and queues since it was last asked.
+    changes: Vec<Change>,
+    /// How many declarations and bindings of all channels wait for the broker's answer.
+    declaring: usize,
     draining: bool,
     wake_us: u64,
     nonce: u64,
@@ -322,6 +311,11 @@ pub struct Session {
     client_end: ClientEnd,
     broker_end: BrokerEnd,
     close_reason: Option<(Side, CloseReason)>,
+    /// While draining, the connection closes from here on, when nothing is in hand.
+    close_from_us: u64,
+    neighbours: Neighbours,
+    /// No wait of the connection's end goes beyond this.
+    end_by_us: u64,
     /// The last bytes for a client that Oncegate has told to go.
     last_words: Vec<u8>,
     heartbeat_us: u64,
@@ -354,7 +348,9 @@ impl Session {
                 abandoned: HashMap::new(),
                 observing: HashMap::new(),
                 observed: 0,
-                bindings: Bindings::default(),
+                topology: Arc::default(),
+                changes: Vec::new(),
+                declaring: 0,
                 draining: false,
                 wake_us: u64::MAX,
                 nonce,
@@ -374,6 +370,9 @@ impl Session {
             client_end: ClientEnd::Open,
             broker_end: BrokerEnd::Open,
             close_reason: None,
+            close_from_us: 0,
+            neighbours: Neighbours::Idle,
+            end_by_us: u64::MAX,
             last_words: Vec::new(),
             heartbeat_us: 0,
             frame_max: 131_072,
@@ -385,13 +384,46 @@ impl Session {
 
     /// Bytes that a peer has sent.
     pub fn handle_bytes(&mut self, from: Side, bytes: &[u8], now: Now) {
+        let passed = self.take_in(from, bytes, now);
+        self.forward(from, passed.bytes);
+        self.settle();
+    }
+
+    /// Bytes that a peer has sent. Those that are given back pass to the other peer as they lie, after what is pending for it; the edge
+    /// writes or keeps them before it turns to the session again. So most bytes are never copied.
+    #[must_use]
+    pub fn handle_read<'b>(&mut self, from: Side, bytes: &'b [u8], now: Now) -> &'b [u8] {
+        let passed = self.take_in(from, bytes, now);
+        if !self.is_undisturbed() {
+            self.forward(from, passed.bytes);
+            self.settle();
+            return &[];
+        }
+        if self.phase != Phase::Tunnel {
+            match from {
+                Side::Client => self.shared.counts.frames_to_broker += passed.frames,
+                Side::Broker => self.shared.counts.frames_to_client += passed.frames,
+            }
+        }
+        passed.bytes
+    }
+
+    fn take_in<'b>(&mut self, from: Side, bytes: &'b [u8], now: Now) -> Passed<'b> {
         self.shared.now = now;
         if !self.wants(from) {
-            return;
+            return Passed::default();
         }
         self.input(from).last_read_us = now.us;
-        self.read(from, bytes);
-        self.settle();
+        self.read(from, bytes)
+    }
+
+    /// True if [`Session::settle`] has nothing to do, and no answer can come that adds to the output before what has just been read.
+    fn is_undisturbed(&self) -> bool {
+        self.client_end == ClientEnd::Open
+            && self.broker_end == BrokerEnd::Open
+            && !self.shared.draining
+            && self.shared.held_bytes <= self.shared.settings.connection_memory
+            && self.shared.asks.is_empty()
     }
 
     /// The store's answer to a question.
@@ -413,6 +445,21 @@ impl Session {
         for channel in &mut self.channels.open {
             channel.enable_events(&mut self.shared);
         }
+    }
+
+    /// True if decisions need what is known of the virtual host's exchanges and queues.
+    pub fn wants_topology(&self) -> bool {
+        self.phase == Phase::Running && self.shared.rules.asks_for_queue()
+    }
+
+    /// What is known of the exchanges and queues of this virtual host.
+    pub fn handle_topology(&mut self, topology: Arc<Topology>) {
+        self.shared.topology = topology;
+    }
+
+    /// What this connection has done to exchanges and queues since the last call, in order.
+    pub fn changes(&mut self) -> &mut Vec<Change> {
+        &mut self.shared.changes
     }
 
     /// Bytes have been written to a peer.
@@ -445,12 +492,17 @@ impl Session {
         }
     }
 
+    /// Has buffers of others for what is about to be written to the peers.
+    pub fn lend_buffers(&mut self, spares: &mut Spares) {
+        for buffer in [&mut self.shared.to_client, &mut self.shared.to_broker] {
+            spares.lend(buffer);
+        }
+    }
+
     /// Gives the output buffers of a quiet connection back.
-    pub fn release_buffers(&mut self) {
+    pub fn release_buffers(&mut self, spares: &mut Spares) {
         for buffer in [&mut self.shared.to_client, &mut self.shared.to_broker, &mut self.last_words] {
-            if buffer.is_empty() {
-                *buffer = Vec::new();
-            }
+            spares.release(buffer);
         }
     }
 
@@ -522,7 +574,9 @@ impl Session {
     fn settle(&mut self) {
         self.relieve();
         self.finish();
-        if matches!(self.client_end, ClientEnd::Told { .. } | ClientEnd::Left { .. }) {
+        let nobody_reads = matches!(self.client_end, ClientEnd::Told { .. } | ClientEnd::Left { .. });
+        // What the broker answers to the end that Oncegate makes for a client that is gone is not for that client.
+        if nobody_reads || matches!(self.broker_end, BrokerEnd::Closing { .. }) {
             self.shared.to_client.clear();
         }
     }

@@ -22,7 +22,7 @@ pub struct Grant {
     pub rule: Arc<Rule>,
     /// When the publish arrived, in monotonic microseconds.
     pub arrived_us: u64,
-    /// When the lease was last started or renewed, in monotonic microseconds.
+    /// When the lease was last started or renewed, in monotonic microseconds; before that, when the publish arrived.
     pub leased_us: u64,
     /// True if Oncegate itself set the `mandatory` bit, so that a `basic.return` is not the client's.
     pub own_mandatory: bool,
@@ -36,6 +36,12 @@ impl Grant {
     /// True if the rule only observes.
     pub fn observes(&self) -> bool {
         self.rule.mode == Mode::Observe
+    }
+
+    /// When the lease is to be renewed, in monotonic microseconds: after a third of it.
+    pub fn renewal_us(&self) -> Option<u64> {
+        // A renewal takes a lock that is missing: one for a message that came back would stay.
+        (!self.returned).then(|| self.leased_us + self.note.lease_ms * 1000 / 3)
     }
 }
 
@@ -57,15 +63,31 @@ pub struct Publish {
 pub enum Wait {
     /// The store's answer.
     Answer,
-    /// The store does not answer and the rule says `wait`: asked again at `retry_us`, forwarded at `until_us`.
+    /// The store does not answer and the rule says `wait`.
     Store {
-        /// When to ask again, in monotonic microseconds.
-        retry_us: u64,
-        /// When to stop asking.
+        /// When to ask again, in monotonic microseconds; none while a question is out.
+        again_us: Option<u64>,
+        /// When to stop waiting, and forward.
         until_us: u64,
     },
     /// Nothing any more: it goes with its turn.
     Turn,
+}
+
+impl Wait {
+    /// True while the store has a question to answer.
+    pub fn is_asked(self) -> bool {
+        matches!(self, Wait::Answer | Wait::Store { again_us: None, .. })
+    }
+
+    /// When something is due for a publish that waits so, in monotonic microseconds.
+    pub fn due_us(self, publish: &Publish) -> Option<u64> {
+        match self {
+            Wait::Answer => None,
+            Wait::Store { again_us, until_us } => Some(again_us.unwrap_or(until_us)),
+            Wait::Turn => publish.grant.as_ref()?.renewal_us(),
+        }
+    }
 }
 
 /// One entry of a channel's queue: what waits, in the order it came.
@@ -96,6 +118,14 @@ pub enum Waiting {
         /// The end of the wait, in monotonic microseconds.
         until_us: u64,
     },
+    /// `tx.select`, which also waits until every kept publish is decided, at the longest until `until_us`: one that left after it would
+    /// join a transaction that its client did not publish it in.
+    Transaction {
+        /// The frame.
+        frame: Vec<u8>,
+        /// The end of the wait, in monotonic microseconds.
+        until_us: u64,
+    },
     /// Taken out of the middle: a publish that was decided before its turn.
     Gone,
 }
@@ -105,23 +135,26 @@ impl Waiting {
     pub fn size(&self) -> usize {
         match self {
             Waiting::Publish { publish, .. } => publish.frames.len(),
-            Waiting::Passing { frames, .. } | Waiting::Frames(frames) | Waiting::Close { frame: frames, .. } => frames.len(),
+            Waiting::Passing { frames, .. }
+            | Waiting::Frames(frames)
+            | Waiting::Close { frame: frames, .. }
+            | Waiting::Transaction { frame: frames, .. } => frames.len(),
             Waiting::Gone => 0,
         }
     }
 }
 
-/// The queue of a channel whose publishes wait.
-#[derive(Debug, Default)]
-pub struct Queue {
-    items: VecDeque<Waiting>,
+/// What waits on a channel, in order.
+#[derive(Debug)]
+pub struct Queue<T> {
+    items: VecDeque<T>,
     /// The position of the front, counted since the channel opened: a ticket names a position.
     base: u64,
 }
 
-impl Queue {
+impl<T> Queue<T> {
     /// An empty queue whose first entry will have this position.
-    pub fn starting_at(position: u64) -> Queue {
+    pub fn starting_at(position: u64) -> Queue<T> {
         Queue {
             items: VecDeque::new(),
             base: position,
@@ -133,50 +166,60 @@ impl Queue {
         self.items.is_empty()
     }
 
+    /// How many entries wait.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
     /// The position that the next entry will have.
     pub fn next_position(&self) -> u64 {
         self.base + self.items.len() as u64
     }
 
     /// Appends an entry.
-    pub fn push(&mut self, item: Waiting) {
+    pub fn push(&mut self, item: T) {
         self.items.push_back(item);
     }
 
     /// The entry at a position.
-    pub fn at(&mut self, position: u64) -> Option<&mut Waiting> {
+    pub fn get(&self, position: u64) -> Option<&T> {
+        self.items.get(position.checked_sub(self.base)? as usize)
+    }
+
+    /// The entry at a position, to be changed.
+    pub fn at(&mut self, position: u64) -> Option<&mut T> {
         self.items.get_mut(position.checked_sub(self.base)? as usize)
     }
 
     /// The first entry.
-    pub fn front(&self) -> Option<&Waiting> {
+    pub fn front(&self) -> Option<&T> {
         self.items.front()
     }
 
     /// The last entry.
-    pub fn back_mut(&mut self) -> Option<&mut Waiting> {
+    pub fn back_mut(&mut self) -> Option<&mut T> {
         self.items.back_mut()
     }
 
     /// Removes the first entry.
-    pub fn pop(&mut self) -> Option<Waiting> {
+    pub fn pop(&mut self) -> Option<T> {
         let item = self.items.pop_front()?;
         self.base += 1;
         Some(item)
     }
 
     /// Removes the last entry.
-    pub fn pop_back(&mut self) -> Option<Waiting> {
+    pub fn pop_back(&mut self) -> Option<T> {
         self.items.pop_back()
     }
 
     /// All entries in order.
-    pub fn iter(&self) -> impl Iterator<Item = &Waiting> {
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.items.iter()
     }
 
     /// All entries with their positions.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut Waiting)> {
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut T)> {
         let base = self.base;
         self.items
             .iter_mut()

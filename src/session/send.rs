@@ -1,8 +1,7 @@
 //! What leaves to the broker and in which order, and what its word on it settles.
 
-use std::sync::Arc;
-
 use super::Shared;
+use super::agenda::Place;
 use super::channel::{Channel, Down, Up};
 use super::confirm::{Outcome, UnknownTag};
 use super::publish::{Grant, Publish, Wait, Waiting};
@@ -11,6 +10,29 @@ use crate::amqp::method::MethodId;
 use crate::rules::lock::{ReleaseReason, Request};
 
 impl Channel {
+    /// Forwards frames in their turn.
+    pub(super) fn pass_on(&mut self, shared: &mut Shared, frames: &[u8]) {
+        if self.queue.is_empty() {
+            shared.to_broker.extend_from_slice(frames);
+            return;
+        }
+        shared.held_bytes += frames.len();
+        if let Some(Waiting::Frames(bytes)) = self.queue.back_mut() {
+            bytes.extend_from_slice(frames);
+        } else {
+            self.queue.push(Waiting::Frames(frames.to_vec()));
+        }
+    }
+
+    /// Sends what has a turn and may have to wait even then.
+    pub(super) fn wait_in_turn(&mut self, shared: &mut Shared, item: Waiting) {
+        let position = self.queue.next_position();
+        shared.held_bytes += item.size();
+        self.queue.push(item);
+        self.advance(shared);
+        self.schedule(shared, Place::Queue(position));
+    }
+
     /// Sends whatever has reached its turn, and the confirms that are due.
     pub(super) fn advance(&mut self, shared: &mut Shared) {
         while let Some(front) = self.queue.front() {
@@ -21,7 +43,13 @@ impl Channel {
                     if (self.ledger.open_grants() > 0 || !self.kept.is_empty()) && shared.now.us < *until_us {
                         break;
                     }
-                    self.send_all_kept(shared);
+                    self.send_all_kept(shared, "channel_closing");
+                }
+                Waiting::Transaction { until_us, .. } => {
+                    if !self.kept.is_empty() && shared.now.us < *until_us {
+                        break;
+                    }
+                    self.send_all_kept(shared, "tx_select");
                 }
             }
             let Some(item) = self.queue.pop() else { break };
@@ -36,7 +64,7 @@ impl Channel {
                     self.frames_leave(&frames);
                     shared.to_broker.extend_from_slice(&frames);
                 }
-                Waiting::Close { frame, .. } => shared.to_broker.extend_from_slice(&frame),
+                Waiting::Close { frame, .. } | Waiting::Transaction { frame, .. } => shared.to_broker.extend_from_slice(&frame),
                 Waiting::Gone => {}
             }
         }
@@ -51,7 +79,7 @@ impl Channel {
 
     /// The client's content has ended: what waited for that goes.
     pub(super) fn publish_ends(&mut self, shared: &mut Shared) {
-        for publish in std::mem::take(&mut self.after_publish) {
+        while let Some(publish) = self.after_publish.pop() {
             shared.held_bytes -= publish.frames.len();
             self.send(shared, publish);
         }
@@ -84,7 +112,6 @@ impl Channel {
             return;
         };
         shared.counts.added_us.push((shared.now.us - grant.arrived_us) as u32);
-        grant.leased_us = shared.now.us;
         if !grant.observes() {
             if !self.ledger.counting() && shared.settings.upstream_confirms {
                 encode::confirm_select(&mut shared.to_broker, self.number, true);
@@ -99,8 +126,9 @@ impl Channel {
         }
         shared.to_broker.extend_from_slice(&frames);
         if self.ledger.counting() {
-            shared.wake_at(grant.leased_us + grant.lease_us() / 3);
-            self.ledger.sent(client, Some(grant));
+            if let Some(tag) = self.ledger.sent(client, Some(grant)) {
+                self.schedule(shared, Place::Sent(tag));
+            }
         } else {
             shared.tells.push(Request::Commit {
                 claim: grant.claim,
@@ -158,28 +186,35 @@ impl Channel {
         }
     }
 
-    /// Renews the leases of publishes that still wait for the broker.
-    pub(super) fn renew_leases(&mut self, shared: &mut Shared) {
-        let now = shared.now.us;
-        // A renewal takes a lock that is missing: one for a message that came back would stay.
-        for grant in self.ledger.grants_mut().filter(|grant| !grant.returned) {
-            if now >= grant.leased_us + grant.lease_us() / 3 {
-                grant.leased_us = now;
-                shared.tells.push(Request::RenewLease {
-                    claim: grant.claim.clone(),
-                    publish: grant.publish,
-                    note: Arc::clone(&grant.note),
-                });
-            }
-            shared.wake_at(grant.leased_us + grant.lease_us() / 3);
+    /// The channel is lost: what the broker has not spoken on is unconfirmed, what waits is gone.
+    pub(super) fn lost(&mut self, shared: &mut Shared) {
+        for grant in self.ledger.take_grants() {
+            shared.unpublish(&grant, ReleaseReason::Unconfirmed);
         }
-    }
-}
-
-impl Grant {
-    /// The lease in microseconds.
-    pub(super) fn lease_us(&self) -> u64 {
-        self.note.lease_ms * 1000
+        while let Some(item) = self.queue.pop() {
+            shared.held_bytes -= item.size();
+            match item {
+                Waiting::Publish {
+                    ticket: Some(ticket),
+                    publish,
+                    wait,
+                } if wait.is_asked() => shared.abandon(ticket, publish.grant),
+                Waiting::Publish { publish, .. } => {
+                    if let Some(grant) = publish.grant {
+                        shared.unpublish(&grant, ReleaseReason::Unconfirmed);
+                    }
+                }
+                // The client asked to close; the broker answers that even now.
+                Waiting::Close { frame, .. } => shared.to_broker.extend_from_slice(&frame),
+                Waiting::Passing { .. } | Waiting::Frames(_) | Waiting::Transaction { .. } | Waiting::Gone => {}
+            }
+        }
+        self.forget_kept(shared);
+        if let Up::Collecting(collect) = std::mem::replace(&mut self.up, Up::Idle) {
+            shared.held_bytes -= collect.frames.len();
+        }
+        self.deliveries.clear();
+        self.declarations_lost(shared);
     }
 }
 
@@ -195,5 +230,14 @@ impl Shared {
             }),
             Outcome::Nack => self.unpublish(&grant, ReleaseReason::Unconfirmed),
         }
+    }
+
+    /// The broker does not have this claim's message.
+    pub(super) fn unpublish(&mut self, grant: &Grant, reason: ReleaseReason) {
+        self.tells.push(Request::Unpublish {
+            claim: grant.claim.clone(),
+            publish: grant.publish,
+            reason,
+        });
     }
 }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Now, Session, Settings, Side, StoreSilent, Ticket};
+use super::{Neighbours, Now, Session, Settings, Side, StoreSilent, Ticket};
 use crate::amqp::content::Properties;
 use crate::amqp::encode::{self, Content};
 use crate::amqp::frame::{self, Split};
 use crate::amqp::method::MethodId;
-use crate::amqp::method::basic::{Ack, Deliver, Nack, Publish};
+use crate::amqp::method::basic::{Ack, Cancel, Deliver, Nack, Publish};
 use crate::amqp::table::{FieldValue, Table, put_entry};
 use crate::rules::RuleSet;
 use crate::rules::lock::{Acquired, LockState, Reply, Request, Signal};
@@ -115,6 +115,20 @@ impl Rig {
 
     fn silence(&mut self, ticket: Ticket) {
         self.session.handle_answer(ticket, Err(StoreSilent::Timeout), self.now);
+    }
+
+    /// Oncegate shuts down; the connection may close this much later.
+    fn drain(&mut self, us: u64) {
+        self.session.handle_drain(self.now.us + us, Neighbours::Idle, self.now);
+    }
+
+    /// The client consumes, and the broker answers; what the client was sent is taken.
+    fn consumes(&mut self, channel: u16, tag: &str, no_ack: bool) {
+        self.client(&consume(channel, tag, no_ack));
+        let mut arguments = vec![tag.len() as u8];
+        arguments.extend_from_slice(tag.as_bytes());
+        self.broker(&method(channel, MethodId::BASIC_CONSUME_OK, &arguments));
+        self.output(Side::Client);
     }
 
     fn later(&mut self, us: u64) {
@@ -303,7 +317,15 @@ fn lines(mut bytes: &[u8]) -> Vec<String> {
 }
 
 mod confirms;
+mod deliveries;
+mod drain;
 mod ends;
+mod gone;
 mod hear;
+mod invariants;
+mod kept;
+mod leases;
+mod queues;
 mod store;
+mod transactions;
 mod transparency;

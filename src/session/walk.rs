@@ -15,36 +15,75 @@ const PROTOCOL_HEADER: usize = 8;
 /// The broker may send content headers above the negotiated size, and the size may be unlimited; this only bounds memory.
 pub(super) const FRAME_MAX: usize = 64 << 20;
 
+/// The frames at the end of what was read that pass as they lie.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Passed<'b> {
+    pub bytes: &'b [u8],
+    /// How many frames they are.
+    pub frames: u64,
+}
+
+/// How a frame takes the short way.
+#[derive(Debug, Clone, Copy)]
+enum Quick {
+    /// It passes.
+    Alone,
+    /// It passes with the content header after it, which has this length.
+    WithHeader(usize),
+    /// It begins a content whose header has not been read.
+    Begun,
+}
+
 impl Session {
-    /// Bytes of one peer: first the frame that the last read left incomplete, then the rest where it lies.
-    pub(super) fn read(&mut self, from: Side, mut bytes: &[u8]) {
+    /// Bytes of one peer: first the frame that the last read left incomplete, then the rest where it lies. What is given back is not
+    /// yet among the output.
+    pub(super) fn read<'b>(&mut self, from: Side, mut bytes: &'b [u8]) -> Passed<'b> {
         while !self.input(from).partial.is_empty() && !bytes.is_empty() {
             let mut partial = std::mem::take(&mut self.input(from).partial);
             let wanted = self.missing(from, &partial).clamp(1, bytes.len());
             let (head, rest) = bytes.split_at(wanted);
             partial.extend_from_slice(head);
             bytes = rest;
-            let used = self.walk(from, &partial);
+            let (used, passed) = self.walk(from, &partial);
+            self.forward(from, passed.bytes);
             partial.drain(..used);
             // An idle connection holds no buffer.
             self.input(from).partial = if partial.is_empty() { Vec::new() } else { partial };
         }
-        if self.input(from).partial.is_empty() {
-            let used = self.walk(from, bytes);
-            if let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
-                self.input(from).partial = rest.to_vec();
-            }
+        if !self.input(from).partial.is_empty() {
+            return Passed::default();
         }
+        let (used, passed) = self.walk(from, bytes);
+        if let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
+            self.input(from).partial = rest.to_vec();
+        }
+        passed
     }
 
-    /// How many bytes the frame that has begun still lacks.
+    /// Moves the beginning of a frame whose rest has now been read to the end of `room`, if it fits. Returns how many bytes these are:
+    /// they must be handed in again, before the rest, so that the frame lies in one piece with those after it.
+    pub fn unread(&mut self, from: Side, room: &mut [u8]) -> usize {
+        let partial = &mut self.input(from).partial;
+        let Some(end) = room.len().checked_sub(partial.len()).and_then(|at| room.get_mut(at..)) else {
+            return 0;
+        };
+        end.copy_from_slice(partial);
+        std::mem::take(partial).len()
+    }
+
+    /// How many bytes the frame that has begun still lacks; the method that it belongs to may be before it.
     fn missing(&self, from: Side, partial: &[u8]) -> usize {
         if self.phase == Phase::Header {
             return PROTOCOL_HEADER.saturating_sub(partial.len());
         }
-        match frame::split(partial, self.limit(from)) {
-            Split::Incomplete { needed } => needed.saturating_sub(partial.len()),
-            Split::Frame(_) | Split::Malformed(_) => 0,
+        let mut rest = partial;
+        loop {
+            match frame::split(rest, self.limit(from)) {
+                Split::Incomplete { needed } => return needed.saturating_sub(rest.len()),
+                // A method that waits for its content header.
+                Split::Frame(frame) => rest = rest.get(frame.raw.len()..).unwrap_or_default(),
+                Split::Malformed(_) => return 0,
+            }
         }
     }
 
@@ -56,12 +95,13 @@ impl Session {
         }
     }
 
-    /// Walks the frames of `bytes`. How many bytes are done with; the rest is the beginning of a frame.
-    fn walk(&mut self, from: Side, bytes: &[u8]) -> usize {
+    /// Walks the frames of `bytes`. How many bytes are done with (the rest is the beginning of a frame), and those at their end that
+    /// pass as they lie and are still to be forwarded.
+    fn walk<'b>(&mut self, from: Side, bytes: &'b [u8]) -> (usize, Passed<'b>) {
         let mut at = 0;
         if self.phase == Phase::Header && from == Side::Client {
             match frame::parse_protocol_header(bytes) {
-                ProtocolHeader::Incomplete => return 0,
+                ProtocolHeader::Incomplete => return (0, Passed::default()),
                 ProtocolHeader::Amqp091 => {
                     self.phase = Phase::Handshake;
                     self.shared
@@ -77,35 +117,48 @@ impl Session {
             self.phase = Phase::Tunnel;
         }
         let mut run = at;
+        let mut before = self.frames_read(from);
         while !self.is_raw(from) {
             let rest = bytes.get(at..).unwrap_or_default();
             match frame::split(rest, self.limit(from)) {
                 Split::Frame(frame) => {
-                    self.count_frame(from);
                     let size = frame.raw.len();
                     let after = rest.get(size..).unwrap_or_default();
-                    if let Some(more) = self.quick(from, &frame, after) {
-                        at += size + more;
-                    } else {
-                        self.forward(from, bytes.get(run..at));
-                        self.frame(from, &frame);
-                        at += size;
-                        run = at;
+                    match self.quick(from, &frame, after) {
+                        Some(Quick::Alone) => {
+                            self.count_frames(from, 1);
+                            at += size;
+                        }
+                        Some(Quick::WithHeader(header)) => {
+                            self.count_frames(from, 2);
+                            at += size + header;
+                        }
+                        Some(Quick::Begun) => break,
+                        None => {
+                            self.count_frames(from, 1);
+                            self.forward(from, bytes.get(run..at).unwrap_or_default());
+                            self.frame(from, &frame);
+                            at += size;
+                            run = at;
+                            before = self.frames_read(from);
+                        }
                     }
                 }
-                Split::Incomplete { .. } => {
-                    self.forward(from, bytes.get(run..at));
-                    return at;
-                }
+                Split::Incomplete { .. } => break,
                 Split::Malformed(_) => {
-                    self.forward(from, bytes.get(run..at));
+                    self.forward(from, bytes.get(run..at).unwrap_or_default());
                     run = at;
+                    before = self.frames_read(from);
                     self.malformed(from);
                 }
             }
         }
-        self.forward(from, bytes.get(run..));
-        bytes.len()
+        let end = if self.is_raw(from) { bytes.len() } else { at };
+        let passed = Passed {
+            bytes: bytes.get(run..end).unwrap_or_default(),
+            frames: self.frames_read(from) - before,
+        };
+        (end, passed)
     }
 
     /// True if the bytes of this peer are not looked into any more.
@@ -113,15 +166,21 @@ impl Session {
         self.phase == Phase::Tunnel || (from == Side::Client && self.client_raw)
     }
 
-    fn count_frame(&mut self, from: Side) {
+    fn count_frames(&mut self, from: Side, frames: u64) {
         match from {
-            Side::Client => self.shared.counts.frames_from_client += 1,
-            Side::Broker => self.shared.counts.frames_from_broker += 1,
+            Side::Client => self.shared.counts.frames_from_client += frames,
+            Side::Broker => self.shared.counts.frames_from_broker += frames,
         }
     }
 
-    fn forward(&mut self, from: Side, run: Option<&[u8]>) {
-        let run = run.unwrap_or_default();
+    fn frames_read(&self, from: Side) -> u64 {
+        match from {
+            Side::Client => self.shared.counts.frames_from_client,
+            Side::Broker => self.shared.counts.frames_from_broker,
+        }
+    }
+
+    pub(super) fn forward(&mut self, from: Side, run: &[u8]) {
         match from {
             Side::Client => self.shared.to_broker.extend_from_slice(run),
             Side::Broker => self.shared.to_client.extend_from_slice(run),
@@ -170,8 +229,9 @@ impl Session {
         }
     }
 
-    /// The short way: `Some` if the frame passes as it lies, with the length of the frames after it that pass with it.
-    fn quick(&mut self, from: Side, frame: &Frame<'_>, after: &[u8]) -> Option<usize> {
+    /// The short way, for a frame that passes as it lies; `None` if it must be looked into.
+    #[inline]
+    fn quick(&mut self, from: Side, frame: &Frame<'_>, after: &[u8]) -> Option<Quick> {
         if frame.channel == 0 {
             return None;
         }
@@ -181,7 +241,7 @@ impl Session {
         }
     }
 
-    fn quick_client(&mut self, frame: &Frame<'_>, after: &[u8]) -> Option<usize> {
+    fn quick_client(&mut self, frame: &Frame<'_>, after: &[u8]) -> Option<Quick> {
         let channel = self.channels.get_mut(frame.channel)?;
         if frame.kind == FrameKind::Body {
             let Up::Passing(left) = &mut channel.up else { return None };
@@ -191,26 +251,26 @@ impl Session {
             }
             let size = frame.payload.len() as u64;
             if *left <= size {
-                // The end of a content may let publishes out, after this frame.
-                if !channel.after_publish.is_empty() {
-                    return None;
-                }
                 channel.up = Up::Idle;
             } else {
                 *left -= size;
             }
-            return Some(0);
+            return Some(Quick::Alone);
         }
         if !channel.passes_freely() {
             return None;
         }
         match frame.method_id()? {
-            MethodId::BASIC_ACK => return channel.quick_ack(&mut self.shared, frame),
+            MethodId::BASIC_ACK => return channel.quick_ack(&mut self.shared, frame).then_some(Quick::Alone),
             MethodId::BASIC_PUBLISH => {}
             _ => return None,
         }
-        let header_frame = content_header(after, frame.channel)?;
-        let header = ContentHeader::decode(header_frame.payload)?;
+        let header_frame = match content_header(after, frame.channel, self.frame_max) {
+            Next::Header(header_frame) => header_frame,
+            Next::Incomplete => return Some(Quick::Begun),
+            Next::Other => return None,
+        };
+        let header = ContentHeader::decode_to_headers(header_frame.payload)?;
         if !channel.tx && concerned(&self.shared, &header) {
             return None;
         }
@@ -220,11 +280,10 @@ impl Session {
             channel.up = Up::Passing(header.body_size);
         }
         self.shared.counts.unmatched_publishes += 1;
-        self.shared.counts.frames_from_client += 1;
-        Some(header_frame.raw.len())
+        Some(Quick::WithHeader(header_frame.raw.len()))
     }
 
-    fn quick_broker(&mut self, frame: &Frame<'_>, after: &[u8]) -> Option<usize> {
+    fn quick_broker(&mut self, frame: &Frame<'_>, after: &[u8]) -> Option<Quick> {
         let channel = self.channels.get_mut(frame.channel)?;
         if frame.kind == FrameKind::Body {
             let Down::Passing(left) = &mut channel.down else { return None };
@@ -238,26 +297,35 @@ impl Session {
             } else {
                 *left -= size;
             }
-            return Some(0);
+            return Some(Quick::Alone);
         }
         match frame.method_id()? {
             MethodId::BASIC_DELIVER if matches!(channel.down, Down::Idle) && !self.shared.draining => {
-                let header_frame = content_header(after, frame.channel)?;
-                let header = ContentHeader::decode(header_frame.payload)?;
+                let header_frame = match content_header(after, frame.channel, FRAME_MAX) {
+                    Next::Header(header_frame) => header_frame,
+                    Next::Incomplete => return Some(Quick::Begun),
+                    Next::Other => return None,
+                };
+                let header = ContentHeader::decode_to_headers(header_frame.payload)?;
                 let deliver = basic::Deliver::decode(frame.payload)?;
-                channel.deliver_begins(&mut self.shared, &deliver, &header);
+                if concerned(&self.shared, &header) {
+                    let header = ContentHeader::decode(header_frame.payload)?;
+                    channel.deliver_begins(&mut self.shared, &deliver, &header);
+                } else {
+                    self.shared.counts.unmatched_deliveries += 1;
+                    channel.delivered(&mut self.shared, Some(deliver.consumer_tag), deliver.delivery_tag, None, None);
+                }
                 if header.body_size > 0 {
                     channel.down = Down::Passing(header.body_size);
                 }
-                self.shared.counts.frames_from_broker += 1;
-                Some(header_frame.raw.len())
+                Some(Quick::WithHeader(header_frame.raw.len()))
             }
             MethodId::BASIC_ACK if channel.ledger.aligned() && channel.queue.is_empty() => {
                 let ack = basic::Ack::decode(frame.payload)?;
                 channel
                     .broker_confirms(&mut self.shared, ack.delivery_tag, ack.multiple, Outcome::Ack)
                     .ok()?
-                    .then_some(0)
+                    .then_some(Quick::Alone)
             }
             _ => None,
         }
@@ -278,10 +346,20 @@ pub(super) fn count_frames(bytes: &[u8]) -> u64 {
     count
 }
 
-/// The content header that follows a method on its channel, if it has been read.
-fn content_header(after: &[u8], channel: u16) -> Option<Frame<'_>> {
-    match frame::split(after, FRAME_MAX) {
-        Split::Frame(frame) if frame.kind == FrameKind::Header && frame.channel == channel => Some(frame),
-        _ => None,
+/// What follows a method that begins a content.
+enum Next<'a> {
+    /// The content header.
+    Header(Frame<'a>),
+    /// A frame that has not been read in full.
+    Incomplete,
+    /// Something else.
+    Other,
+}
+
+fn content_header(after: &[u8], channel: u16, limit: usize) -> Next<'_> {
+    match frame::split(after, limit) {
+        Split::Frame(frame) if frame.kind == FrameKind::Header && frame.channel == channel => Next::Header(frame),
+        Split::Incomplete { .. } => Next::Incomplete,
+        Split::Frame(_) | Split::Malformed(_) => Next::Other,
     }
 }

@@ -143,7 +143,7 @@ fn mistakes_in_included_files_are_told_there() {
     assert_eq!(
         said.lines().collect::<Vec<_>>(),
         [
-            "D/gone.toml: there is no such file. Write the path of a config file, or make one.",
+            "D/oncegate.toml:1:23: include = \"gone.toml\" names D/gone.toml: there is no such file. Write the path of a config file, or make one.",
             "D/oncegate.toml:1:36: include = \"**/x\" has a **, which is not understood. Write a path such as \"rules.d/*.toml\".",
             "D/a.toml:1:1: include stands in an included file, where it is not read. Write it in the main file.",
             "D/a.toml:4:1: prefix is set already at D/oncegate.toml:3:1. Set it in one place.",

@@ -53,6 +53,34 @@ fn a_wrong_config_is_refused_and_so_is_an_empty_one() {
 }
 
 #[test]
+fn a_warning_is_new_once() {
+    let directory = Directory::new();
+    let idle = "[[rule]]\ntask = \"idle\"\n";
+    let path = directory.write("oncegate.toml", RULE);
+    let mut config = load(&path);
+    let mut next = |text: &str| {
+        fs::write(&path, text).unwrap();
+        let reloaded = reload(&config, &Environment::new(), &Flags::default(), WithoutRules::Refused).unwrap();
+        config = reloaded.config;
+        let new: Vec<String> = reloaded.new_warnings.iter().map(ToString::to_string).collect();
+        (new, config.warnings.len())
+    };
+    let (new, count) = next(&(RULE.to_owned() + idle));
+    assert!(new.len() == 1 && new[0].contains("rule \"idle\" decides nothing"), "{new:?}");
+    assert_eq!(count, 1);
+    // The same again, lines further down, is not news, but it is still true.
+    assert_eq!(next(&format!("\n\n{RULE}{idle}")), (vec![], 1));
+    // Another rule's is, also beside the old one.
+    let other = idle.replace("idle", "other");
+    let (new, count) = next(&format!("{RULE}{idle}{other}"));
+    assert!(new.len() == 1 && new[0].contains("rule \"other\" decides nothing"), "{new:?}");
+    assert_eq!(count, 2);
+    // What was put right and comes back is news again.
+    assert_eq!(next(RULE), (vec![], 0));
+    assert_eq!(next(&(RULE.to_owned() + idle)).0.len(), 1);
+}
+
+#[test]
 fn what_needs_a_restart_is_named() {
     let config = |text: &str| config::load_text("o.toml", text, &Environment::new(), &Flags::default()).unwrap();
     let old = config("");

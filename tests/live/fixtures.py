@@ -36,32 +36,28 @@ def certificates(workspace):
     return harness.Certificates(workspace / "tls")
 
 
+def running(server):
+    """A server for as long as a fixture stands; what a failed start leaves is stopped too."""
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
 @pytest.fixture(scope="session")
 def broker(workspace, certificates):
-    node = harness.RabbitMQ(workspace, certificates)
-    try:
-        yield node.start()
-    finally:
-        node.stop()
+    yield from running(harness.RabbitMQ(workspace, certificates))
 
 
 @pytest.fixture
 def own_broker(workspace):
     """A node of the test's own, to kill and to alarm."""
-    node = harness.RabbitMQ(workspace)
-    try:
-        yield node.start()
-    finally:
-        node.stop()
+    yield from running(harness.RabbitMQ(workspace))
 
 
 @pytest.fixture(scope="session")
 def board_redis(workspace):
-    server = harness.Redis(workspace)
-    try:
-        yield server.start()
-    finally:
-        server.stop()
+    yield from running(harness.Redis(workspace))
 
 
 @pytest.fixture
@@ -78,21 +74,19 @@ def vhost(broker):
 
 @pytest.fixture
 def store(workspace):
-    server = harness.Redis(workspace)
-    try:
-        yield server.start()
-    finally:
-        server.stop()
+    yield from running(harness.Redis(workspace))
 
 
 @pytest.fixture
 def results(workspace):
     """A result backend apart from the store."""
-    server = harness.Redis(workspace)
-    try:
-        yield server.start()
-    finally:
-        server.stop()
+    yield from running(harness.Redis(workspace))
+
+
+@pytest.fixture(scope="module")
+def module_gate(workspace, broker, request):
+    """One proxy for all tests of a module that ask for it, under the module's RULES."""
+    yield from running(harness.new_gate(workspace, broker.port, request.module.RULES))
 
 
 @pytest.fixture
@@ -100,19 +94,15 @@ def gates(workspace, request):
     """Makes proxies; stops them all, and shows their logs where the test failed."""
     made = []
 
-    def make(upstream_port, rules="", store="memory:", start=True, cli=(), env=None, upstream=None, **parts):
-        if harness.DIRECT:
-            return harness.Bare(upstream_port)
-        port, admin_port = harness.free_port(), harness.free_port()
-        config = harness.compose(upstream or f"amqp://127.0.0.1:{upstream_port}", port, admin_port, store, rules, **parts)
-        gate = harness.Gate(workspace, config, port, admin_port, arguments=cli, env=env)
+    def make(upstream_port, rules="", start=True, **options):
+        gate = harness.new_gate(workspace, upstream_port, rules, **options)
         made.append(gate)
         return gate.start() if start else gate
 
     yield make
     for gate in made:
         gate.stop()
-        if getattr(request.node, "failed", False):
+        if getattr(request.node, "failed", False) and not gate.direct:
             print(f"--- {gate.name} ---\n{gate.config.read_text()}\n{gate.log()[-8000:]}")
 
 
@@ -181,8 +171,8 @@ def raw(broker, vhost):
 def relays():
     made = []
 
-    def make(port):
-        relay = harness.Relay(port)
+    def make(port, **options):
+        relay = harness.Relay(port, **options)
         made.append(relay)
         return relay
 

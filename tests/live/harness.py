@@ -1,7 +1,7 @@
 """Starts and stops what the live tests stand on: brokers, stores, the proxy, workers, relays.
 
-Everything listens on loopback, on ports that were free a moment ago, keeps its files under one temporary
-directory, and dies with the process that started it.
+Everything listens on loopback, on ports that no other run of these tests is given, keeps its files under one
+temporary directory, and dies with the process that started it. So tests may run in several processes at once.
 """
 
 import ctypes
@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import pathlib
+import queue
 import random
 import re
 import shutil
@@ -35,7 +36,6 @@ DEADLINE = 15.0 if DIRECT else 60.0
 BINARY = os.environ.get("ONCEGATE_BIN") or str(TARGET / "debug" / "oncegate")
 
 _numbers = itertools.count(1)
-_ports_given = set()
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 
@@ -45,20 +45,40 @@ def number():
     return next(_numbers)
 
 
-def free_port():
-    """A port below the range the kernel takes for outgoing connections, so that none of those takes it."""
-    while True:
-        port = random.randint(18000, 32000)
-        if port in _ports_given:
+def _claimed_ports():
+    """Ports that no other process on this machine is given while this one lives, in blocks of a hundred.
+
+    A block is claimed by a name in the kernel's abstract name space of sockets, which goes with the process
+    however that ends. All ports are below the range that the kernel takes for outgoing connections.
+    """
+    blocks = list(range(18000, 32000, 100))
+    random.shuffle(blocks)
+    for block in blocks:
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0oncegate-test-ports-{block}")
+        except OSError:
+            claim.close()
             continue
+        _claims.append(claim)
+        yield from range(block, block + 100)
+
+
+_claims = []
+_ports = _claimed_ports()
+
+
+def free_port():
+    """A port that nobody listens on, and that no other call gets, in this process or another."""
+    for port in _ports:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        _ports_given.add(port)
         return port
+    raise AssertionError("all ports are claimed by test processes")
 
 
 def wait_until(condition, what, timeout=DEADLINE, interval=0.02):
@@ -344,7 +364,8 @@ class Redis:
         self._directory = directory
         self._options = options
         self._process = None
-        self.client = redis_client.Redis(port=self.port, socket_timeout=DEADLINE, decode_responses=True)
+        # Longer than any blocking read, which ends by itself.
+        self.client = redis_client.Redis(port=self.port, socket_timeout=DEADLINE + 30, decode_responses=True)
 
     @property
     def url(self):
@@ -504,11 +525,12 @@ class Gate:
     def stop(self):
         if self.process:
             self.process.send_group(signal.SIGCONT)
-            if self.process.alive():
-                # Twice: now, with no drain.
+            end = time.monotonic() + 5
+            while self.process.alive() and time.monotonic() < end:
+                # The second one ends it with no drain. Two at once may arrive as one, so they are sent apart.
                 self.process.send(signal.SIGTERM)
-                self.process.send(signal.SIGTERM)
-            self.process.stop(5)
+                time.sleep(0.02)
+            self.process.kill()
         self.http.close()
 
 
@@ -556,6 +578,15 @@ class Bare:
 
     def __getattr__(self, name):
         raise AssertionError(f"there is no proxy to ask for {name}")
+
+
+def new_gate(directory, upstream_port, rules="", store="memory:", cli=(), env=None, upstream=None, **parts):
+    """A proxy on free ports in front of a broker, not started yet; `parts` are those of `compose`."""
+    if DIRECT:
+        return Bare(upstream_port)
+    port, admin_port = free_port(), free_port()
+    config = compose(upstream or f"amqp://127.0.0.1:{upstream_port}", port, admin_port, store, rules, **parts)
+    return Gate(directory, config, port, admin_port, arguments=cli, env=env)
 
 
 def toml_string(text):
@@ -676,7 +707,8 @@ class Worker:
         self.process.send(signal.SIGTERM)
 
     def stop(self):
-        self.process.stop(20)
+        """At once: a test that wants Celery's own shutdown asks for it."""
+        self.process.kill()
 
 
 def run_producer(environment, code, timeout=DEADLINE * 2, check=True):
@@ -695,11 +727,19 @@ def run_producer(environment, code, timeout=DEADLINE * 2, check=True):
     return done
 
 
-class Relay:
-    """A TCP relay that keeps what passes, byte for byte, and changes nothing."""
+def _received(source):
+    return iter(lambda: source.recv(65536), b"")
 
-    def __init__(self, upstream_port):
+
+class Relay:
+    """A TCP relay that keeps what passes, byte for byte, and changes nothing.
+
+    With a delay, in seconds, all that comes from upstream is passed on that much later, as over a long way.
+    """
+
+    def __init__(self, upstream_port, delay=0.0):
         self.upstream_port = upstream_port
+        self.delay = delay
         self.connections = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -721,14 +761,19 @@ class Relay:
             record = {"to_broker": bytearray(), "to_client": bytearray(), "client": client, "upstream": upstream}
             self.connections.append(record)
             self._sockets += [client, upstream]
-            for source, sink, kept in ((client, upstream, record["to_broker"]), (upstream, client, record["to_client"])):
-                source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                threading.Thread(target=self._copy, args=(source, sink, kept), daemon=True).start()
+            for end in (client, upstream):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            answers = self._late(_received(upstream)) if self.delay else _received(upstream)
+            for chunks, sink, source, kept in (
+                (_received(client), upstream, client, record["to_broker"]),
+                (answers, client, upstream, record["to_client"]),
+            ):
+                threading.Thread(target=self._copy, args=(chunks, sink, source, kept), daemon=True).start()
 
     @staticmethod
-    def _copy(source, sink, kept):
+    def _copy(chunks, sink, source, kept):
         try:
-            while data := source.recv(65536):
+            for data in chunks:
                 kept += data
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
@@ -738,6 +783,29 @@ class Relay:
                     end.shutdown(socket.SHUT_RDWR)
                 except OSError:
                     pass
+
+    def _late(self, chunks):
+        """The same chunks, each as much later as the delay was when it came; so is the end."""
+        line = queue.SimpleQueue()
+
+        def read():
+            error = None
+            try:
+                for data in chunks:
+                    line.put((time.monotonic() + self.delay, data, None))
+            except OSError as caught:
+                error = caught
+            line.put((time.monotonic() + self.delay, b"", error))
+
+        threading.Thread(target=read, daemon=True).start()
+        while True:
+            due, data, error = line.get()
+            time.sleep(max(0.0, due - time.monotonic()))
+            if error:
+                raise error
+            if not data:
+                return
+            yield data
 
     def cut(self):
         """Resets every connection on both sides."""

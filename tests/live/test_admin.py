@@ -211,6 +211,12 @@ def test_a_wrong_config_stops_the_start(tmp_path, text):
     assert "oncegate.toml:" in done.stderr + done.stdout
 
 
+def test_a_default_config_that_leads_nowhere_is_refused(tmp_path):
+    (tmp_path / "oncegate.toml").symlink_to("/nonexistent/oncegate.toml")
+    done = harness.run_cli("check", cwd=tmp_path)
+    assert done.returncode == 78 and "oncegate.toml: there is no such file" in done.stderr, done.stderr
+
+
 def test_an_address_in_use_exits_with_69(gate, tmp_path):
     config = tmp_path / "oncegate.toml"
     config.write_text(

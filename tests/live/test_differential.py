@@ -496,9 +496,9 @@ def readable(channels):
 
 
 @pytest.mark.parametrize("dialogue", DIALOGUES, ids=lambda dialogue: dialogue.__name__)
-def test_same_bytes(dialogue, broker, gates, differential_gate):
+def test_same_bytes(dialogue, broker, module_gate):
     answers = []
-    for port in (broker.port, differential_gate.port):
+    for port in (broker.port, module_gate.port):
         broker.add_vhost("differential")
         try:
             answers.append(hold(dialogue, port, broker, "differential"))
@@ -509,10 +509,10 @@ def test_same_bytes(dialogue, broker, gates, differential_gate):
     assert through == straight
 
 
-def test_a_broker_that_just_goes_is_told_to_the_client(broker, differential_gate):
+def test_a_broker_that_just_goes_is_told_to_the_client(broker, module_gate):
     """RabbitMQ 3.10 ends the socket on a method that it does not know, without a word; the client hears of it."""
     broker.add_vhost("differential")
-    side = Side(differential_gate.port, "differential", broker)
+    side = Side(module_gate.port, "differential", broker)
     try:
         client = side.channel()
         client.send(b"\x01\x00\x01\x00\x00\x00\x04\x00\x3c\x03\xe7\xce")
@@ -529,15 +529,3 @@ def readable_or_raw(channels):
         return readable(channels)
     except Exception:  # masked names may no longer decode; the bytes are compared all the same
         return channels
-
-
-@pytest.fixture(scope="module")
-def differential_gate(workspace, broker):
-    if harness.DIRECT:
-        yield harness.Bare(broker.port)
-        return
-    port, admin_port = harness.free_port(), harness.free_port()
-    config = harness.compose(f"amqp://127.0.0.1:{broker.port}", port, admin_port, "memory:", RULES)
-    gate = harness.Gate(workspace, config, port, admin_port).start()
-    yield gate
-    gate.stop()

@@ -1,7 +1,6 @@
 """A store that is absent, slow, read-only or stands still: nothing is lost, and nobody waits for ever."""
 
 import threading
-import time
 
 import harness
 import pytest
@@ -119,7 +118,8 @@ def test_a_store_killed_under_load_loses_nothing(oncegate, raw, store):
 
 
 def test_wait_decides_when_the_store_answers_again(oncegate, raw, store):
-    gate = oncegate(rules(on_store_error="wait", store_wait="60s"), store=store.url)
+    marker = '[[rule]]\nname = "marker"\ntask = "marker.*"\nunique = "until_expired"\n'
+    gate = oncegate(rules(on_store_error="wait", store_wait="60s") + marker, store=store.url)
     client = raw(gate.port)
     client.open_channel()
     client.declare("wait")
@@ -129,13 +129,94 @@ def test_wait_decides_when_the_store_answers_again(oncegate, raw, store):
         for _ in range(5):
             _, properties, payload = wire.task_message("watched.wait", (1,))
             client.publish(1, "", "wait", payload, properties)
-        # The other channel goes on, and sees that none of the five has left.
-        time.sleep(1)
+        # One that does not wait, sent behind the five, is given up by the store and forwarded; none of them has left.
+        client.declare("marker", 2)
+        _, properties, payload = wire.task_message("marker.sent", (1,))
+        client.publish(2, "", "marker", payload, properties)
+        harness.wait_until(lambda: client.count("marker", 2) == 1, "the marker")
+        gate.expect_publishes(1, "forwarded_unchecked", rule="marker")
         assert client.count("wait", 2) == 0
     finally:
         store.thaw()
     harness.wait_until(lambda: client.count("wait", 2) == 1, "one of five, once the store is back", 90)
     gate.expect_publishes(4, "dropped", rule="bulk")
+
+
+def keys_of(client, queue, count):
+    """Takes so many messages, acknowledges them, and gives the first argument of each."""
+    client.call(Basic.Consume(queue=queue, consumer_tag="c"), Basic.ConsumeOk)
+    found = []
+    for _ in range(count):
+        tag = client.wait(Basic.Deliver).delivery_tag
+        found.append(harness.json.loads(client.content()[1])[0][0])
+        client.method(Basic.Ack(delivery_tag=tag), 1)
+    client.call(Basic.Cancel(consumer_tag="c"), Basic.CancelOk)
+    return found
+
+
+def publish_thrice(client, confirms, keys):
+    """Publishes every key three times, each call with an id of its own, and reads all confirms."""
+    for key in keys:
+        for _ in range(3):
+            _, properties, payload = wire.task_message("watched.slow", (key,))
+            client.publish(1, "", "slow", payload, properties)
+    wanted = len(confirms) + 3 * len(keys)
+    wire.read_confirms(client, confirms, wanted)
+    assert confirms.acked == set(range(1, wanted + 1)) and not confirms.surplus
+
+
+def slow_start(oncegate, raw, store, relays, unique, delay, timeout):
+    """A proxy whose store is far away: (the way there, the proxy, a client with confirms, its confirms, a consumer)."""
+    way = relays(store.port, delay=delay)
+    gate = oncegate(
+        rules().replace("until_expired", unique), store=f"redis://127.0.0.1:{way.port}/0", store_extra=f'timeout = "{timeout}"'
+    )
+    client, consumer = raw(gate.port), raw(gate.port)
+    for one in (client, consumer):
+        one.open_channel()
+        one.declare("slow")
+    client.call(Confirm.Select(), Confirm.SelectOk)
+    return way, gate, client, wire.Confirms(), consumer
+
+
+def test_a_slow_store_decides_as_a_fast_one(oncegate, raw, store, relays):
+    """Every answer takes half a second, and no question is given up."""
+    _, gate, client, confirms, consumer = slow_start(oncegate, raw, store, relays, "until_started", 0.5, "30s")
+    for rounds in (1, 2):
+        publish_thrice(client, confirms, range(20))
+        gate.expect_publishes(20 * rounds, "forwarded", rule="bulk")
+        gate.expect_publishes(40 * rounds, "dropped", rule="bulk")
+        assert keys_of(consumer, "slow", 20) == list(range(20))
+        assert consumer.count("slow") == 0
+        harness.wait_until(lambda: not store.locks(), "all keys to be free again")
+    gate.expect_publishes(0, "forwarded_unchecked")
+
+
+def test_a_store_now_and_then_slower_than_its_timeout_loses_nothing(oncegate, raw, store, relays):
+    """Answers take 100 ms of the 250 that a question has, or come when nobody waits for them any more."""
+    way, gate, client, confirms, consumer = slow_start(oncegate, raw, store, relays, "until_expired", 0.1, "250ms")
+    for number, delay in enumerate((0.1, 0.4, 0.1, 0.4, 0)):
+        way.delay = delay
+        # Half of the keys are new, and the late answers to the old must not be taken for theirs.
+        publish_thrice(client, confirms, range(number * 10, number * 10 + 20))
+
+    def decided(decision):
+        return int(gate.publishes(decision, rule="bulk"))
+
+    def dropped():
+        publish_thrice(client, confirms, [60])
+        return gate.direct or decided("dropped")
+
+    harness.wait_until(dropped, "duplicates to be dropped", interval=0.2)
+    sent = len(confirms)
+    if not gate.direct:
+        harness.wait_until(
+            lambda: sum(map(decided, ("forwarded", "forwarded_unchecked", "dropped"))) == sent, "all to be counted"
+        )
+        assert decided("forwarded_unchecked")
+    left = sent - decided("dropped")
+    harness.wait_until(lambda: consumer.count("slow") == left, lambda: f"{left} messages, are {consumer.count('slow')}")
+    assert set(keys_of(consumer, "slow", left)) == set(range(61))
 
 
 def test_wait_ends_with_store_wait(oncegate, raw):

@@ -81,6 +81,22 @@ def test_tls_to_the_broker(gates, broker, certificates, store, vhost):
     client.close()
 
 
+def test_a_reload_that_takes_tls_away_leaves_the_running_legs_as_they_are(gates, broker, certificates, store, vhost):
+    """Listeners and brokers change at the next start: until then both legs go on with TLS."""
+    if harness.DIRECT:
+        pytest.skip("there is no proxy to reload")
+    ca = f"[proxy.upstream_tls]\nca = {harness.toml_string(certificates.ca)}\n"
+    gate = listening(gates, broker, certificates, store, ca, upstream=f"amqps://localhost:{broker.tls_port}")
+    connect(gate.port, vhost, context(certificates)).close()
+    text = gate.config.read_text().replace("amqps://localhost:%d" % broker.tls_port, f"amqp://127.0.0.1:{broker.port}")
+    text = text.replace("amqps://127.0.0.1", "127.0.0.1")
+    kept = [line for line in text.split("\n") if not line.startswith(("cert =", "key =", "ca =", "[proxy.tls", "[proxy.upstream_tls"))]
+    gate.config.write_text("\n".join(kept))
+    done = gate.run_cli("reload")
+    assert done.returncode == 0, done.stderr
+    connect(gate.port, vhost, context(certificates)).close()
+
+
 def test_a_broker_that_nobody_vouches_for_is_refused(gates, broker, store, vhost, certificates):
     if harness.DIRECT:
         pytest.skip("there is no proxy to refuse it")

@@ -34,12 +34,14 @@ def encode(frame, channel=0):
 def publish_bytes(channel, exchange, routing_key, payload, properties=None, mandatory=False, frame_max=131072):
     """All frames of one publish."""
     properties = properties or Basic.Properties(delivery_mode=2)
-    out = encode(Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory), channel)
-    out += encode(header.ContentHeader(body_size=len(payload), properties=properties), channel)
+    frames = [
+        encode(Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory), channel),
+        encode(header.ContentHeader(body_size=len(payload), properties=properties), channel),
+    ]
     step = frame_max - 8
     for start in range(0, len(payload), step):
-        out += encode(body.ContentBody(payload[start : start + step]), channel)
-    return out
+        frames.append(encode(body.ContentBody(payload[start : start + step]), channel))
+    return b"".join(frames)
 
 
 def task_message(task, args=(), kwargs=None, task_id=None, **headers):

@@ -6,28 +6,30 @@ use oncegate::amqp::encode;
 use oncegate::amqp::method::MethodId;
 use oncegate::amqp::method::basic::{Ack, Nack, Publish};
 
+use crate::queue::Out;
 use crate::random::Random;
 use crate::shadow::{Fate, Shadow};
 use crate::wire::{Reader, Unit, method};
 
 #[derive(Default)]
-struct Channel {
-    generation: u32,
+pub struct Channel {
+    pub generation: u32,
     counting: bool,
     next: u64,
     /// Publishes without a word, by number.
     pending: Vec<(u64, usize)>,
     /// It has been closed with an error and waits for `close-ok`.
-    closing: bool,
+    pub closing: bool,
     newest: Option<usize>,
+    pub out: Out,
 }
 
 /// One connection at the broker.
 pub struct Broker {
-    connection: usize,
+    pub connection: usize,
     reader: Reader,
     pub out: Vec<u8>,
-    channels: HashMap<u16, Channel>,
+    pub channels: HashMap<u16, Channel>,
     generations: HashMap<u16, u32>,
     pub alive: bool,
 }
@@ -61,6 +63,7 @@ impl Broker {
         let number = unit.channel;
         match unit.method {
             MethodId::CONNECTION_CLOSE => {
+                self.take_all_back(false, shadow);
                 encode::connection_close_ok(&mut self.out);
                 self.alive = false;
                 return;
@@ -79,6 +82,7 @@ impl Broker {
             }
             _ => {}
         }
+        let connection = self.connection;
         let Some(channel) = self.channels.get_mut(&number) else {
             panic!("{} on channel {number}, which is not open", unit.method);
         };
@@ -86,6 +90,7 @@ impl Broker {
             MethodId::CHANNEL_CLOSE => {
                 encode::channel_close_ok(&mut self.out, number);
                 if !channel.closing {
+                    channel.out.take_back((connection, number, channel.generation), false, shadow);
                     self.channels.remove(&number);
                 }
             }
@@ -103,7 +108,7 @@ impl Broker {
                 }
             }
             MethodId::BASIC_PUBLISH => self.publish(unit, shadow, random),
-            other => panic!("the clients of this simulation do not send {other}"),
+            other => assert!(self.consumed(unit, shadow), "the clients of this simulation do not send {other}"),
         }
     }
 
@@ -119,13 +124,14 @@ impl Broker {
         );
         assert_eq!(message.fate, Fate::Unseen, "m{index} came twice");
         assert!(!message.dropped, "m{index} was dropped and sent");
+        assert!(!message.rejected, "m{index} was rejected and sent");
         assert!(message.read, "m{index} was sent before it was read");
         if !message.kept {
             assert!(channel.newest.is_none_or(|newest| newest < index), "m{index} came out of order");
             channel.newest = Some(index);
         }
         let mut bytes = unit.raw.clone();
-        if message.key.is_some() && !message.mandatory {
+        if message.rule.is_some_and(|rule| !shadow.observes[rule]) && !message.mandatory {
             // Class and method, the reserved short, exchange and routing key stand before the bits.
             bytes[7 + 4 + 2 + 1 + publish.exchange.len() + 1 + publish.routing_key.len()] &= !1;
         }
@@ -133,6 +139,7 @@ impl Broker {
         if publish.exchange == b"missing" {
             channel.closing = true;
             let generation = channel.generation;
+            channel.out.take_back((self.connection, unit.channel, generation), true, shadow);
             encode::channel_close(&mut self.out, unit.channel, 404, "NOT_FOUND", Some(MethodId::BASIC_PUBLISH));
             shadow.excuse(self.connection, Some((unit.channel, generation)));
             return;
@@ -146,6 +153,12 @@ impl Broker {
                 self.out.extend_from_slice(unit.content());
             }
         }
+        // Deliveries may overtake confirms.
+        let at_once = !channel.counting || random.percent(50);
+        if at_once && !message.returned {
+            shadow.deliveries.ready.push_back(index);
+        }
+        message.queued = at_once;
         if channel.counting {
             channel.pending.push((channel.next, index));
             channel.next += 1;

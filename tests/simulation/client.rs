@@ -1,35 +1,40 @@
 //! A client that publishes, selects confirms late, and leaves in every way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use oncegate::amqp::encode;
 use oncegate::amqp::method::MethodId;
 use oncegate::amqp::method::basic::{Ack, Nack};
 
+use crate::consumer::Consuming;
+use crate::deliveries::ChannelId;
+use crate::plan::{Confirms, End, Plan};
 use crate::random::Random;
 use crate::shadow::{Message, Shadow};
 use crate::wire::{Reader, Unit, method, publish};
-use crate::world::Plan;
 
 #[derive(Default)]
-struct Channel {
+pub struct Channel {
     open: bool,
     closing: bool,
-    generation: u32,
+    pub generation: u32,
     confirming: bool,
     next: u64,
     /// Publishes without a confirm, by number.
     waiting: BTreeMap<u64, usize>,
+    pub consuming: Consuming,
 }
 
 pub struct Client {
-    connection: usize,
+    pub connection: usize,
     reader: Reader,
     /// What it has written and the session has not read.
     pub out: Vec<u8>,
     /// How much it has written in all.
-    written: u64,
-    channels: BTreeMap<u16, Channel>,
+    pub written: u64,
+    pub channels: BTreeMap<u16, Channel>,
+    /// What it has said of deliveries and the session has not read: where that ends in what it writes, the channel, the tag.
+    pub words: VecDeque<(u64, ChannelId, u64)>,
     pub publishes_left: usize,
     pub closing: bool,
     pub gone: bool,
@@ -43,17 +48,14 @@ impl Client {
             out: Vec::new(),
             written: 0,
             channels: BTreeMap::new(),
+            words: VecDeque::new(),
             publishes_left: publishes,
             closing: false,
             gone: false,
         }
     }
 
-    pub fn connection(&self) -> usize {
-        self.connection
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
+    pub fn write(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
         self.written += bytes.len() as u64;
     }
@@ -63,11 +65,20 @@ impl Client {
         if self.gone || self.closing {
             return;
         }
-        if self.publishes_left == 0 {
-            self.close(shadow);
+        let number = 1 + random.below(3) as u16;
+        if plan.consume
+            && random.percent(if self.publishes_left == 0 { 90 } else { 40 })
+            && self.channels.get(&number).is_some_and(|channel| channel.open && !channel.closing)
+        {
+            self.consumes(number, plan.end != End::Clients, shadow, random);
             return;
         }
-        let number = 1 + random.below(3) as u16;
+        if self.publishes_left == 0 {
+            if plan.end == End::Clients {
+                self.close(shadow);
+            }
+            return;
+        }
         let channel = self.channels.entry(number).or_default();
         if channel.closing {
             return;
@@ -80,18 +91,19 @@ impl Client {
                 ..Channel::default()
             };
             self.write(&method(number, MethodId::CHANNEL_OPEN, &[0]));
-            if plan.always_confirm {
+            if plan.confirms == Confirms::First {
                 self.select(number, random);
             }
         } else if random.per_mille(plan.lossy_per_mille) {
             channel.closing = true;
             let generation = channel.generation;
+            shadow.deliveries.left.insert((self.connection, number, generation));
             self.write(&close_channel(number));
             if self.channels[&number].confirming {
                 // It did not wait for its confirms: kept duplicates are forgotten.
                 shadow.excuse(self.connection, Some((number, generation)));
             }
-        } else if !channel.confirming && random.percent(3) {
+        } else if plan.confirms == Confirms::AtAnyTime && !channel.confirming && random.percent(3) {
             self.select(number, random);
         } else {
             self.publish(number, plan, shadow, random);
@@ -129,6 +141,7 @@ impl Client {
             channel: number,
             generation: channel.generation,
             key,
+            rule: None,
             mandatory,
             end: self.written + bytes.len() as u64,
             read: false,
@@ -136,6 +149,14 @@ impl Client {
             fate: crate::shadow::Fate::Unseen,
             returned: false,
             dropped: false,
+            rejected: false,
+            let_go: false,
+            queued: false,
+            signals: 0,
+            ends: 0,
+            ended_ms: None,
+            unconfirmable: false,
+            asked_us: 0,
             kept: false,
             told: None,
             excused: false,
@@ -146,7 +167,10 @@ impl Client {
     }
 
     fn close(&mut self, shadow: &mut Shadow) {
-        let patient = self.channels.values().all(|channel| channel.waiting.is_empty());
+        let patient = self
+            .channels
+            .values()
+            .all(|channel| channel.waiting.is_empty() && channel.consuming.open.is_empty());
         if !patient {
             return;
         }
@@ -156,6 +180,7 @@ impl Client {
     /// Sends `connection.close` although confirms may be due.
     pub fn leave_politely(&mut self, shadow: &mut Shadow) {
         self.closing = true;
+        self.leave_channels(shadow);
         let mut bytes = Vec::new();
         encode::connection_close(&mut bytes, 200, "", None);
         self.write(&bytes);
@@ -173,11 +198,18 @@ impl Client {
     /// The channels whose publishes it does not expect a confirm for any more, as it goes without a word.
     pub fn vanish(&mut self, shadow: &mut Shadow) {
         self.gone = true;
+        self.leave_channels(shadow);
         for message in &mut shadow.messages {
             // A plain publish that was read in full is owed to it all the same.
             if message.connection == self.connection && message.confirmed_channel {
                 message.excused = true;
             }
+        }
+    }
+
+    fn leave_channels(&self, shadow: &mut Shadow) {
+        for (number, channel) in &self.channels {
+            shadow.deliveries.left.insert((self.connection, *number, channel.generation));
         }
     }
 
@@ -195,16 +227,21 @@ impl Client {
                     encode::connection_close_ok(&mut bytes);
                     self.write(&bytes);
                     self.closing = true;
+                    shadow.told_to_go(self.connection);
                 }
                 MethodId::CONNECTION_CLOSE_OK => self.gone = true,
                 other => panic!("{other} on channel 0"),
             }
             return;
         }
+        let open = self.channels.get(&unit.channel).is_some_and(|channel| channel.open);
+        assert!(open, "{} on channel {}, which is not open", unit.method, unit.channel);
+        if self.delivered(unit, shadow) {
+            return;
+        }
         let Some(channel) = self.channels.get_mut(&unit.channel) else {
-            panic!("{} on a channel that was never opened", unit.method);
+            return;
         };
-        assert!(channel.open, "{} on channel {}, which is closed", unit.method, unit.channel);
         match unit.method {
             MethodId::CHANNEL_CLOSE => {
                 channel.waiting.clear();

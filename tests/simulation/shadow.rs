@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use crate::deliveries::{ChannelId, Deliveries};
+
 /// What the broker did with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
@@ -22,6 +24,8 @@ pub struct Message {
     pub generation: u32,
     /// The key, if a rule concerns it.
     pub key: Option<u32>,
+    /// The rule set that decided about it.
+    pub rule: Option<usize>,
     pub bytes: Vec<u8>,
     pub mandatory: bool,
     /// Where it ends in what its client sends.
@@ -32,18 +36,37 @@ pub struct Message {
     pub fate: Fate,
     pub returned: bool,
     pub dropped: bool,
+    /// Oncegate nacked it, as the store was silent.
+    pub rejected: bool,
+    /// It was forwarded unchecked.
+    pub let_go: bool,
     pub kept: bool,
+    /// It has been put into the queue.
+    pub queued: bool,
+    /// How many signals of workers about it the store was told.
+    pub signals: usize,
+    /// How many words of workers, and deliveries that need none, may cause such signals.
+    pub ends: usize,
+    /// When the store heard one that ends its lock, in milliseconds.
+    pub ended_ms: Option<u64>,
+    /// When the store was asked first, in microseconds.
+    pub asked_us: u64,
     /// The client's confirm: ack or nack.
     pub told: Option<bool>,
-    /// Why it may be missing at the broker.
+    /// Its client was told to go: it is not owed a confirm any more.
+    pub unconfirmable: bool,
+    /// It may be missing at the broker.
     pub excused: bool,
 }
 
 #[derive(Default)]
 pub struct Shadow {
     pub messages: Vec<Message>,
-    /// Keys of which the broker has had a message in a queue.
-    pub safe: HashSet<u32>,
+    /// Keys of which the broker has had a message in a queue, with their rule set.
+    pub safe: HashSet<(usize, u32)>,
+    pub deliveries: Deliveries,
+    /// Which rule sets only observe.
+    pub observes: Vec<bool>,
     /// Channels that the broker has closed: connection, number, generation.
     pub closed: HashSet<(usize, u16, u32)>,
     /// Connections that the broker has lost.
@@ -59,11 +82,64 @@ impl Shadow {
     pub fn spoken(&mut self, index: usize, fate: Fate) {
         let message = &mut self.messages[index];
         message.fate = fate;
-        if fate == Fate::Acked
-            && !message.returned
-            && let Some(key) = message.key
+        if fate != Fate::Acked || message.returned {
+            return;
+        }
+        if let (Some(rule), Some(key)) = (message.rule, message.key) {
+            self.safe.insert((rule, key));
+        }
+        if !std::mem::replace(&mut message.queued, true) {
+            self.deliveries.ready.push_back(index);
+        }
+    }
+
+    /// Messages go back to the head of the queue, in their order.
+    pub fn requeue(&mut self, messages: Vec<usize>) {
+        for message in messages.into_iter().rev() {
+            self.deliveries.ready.push_front(message);
+        }
+    }
+
+    /// A connection that drains is told to go, and its time is not over: it has no work in hand, and every confirm is there.
+    pub fn nothing_in_hand(&self, connection: usize) {
+        if let Some(index) = self.deliveries.in_hand(connection) {
+            panic!("connection {connection} is drained, and its worker has m{index}");
+        }
+        for (index, message) in self
+            .messages
+            .iter()
+            .enumerate()
+            .filter(|(_, message)| message.connection == connection)
         {
-            self.safe.insert(key);
+            let decided = message.dropped || message.rejected || matches!(message.fate, Fate::Acked | Fate::Nacked);
+            let channel = (message.connection, message.channel, message.generation);
+            let excused = message.excused || self.closed.contains(&channel) || self.lost.contains(&connection);
+            assert!(
+                decided || excused || !message.read || !message.confirmed_channel,
+                "connection {connection} is drained, and m{index} has no confirm"
+            );
+        }
+    }
+
+    /// The session has read what the client said of a delivery.
+    pub fn word_read(&mut self, channel: ChannelId, tag: u64) {
+        if let Some(message) = self.deliveries.read(channel, tag) {
+            self.messages[message].ends += 1;
+        }
+    }
+
+    /// The store is told that a worker has started or ended a message.
+    pub fn signalled(&mut self, id: &str) {
+        let message = &mut self.messages[Shadow::index(id)];
+        message.signals += 1;
+        let said = message.signals <= message.ends || self.deliveries.may_be_met(Shadow::index(id));
+        assert!(said, "the store hears of {id} what no worker said");
+    }
+
+    /// A client reads that it must go.
+    pub fn told_to_go(&mut self, connection: usize) {
+        for message in self.messages.iter_mut().filter(|message| message.connection == connection) {
+            message.unconfirmable |= message.told.is_none();
         }
     }
 
@@ -71,8 +147,9 @@ impl Shadow {
     pub fn dropped(&mut self, id: &str) {
         let message = &mut self.messages[Shadow::index(id)];
         let key = message.key.expect("only a message with a key is dropped");
+        let rule = message.rule.expect("only a message that was asked about is dropped");
         assert!(
-            self.safe.contains(&key),
+            self.safe.contains(&(rule, key)),
             "{id} was dropped before another message of key {key} was safe"
         );
         assert!(message.fate == Fate::Unseen, "{id} was dropped and sent");
@@ -87,7 +164,10 @@ impl Shadow {
         match message.fate {
             Fate::Acked => assert!(ack, "m{index} was acked by the broker and nacked to the client"),
             Fate::Nacked => assert!(!ack, "m{index} was nacked by the broker and acked to the client"),
-            Fate::Unseen => assert!(ack && message.dropped, "m{index} was confirmed and nobody has it"),
+            Fate::Unseen => assert!(
+                if ack { message.dropped } else { message.rejected },
+                "m{index} was confirmed and nobody has it"
+            ),
             Fate::Read => panic!("m{index} was confirmed before the broker spoke"),
         }
     }
@@ -109,25 +189,47 @@ impl Shadow {
         }
     }
 
+    /// Oncegate refuses a message of a client that waits for its confirm.
+    pub fn rejected(&mut self, id: &str) {
+        let message = &mut self.messages[Shadow::index(id)];
+        assert!(message.confirmed_channel, "{id} was rejected, and its client cannot be told");
+        assert!(message.fate == Fate::Unseen, "{id} was rejected and sent");
+        message.rejected = true;
+    }
+
     /// At the end: nothing that was read is missing.
     pub fn judge(&mut self) {
+        self.deliveries
+            .judge(|channel| self.closed.contains(&channel) || self.lost.contains(&channel.0));
         for message in &mut self.messages {
             let channel = (message.connection, message.channel, message.generation);
             message.excused |= self.closed.contains(&channel) || self.lost.contains(&message.connection);
         }
         for (index, message) in self.messages.iter().enumerate() {
+            let heard = message.signals > 0 || message.key.is_none();
+            assert!(
+                heard || !self.deliveries.ended(index),
+                "the store never heard that a worker ended m{index}"
+            );
             if !message.read {
                 assert!(message.fate == Fate::Unseen, "m{index} was sent before it was read in full");
                 continue;
             }
-            if message.fate == Fate::Unseen && !message.dropped {
+            // Kept duplicates of a confirming channel are forgotten with it: their client knows that it has no confirm.
+            let forgotten = message.unconfirmable && message.kept && message.confirmed_channel;
+            if message.fate == Fate::Unseen && !message.dropped && !message.rejected {
                 assert!(
-                    message.excused,
+                    message.excused || forgotten,
                     "m{index} is lost (key {:?}, kept {}, connection {} channel {}.{}, confirming {})",
-                    message.key, message.kept, message.connection, message.channel, message.generation, message.confirmed_channel
+                    message.key,
+                    message.kept,
+                    message.connection,
+                    message.channel,
+                    message.generation,
+                    message.confirmed_channel
                 );
             }
-            if message.confirmed_channel && !message.excused {
+            if message.confirmed_channel && !message.excused && !message.unconfirmable {
                 assert!(
                     message.told.is_some(),
                     "m{index} was never confirmed ({:?}, dropped {})",

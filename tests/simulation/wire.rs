@@ -148,3 +148,29 @@ impl Reader {
         }
     }
 }
+
+/// A short string as an argument.
+pub fn short(text: &[u8]) -> Vec<u8> {
+    let mut out = vec![text.len() as u8];
+    out.extend_from_slice(text);
+    out
+}
+
+/// Frames of a content on another channel.
+pub fn on_channel(content: &[u8], channel: u16) -> Vec<u8> {
+    let mut out = content.to_vec();
+    let mut at = 0;
+    while let Split::Frame(frame) = frame::split(&content[at..], usize::MAX) {
+        out[at + 1..at + 3].copy_from_slice(&channel.to_be_bytes());
+        at += frame.raw.len();
+    }
+    out
+}
+
+/// The content of a publish: its frames behind the method.
+pub fn content_of(publish: &[u8]) -> &[u8] {
+    match frame::split(publish, usize::MAX) {
+        Split::Frame(frame) => &publish[frame.raw.len()..],
+        other => panic!("a publish begins with a frame: {other:?}"),
+    }
+}

@@ -6,6 +6,7 @@
 pub mod basic;
 pub mod channel;
 pub mod connection;
+pub mod exchange;
 pub mod queue;
 
 use super::coding::Reader;

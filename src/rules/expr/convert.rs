@@ -12,8 +12,8 @@ use minijinja::value::{DynObject, Object, ObjectRepr, Tuple, Value as Jinja, Val
 use super::ExprError;
 use crate::amqp::table::{FieldValue, MAX_DEPTH, Table};
 use crate::celery::value::Value;
-use crate::rules::decision::show;
 use crate::rules::digest::encoded;
+use crate::rules::show::show;
 
 /// A value that minijinja has no type for.
 struct Sealed(Value);

@@ -133,13 +133,3 @@ fn confirms_wait_for_the_end_of_a_delivery_on_their_channel() {
     rig.broker(tail);
     assert_eq!(rig.client_got(), ["basic.deliver x", "basic.ack 1"]);
 }
-
-#[test]
-fn a_tx_channel_is_transparent() {
-    let mut rig = Rig::new(spec());
-    rig.client(&method(1, MethodId::TX_SELECT, &[]));
-    let bytes = publish(1, "t.unique", "a", false);
-    rig.client(&bytes);
-    assert_eq!(rig.asked(), []);
-    assert!(rig.output(Side::Broker).ends_with(&bytes));
-}

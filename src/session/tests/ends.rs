@@ -54,7 +54,7 @@ fn a_worker_that_goes_gives_its_deliveries_back_at_once() {
     assert_eq!(rig.broker_got(), ["channel.close", "connection.close"]);
 
     let mut rig = Rig::new(spec());
-    rig.client(&consume(1, "c", false));
+    rig.consumes(1, "c", false);
     rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
     let a = rig.publish_asked("a");
     rig.broker_got();
@@ -66,6 +66,20 @@ fn a_worker_that_goes_gives_its_deliveries_back_at_once() {
     );
     rig.answer(a, Acquired::Taken);
     assert_eq!(rig.broker_got(), ["confirm.select", "basic.publish mandatory a"]);
+}
+
+#[test]
+fn a_consumer_that_the_broker_has_not_answered_is_not_cancelled() {
+    let mut rig = Rig::new(spec());
+    rig.client(&consume(1, "c", false));
+    rig.publish_asked("a");
+    rig.broker_got();
+    rig.session.handle_eof(Side::Client, rig.now);
+    assert_eq!(
+        rig.broker_got(),
+        ["basic.nack 0 multiple"],
+        "it would crash the channel, and the publish with it"
+    );
 }
 
 #[test]
@@ -151,7 +165,7 @@ fn draining_hands_out_no_work_and_closes_when_nothing_is_in_hand() {
     rig.client(&consume(1, "c", false));
     rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
     rig.client_got();
-    rig.session.handle_drain(rig.now);
+    rig.drain(0);
     rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
     assert_eq!(rig.client_got(), [""; 0], "work in hand, and no more of it");
     rig.broker_got();
@@ -169,7 +183,7 @@ fn draining_hands_out_no_work_and_closes_when_nothing_is_in_hand() {
 #[test]
 fn what_a_client_publishes_while_it_is_told_to_go_still_counts() {
     let mut rig = Rig::new(spec());
-    rig.session.handle_drain(rig.now);
+    rig.drain(0);
     assert_eq!(rig.client_got(), ["connection.close"]);
     rig.client(&publish(1, "t.other", "x", false));
     assert_eq!(rig.broker_got(), ["basic.publish x"]);
@@ -234,7 +248,7 @@ fn a_get_without_acknowledgement_is_no_work_in_hand() {
     rig.broker(&get_ok(1, "a"));
     assert_eq!(rig.told(), [format!("signal a {:?}", Signal::DeliveredNoAck)]);
     rig.client_got();
-    rig.session.handle_drain(rig.now);
+    rig.drain(0);
     assert_eq!(rig.client_got(), ["connection.close"]);
 }
 
@@ -243,7 +257,7 @@ fn a_multiple_ack_past_a_hidden_delivery_settles_one_by_one() {
     let mut rig = Rig::new(spec());
     rig.client(&consume(1, "c", false));
     rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
-    rig.session.handle_drain(rig.now);
+    rig.drain(0);
     rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
     rig.client(&method(1, MethodId::BASIC_GET, b"\0\0\x01q\0"));
     rig.broker(&get_ok(3, "z"));
@@ -258,7 +272,7 @@ fn a_consumer_without_acknowledgement_gets_all_until_its_cancel_is_answered() {
     rig.client(&consume(1, "c", true));
     rig.client(&consume(1, "d", false));
     rig.broker(&deliver(1, "d", 1, "t.unique", "x"));
-    rig.session.handle_drain(rig.now);
+    rig.drain(0);
     rig.client(&method(1, MethodId::BASIC_CANCEL, b"\x01c\0"));
     rig.client_got();
     rig.broker(&deliver(1, "c", 2, "t.unique", "y"));

@@ -212,23 +212,6 @@ fn a_channel_that_the_broker_closes_frees_its_locks_and_asks_for_nothing_more() 
 }
 
 #[test]
-fn the_lease_is_renewed_while_the_broker_is_silent() {
-    let mut rig = Rig::new(spec());
-    let a = rig.publish_asked("a");
-    rig.answer(a, Acquired::Taken);
-    rig.later(3_000_000);
-    assert_eq!(rig.told(), [""; 0]);
-    rig.later(400_000);
-    assert_eq!(rig.told(), ["renew a"]);
-    rig.later(3_400_000);
-    assert_eq!(rig.told(), ["renew a"]);
-    rig.broker(&ack(1, 1, false));
-    assert_eq!(rig.told(), ["commit a"]);
-    rig.later(3_400_000);
-    assert_eq!(rig.told(), [""; 0]);
-}
-
-#[test]
 fn an_observing_rule_changes_no_frame() {
     let mut rig = Rig::new(RuleSpec {
         mode: Mode::Observe,
@@ -436,15 +419,4 @@ fn a_reentry_that_nobody_waits_for_is_not_counted_as_a_message() {
     rig.broker(&method(1, MethodId::CHANNEL_CLOSE, b"\x01\x94\x01x\0\0\0\0"));
     rig.answer(b, Acquired::Reentry { holds: true });
     assert_eq!(rig.told(), ["unpublish b unconfirmed"]);
-}
-
-#[test]
-fn the_lease_of_a_returned_message_is_not_renewed() {
-    let mut rig = Rig::new(spec());
-    let a = rig.publish_asked("a");
-    rig.answer(a, Acquired::Taken);
-    rig.broker(&returned(1, "a"));
-    assert_eq!(rig.told(), ["unpublish a returned"]);
-    rig.later(4_000_000);
-    assert_eq!(rig.told(), [""; 0]);
 }

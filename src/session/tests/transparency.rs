@@ -54,6 +54,75 @@ fn deliveries_pass_byte_identical_at_every_cut() {
     }
 }
 
+/// Reads as the edge does: what passes as it lies is written after what is pending.
+fn read(rig: &mut Rig, from: Side, bytes: &[u8], room: usize) -> Vec<u8> {
+    let mut buffer = vec![0xff; room];
+    let begun = rig.session.unread(from, &mut buffer);
+    buffer.extend_from_slice(bytes);
+    let passed = rig.session.handle_read(from, &buffer[room - begun..], rig.now).to_vec();
+    let mut out = rig.output(from.other());
+    out.extend(passed);
+    out
+}
+
+#[test]
+fn what_is_written_from_where_it_was_read_is_the_same_at_every_cut() {
+    let mut up = passing();
+    up.extend(ack(1, 2, false));
+    let down = [
+        deliver(1, "c", 1, "t.unique", "a"),
+        deliver(1, "c", 2, "t.other", "b"),
+        ack(1, 1, false),
+        deliver(1, "c", 3, "t.other", "c"),
+    ]
+    .concat();
+    for (from, bytes, frames) in [(Side::Client, up, 11), (Side::Broker, down, 10)] {
+        for room in [0, 20, 1000] {
+            for cut in 0..=bytes.len() {
+                let mut rig = Rig::new(spec());
+                rig.client(&consume(1, "c", false));
+                rig.output(Side::Broker);
+                rig.session.take_counts();
+                let mut out = read(&mut rig, from, &bytes[..cut], room);
+                out.extend(read(&mut rig, from, &bytes[cut..], room));
+                assert_eq!(out, bytes, "{from:?} cut at {cut}, room for {room}");
+                let counts = rig.session.take_counts();
+                let (read, written) = match from {
+                    Side::Client => (counts.frames_from_client, counts.frames_to_broker),
+                    Side::Broker => (counts.frames_from_broker, counts.frames_to_client),
+                };
+                assert_eq!((read, written), (frames, frames), "{from:?} cut at {cut}, room for {room}");
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_passes_ahead_of_an_answer_that_may_come_first() {
+    let mut rig = Rig::new(spec());
+    let first = publish(1, "t.unique", "a", false);
+    let behind = publish(3, "t.other", "b", false);
+    let both = [&first[..], &behind].concat();
+    let passed = rig.session.handle_read(Side::Client, &both, rig.now);
+    assert!(passed.is_empty(), "a question is open");
+    assert_eq!(rig.output(Side::Broker), behind);
+}
+
+#[test]
+fn nothing_passes_ahead_of_oncegate_s_goodbye() {
+    let mut rig = Rig::new(spec());
+    rig.client(&consume(1, "c", false));
+    rig.broker(&deliver(1, "c", 1, "t.other", "a"));
+    rig.session.handle_drain(0, Neighbours::Idle, rig.now);
+    rig.output(Side::Broker);
+    rig.output(Side::Client);
+    let last = ack(1, 1, false);
+    let passed = rig.session.handle_read(Side::Client, &last, rig.now);
+    assert!(passed.is_empty(), "with this ack the drain is over");
+    assert_eq!(rig.broker_got(), ["basic.ack 1"]);
+    assert_eq!(rig.client_got(), ["connection.close"]);
+}
+
 #[test]
 fn bytes_that_are_no_frame_go_to_the_broker_behind_what_waits() {
     let mut rig = Rig::new(spec());

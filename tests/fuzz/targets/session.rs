@@ -18,7 +18,7 @@ use oncegate::amqp::table::{FieldValue, Table, put_entry};
 use oncegate::rules::RuleSet;
 use oncegate::rules::lock::{Acquired, LockState, Reply, Request};
 use oncegate::rules::spec::{Mode, OnStoreError, RuleSpec, Unique};
-use oncegate::session::{Now, Session, Settings, Side, StoreSilent, Ticket};
+use oncegate::session::{Neighbours, Now, Session, Settings, Side, StoreSilent, Ticket};
 
 const SIDES: [Side; 2] = [Side::Client, Side::Broker];
 const FRAME_MAX: usize = 131_072;
@@ -276,11 +276,14 @@ impl Rig {
             9 => self.end(Side::Client),
             10 => self.end(Side::Broker),
             11 => {
-                self.session.handle_drain(self.now);
+                let close_from_us = self.now.us + u64::from(script.octet()) * 10_000;
+                let neighbours = [Neighbours::Busy, Neighbours::Idle][usize::from(script.octet() & 1)];
+                self.session.handle_drain(close_from_us, neighbours, self.now);
                 self.take();
             }
             12 => {
-                self.session.handle_drain_timeout(self.now);
+                let until_us = self.now.us + u64::from(script.octet()) * 100_000;
+                self.session.handle_close(until_us, self.now);
                 self.take();
             }
             13 => self.sends_method(Side::Client, script),

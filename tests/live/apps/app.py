@@ -30,7 +30,7 @@ def board():
     """One connection per process: pool children must not share their parent's."""
     global _board
     if _board is None or _board[0] != os.getpid():
-        _board = (os.getpid(), redis.Redis.from_url(os.environ["APP_SCOREBOARD"], decode_responses=True))
+        _board = (os.getpid(), redis.Redis.from_url(os.environ["APP_SCOREBOARD"], decode_responses=True, socket_timeout=None))
     return _board[1]
 
 

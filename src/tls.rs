@@ -1,15 +1,19 @@
-//! TLS on the two legs, from the files that the configuration names.
+//! TLS of the listeners and towards the brokers, from the files that the configuration names.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::config::{ClientTls, ServerTls};
+use crate::config::address::Transport;
+use crate::config::{ClientTls, Config, ServerTls};
 
 /// A file that TLS needs cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -25,12 +29,14 @@ pub enum TlsError {
         wanted: &'static str,
     },
     /// The files do not go together.
-    #[error("{path}: {source}")]
+    #[error("{path}: {source}. {remedy}")]
     Unfit {
         /// The certificate file.
         path: PathBuf,
+        /// What would be right.
+        remedy: &'static str,
         /// Why.
-        source: tokio_rustls::rustls::Error,
+        source: rustls::Error,
     },
 }
 
@@ -51,10 +57,9 @@ pub fn acceptor(tls: &ServerTls) -> Result<TlsAcceptor, TlsError> {
             ServerConfig::builder().with_client_cert_verifier(verifier)
         }
     };
-    let config = builder.with_single_cert(certificates, key).map_err(|source| TlsError::Unfit {
-        path: tls.cert.clone(),
-        source,
-    })?;
+    let config = builder
+        .with_single_cert(certificates, key)
+        .map_err(|source| unfit(&tls.cert, PAIR, source))?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
@@ -70,17 +75,39 @@ pub fn connector(tls: &ClientTls) -> Result<TlsConnector, TlsError> {
         None => builder.with_no_client_auth(),
         Some((cert, key_file)) => builder
             .with_client_auth_cert(certificates(cert)?, key(key_file)?)
-            .map_err(|source| TlsError::Unfit {
-                path: cert.clone(),
-                source,
-            })?,
+            .map_err(|source| unfit(cert, PAIR, source))?,
     };
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// The name that a broker's certificate must carry.
-pub fn server_name(host: &str) -> Option<ServerName<'static>> {
-    ServerName::try_from(host.to_owned()).ok()
+/// Tries the TLS files of a configuration as the proxy will use them, each with the table that names it.
+pub fn check(config: &Config) -> Vec<(&'static str, TlsError)> {
+    let dials = config.proxy.upstream.iter().any(|upstream| upstream.transport == Transport::Tls);
+    let tried = [
+        ("proxy.tls", config.proxy.tls.as_ref().map(|tls| acceptor(tls).map(drop))),
+        ("proxy.upstream_tls", dials.then(|| connector(&config.proxy.upstream_tls).map(drop))),
+        ("admin.tls", config.admin.tls.as_ref().map(|tls| acceptor(tls).map(drop))),
+    ];
+    let wrong = tried.into_iter().filter_map(|(table, tried)| Some((table, tried?.err()?)));
+    wrong.collect()
+}
+
+/// Begins TLS on a connection to a broker whose certificate must carry the name `host`.
+pub async fn connect(connector: &TlsConnector, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    let name =
+        ServerName::try_from(host.to_owned()).map_err(|_| io::Error::other(format!("{host} is no name that a certificate can carry")))?;
+    connector.connect(name, stream).await
+}
+
+/// What holds of a certificate and its key.
+const PAIR: &str = "The certificate and the key beside it must be two halves of one pair.";
+
+fn unfit(path: &Path, remedy: &'static str, source: rustls::Error) -> TlsError {
+    TlsError::Unfit {
+        path: path.to_owned(),
+        remedy,
+        source,
+    }
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -101,8 +128,11 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_file(path).map_err(|error| TlsError::File {
         path: path.to_owned(),
-        detail: error.to_string(),
-        wanted: "a private key",
+        detail: match error {
+            pem::Error::NoItemsFound => "holds no private key".to_owned(),
+            other => other.to_string(),
+        },
+        wanted: "a private key without a passphrase",
     })
 }
 
@@ -116,10 +146,9 @@ fn system_roots() -> RootCertStore {
 fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|source| TlsError::Unfit {
-            path: path.to_owned(),
-            source,
-        })?;
+        roots
+            .add(certificate)
+            .map_err(|source| unfit(path, "Each certificate in it must be one of an authority.", source))?;
     }
     Ok(roots)
 }
