@@ -89,8 +89,9 @@ impl World {
                     "{} is held up by {holder}",
                     claim.id
                 );
+                // What a worker has had in its hands the broker had before.
                 assert!(
-                    holds.fate == Fate::Acked && !holds.returned,
+                    (holds.fate == Fate::Acked || holds.signals > 0) && !holds.returned,
                     "{} is a duplicate of {holder}, which the broker does not have",
                     claim.id
                 );
