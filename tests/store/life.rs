@@ -20,6 +20,7 @@ scenarios! {
     late_ack_then_success_still_cools_down
     failure_knows_no_cooldown
     retry_cancels_the_settle_grace
+    start_that_comes_after_the_late_ack_changes_nothing
     revoke_of_a_waiting_holder_frees_and_kills
     revoke_of_a_running_holder_changes_nothing
     revoke_between_acquire_and_commit
@@ -227,6 +228,14 @@ async fn retry_cancels_the_settle_grace(w: &World) {
     let lock = held(w, 1).await;
     assert_eq!(lock.state, LockState::Queued);
     assert!(lock.expires_ms - lock.since_ms >= LIFE);
+}
+
+async fn start_that_comes_after_the_late_ack_changes_nothing(w: &World) {
+    queued(w, 1, "a", &late()).await;
+    assert_eq!(tell(w, "a", Signal::Acked).await, [ReleaseReason::Ended]);
+    let grace = w.span(digest(1)).await;
+    assert_eq!(tell(w, "a", Signal::Started).await, []);
+    assert_eq!(w.span(digest(1)).await, grace);
 }
 
 async fn revoke_of_a_waiting_holder_frees_and_kills(w: &World) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::LONGEST_MS;
-use crate::rules::lock::{Digest, Freed, LockNote, LockRecord, LockState, Nonce, ReleaseOn, ReleaseReason, Scope, Signal};
+use crate::rules::lock::{Digest, Freed, LockNote, LockRecord, LockState, Nonce, ReleaseOn, ReleaseReason, Scope, Signal, SignalVerdict};
 
 /// How many publishes of a holder are remembered.
 const PUBLISHES_KEPT: usize = 16;
@@ -163,7 +163,7 @@ impl Lock {
 
     /// True if the holder is known to have ended.
     pub(super) fn has_ended(&self) -> bool {
-        self.state == LockState::Cooldown || (self.ends_by_ack() && self.in_flight() == 0)
+        self.state == LockState::Cooldown || self.told
     }
 
     /// Gives the full life anew.
@@ -190,6 +190,10 @@ impl Lock {
             return SignalEffect::None;
         }
         if signal.settles() && !self.settle(settlement) {
+            return SignalEffect::None;
+        }
+        // Per run, started never follows ended.
+        if self.told && signal.verdict() == SignalVerdict::Starts {
             return SignalEffect::None;
         }
         let runs = self.state == LockState::Running;

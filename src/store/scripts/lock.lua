@@ -206,7 +206,7 @@ end
 -- Commit: id, nonce, lease, life, entry, ends, blob.
 function ops.C(lock, idkey, a)
   local id, nonce, lease, life = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'grace', 'since')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'told', 'since')
   local holder = l[1]
   if holder == id then
     local publishes = nonce .. '+'
@@ -218,10 +218,9 @@ function ops.C(lock, idkey, a)
       elseif publish[2] == '' then
         publish[2] = '+'
       end
-      if l[5] and in_flight(list) == 0 then return 1 end
       publishes = format(list)
     end
-    if l[2] == 'cooldown' then
+    if l[2] == 'cooldown' or l[5] then
       call('HSET', lock, 'publishes', publishes)
       return 1
     end
@@ -312,6 +311,11 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker)
   if signal == 'r' then return frees('ended', settled(list)) end
   if signal == 'v' then return frees('revoked', all(list)) end
   if signal == 'c' then return frees('crash', all(list)) end
+  -- Per run, started never follows ended.
+  if l[15] and (signal == 'd' or signal == 's') then
+    call('HSET', lock, 'publishes', format(list))
+    return true
+  end
   if signal == 'a' or signal == 'd' or signal == 's' then
     if scope == 'until_started' then return frees('started', settled(list)) end
     if signal == 'a' and l[4] then
@@ -443,9 +447,9 @@ end
 -- Renewal: id, delivery, running, life, entry, ends, blob. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
 function ops.N(lock, idkey, a)
   local id, life, ends = ARGV[a], tonumber(ARGV[a + 3]), ARGV[a + 5]
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'grace')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'told')
   if l[1] then
-    if l[1] ~= id or l[2] == 'cooldown' or (l[5] and in_flight(parse(l[4])) == 0) then return 2 end
+    if l[1] ~= id or l[2] == 'cooldown' or l[4] then return 2 end
     prolong(lock, l[3], life)
     note_id(idkey, ARGV[a + 4], math.max(life, (tonumber(l[3]) or now) - now))
     return 0
