@@ -16,7 +16,7 @@ use crate::rules::lock::{
     Acquired, Claim, Committed, Digest, Freed, LockNote, LockState, Nonce, ReleaseReason, Reply, Request, Scope, Signal,
 };
 use lock::{Lock, SignalEffect};
-use table::{Ended, EndedPublishes, Table};
+use table::{EndedPublishes, Table};
 
 /// How long after a worker's signal a late commit is known to be late. A commit that the store could not take is repeated within
 /// seconds of the store's return, and one that waits for the broker prolongs this by its lease renewals.
@@ -283,15 +283,7 @@ impl Step<'_> {
             }
         }
         if let Some(publishes) = ended {
-            self.table.note_ended(
-                id,
-                Ended {
-                    signal,
-                    publishes,
-                    until_ms: self.now + kept_ms,
-                },
-                self.now,
-            );
+            self.table.note_ended(id, signal, publishes, self.now + kept_ms, self.now);
         }
         freed
     }
@@ -332,11 +324,12 @@ impl Step<'_> {
         let Some(ended) = self.table.ended(&claim.id, self.now) else {
             return false;
         };
-        let frees = match note.scope {
-            Scope::UntilStarted => true,
-            Scope::UntilFinished => ended.signal == Signal::Rejected || (ended.signal == Signal::Acked && note.acks_late),
-            Scope::UntilExpired => false,
+        let frees: &[Signal] = match note.scope {
+            Scope::UntilStarted => &[Signal::Acked, Signal::Rejected, Signal::DeliveredNoAck],
+            Scope::UntilFinished if note.acks_late => &[Signal::Acked, Signal::Rejected],
+            Scope::UntilFinished => &[Signal::Rejected],
+            Scope::UntilExpired => &[],
         };
-        frees && ended.publishes.has(publish)
+        ended.by(frees, publish)
     }
 }

@@ -16,12 +16,38 @@ const LONGEST_STEP_MS: u64 = 300_000;
 /// How many entries of the index one request looks at. Each request adds at most two.
 const SWEPT_PER_REQUEST: usize = 6;
 
-/// What a worker's signal leaves behind for commits that come after it.
-#[derive(Debug)]
+/// So many words are remembered of the signals of one id; of more only which signals there were.
+const ENDED_WORDS: usize = 64;
+
+/// What workers' signals leave behind for commits that come after them. A later one takes no earlier one back.
+#[derive(Debug, Default)]
 pub(super) struct Ended {
-    pub(super) signal: Signal,
-    pub(super) publishes: EndedPublishes,
-    pub(super) until_ms: u64,
+    /// Each a signal and a publish that it ended, none if it is not known which.
+    words: Vec<(Signal, Option<Nonce>)>,
+    until_ms: u64,
+}
+
+impl Ended {
+    /// Whether one of these signals has ended this publish.
+    pub(super) fn by(&self, signals: &[Signal], publish: Nonce) -> bool {
+        let mut words = self.words.iter();
+        words.any(|(signal, ended)| signals.contains(signal) && ended.is_none_or(|ended| ended == publish))
+    }
+
+    fn add(&mut self, signal: Signal, publish: Option<Nonce>) {
+        if self.words.contains(&(signal, publish)) {
+            return;
+        }
+        if self.words.len() >= ENDED_WORDS {
+            let words = std::mem::take(&mut self.words);
+            words.into_iter().for_each(|(signal, _)| {
+                if !self.words.contains(&(signal, None)) {
+                    self.words.push((signal, None));
+                }
+            });
+        }
+        self.words.push((signal, publish));
+    }
 }
 
 /// Which publishes a signal has ended.
@@ -43,13 +69,6 @@ impl EndedPublishes {
             EndedPublishes::These(these) if !more.is_empty() => these.append(&mut more),
             EndedPublishes::These(_) => *self = EndedPublishes::Any,
             EndedPublishes::Any => {}
-        }
-    }
-
-    pub(super) fn has(&self, publish: Nonce) -> bool {
-        match self {
-            EndedPublishes::Any => true,
-            EndedPublishes::These(these) => these.contains(&publish),
         }
     }
 }
@@ -207,9 +226,15 @@ impl Table {
         }
     }
 
-    pub(super) fn note_ended(&mut self, id: &Arc<str>, ended: Ended, now: u64) {
-        let until_ms = ended.until_ms;
-        self.record(id, until_ms, now).ended = Some(ended);
+    pub(super) fn note_ended(&mut self, id: &Arc<str>, signal: Signal, publishes: EndedPublishes, until_ms: u64, now: u64) {
+        let record = self.record(id, until_ms, now);
+        let mut ended = record.ended.take().filter(|ended| ended.until_ms > now).unwrap_or_default();
+        match publishes {
+            EndedPublishes::Any => ended.add(signal, None),
+            EndedPublishes::These(these) => these.into_iter().for_each(|publish| ended.add(signal, Some(publish))),
+        }
+        ended.until_ms = ended.until_ms.max(until_ms);
+        record.ended = Some(ended);
     }
 
     pub(super) fn ended(&self, id: &str, now: u64) -> Option<&Ended> {

@@ -5,13 +5,14 @@
 -- A lock is a hash; its field `publishes` lists the holder's publishes by nonce: `N` is forwarded, `N+` the broker has, `N-BY` is settled or
 -- withdrawn by the request BY. The field `grace` is there only if the ack ends the task: the settle grace.
 -- An id record is a string of entries, one per key that the id has claimed: a line feed, the digest, the scope, the rule.
--- `PREFIX:ended:ID` is the mark of a worker's signal for the commits that come after it: the signal and the publishes it ended, or `*`.
+-- `PREFIX:ended:ID` is what workers' signals leave behind for the commits that come after them: words that each begin and end with a
+-- blank, of the letter of a signal and a publish that it ended, or `*` for any.
 
 local ARGV, KEYS, call = ARGV, KEYS, redis.call
 local prefix = ARGV[1]
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local ENDED_KEPT, UNKNOWN_KEPT, PUBLISHES_KEPT = 60000, 10000, 16
+local ENDED_KEPT, UNKNOWN_KEPT, PUBLISHES_KEPT, ENDED_WORDS = 60000, 10000, 16, 64
 
 -- Redis writes a Lua number as a floating point number, which is slow.
 local function int(number) return string.format('%d', number) end
@@ -108,15 +109,38 @@ local function prolong(lock, expires, life)
   end
 end
 
+local FREEING = { s = { 'a', 'r', 'd' }, a = { 'a', 'r' }, r = { 'r' }, n = {} }
+
 -- Whether a signal that frees such a lock was heard before. `ends` is what frees it: s any signal, a ack or reject, r reject, n none.
 local function ended(id, nonce, ends)
   if ends == 'n' then return false end
-  local mark = call('GET', ended_of(id))
-  if not mark then return false end
-  local signal = string.sub(mark, 1, 1)
-  if not (ends == 's' or signal == 'r' or (ends == 'a' and signal == 'a')) then return false end
-  local publishes = string.sub(mark, 2)
-  return publishes == ' *' or string.find(publishes .. ' ', ' ' .. nonce .. ' ', 1, true) ~= nil
+  local words = call('GET', ended_of(id))
+  if not words then return false end
+  for _, signal in ipairs(FREEING[ends]) do
+    if string.find(words, ' ' .. signal .. '* ', 1, true) or string.find(words, ' ' .. signal .. nonce .. ' ', 1, true) then return true end
+  end
+  return false
+end
+
+-- Notes a signal and the publishes that it ended; it takes no earlier one back.
+local function note_ended(id, signal, publishes, kept)
+  local key = ended_of(id)
+  local words, left = call('GET', key), 0
+  if words then left = call('PTTL', key) else words = ' ' end
+  for _, publish in ipairs(publishes) do
+    if not string.find(words, ' ' .. signal .. publish .. ' ', 1, true) then
+      local _, count = string.gsub(words, '%S+', '')
+      if count >= ENDED_WORDS then
+        local all = ' '
+        for _, letter in ipairs(FREEING.s) do
+          if string.find(words, ' ' .. letter, 1, true) then all = all .. letter .. '* ' end
+        end
+        words = all
+      end
+      words = words .. signal .. publish .. ' '
+    end
+  end
+  call('SET', key, words, 'PX', int(math.max(left, kept)))
 end
 
 local function prolong_ended(id)
@@ -258,7 +282,7 @@ function ops.S(_, idkey, a)
   local id, signal = ARGV[a], ARGV[a + 2]
   local record, out, ends = call('GET', idkey), {}, nil
   if not record then
-    call('SET', ended_of(id), signal .. ' *', 'PX', UNKNOWN_KEPT)
+    note_ended(id, signal, { '*' }, UNKNOWN_KEPT)
     return out
   end
   local kept, entries, shortest = {}, 0, nil
@@ -282,9 +306,8 @@ function ops.S(_, idkey, a)
   -- The record ends with the only lock it lists.
   if #kept == 1 and entries == 1 and shortest then call('PEXPIRE', idkey, int(shortest)) end
   if ends then
-    local words = table.concat(ends, ' ')
-    if string.find(words, '*', 1, true) then words = '*' end
-    call('SET', ended_of(id), signal .. ' ' .. words, 'PX', ENDED_KEPT)
+    if string.find(table.concat(ends, ' '), '*', 1, true) then ends = { '*' } end
+    note_ended(id, signal, ends, ENDED_KEPT)
   end
   return out
 end
