@@ -78,7 +78,7 @@ impl Channel {
                 }
             }
             // All that came before this has gone back to its queue, also what was on its way when the client asked for that.
-            Some(MethodId::BASIC_RECOVER_OK) => self.deliveries.clear(),
+            Some(MethodId::BASIC_RECOVER_OK) => self.deliveries.recovered(),
             Some(MethodId::BASIC_GET_EMPTY) => {
                 self.gets.pop_front();
             }
@@ -170,8 +170,7 @@ impl Channel {
 
     /// A delivery begins. True if it is kept from the client: Oncegate drains and hands no more work out.
     pub(super) fn deliver_begins(&mut self, shared: &mut Shared, deliver: &basic::Deliver<'_>, header: &ContentHeader<'_>) -> bool {
-        if shared.draining && !self.tx && !self.no_ack(deliver.consumer_tag) {
-            self.withhold(deliver.consumer_tag, deliver.delivery_tag);
+        if shared.draining && !self.tx && !self.no_ack(deliver.consumer_tag) && self.withhold(deliver.consumer_tag, deliver.delivery_tag) {
             return true;
         }
         let task = tracked_task(shared, header);

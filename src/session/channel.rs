@@ -139,8 +139,8 @@ impl Channel {
                 return;
             }
             Some(MethodId::BASIC_ACK | MethodId::BASIC_NACK | MethodId::BASIC_REJECT) => return self.client_settles(shared, frame),
-            // The broker does not answer this one; of what `basic.recover` gives back its answer tells.
-            Some(MethodId::BASIC_RECOVER_ASYNC) if !self.tx => self.deliveries.clear(),
+            Some(MethodId::BASIC_RECOVER) if !self.tx => self.deliveries.recover(),
+            Some(MethodId::BASIC_RECOVER_ASYNC) if !self.tx => self.deliveries.recover_unanswered(),
             Some(MethodId::CONFIRM_SELECT) => {
                 self.ledger.client_selects();
                 if self.queue.is_empty() {
@@ -195,9 +195,17 @@ impl Channel {
         if self.tx {
             return self.pass_on(shared, frame.raw);
         }
-        let pass = match how {
-            Some(signal) => self.deliveries.settle(tag, multiple, |id| shared.signal(id, signal)),
-            None => self.deliveries.requeue(tag, multiple),
+        let draining = shared.draining;
+        let each = |id| {
+            if let Some(signal) = how {
+                shared.signal(id, signal);
+            }
+        };
+        let pass = if multiple && tag == 0 {
+            // What it meets on its way must be the client's to see, and a drain keeps it back.
+            self.deliveries.settle_all(draining, each)
+        } else {
+            self.deliveries.settle(tag, multiple, each)
         };
         match pass {
             Pass::Verbatim => self.pass_on(shared, frame.raw),
@@ -231,7 +239,7 @@ impl Channel {
         if self.tx || self.deliveries.any_hidden() {
             return false;
         }
-        let Some(ack) = basic::Ack::decode(frame.payload) else {
+        let Some(ack) = basic::Ack::decode(frame.payload).filter(|ack| ack.delivery_tag != 0) else {
             return false;
         };
         self.deliveries
@@ -268,8 +276,11 @@ impl Channel {
     pub(super) fn no_ack(&self, tag: &[u8]) -> bool {
         match self.consumers.iter().find(|consumer| consumer.tag == tag) {
             Some(consumer) => consumer.no_ack,
-            // The broker has chosen a tag and was asked not to tell it.
-            None => self.consumers.iter().any(|consumer| consumer.no_ack && consumer.tag.is_empty()),
+            // The broker has chosen a tag and was asked not to tell it. One that it is still to name sends nothing before.
+            None => self
+                .consumers
+                .iter()
+                .any(|consumer| consumer.no_ack && consumer.tag.is_empty() && consumer.standing == Standing::Running),
         }
     }
 

@@ -65,6 +65,18 @@ pub enum Pass {
     Swallow,
 }
 
+/// Whether the broker may have settled what is on its way from it, because it was told so without a delivery tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Untold {
+    /// It has not: each delivery is settled by its tag.
+    #[default]
+    Nothing,
+    /// The client has settled all that was out.
+    ByClient,
+    /// All was given back for a client that is gone.
+    ForClient,
+}
+
 /// The unsettled deliveries of one channel, by delivery tag, which rises with each delivery.
 #[derive(Debug, Default)]
 pub struct Deliveries {
@@ -73,6 +85,9 @@ pub struct Deliveries {
     hidden: usize,
     /// The hidden ones that the broker has not been given back.
     returns: Vec<u64>,
+    /// How many requests of the client's to take everything back the broker has not answered.
+    recovers: usize,
+    untold: Untold,
 }
 
 impl Deliveries {
@@ -89,7 +104,10 @@ impl Deliveries {
     /// A delivery that needs an acknowledgement is kept from the client.
     pub fn hidden(&mut self, tag: u64) {
         self.hidden += 1;
-        self.returns.push(tag);
+        // All was given back, this perhaps with it: to say it again would cost the channel. What was not returns with the connection.
+        if self.untold != Untold::ForClient {
+            self.returns.push(tag);
+        }
         self.open.push_back(Delivery {
             tag,
             sight: Sight::Hidden,
@@ -97,9 +115,17 @@ impl Deliveries {
         });
     }
 
-    /// The tags of the deliveries kept from the client since the last call.
+    /// The tags of the deliveries kept from the client since the last call, none while the broker is about to take everything back itself.
     pub fn take_returns(&mut self) -> Vec<u64> {
+        if self.recovers > 0 {
+            return Vec::new();
+        }
         std::mem::take(&mut self.returns)
+    }
+
+    /// True if a word of the client's may have settled what comes now: kept from the client it might be lost.
+    pub fn may_be_settled(&self) -> bool {
+        self.untold == Untold::ByClient
     }
 
     /// How many deliveries the client has and has not settled.
@@ -199,14 +225,52 @@ impl Deliveries {
         }
     }
 
-    /// The client gives one delivery, or all up to `tag`, back to its queue.
-    pub fn requeue(&mut self, tag: u64, multiple: bool) -> Pass {
-        self.settle(tag, multiple, |_| ())
+    /// The client settles all that is out, and names no tag. With `names_last` the last one that it has seen is named for it, so that what
+    /// is on its way is not met.
+    pub fn settle_all(&mut self, names_last: bool, each: impl FnMut(Arc<str>)) -> Pass {
+        if !names_last || self.recovers > 0 {
+            self.untold = Untold::ByClient;
+            self.settle(0, true, each);
+            return Pass::Verbatim;
+        }
+        let last = self.open.iter().rfind(|delivery| delivery.sight == Sight::Shown).map(|delivery| delivery.tag);
+        let Some(last) = last else { return Pass::Swallow };
+        match self.settle(last, true, each) {
+            Pass::Verbatim => Pass::UpTo(last),
+            pass => pass,
+        }
     }
 
-    /// Everything goes back to its queue and every tag is void (`basic.recover`, a closed channel).
+    /// The client asks the broker to take everything back.
+    pub fn recover(&mut self) {
+        self.recovers += 1;
+    }
+
+    /// The broker has taken everything back: what came before its answer is void.
+    pub fn recovered(&mut self) {
+        self.recovers = self.recovers.saturating_sub(1);
+        self.clear();
+    }
+
+    /// The client asks the same, and the broker will not answer.
+    pub fn recover_unanswered(&mut self) {
+        self.untold = Untold::ByClient;
+        self.clear();
+    }
+
+    /// The client is gone, and all was given back for it.
+    pub fn given_back(&mut self) {
+        self.untold = Untold::ForClient;
+        self.clear();
+    }
+
+    /// Everything is back in its queue and every tag is void.
     pub fn clear(&mut self) {
-        *self = Deliveries::default();
+        *self = Deliveries {
+            recovers: self.recovers,
+            untold: self.untold,
+            ..Deliveries::default()
+        };
     }
 }
 

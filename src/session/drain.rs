@@ -156,9 +156,19 @@ impl Channel {
             && matches!(self.down, Down::Idle)
     }
 
-    /// A delivery that is not for the client any more; [`Channel::stop_deliveries`] gives it back.
-    pub(super) fn withhold(&mut self, consumer_tag: &[u8], delivery_tag: u64) {
+    /// A delivery that is not for the client any more; [`Channel::stop_deliveries`] gives it back. False if the client must have it all the
+    /// same.
+    pub(super) fn withhold(&mut self, consumer_tag: &[u8], delivery_tag: u64) -> bool {
+        self.learn(consumer_tag);
+        if self.deliveries.may_be_settled() {
+            return false;
+        }
         self.deliveries.hidden(delivery_tag);
+        true
+    }
+
+    /// A consumer that sends here is to be cancelled.
+    fn learn(&mut self, consumer_tag: &[u8]) {
         if self.consumers.iter().any(|consumer| consumer.tag == consumer_tag) {
             return;
         }

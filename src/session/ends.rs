@@ -332,7 +332,10 @@ impl Channel {
                 false
             }
             // It ends with the connection: the broker must not take what comes next for its rest.
-            Up::Passing(_) => true,
+            Up::Passing(left) => {
+                self.up = Up::Passing(left);
+                true
+            }
             Up::Idle | Up::Method(_) => false,
         };
         // Nothing more can be sent on a channel whose last publish is half out.
@@ -356,7 +359,7 @@ impl Channel {
                 self.give_back_all(shared);
             }
         }
-        self.deliveries.clear();
+        self.deliveries.given_back();
         self.advance(shared);
     }
 

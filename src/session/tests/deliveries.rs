@@ -57,3 +57,16 @@ fn a_recover_behind_a_publish_that_waits_voids_what_comes_until_it_is_answered()
     rig.session.handle_drain(0, Neighbours::Idle, rig.now);
     assert_eq!(rig.client_got(), ["connection.close"], "nothing is in hand");
 }
+
+#[test]
+fn a_delivery_of_a_consumer_that_was_cancelled_in_haste_is_in_hand() {
+    let mut rig = consuming();
+    // The broker has not named it yet, so nothing that comes can be its own.
+    rig.client(&consume(1, "", true));
+    let cancel = method(1, MethodId::BASIC_CANCEL, b"\x01c\x01");
+    rig.client(&cancel);
+    rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
+    assert_eq!(rig.told(), [""; 0], "it needs an acknowledgement");
+    rig.client(&ack(1, 2, false));
+    assert_eq!(rig.told(), [format!("signal y {:?}", Signal::Acked)]);
+}

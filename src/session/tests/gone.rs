@@ -28,3 +28,43 @@ fn a_client_that_closes_as_it_is_told_to_go_loses_nothing() {
     rig.broker(&ack(1, 1, false));
     assert_eq!(rig.broker_got(), ["connection.close"]);
 }
+
+/// A worker in a drain that has gone while a publish of its own waits: its consumer is cancelled, and what it had is given back.
+fn gone_while_draining() -> (Rig, Ticket) {
+    let mut rig = Rig::new(spec());
+    rig.consumes(1, "c", false);
+    rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
+    let a = rig.publish_asked("a");
+    rig.broker_got();
+    rig.drain(0);
+    rig.session.handle_eof(Side::Client, rig.now);
+    assert_eq!(rig.broker_got(), ["basic.cancel", "basic.nack 0 multiple"]);
+    (rig, a)
+}
+
+#[test]
+fn what_was_on_its_way_as_all_was_given_back_is_not_given_back_twice() {
+    let (mut rig, a) = gone_while_draining();
+    // The broker sent it before it read that all comes back.
+    rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
+    rig.answer(a, Acquired::Taken);
+    let sent = rig.broker_got();
+    assert!(sent.contains(&"basic.publish mandatory a".to_owned()), "{sent:?}");
+    assert!(!sent.iter().any(|line| line.starts_with("basic.nack")), "{sent:?}");
+}
+
+#[test]
+fn nothing_is_said_on_a_channel_whose_client_went_inside_a_publish() {
+    let mut rig = Rig::new(spec());
+    rig.consumes(1, "c", false);
+    let whole = publish(1, "t.other", "a", false);
+    rig.client(&method(2, MethodId::CHANNEL_OPEN, &[0]));
+    rig.client(&publish(2, "t.unique", "b", false));
+    // All but the body has left for the broker.
+    rig.client(&whole[..whole.len() - BODY.len() - 8]);
+    rig.broker_got();
+    rig.drain(0);
+    rig.session.handle_eof(Side::Client, rig.now);
+    rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
+    assert_eq!(rig.broker_got(), [""; 0], "it would stand inside a content");
+}
