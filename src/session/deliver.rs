@@ -65,16 +65,16 @@ pub enum Pass {
     Swallow,
 }
 
-/// Whether the broker may have settled what is on its way from it, because it was told so without a delivery tag.
+/// What is known of the deliveries that are still on their way from the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Untold {
-    /// It has not: each delivery is settled by its tag.
+enum Coming {
+    /// Nothing has settled them.
     #[default]
-    Nothing,
-    /// The client has settled all that was out.
-    ByClient,
-    /// All was given back for a client that is gone.
-    ForClient,
+    Unsettled,
+    /// A word of the client's for all that was out may have settled them: kept back they might be lost.
+    MaybeSettled,
+    /// They may be settled, and the client is handed nothing any more: what is out returns with the channel.
+    Forgone,
 }
 
 /// The unsettled deliveries of one channel, by delivery tag, which rises with each delivery.
@@ -87,7 +87,7 @@ pub struct Deliveries {
     returns: Vec<u64>,
     /// How many requests of the client's to take everything back the broker has not answered.
     recovers: usize,
-    untold: Untold,
+    coming: Coming,
 }
 
 impl Deliveries {
@@ -104,8 +104,8 @@ impl Deliveries {
     /// A delivery that needs an acknowledgement is kept from the client.
     pub fn hidden(&mut self, tag: u64) {
         self.hidden += 1;
-        // All was given back, this perhaps with it: to say it again would cost the channel. What was not returns with the connection.
-        if self.untold != Untold::ForClient {
+        // To settle it once more would cost the channel.
+        if self.coming != Coming::Forgone {
             self.returns.push(tag);
         }
         self.open.push_back(Delivery {
@@ -125,7 +125,7 @@ impl Deliveries {
 
     /// True if a word of the client's may have settled what comes now: kept from the client it might be lost.
     pub fn may_be_settled(&self) -> bool {
-        self.untold == Untold::ByClient
+        self.coming == Coming::MaybeSettled
     }
 
     /// How many deliveries the client has and has not settled.
@@ -229,7 +229,7 @@ impl Deliveries {
     /// is on its way is not met.
     pub fn settle_all(&mut self, names_last: bool, each: impl FnMut(Arc<str>)) -> Pass {
         if !names_last || self.recovers > 0 {
-            self.untold = Untold::ByClient;
+            self.coming = Coming::MaybeSettled;
             self.settle(0, true, each);
             return Pass::Verbatim;
         }
@@ -254,13 +254,20 @@ impl Deliveries {
 
     /// The client asks the same, and the broker will not answer.
     pub fn recover_unanswered(&mut self) {
-        self.untold = Untold::ByClient;
+        self.coming = Coming::MaybeSettled;
         self.clear();
+    }
+
+    /// The client is handed nothing any more.
+    pub fn client_told(&mut self) {
+        if self.coming == Coming::MaybeSettled {
+            self.coming = Coming::Forgone;
+        }
     }
 
     /// The client is gone, and all was given back for it.
     pub fn given_back(&mut self) {
-        self.untold = Untold::ForClient;
+        self.coming = Coming::Forgone;
         self.clear();
     }
 
@@ -268,7 +275,7 @@ impl Deliveries {
     pub fn clear(&mut self) {
         *self = Deliveries {
             recovers: self.recovers,
-            untold: self.untold,
+            coming: self.coming,
             ..Deliveries::default()
         };
     }

@@ -155,6 +155,11 @@ impl Session {
         }
         self.last_words = std::mem::take(&mut self.shared.to_client);
         encode::connection_close(&mut self.last_words, code, text, None);
+        // It is handed nothing any more, whatever the reason.
+        self.shared.draining = true;
+        for channel in &mut self.channels.open {
+            channel.deliveries.client_told();
+        }
         let until_us = self.until(self.shared.settings.close_us);
         self.shared.wake_at(until_us);
         self.client_end = ClientEnd::Told { until_us };

@@ -68,3 +68,23 @@ fn nothing_is_said_on_a_channel_whose_client_went_inside_a_publish() {
     rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
     assert_eq!(rig.broker_got(), [""; 0], "it would stand inside a content");
 }
+
+#[test]
+fn an_ack_of_all_by_a_client_that_is_told_to_go_covers_only_what_it_was_handed() {
+    let mut rig = Rig::new(spec());
+    rig.consumes(1, "c", false);
+    rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
+    rig.client(&ack(1, 0, true));
+    rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
+    rig.session.handle_close(rig.now.us + 5_000_000, rig.now);
+    assert_eq!(
+        rig.client_got(),
+        ["basic.deliver x", "basic.deliver y", "connection.close"]
+    );
+    rig.broker_got();
+    rig.told();
+    rig.broker(&deliver(1, "c", 3, "t.unique", "z"));
+    rig.client(&ack(1, 0, true));
+    assert_eq!(rig.broker_got(), ["basic.ack 2 multiple"], "what it will never see returns with the connection");
+    assert_eq!(rig.told(), [format!("signal y {:?}", Signal::Acked)]);
+}
