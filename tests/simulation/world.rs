@@ -142,6 +142,7 @@ impl World {
         match connection.drain {
             Drain::No if now || self.random.percent(1) => {
                 connection.drain = Drain::Begun;
+                self.shadow.deliveries.draining.insert(at);
                 connection.session.handle_drain(0, Neighbours::Idle, self.now);
             }
             Drain::Begun if self.plan.end == End::DrainTimeout && (now || self.random.per_mille(3)) => {
