@@ -195,15 +195,15 @@ impl Channel {
         if self.tx {
             return self.pass_on(shared, frame.raw);
         }
-        let draining = shared.draining;
+        // A word for all that waits would meet all that comes meanwhile, and a drain keeps back what it meets on its way.
+        let names_last = shared.draining || !self.queue.is_empty();
         let each = |id| {
             if let Some(signal) = how {
                 shared.signal(id, signal);
             }
         };
         let pass = if multiple && tag == 0 {
-            // What it meets on its way must be the client's to see, and a drain keeps it back.
-            self.deliveries.settle_all(draining, each)
+            self.deliveries.settle_all(names_last, each)
         } else {
             self.deliveries.settle(tag, multiple, each)
         };

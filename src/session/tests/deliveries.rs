@@ -59,6 +59,20 @@ fn a_recover_behind_a_publish_that_waits_voids_what_comes_until_it_is_answered()
 }
 
 #[test]
+fn an_ack_of_all_that_waits_covers_only_what_the_client_had_been_handed() {
+    let mut rig = consuming();
+    let a = rig.publish_asked("a");
+    rig.client(&ack(1, 0, true));
+    rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
+    assert_eq!(rig.told(), [format!("signal x {:?}", Signal::Acked)]);
+    rig.answer(a, Acquired::Taken);
+    assert_eq!(
+        rig.broker_got(),
+        ["confirm.select", "basic.publish mandatory a", "basic.ack 1 multiple"]
+    );
+}
+
+#[test]
 fn a_delivery_of_a_consumer_that_was_cancelled_in_haste_is_in_hand() {
     let mut rig = consuming();
     // The broker has not named it yet, so nothing that comes can be its own.
