@@ -16,6 +16,7 @@ use crate::config::address::HostPort;
 use crate::config::error::Colour;
 use crate::config::reload::WithoutRules;
 use crate::config::{self, Config, LogDecisions, LogFormat, ProxyConfig};
+use crate::lifecycle::Lifecycle;
 use crate::logging::{self, Logging};
 use crate::metrics::Metrics;
 use crate::proxy::upstream::Upstreams;
@@ -86,6 +87,7 @@ struct Running<'a> {
     metrics: Arc<Metrics>,
     state: Arc<State>,
     hub: Arc<Hub>,
+    lifecycle: Lifecycle,
     upstreams: Arc<Upstreams>,
     admin: Arc<Admin>,
     limits: Arc<ArcSwapOption<ProxyConfig>>,
@@ -122,6 +124,8 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = Arc::new(Workers::start(threads, &hub, &clients)?);
+    let lifecycle = Lifecycle::start(&store, &metrics)?;
+    lifecycle.configure(&config);
     let mut accepting = Vec::new();
     for listen in &config.proxy.listen {
         let listener = Listener::bind(listen).await.map_err(|source| StartError::Listen {
@@ -148,6 +152,7 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
         metrics,
         state,
         hub,
+        lifecycle,
         upstreams,
         admin,
         limits,
@@ -291,6 +296,7 @@ impl Running<'_> {
         self.limits.store(Some(Arc::new(new.proxy.clone())));
         self.metrics.connections_limit.set(new.proxy.max_connections as i64);
         self.hub.set_rules(&new.proxy, &new.rules);
+        self.lifecycle.configure(&new);
         self.metrics.set_config(&new.sha256);
         let new = Arc::new(new);
         self.admin.set_config(Arc::clone(&new));

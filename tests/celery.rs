@@ -7,7 +7,7 @@ use oncegate::celery::body::{self, Body, Encoding};
 use oncegate::celery::task::{self, Protocol, Task};
 use oncegate::celery::value::Value;
 use oncegate::celery::{Limits, pickle};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 #[path = "celery/describe.rs"]
 mod describe;
@@ -56,5 +56,9 @@ fn properties(content_header: &[u8]) -> Properties<'_> {
     ContentHeader::decode(content_header).expect("a content header").properties
 }
 
+#[path = "celery/remote.rs"]
+mod remote;
+#[path = "celery/signals.rs"]
+mod signals;
 #[path = "celery/yaml.rs"]
 mod yaml;

@@ -24,10 +24,14 @@ macro_rules! scenarios {
 mod failures;
 #[path = "store/kept.rs"]
 mod kept;
+#[path = "store/life.rs"]
+mod life;
 #[path = "store/likeness.rs"]
 mod likeness;
 #[path = "store/memory.rs"]
 mod memory;
+#[path = "store/results.rs"]
+mod results;
 #[path = "store/scenarios.rs"]
 mod scenarios;
 #[path = "store/world.rs"]

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use super::answer::{Problem, respond};
 use super::{Admin, Answered};
 use crate::config::unit::parse_duration;
-use crate::rules::lock::Digest;
+use crate::rules::lock::{Digest, Running};
 use crate::store::Filter;
-use crate::store::operator::{self, Act, Choice, Running};
+use crate::store::operator::{self, Act, Choice};
 
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1000;

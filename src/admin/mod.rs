@@ -39,7 +39,7 @@ use answer::Problem;
 
 use crate::config::{Config, Role};
 use crate::metrics::{Metrics, Mode};
-use crate::rules::lock::Freed;
+use crate::rules::lock::{Digest, Freed};
 use crate::rules::spec as rules_spec;
 use crate::store::{Client, Store};
 
@@ -103,6 +103,17 @@ pub struct Parts {
     pub state: Arc<State>,
     /// Where orders go.
     pub commands: mpsc::Sender<Command>,
+}
+
+/// What a request changed that neither its path nor its query tells, for its audit line.
+#[derive(Debug, Clone)]
+struct Changed {
+    /// The rule.
+    rule: Arc<str>,
+    /// The key.
+    digest: Digest,
+    /// For how long.
+    seconds: f64,
 }
 
 /// What a handler gives: an answer, already in its form.
@@ -177,6 +188,7 @@ pub fn router(admin: &Arc<Admin>) -> Router {
         .route("/api/v1/locks", get(locks::list).delete(locks::clear))
         .route("/api/v1/locks/{digest}", get(locks::show).delete(locks::release))
         .route("/api/v1/lookup", post(rules::lookup))
+        .route("/api/v1/cooldown", post(rules::cooldown))
         .route("/api/v1/explain", post(rules::explain))
         .route("/api/v1/rules", get(rules::list))
         .route("/api/v1/status", get(process::status))
@@ -229,7 +241,14 @@ async fn guard(
     };
     if needed == Role::Operate {
         let status = response.status().as_u16();
-        tracing::info!(target: "oncegate::audit", token = name, client = %peer, method = %method, path, query, status, "admin");
+        let changed = response.extensions().get::<Changed>();
+        let rule = changed.map(|changed| &*changed.rule);
+        let digest = changed.map(|changed| changed.digest.to_hex());
+        let seconds = changed.map(|changed| changed.seconds);
+        tracing::info!(
+            target: "oncegate::audit",
+            token = name, client = %peer, method = %method, path, query, status, rule, digest, seconds, "admin"
+        );
     }
     response
 }

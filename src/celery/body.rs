@@ -1,5 +1,7 @@
 //! The body of a task message: arguments, and what Celery has to do after the task.
 
+use std::borrow::Cow;
+
 use super::value::Value;
 use super::{Limits, Unreadable};
 use super::{compression, json, msgpack, pickle, yaml};
@@ -113,6 +115,12 @@ pub fn decode(encoding: &Encoding<'_>, body: &[u8], limits: Limits) -> Result<Bo
 
 /// Reads a body into the value that it holds, whatever kind of message it is.
 pub fn load(encoding: &Encoding<'_>, body: &[u8], limits: Limits) -> Result<Value, Unreadable> {
+    let (serializer, body) = open(encoding, body, limits)?;
+    parse(serializer, &body, limits)
+}
+
+/// Takes a body out of its compression, and says what it is written in.
+pub(super) fn open<'a>(encoding: &Encoding<'_>, body: &'a [u8], limits: Limits) -> Result<(Serializer, Cow<'a, [u8]>), Unreadable> {
     if body.len() > limits.max_message {
         return Err(Unreadable::TooLarge("the body".into()));
     }
@@ -127,12 +135,16 @@ pub fn load(encoding: &Encoding<'_>, body: &[u8], limits: Limits) -> Result<Valu
             ));
         }
     }
-    let body = compression::open(encoding.compression, body, limits)?;
+    Ok((serializer, compression::open(encoding.compression, body, limits)?))
+}
+
+/// Reads what a serializer wrote.
+pub(super) fn parse(serializer: Serializer, body: &[u8], limits: Limits) -> Result<Value, Unreadable> {
     match serializer {
-        Serializer::Json => json::parse(&body, limits),
-        Serializer::Pickle => pickle::parse(&body, limits),
-        Serializer::Msgpack => msgpack::parse(&body, limits),
-        Serializer::Yaml => yaml::parse(&body, limits),
+        Serializer::Json => json::parse(body, limits),
+        Serializer::Pickle => pickle::parse(body, limits),
+        Serializer::Msgpack => msgpack::parse(body, limits),
+        Serializer::Yaml => yaml::parse(body, limits),
     }
 }
 
@@ -192,7 +204,7 @@ fn take<const N: usize>(mapping: Value, names: [&str; N]) -> [Option<Value>; N] 
 }
 
 /// Whether Python's `bool()` says so, for what stands in the canvas.
-fn truthy(value: &Value) -> bool {
+pub(super) fn truthy(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::Bool(truth) => *truth,

@@ -4,6 +4,10 @@
 //! - [`body`]: arguments and canvas of a task, through whatever serializer and compression; [`json`], [`msgpack`], [`yaml`],
 //!   [`pickle`] and [`compression`] do the work.
 //! - [`value`]: what arguments are made of.
+//! - [`event`]: what workers tell about themselves and their tasks.
+//! - [`control`]: what workers are told, and what they answer.
+//! - [`result`]: what becomes of a task, as result backends have it.
+//! - [`queue`]: what the name of a queue says.
 //! - [`routing`]: routing keys of native delayed delivery.
 //! - [`instant`]: the times in headers.
 //!
@@ -14,12 +18,16 @@ use std::borrow::Cow;
 
 pub mod body;
 pub mod compression;
+pub mod control;
 mod envelope;
+pub mod event;
 pub mod instant;
 mod integer;
 pub mod json;
 pub mod msgpack;
 pub mod pickle;
+pub mod queue;
+pub mod result;
 pub mod routing;
 pub mod task;
 pub mod value;

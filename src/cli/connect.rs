@@ -1,4 +1,4 @@
-//! What `check --connect` learns from the brokers and the store: whether they are there and fit, and if not, what to do.
+//! What `check --connect` learns from the brokers, the store and the result backend: whether they are there and fit, and if not, what to do.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::config::address::{HostPort, RedisUrl, StoreUrl, Transport, Upstream};
 use crate::config::unit::show_duration;
 use crate::logging::printable;
 use crate::rules::lock::{Digest, Request};
-use crate::store::{ServerInfo, Settings, Store, Unavailable, Unobserved};
+use crate::store::{Client, ServerInfo, Settings, Store, Unavailable, Unobserved};
 use crate::tls;
 
 /// The store may take longer to answer an operator than to answer a publish.
@@ -75,7 +75,7 @@ enum BrokerFault {
     NotAmqp,
 }
 
-/// Asks every broker and the store. Blocks.
+/// Asks every broker, the store and the result backend. Blocks.
 pub(super) fn connect(config: &Config) -> Vec<Finding> {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -92,6 +92,9 @@ pub(super) fn connect(config: &Config) -> Vec<Finding> {
         }
         if let StoreUrl::Redis(redis) = &config.store.url {
             findings.extend(ask_store(redis, config).await);
+        }
+        if let Some(results) = &config.results {
+            findings.push(ask_results(&results.url, config).await);
         }
         findings
     })
@@ -214,32 +217,61 @@ fn tls_fault(error: io::Error) -> BrokerFault {
     BrokerFault::Tls { error, remedy }
 }
 
-/// Connects, asks what the server is, and asks for a lock as every publish does.
-async fn ask_store(redis: &RedisUrl, config: &Config) -> Vec<Finding> {
-    let what = format!("store {redis}");
-    let failed = |says: String| vec![finding(&what, Verdict::Failed, says)];
+/// A client of this Redis, or why there can be none.
+async fn redis_client(redis: &RedisUrl, prefix: &str, config: &Config) -> Result<Client, String> {
     let timeout = config.proxy.connect_timeout;
     // The store's own connection does not tell why it could not be made.
     match timeout_at(Instant::now() + timeout, dial(&redis.address)).await {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => return failed(format!("{error}. Is Redis running there, and is the address right?")),
+        Ok(Err(error)) => return Err(format!("{error}. Is Redis running there, and is the address right?")),
         Err(_) => {
             let waited = show_duration(timeout);
-            return failed(format!(
+            return Err(format!(
                 "no connection within {waited}. Does a firewall swallow the packets, or is the host down?"
             ));
         }
     }
     let settings = Settings {
         url: redis.url.expose().to_owned(),
-        prefix: config.store.prefix.clone(),
+        prefix: prefix.to_owned(),
         timeout: config.store.timeout.max(STORE_TIMEOUT),
         proxy: Arc::from("oncegate-check"),
         ca: None,
     };
-    let store = match Store::open(&settings, Arc::new(Unobserved)) {
-        Ok(store) => store.client(),
-        Err(error) => return failed(error.to_string()),
+    let store = Store::open(&settings, Arc::new(Unobserved)).map_err(|error| error.to_string())?;
+    Ok(store.client())
+}
+
+/// The result backend only has to be there and not too old; a replica will do.
+async fn ask_results(redis: &RedisUrl, config: &Config) -> Finding {
+    let what = format!("results {redis}");
+    let client = match redis_client(redis, "", config).await {
+        Ok(client) => client,
+        Err(says) => return finding(&what, Verdict::Failed, says),
+    };
+    match client.inspect().await {
+        Ok(info) => judge_results(&what, &info.unwrap_or_default()),
+        Err(error) => finding(&what, Verdict::Failed, store_fault(&error, redis, "results.url")),
+    }
+}
+
+/// Publications beside answers on one connection (RESP3) came with Redis 6.
+fn judge_results(what: &str, info: &ServerInfo) -> Finding {
+    let major = info.version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    if major.is_some_and(|major| major < 6) {
+        let says = format!("Redis {} is too old to be followed: it must be 6 or later", info.version);
+        return finding(what, Verdict::Failed, says);
+    }
+    finding(what, Verdict::Ok, format!("Redis {}", info.version))
+}
+
+/// Connects, asks what the server is, and asks for a lock as every publish does.
+async fn ask_store(redis: &RedisUrl, config: &Config) -> Vec<Finding> {
+    let what = format!("store {redis}");
+    let failed = |says: String| vec![finding(&what, Verdict::Failed, says)];
+    let store = match redis_client(redis, &config.store.prefix, config).await {
+        Ok(store) => store,
+        Err(says) => return failed(says),
     };
     let mut findings = match store.inspect().await {
         Ok(info) => judge(&what, &info.unwrap_or_default()),
@@ -248,7 +280,7 @@ async fn ask_store(redis: &RedisUrl, config: &Config) -> Vec<Finding> {
             Verdict::Warning,
             "does not let this account run INFO. See yourself that it is a master with maxmemory-policy noeviction.",
         )],
-        Err(error) => return failed(store_fault(&error, redis)),
+        Err(error) => return failed(store_fault(&error, redis, "store.url")),
     };
     if findings.iter().all(|finding| finding.verdict != Verdict::Failed)
         && let Err(error) = store.ask(Request::Show { digest: Digest([0; 32]) }).await
@@ -256,13 +288,13 @@ async fn ask_store(redis: &RedisUrl, config: &Config) -> Vec<Finding> {
         findings.push(finding(
             &what,
             Verdict::Failed,
-            format!("a lock cannot be asked for: {}", store_fault(&error, redis)),
+            format!("a lock cannot be asked for: {}", store_fault(&error, redis, "store.url")),
         ));
     }
     findings
 }
 
-fn store_fault(error: &Unavailable, redis: &RedisUrl) -> String {
+fn store_fault(error: &Unavailable, redis: &RedisUrl, key: &str) -> String {
     let remedy = match error {
         Unavailable::Timeout => "Is it Redis, and is it healthy?",
         Unavailable::Refused(why)
@@ -270,14 +302,14 @@ fn store_fault(error: &Unavailable, redis: &RedisUrl) -> String {
                 .iter()
                 .any(|code| why.contains(code)) =>
         {
-            "Write user and password in store.url: redis://USER:PASSWORD@HOST:PORT/DB."
+            &format!("Write user and password in {key}: redis://USER:PASSWORD@HOST:PORT/DB.")
         }
         Unavailable::Refused(why) if has_code(why, &["noperm"]) => {
             "Allow the account scripts (EVALSHA, SCRIPT LOAD) and the commands on hashes, strings and expiry, on keys that begin with store.prefix."
         }
         Unavailable::Refused(_) => "See the server's log.",
         Unavailable::Disconnected | Unavailable::CircuitOpen => match redis.transport {
-            Transport::Tcp => "Is it Redis? If it takes TLS, write rediss:// in store.url.",
+            Transport::Tcp => &format!("Is it Redis? If it takes TLS, write rediss:// in {key}."),
             Transport::Tls => {
                 "Does it take TLS, with a certificate for this name from an authority that the system trusts? Without TLS write redis://."
             }

@@ -12,8 +12,9 @@ use super::output::{Exit, Failure, Output};
 use super::process::plain;
 use crate::config::address::{StoreUrl, parse_store_url};
 use crate::config::unit::parse_duration;
-use crate::rules::lock::Digest;
-use crate::store::operator::{self, Act, Choice, Running};
+use crate::logging::printable;
+use crate::rules::lock::{Digest, Running};
+use crate::store::operator::{self, Act, Choice};
 use crate::store::{Client, Filter, Settings, Store, Unavailable, Unobserved};
 
 /// An operator waits longer than a publish.
@@ -66,8 +67,11 @@ fn list(place: &Place, filter: &Filter, limit: usize, output: &mut Output<'_>) -
             break;
         }
     }
-    let more = cursor.is_some();
+    let (none, more) = (locks.is_empty(), cursor.is_some());
     output.answer(&json!({ "locks": locks, "cursor": cursor }), list_text);
+    if none {
+        output.note("no locks");
+    }
     if more {
         output.note("there are more: --limit 0 shows all");
     }
@@ -90,7 +94,13 @@ fn clear(place: &Place, args: &ClearArgs, output: &mut Output<'_>) -> Result<Exi
             None | Some(0) => String::new(),
             Some(count) => format!(", left {count} whose holder runs (--include-running frees them too)"),
         };
-        format!("{verb} {} locks{skipped}\n", plain(&answer["released"]))
+        let mut text = format!("{verb} {} locks{skipped}\n", plain(&answer["released"]));
+        if act == Act::DryRun {
+            for digest in answer["digests"].as_array().into_iter().flatten() {
+                let _ = writeln!(text, "{}", plain(digest));
+            }
+        }
+        text
     });
     Ok(Exit::Done)
 }
@@ -230,9 +240,13 @@ fn list_text(list: &Value) -> String {
     let mut text = String::new();
     for lock in list["locks"].as_array().into_iter().flatten() {
         let shadow = if lock["shadow"] == true { " (shadow)" } else { "" };
+        let worker = match lock["worker"].as_str() {
+            None | Some("") => String::new(),
+            Some(worker) => format!(" on {}", printable(worker)),
+        };
         let _ = writeln!(
             text,
-            "{}  {}{shadow}  {}  {}  held by {}  since {}  expires in {} s",
+            "{}  {}{shadow}  {}  {}  held by {}{worker}  since {}  expires in {} s",
             plain(&lock["digest"]),
             plain(&lock["state"]),
             plain(&lock["rule"]),

@@ -199,18 +199,38 @@ pub fn parse_store_url(text: &str) -> Result<StoreUrl, AddressFault> {
     if text == "memory:" {
         return Ok(StoreUrl::Memory);
     }
-    let (transport, rest) = match text.split_once("://") {
-        Some(("redis", rest)) => (Transport::Tcp, rest),
-        Some(("rediss", rest)) => (Transport::Tls, rest),
-        Some((scheme @ ("redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "rediss+cluster"), _)) => {
-            return Err(fault(
-                format!("is not available in this version: {scheme}:// is not built yet"),
-                remedy,
-            ));
+    match text.split_once("://") {
+        Some(("redis", rest)) => parse_redis(text, Transport::Tcp, rest, remedy).map(StoreUrl::Redis),
+        Some(("rediss", rest)) => parse_redis(text, Transport::Tls, rest, remedy).map(StoreUrl::Redis),
+        Some((scheme @ ("redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "rediss+cluster"), _)) => Err(not_built(scheme, remedy)),
+        Some((scheme, _)) => Err(fault(format!("has the scheme {scheme}://, which is not a store"), remedy)),
+        None => Err(fault("is not the URL of a store", remedy)),
+    }
+}
+
+/// Reads where Celery's Redis result backend is. Celery's own form for sentinels is `sentinel://HOST:26379;sentinel://…`.
+pub fn parse_results_url(text: &str) -> Result<RedisUrl, AddressFault> {
+    let remedy = "Write \"redis://HOST:6379/0\" or \"rediss://USER:PASSWORD@HOST:6379/0\".";
+    match text.split_once("://") {
+        Some(("redis", rest)) => parse_redis(text, Transport::Tcp, rest, remedy),
+        Some(("rediss", rest)) => parse_redis(text, Transport::Tls, rest, remedy),
+        Some((scheme @ ("sentinel" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "rediss+cluster"), _)) => {
+            Err(not_built(scheme, remedy))
         }
-        Some((scheme, _)) => return Err(fault(format!("has the scheme {scheme}://, which is not a store"), remedy)),
-        None => return Err(fault("is not the URL of a store", remedy)),
-    };
+        Some((scheme, _)) => Err(fault(
+            format!("has the scheme {scheme}://, which is not the Redis result backend"),
+            remedy,
+        )),
+        None => Err(fault("is not the URL of a result backend", remedy)),
+    }
+}
+
+fn not_built(scheme: &str, remedy: &str) -> AddressFault {
+    fault(format!("is not available in this version: {scheme}:// is not built yet"), remedy)
+}
+
+/// Reads what follows `redis://` or `rediss://` in `text`.
+fn parse_redis(text: &str, transport: Transport, rest: &str, remedy: &str) -> Result<RedisUrl, AddressFault> {
     let (credentials, rest) = rest
         .rsplit_once('@')
         .map_or((None, rest), |(credentials, rest)| (Some(credentials), rest));
@@ -225,14 +245,14 @@ pub fn parse_store_url(text: &str) -> Result<StoreUrl, AddressFault> {
         Some((user, password)) => (decode(user)?, decode(password)?.map(Secret::new)),
         None => (None, None),
     };
-    Ok(StoreUrl::Redis(RedisUrl {
+    Ok(RedisUrl {
         url: Secret::new(text),
         address,
         transport,
         database,
         user,
         password,
-    }))
+    })
 }
 
 /// Undoes percent encoding; `None` for an empty text.

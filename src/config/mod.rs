@@ -33,8 +33,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::rules::RuleSet;
+use crate::rules::spec::EnableEvents;
 
-use address::{HostPort, Listen, StoreUrl, Upstream};
+use address::{HostPort, Listen, RedisUrl, StoreUrl, Upstream};
 use error::{ConfigErrors, Warning};
 use unit::Secret;
 
@@ -55,6 +56,8 @@ pub struct Config {
     pub log: LogConfig,
     /// `[decisions]`.
     pub decisions: DecisionsConfig,
+    /// `[results]`; `None` if no result backend is to be read.
+    pub results: Option<ResultsConfig>,
     /// The rules, in order.
     pub rules: Arc<RuleSet>,
     /// Lower-case hex SHA-256 of the texts that this came from: files, variables, flags.
@@ -98,6 +101,8 @@ pub struct ProxyConfig {
     pub drain_timeout: Duration,
     /// Whether publishes on a plain channel get confirms of the proxy's own.
     pub upstream_confirms: UpstreamConfirms,
+    /// Whether workers are told to publish task events: `control.enable_events`.
+    pub enable_events: EnableEvents,
     /// What `amqps://` listeners show to clients; present if there is one.
     pub tls: Option<ServerTls>,
     /// How `amqps://` brokers are dialled.
@@ -260,6 +265,15 @@ pub struct DecisionsConfig {
     pub keep: Duration,
     /// The most records.
     pub max: u64,
+}
+
+/// `[results]`: the Redis result backend of the Celery applications.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResultsConfig {
+    /// Where.
+    pub url: RedisUrl,
+    /// Celery's `global_keyprefix`; empty if it has none.
+    pub key_prefix: String,
 }
 
 /// What the command line sets; it beats the environment, which beats the file.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use super::address::{
-    AddressFault, HostPort, Listen, StoreUrl, Upstream, parse_host_and_port, parse_listen, parse_store_url, parse_upstream,
+    AddressFault, HostPort, Listen, RedisUrl, StoreUrl, Upstream, parse_host_and_port, parse_listen, parse_results_url, parse_store_url,
+    parse_upstream,
 };
 use super::context::{Context, shorten};
 use super::suggest::nearest;
@@ -288,6 +289,17 @@ impl Setting for HostPort {
 impl Setting for Upstream {
     fn read(node: &Node, cx: &Context<'_>) -> Option<Upstream> {
         read_address(node, cx, "amqp://127.0.0.1:5672", parse_upstream)
+    }
+
+    fn show(&self) -> Json {
+        json!(self.to_string())
+    }
+}
+
+/// The address of the result backend.
+impl Setting for RedisUrl {
+    fn read(node: &Node, cx: &Context<'_>) -> Option<RedisUrl> {
+        read_address(node, cx, "redis://127.0.0.1:6379/1", parse_results_url)
     }
 
     fn show(&self) -> Json {

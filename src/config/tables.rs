@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::address::{HostPort, Listen, StoreUrl, Transport, Upstream};
+use super::address::{HostPort, Listen, RedisUrl, StoreUrl, Transport, Upstream};
 use super::admin::{read_admin, read_token};
+use super::check::Ends;
 use super::context::Context;
 use super::layer::Layered;
 use super::reader::TableReader;
@@ -12,11 +13,13 @@ use super::rule;
 use super::secrets::{check_tls, read_client_tls, read_secret, read_server_tls};
 use super::setting::{Setting as _, Size};
 use super::tree::{Table, Value};
-use super::unbuilt::{read_unbuilt_tables, read_vhost};
+use super::unbuilt::{read_control, read_unbuilt_tables, read_vhost};
 use super::unit::show_size;
 use super::{
-    Config, DecisionsConfig, LogConfig, LogDecisions, LogFormat, LogLevel, ProxyConfig, StoreConfig, UpstreamConfirms, UpstreamPolicy,
+    Config, DecisionsConfig, LogConfig, LogDecisions, LogFormat, LogLevel, ProxyConfig, ResultsConfig, StoreConfig, UpstreamConfirms,
+    UpstreamPolicy,
 };
+use crate::rules::spec::EnableEvents;
 
 const MIB: usize = 1 << 20;
 
@@ -25,13 +28,20 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
     let mut root = TableReader::new(reader, "", Some(&layered.root), None);
     root.get("include", Vec::<String>::new());
     let watch_config = root.get("watch_config", true);
-    let proxy = read_proxy(&mut root);
+    let mut proxy = read_proxy(&mut root);
+    proxy.enable_events = read_control(&mut root);
     let store = read_store(&mut root, &proxy.listen);
     let admin = read_admin(&mut root);
     let log = read_log(&mut root);
     let decisions = read_decisions(&mut root);
+    let results = read_results(&mut root);
     read_unbuilt_tables(&mut root);
-    let rules = rule::read_set(&mut root);
+    let ends = if proxy.enable_events == EnableEvents::False && results.is_none() {
+        Ends::Untold
+    } else {
+        Ends::Told
+    };
+    let rules = rule::read_set(&mut root, ends);
     let shown = root.finish();
     let mut read = layered.included.clone();
     read.extend(reader.files());
@@ -43,6 +53,7 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
         admin,
         log,
         decisions,
+        results,
         rules,
         sha256: layered.sha256.clone(),
         warnings: Vec::new(),
@@ -146,6 +157,7 @@ fn read_proxy(root: &mut TableReader<'_>) -> ProxyConfig {
         } else {
             UpstreamConfirms::Off
         },
+        enable_events: EnableEvents::Auto,
         tls: read_server_tls(&mut table, "proxy.tls"),
         upstream_tls: read_client_tls(&mut table),
         listen,
@@ -280,4 +292,42 @@ fn read_decisions(root: &mut TableReader<'_>) -> DecisionsConfig {
     let shown = table.finish();
     root.show("decisions", shown);
     DecisionsConfig { keep, max }
+}
+
+/// `results.kind`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ResultsKind {
+    Auto,
+    Redis,
+    Rpc,
+    Worker,
+    None,
+}
+
+const RESULTS_KINDS: [(&str, ResultsKind); 5] = [
+    ("auto", ResultsKind::Auto),
+    ("redis", ResultsKind::Redis),
+    ("rpc", ResultsKind::Rpc),
+    ("worker", ResultsKind::Worker),
+    ("none", ResultsKind::None),
+];
+
+/// `[results]`; `None` if no result backend is to be read.
+fn read_results(root: &mut TableReader<'_>) -> Option<ResultsConfig> {
+    let mut table = open(root, "results", "results");
+    let url = read_secret::<RedisUrl>(&mut table, "url", "url_file");
+    let kind = table.choice("kind", ResultsKind::Auto, &RESULTS_KINDS);
+    let key_prefix = table.get("key_prefix", String::new());
+    positive(&mut table, "expires", Duration::from_secs(24 * 3600));
+    if kind == ResultsKind::Redis && !table.has("url") && !table.has("url_file") {
+        table.refuse(
+            "kind",
+            "does not say where the Redis is",
+            "Write url = \"redis://HOST:6379/1\" beside it.",
+        );
+    }
+    let shown = table.finish();
+    root.show("results", shown);
+    let url = url.filter(|_| matches!(kind, ResultsKind::Auto | ResultsKind::Redis))?;
+    Some(ResultsConfig { url, key_prefix })
 }

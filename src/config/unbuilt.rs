@@ -1,23 +1,26 @@
-//! The tables of which nothing is built.
-
-use std::time::Duration;
+//! The tables of which nothing, or little, is built.
 
 use super::context::Context;
 use super::reader::TableReader;
 use super::report::{Reader, Shown};
+use super::rule::words;
 use super::secrets::read_secret;
 use super::setting::read_text;
 use super::source::Span;
-use super::tables::{open, positive};
+use super::tables::open;
 use super::tree::{Table, Value};
 use super::unit::Secret;
+use crate::rules::spec::EnableEvents;
 
-/// The tables of which nothing is built: typed, so that a mistake in them is told as such.
-pub(super) fn read_unbuilt_tables(root: &mut TableReader<'_>) {
+/// `[control]`: whether workers are told to publish task events.
+pub(super) fn read_control(root: &mut TableReader<'_>) -> EnableEvents {
     let mut control = open(root, "control", "control");
     read_broker_url(&mut control);
-    let events = [("auto", "auto"), ("true", "true"), ("false", "false")];
-    control.choice("enable_events", "auto", &events);
+    let enable_events = control.choice(
+        "enable_events",
+        EnableEvents::Auto,
+        &words(EnableEvents::NAMES, EnableEvents::from_name),
+    );
     let vhosts = open(&mut control, "vhosts", "control.vhosts");
     for entry in vhosts.entries() {
         match &entry.node.value {
@@ -35,16 +38,11 @@ pub(super) fn read_unbuilt_tables(root: &mut TableReader<'_>) {
     }
     let shown = control.finish();
     root.show("control", shown);
+    enable_events
+}
 
-    let mut results = open(root, "results", "results");
-    read_secret::<Secret>(&mut results, "url", "url_file");
-    let kinds = ["auto", "redis", "rpc", "worker", "none"].map(|kind| (kind, kind));
-    results.choice("kind", "auto", &kinds);
-    results.get("key_prefix", String::new());
-    positive(&mut results, "expires", Duration::from_secs(24 * 3600));
-    let shown = results.finish();
-    root.show("results", shown);
-
+/// The tables of which nothing is built: typed, so that a mistake in them is told as such.
+pub(super) fn read_unbuilt_tables(root: &mut TableReader<'_>) {
     let mut park = open(root, "park", "park");
     park.get("prefix", "oncegate.park".to_owned());
     let shown = park.finish();

@@ -110,6 +110,16 @@ impl Visit for Record {
         self.fields.push((field.name(), Value::Literal(value.to_string())));
     }
 
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        let text = value.to_string();
+        let value = if value.is_finite() {
+            Value::Literal(text)
+        } else {
+            Value::Text(text)
+        };
+        self.fields.push((field.name(), value));
+    }
+
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.fields.push((field.name(), Value::Literal(value.to_string())));
     }

@@ -261,3 +261,21 @@ fn an_output_that_blocks_holds_nobody_up() {
     assert!(text.contains("log lines were lost"), "{text}");
     assert!(text.matches("line\n").count() < 10, "{text}");
 }
+
+#[test]
+fn numbers_are_numbers_and_what_is_none_is_left_out() {
+    let text = capture(Format::Json, "info", |_| {
+        let nothing: Option<&str> = None;
+        tracing::info!(
+            seconds = 90.5,
+            whole = Some(3600.0),
+            infinite = f64::INFINITY,
+            rule = nothing,
+            "admin"
+        );
+    });
+    let line: Value = serde_json::from_str(&text).expect("one object");
+    assert_eq!((&line["seconds"], line["whole"].as_f64()), (&Value::from(90.5), Some(3600.0)));
+    assert_eq!(line["infinite"], "inf");
+    assert_eq!(line.get("rule"), None);
+}

@@ -23,8 +23,14 @@ label_values! {
         RenewLease = "renew_lease",
         /// The broker does not have it.
         Unpublish = "unpublish",
-        /// A worker settled a delivery.
+        /// Something was learnt of a task.
         Signal = "signal",
+        /// May this delivery go to its worker?
+        Admit = "admit",
+        /// The holder is alive.
+        Renew = "renew",
+        /// A key is locked by hand.
+        Cool = "cool",
         /// An operator frees a lock.
         Release = "release",
         /// What is known of a key.

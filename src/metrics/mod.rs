@@ -47,6 +47,9 @@ const HELD_SECONDS: &[f64] = &[
     2_592_000.0,
 ];
 
+/// The result backend as a dependency.
+const RESULTS: &str = "results";
+
 /// All metrics of this process.
 pub struct Metrics {
     registry: Registry,
@@ -61,6 +64,7 @@ pub struct Metrics {
     config_info: IntGaugeVec,
     store_info: IntGaugeVec,
     locks: IntGaugeVec,
+    circuit: IntGaugeVec,
     reloads_ok: IntCounter,
     reloads_failed: IntCounter,
     last_reload_ok: IntGauge,
@@ -176,6 +180,7 @@ impl Metrics {
             channels: gauge(r, "oncegate_channels", "Channels that are open.")?,
             store_up: gauge(r, "oncegate_store_up", "1 while the store answers.")?,
             store_circuit_open: circuit.with_label_values(&["store"]),
+            circuit,
             rule_families: families,
             rules: Mutex::new(HashMap::new()),
             registry,
@@ -260,6 +265,17 @@ impl Metrics {
         self.store_info.with_label_values(&[kind]).set(1);
     }
 
+    /// Notes whether the result backend that is to be followed is connected.
+    pub fn set_results_up(&self, up: bool) {
+        self.circuit.with_label_values(&[RESULTS]).set(i64::from(!up));
+    }
+
+    /// Notes that no result backend is followed any more.
+    pub fn forget_results(&self) {
+        // It is not there if none was followed before.
+        let _ = self.circuit.remove_label_values(&[RESULTS]);
+    }
+
     /// Replaces what `oncegate_locks` shows: how many locks the store holds, by rule and state.
     pub fn set_locks<'a>(&self, counts: impl IntoIterator<Item = (&'a str, &'a str, u64)>) {
         self.locks.reset();
@@ -301,6 +317,12 @@ fn rule_families(registry: &Registry) -> prometheus::Result<RuleFamilies> {
         deliveries: counters(registry, "oncegate_deliveries_total", "Deliveries, by decision.", decision)?,
         released: counters(registry, "oncegate_locks_released_total", "Locks freed, by reason.", reason)?,
         unkeyable: counters(registry, "oncegate_messages_unkeyable_total", "Messages without a key.", reason)?,
+        cooldowns: counters(
+            registry,
+            "oncegate_cooldowns_total",
+            "Keys that an operator locked by hand.",
+            &["rule"],
+        )?,
         exceptions: counters(
             registry,
             "oncegate_exceptions_total",

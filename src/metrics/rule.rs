@@ -18,6 +18,7 @@ pub(super) struct RuleFamilies {
     pub(super) released: IntCounterVec,
     pub(super) unkeyable: IntCounterVec,
     pub(super) exceptions: IntCounterVec,
+    pub(super) cooldowns: IntCounterVec,
     pub(super) held: HistogramVec,
 }
 
@@ -30,6 +31,7 @@ pub struct RuleMetrics {
     released: [OnceLock<IntCounter>; RELEASE_REASONS],
     unkeyable: [OnceLock<IntCounter>; UnkeyableReason::COUNT],
     exceptions: [OnceLock<IntCounter>; ExceptionReason::COUNT],
+    cooldowns: OnceLock<IntCounter>,
     held: OnceLock<Histogram>,
 }
 
@@ -43,6 +45,7 @@ impl RuleMetrics {
             released: Default::default(),
             unkeyable: Default::default(),
             exceptions: Default::default(),
+            cooldowns: OnceLock::new(),
             held: OnceLock::new(),
         }
     }
@@ -94,6 +97,14 @@ impl RuleMetrics {
         child
             .get_or_init(|| self.families.exceptions.with_label_values(&[&self.rule, reason.as_str()]))
             .inc();
+    }
+
+    /// Counts a key that was locked by hand.
+    pub fn count_cooldown(&self) {
+        let child = self
+            .cooldowns
+            .get_or_init(|| self.families.cooldowns.with_label_values(&[&self.rule]));
+        child.inc();
     }
 
     fn publish(&self, decision: PublishDecision, mode: Mode) -> &IntCounter {

@@ -22,6 +22,7 @@ fn fed() -> Metrics {
     rule.count_released(ReleaseReason::Returned, 250);
     rule.count_unkeyable(UnkeyableReason::MissingArgument);
     rule.count_exception(ExceptionReason::Lost);
+    rule.count_cooldown();
     metrics.publishes_unmatched.inc_by(7);
     metrics.traffic(Peer::Broker, Direction::Out).bytes.inc_by(100);
     metrics.traffic(Peer::Client, Direction::In).frames.inc_by(3);
@@ -33,6 +34,7 @@ fn fed() -> Metrics {
     metrics.set_config("abc");
     metrics.set_store_type("memory");
     metrics.set_locks([("reports", "queued", 4)]);
+    metrics.set_results_up(false);
     metrics
 }
 
@@ -57,6 +59,7 @@ fn names_and_labels_are_the_fixed_ones() {
         ),
         (r#"oncegate_deliveries_total{decision="unmatched",mode="",rule=""}"#, "0"),
         (r#"oncegate_locks_released_total{reason="returned",rule="reports"}"#, "1"),
+        (r#"oncegate_cooldowns_total{rule="reports"}"#, "1"),
         (r#"oncegate_lock_held_seconds_sum{rule="reports"}"#, "0.25"),
         (
             r#"oncegate_messages_unkeyable_total{reason="missing_argument",rule="reports"}"#,
@@ -70,6 +73,7 @@ fn names_and_labels_are_the_fixed_ones() {
         ("oncegate_store_up", "0"),
         (r#"oncegate_store_info{type="memory"}"#, "1"),
         (r#"oncegate_circuit_open{dependency="store"}"#, "0"),
+        (r#"oncegate_circuit_open{dependency="results"}"#, "1"),
         (r#"oncegate_upstream_up{upstream="127.0.0.1:5672"}"#, "1"),
         ("oncegate_connections", "0"),
         ("oncegate_connections_limit", "0"),
@@ -110,6 +114,20 @@ fn nothing_is_exported_that_has_no_source() {
         !text.contains(r#"decision="replaced""#),
         "a decision that was never made shows no series"
     );
+}
+
+#[test]
+fn a_result_backend_that_is_not_followed_has_no_series() {
+    let metrics = fed();
+    let series = r#"oncegate_circuit_open{dependency="results"}"#;
+    metrics.set_results_up(true);
+    assert_eq!(
+        samples(&metrics.render().expect("renders")).get(series).map(String::as_str),
+        Some("0")
+    );
+    metrics.forget_results();
+    metrics.forget_results();
+    assert!(!metrics.render().expect("renders").contains(series));
 }
 
 #[test]

@@ -233,6 +233,7 @@ fn settings(config: &ProxyConfig) -> Settings {
         max_message: config.max_message,
         connection_memory: config.connection_memory,
         upstream_confirms: config.upstream_confirms == UpstreamConfirms::Select,
+        enable_events: config.enable_events,
         handshake_us: config.handshake_timeout.as_micros() as u64,
         ..Settings::default()
     }

@@ -102,6 +102,9 @@ fn label(op: Op) -> StoreOp {
         Op::RenewLease => StoreOp::RenewLease,
         Op::Unpublish => StoreOp::Unpublish,
         Op::Signal => StoreOp::Signal,
+        Op::Admit => StoreOp::Admit,
+        Op::Renew => StoreOp::Renew,
+        Op::Cool => StoreOp::Cool,
         Op::Release => StoreOp::Release,
         Op::Show => StoreOp::Show,
     }

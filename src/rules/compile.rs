@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::expr::{Expr, NAMES};
+use super::lock::ReleaseOn;
 use super::matcher::{Glob, Globs};
 use super::params::Params;
-use super::spec::{Key as KeySpec, Mode, RuleSpec, SpecError};
+use super::spec::{Key as KeySpec, Mode, Outcome, RuleSpec, SpecError};
 use super::{Key, Piece, Rule, SignaturesOf, When};
 
 /// Task names with their signatures, as `[signatures]` gives them.
@@ -88,6 +89,12 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
         settle_grace: spec.settle_grace,
         canvas: spec.canvas,
         acks_late: spec.acks_late,
+        release_on: match spec.release_on[..] {
+            [Outcome::Success] => ReleaseOn::Success,
+            [Outcome::Failure] => ReleaseOn::Failure,
+            _ => ReleaseOn::Both,
+        },
+        cooldown: spec.cooldown.unwrap_or_default(),
         on_store_error: spec.on_store_error,
         store_wait: spec.store_wait,
         summary: spec.summary,

@@ -102,6 +102,8 @@ pub struct Claimed {
     pub scope: LockScope,
     /// The full life of the lock from now, in milliseconds.
     pub life_ms: u64,
+    /// How long from now its holder may still begin, in milliseconds, if its message expires.
+    pub unstarted_ms: Option<u64>,
 }
 
 impl Claimed {
@@ -115,9 +117,12 @@ impl Claimed {
             scope: self.scope,
             shadow: self.rule.mode == Mode::Observe,
             life_ms: self.life_ms,
+            unstarted_ms: self.unstarted_ms,
             lease_ms: self.rule.lease.as_millis() as u64,
             settle_grace_ms: self.rule.settle_grace.as_millis() as u64,
             acks_late: self.rule.acks_late == AcksLate::True,
+            release_on: self.rule.release_on,
+            cooldown_ms: self.rule.cooldown.as_millis() as u64,
         }
     }
 }
@@ -252,12 +257,17 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
     };
     let eta = facts.task.eta.map_or(0, |eta| u64::try_from(eta).unwrap_or(0));
     let life_ms = ttl_ms(rule, facts).saturating_add(eta.saturating_sub(now_ms));
+    // A start just before the end becomes known a moment after it.
+    let grace = rule.settle_grace.as_millis() as u64;
+    let expires = facts.task.expires.filter(|_| lock_scope != LockScope::UntilExpired);
+    let unstarted_ms = expires.map(|expires| u64::try_from(expires).unwrap_or(0).saturating_sub(now_ms).saturating_add(grace));
     Verdict::Claim(Claimed {
         rule: Arc::clone(rule),
         digest,
         summary,
         scope: lock_scope,
         life_ms,
+        unstarted_ms,
     })
 }
 

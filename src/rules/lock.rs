@@ -5,6 +5,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::celery::result::Status;
+
 /// The identity of a unique key: SHA-256 over the canonical encoding of domain, vhost, namespace and key parts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(pub [u8; 32]);
@@ -141,12 +143,49 @@ pub struct LockNote {
     pub shadow: bool,
     /// The full life, from now: the ttl, plus the time to the ETA if there is one.
     pub life_ms: u64,
+    /// For how long from now the task may still begin (its `expires`), if that is bounded: a lock whose holder has not begun by then is
+    /// of no use.
+    pub unstarted_ms: Option<u64>,
     /// The two-phase lease.
     pub lease_ms: u64,
     /// Where the ack is the only signal of an end: how long after it the lock goes.
     pub settle_grace_ms: u64,
     /// True where an ack of this task means that it has ended (`acks_late`).
     pub acks_late: bool,
+    /// Which outcomes free a lock that lasts until the end.
+    pub release_on: ReleaseOn,
+    /// How long the key stays locked after a success.
+    pub cooldown_ms: u64,
+}
+
+impl LockNote {
+    /// The life of the lock while its holder has not begun.
+    pub fn queued_life_ms(&self) -> u64 {
+        self.unstarted_ms.map_or(self.life_ms, |unstarted| unstarted.min(self.life_ms))
+    }
+}
+
+/// Which outcomes free a lock that lasts until the end; revoke, reject, expiry, purge and crash always do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum ReleaseOn {
+    /// Success and failure.
+    #[default]
+    Both,
+    /// Success only: after a failure the lock lives on to its ttl.
+    Success,
+    /// Failure only: after a success the lock lives on to its ttl.
+    Failure,
+}
+
+impl ReleaseOn {
+    /// As the store holds it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ReleaseOn::Both => "both",
+            ReleaseOn::Success => "success",
+            ReleaseOn::Failure => "failure",
+        }
+    }
 }
 
 /// One question or order to the store. Each is one atomic step and idempotent per (digest, id).
@@ -197,21 +236,59 @@ pub enum Request {
         /// Why.
         reason: ReleaseReason,
     },
-    /// A worker settled a delivery of this id. Frees what the id's record says this signal frees. Answered by [`Reply::Released`].
+    /// Something was learnt of what a worker does with this id. Frees what the id's record says this signal frees. Answered by
+    /// [`Reply::Released`].
     Signal {
         /// The task id.
         id: Arc<str>,
-        /// This settlement: the same again changes nothing.
+        /// This settlement: the same again changes nothing. Of no meaning where the signal is no settlement.
         settlement: Nonce,
-        /// What the worker did.
+        /// What was learnt.
         signal: Signal,
+        /// The worker's node name, empty if it is not known.
+        worker: Arc<str>,
     },
-    /// An operator frees a lock. Answered by [`Reply::Released`].
+    /// May this delivery go to the worker? Retakes a lock that has lapsed. Answered by [`Reply::Admit`].
+    Admit {
+        /// The key, as the present rules compute it, and the id that is delivered. A key that the id's record names for the same rule
+        /// goes before it.
+        claim: Claim,
+        /// This delivery, for the count of messages in flight.
+        delivery: Nonce,
+        /// What to write if the lock is taken; its life is the full one.
+        note: Arc<LockNote>,
+        /// Never a duplicate: a retry, a redelivery, a delivery that needs no ack.
+        reentrant: bool,
+        /// The worker's node name, empty if it is not known.
+        worker: Arc<str>,
+    },
+    /// The holder is alive: its lock gets its full life anew; a lock that is missing is taken again, never one that another id holds.
+    /// Answered by [`Reply::Renewed`].
+    Renew {
+        /// The key and the id.
+        claim: Claim,
+        /// The delivery by which it is known to be alive.
+        delivery: Nonce,
+        /// The same note as at admission.
+        note: Arc<LockNote>,
+        /// Whether a worker runs it, as far as is known.
+        running: bool,
+    },
+    /// Locks a key by hand, as after a success. Answered by [`Reply::Cooled`].
+    Cool {
+        /// The key, and the id that is written as its holder.
+        claim: Claim,
+        /// What to write beside it; its cooldown is the life of the lock.
+        note: Arc<LockNote>,
+    },
+    /// An operator frees a lock: renewals of a holder that runs on do not bring it back. Answered by [`Reply::Released`].
     Release {
         /// The key.
         digest: Digest,
         /// If given, only if this id holds it.
         holder: Option<Arc<str>>,
+        /// What becomes of it if its holder runs.
+        running: Running,
     },
     /// What is known of a key. Answered by [`Reply::Lock`].
     Show {
@@ -220,7 +297,17 @@ pub enum Request {
     },
 }
 
-/// What a worker did with a delivery.
+/// What a release does with the lock of a holder that runs.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Running {
+    /// It stays: freeing it lets a second run begin beside the first.
+    #[default]
+    Skip,
+    /// It is freed too.
+    Include,
+}
+
+/// What was learnt of a task id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Signal {
     /// `basic.ack`: started if the task acks early, ended if it acks late.
@@ -229,6 +316,90 @@ pub enum Signal {
     Rejected,
     /// Delivered to a consumer that does not acknowledge: started, and nothing more will be heard.
     DeliveredNoAck,
+    /// A worker runs it.
+    Started,
+    /// A worker will run it again: the run has ended, the task has not.
+    Retried,
+    /// It has succeeded.
+    Succeeded,
+    /// It has failed.
+    Failed,
+    /// Its worker says that it was revoked: it has ended.
+    Revoked,
+    /// Somebody asks all workers to revoke it, or a backend says that it is: true unless it runs. Its message is not to run any more.
+    RevokeAsked,
+    /// Its time has passed: a worker or the broker has dropped it, or will.
+    Expired,
+    /// Its worker is gone and does not know it any more.
+    Crashed,
+    /// Its queue was purged or deleted while the message lay in it.
+    Purged,
+}
+
+impl Signal {
+    /// Every signal.
+    pub const ALL: [Signal; 12] = [
+        Signal::Acked,
+        Signal::Rejected,
+        Signal::DeliveredNoAck,
+        Signal::Started,
+        Signal::Retried,
+        Signal::Succeeded,
+        Signal::Failed,
+        Signal::Revoked,
+        Signal::RevokeAsked,
+        Signal::Expired,
+        Signal::Crashed,
+        Signal::Purged,
+    ];
+
+    /// What a state in a result backend says, if anything.
+    pub fn of_result(status: Status) -> Option<Signal> {
+        match status {
+            Status::Started => Some(Signal::Started),
+            Status::Retry => Some(Signal::Retried),
+            Status::Success => Some(Signal::Succeeded),
+            Status::Failure => Some(Signal::Failed),
+            // Idle workers write it over a task that runs elsewhere when a revoke is sent to all.
+            Status::Revoked => Some(Signal::RevokeAsked),
+            Status::Pending | Status::Other => None,
+        }
+    }
+
+    /// Whether it settles one message of the holder, so that it is counted.
+    pub fn settles(self) -> bool {
+        matches!(self, Signal::Acked | Signal::Rejected | Signal::DeliveredNoAck)
+    }
+
+    /// What a commit that comes after it makes of it.
+    pub fn verdict(self) -> SignalVerdict {
+        match self {
+            Signal::Started | Signal::DeliveredNoAck => SignalVerdict::Starts,
+            Signal::Acked => SignalVerdict::Acks,
+            Signal::Rejected
+            | Signal::Succeeded
+            | Signal::Failed
+            | Signal::Revoked
+            | Signal::RevokeAsked
+            | Signal::Expired
+            | Signal::Crashed
+            | Signal::Purged => SignalVerdict::Ends,
+            Signal::Retried => SignalVerdict::GoesOn,
+        }
+    }
+}
+
+/// How far a signal says that a task has come, in rising order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SignalVerdict {
+    /// It will be published or run again.
+    GoesOn,
+    /// A worker has begun it.
+    Starts,
+    /// A worker has acknowledged it, early or late.
+    Acks,
+    /// It is over.
+    Ends,
 }
 
 /// Why a lock was freed, as the label of `oncegate_locks_released_total`.
@@ -318,6 +489,61 @@ pub enum Reply {
     Lock(Option<Box<LockRecord>>),
     /// To [`Request::RenewLease`].
     Done,
+    /// To [`Request::Admit`]: which key the id has, and what was found.
+    Admit(Digest, Admitted),
+    /// To [`Request::Renew`].
+    Renewed(Renewed),
+    /// To [`Request::Cool`].
+    Cooled(Cooled),
+}
+
+/// What an admission found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admitted {
+    /// The id holds the lock, or has taken it now.
+    Holds,
+    /// It goes out without a lock: it is known to the key or is never a duplicate, and another id holds the lock; or the lock rests, or
+    /// the rule that took its lock is gone.
+    Passes,
+    /// The id has lost its lock to a newer one, or was revoked: it is not to run.
+    Superseded,
+    /// Another id has the lock, for a lease only.
+    Leased {
+        /// Who has it.
+        holder: Arc<str>,
+    },
+    /// Another id holds the lock: this delivery is a duplicate found late.
+    Held {
+        /// Who holds it.
+        holder: Arc<str>,
+        /// Where that lock is in its life.
+        state: LockState,
+        /// How long until it lapses by itself.
+        expires_in_ms: u64,
+    },
+}
+
+/// What a renewal found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Renewed {
+    /// The lock has its full life.
+    Held,
+    /// The lock had gone and was taken again.
+    Retaken,
+    /// The holder has ended, or another id has the lock: there is nothing to renew.
+    Gone,
+}
+
+/// What a lock by hand found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cooled {
+    /// The key is locked for that long.
+    Locked,
+    /// A task holds the key; nothing was changed.
+    Held {
+        /// Who holds it.
+        holder: Arc<str>,
+    },
 }
 
 /// What an acquire found.

@@ -26,6 +26,7 @@ pub use decision::{Bypass, Claimed, Facts, Verdict};
 pub use digest::{Domain, digest};
 
 use expr::Expr;
+use lock::ReleaseOn;
 use matcher::Globs;
 use params::Params;
 use spec::{AcksLate, Canvas, Mode, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique};
@@ -109,6 +110,8 @@ pub struct Rule {
     settle_grace: Duration,
     canvas: Canvas,
     acks_late: AcksLate,
+    release_on: ReleaseOn,
+    cooldown: Duration,
     /// What a publish does while the store is silent.
     pub on_store_error: OnStoreError,
     /// How long a publish waits for a silent store, where it waits.
@@ -127,6 +130,16 @@ enum Match {
 }
 
 impl Rule {
+    /// An observing rule changes no frame, so it asks workers for nothing.
+    fn needs_events(&self) -> bool {
+        match self.unique {
+            _ if self.mode == Mode::Observe => false,
+            Some(Unique::UntilStarted) => self.acks_late != AcksLate::False,
+            Some(Unique::UntilFinished) => true,
+            _ => false,
+        }
+    }
+
     /// Whether the queue of a message can make a difference.
     fn asks_for_queue(&self) -> bool {
         let names = |expression: &Expr| expression.names().iter().any(|name| name == "queue");
@@ -182,6 +195,10 @@ pub struct RuleSet {
     named: HashSet<Box<str>>,
     /// True if a rule takes tasks by pattern, or by other matchers alone.
     patterns: bool,
+    /// True if the life of a lock depends on what workers do.
+    follows_tasks: bool,
+    /// True if that cannot be told from acknowledgements alone.
+    needs_events: bool,
     /// True if a rule asks for the queue of a message.
     queues: bool,
     /// Rules that `continue` has joined, by their places.
@@ -226,7 +243,10 @@ impl RuleSet {
                 None => patterns = true,
             }
         }
+        let follows = |unique| matches!(unique, Some(Unique::UntilStarted | Unique::UntilFinished));
         Ok(RuleSet {
+            follows_tasks: rules.iter().any(|rule| follows(rule.unique)),
+            needs_events: rules.iter().any(|rule| rule.needs_events()),
             specs,
             signatures: parsed,
             queues: rules.iter().any(|rule| rule.asks_for_queue()),
@@ -240,6 +260,16 @@ impl RuleSet {
     /// True if nothing can match.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
+    }
+
+    /// True if the life of a lock depends on what workers do: what they publish of it is worth reading.
+    pub fn follows_tasks(&self) -> bool {
+        self.follows_tasks
+    }
+
+    /// True if a rule needs task events: an early ack says nothing of the end, a late one nothing of the start and of the outcome.
+    pub fn needs_events(&self) -> bool {
+        self.needs_events
     }
 
     /// The rules that are in force, in order.

@@ -19,6 +19,9 @@ use crate::celery::{Limits, Unreadable, json, task};
 /// The names that a question in JSON may have.
 const NAMES: &str = "task, id, args, kwargs, vhost, user, queue, exchange, routing_key, headers, eta";
 
+/// The id of a message whose id was not given.
+pub const NO_ID: &str = "00000000-0000-0000-0000-000000000000";
+
 /// A message, as an operator describes it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Question {
@@ -85,7 +88,7 @@ impl Question {
     pub fn new(task: &str) -> Question {
         Question {
             task: task.to_owned(),
-            id: "00000000-0000-0000-0000-000000000000".to_owned(),
+            id: NO_ID.to_owned(),
             args: Value::List(Vec::new()),
             kwargs: Value::Map(Vec::new()),
             vhost: "/".to_owned(),
@@ -100,12 +103,14 @@ impl Question {
 
     /// Reads `{"task", "args", "kwargs", …}`. Values are read as those of a message in JSON.
     pub fn from_json(octets: &[u8]) -> Result<Question, QuestionError> {
+        Question::from_members(read_members(octets)?)
+    }
+
+    /// The same, of members that [`read_members`] has read.
+    pub fn from_members(members: Vec<(Value, Value)>) -> Result<Question, QuestionError> {
         let must_be = |name: &str, must_be| QuestionError::Type {
             name: name.to_owned(),
             must_be,
-        };
-        let Value::Map(members) = read_json(octets)? else {
-            return Err(must_be("the question", "an object"));
         };
         let mut question = Question::new("");
         for (name, value) in members {
@@ -162,12 +167,7 @@ impl Question {
             canvas: Canvas::default(),
         };
         let routing_key = self.routing_key.as_deref().or(self.queue.as_deref()).unwrap_or("");
-        // The default exchange routes to the queue that the routing key names.
-        let queue = self
-            .queue
-            .as_deref()
-            .or(self.routing_key.as_deref().filter(|_| self.exchange.is_empty()));
-        let queues: Option<Vec<Arc<str>>> = queue.map(|queue| vec![queue.into()]);
+        let queues: Option<Vec<Arc<str>>> = self.goes_to().map(|queue| vec![queue.into()]);
         let facts = Facts {
             task: &task,
             vhost: &self.vhost,
@@ -178,6 +178,12 @@ impl Question {
         };
         let (verdict, steps) = rules.explain(&facts, &body, now_ms);
         Ok(Explained { verdict, steps })
+    }
+
+    /// The queue that it goes to, as far as that is known: the default exchange routes to the one that the routing key names.
+    pub fn goes_to(&self) -> Option<&str> {
+        let routing_key = self.routing_key.as_deref().filter(|_| self.exchange.is_empty());
+        self.queue.as_deref().or(routing_key)
     }
 
     /// The headers, as the table of a message has them.
@@ -199,6 +205,17 @@ impl Question {
 /// Reads a value as it would be read from a message in JSON.
 pub fn read_json(octets: &[u8]) -> Result<Value, QuestionError> {
     json::parse(octets, Limits::new(octets.len())).map_err(QuestionError::Json)
+}
+
+/// The members of a question, before they are understood.
+pub fn read_members(octets: &[u8]) -> Result<Vec<(Value, Value)>, QuestionError> {
+    match read_json(octets)? {
+        Value::Map(members) => Ok(members),
+        _ => Err(QuestionError::Type {
+            name: "the question".to_owned(),
+            must_be: "an object",
+        }),
+    }
 }
 
 fn none_as(value: Value, default: Value) -> Value {
@@ -434,6 +451,18 @@ mod tests {
             (&unknown["decision"], &unknown["reason"]),
             (&json!("unmatched"), &json!("queue_unknown"))
         );
+    }
+
+    #[test]
+    fn where_it_goes_is_the_queue_or_what_the_default_exchange_makes_of_the_key() {
+        let goes_to = |json: &str| {
+            let question = Question::from_json(json.as_bytes()).expect("a question");
+            question.goes_to().map(str::to_owned)
+        };
+        assert_eq!(goes_to(r#"{"task": "t"}"#), None);
+        assert_eq!(goes_to(r#"{"task": "t", "queue": "q", "routing_key": "k"}"#).as_deref(), Some("q"));
+        assert_eq!(goes_to(r#"{"task": "t", "routing_key": "k"}"#).as_deref(), Some("k"));
+        assert_eq!(goes_to(r#"{"task": "t", "routing_key": "k", "exchange": "x"}"#), None);
     }
 
     #[test]

@@ -151,6 +151,18 @@ named! {
 }
 
 named! {
+    /// `control.enable_events`: whether workers are told to publish task events.
+    EnableEvents {
+        /// Where a rule needs them.
+        Auto = "auto",
+        /// Always.
+        True = "true",
+        /// Never.
+        False = "false",
+    }
+}
+
+named! {
     /// An element of `completion`: what tells that a task has ended.
     CompletionSource {
         /// A late acknowledgement.

@@ -63,9 +63,11 @@ impl Channel {
                 }
             }
             Some(MethodId::BASIC_CONSUME_OK) => {
+                shared.to_client.extend_from_slice(frame.raw);
                 if let Some(ok) = basic::ConsumeOk::decode(frame.payload) {
-                    self.consumer_runs(ok.consumer_tag);
+                    self.consumer_runs(shared, ok.consumer_tag);
                 }
+                return Ok(());
             }
             Some(MethodId::BASIC_CANCEL) => {
                 if let Some(cancel) = basic::Cancel::decode(frame.payload) {
@@ -100,7 +102,7 @@ impl Channel {
     }
 
     /// The broker has answered a `basic.consume`, and has named the consumer if its client left that to it.
-    fn consumer_runs(&mut self, tag: &[u8]) {
+    fn consumer_runs(&mut self, shared: &mut Shared, tag: &[u8]) {
         let asked =
             |named: bool| move |consumer: &Consumer| consumer.standing == Standing::Asked && consumer.tag == if named { tag } else { &[] };
         let index = self
@@ -111,6 +113,7 @@ impl Channel {
         if let Some(consumer) = index.and_then(|index| self.consumers.get_mut(index)) {
             consumer.tag = tag.to_vec();
             consumer.standing = Standing::Running;
+            self.enable_events(shared);
         }
     }
 

@@ -7,12 +7,13 @@ use super::agenda::Agenda;
 use super::confirm::Ledger;
 use super::declare::Declarations;
 use super::deliver::{Consumer, Deliveries, Pass, Standing};
+use super::hear::Mailbox;
 use super::kept::Kept;
 use super::publish::{Publish, Queue, Waiting};
 use super::{Shared, Ticket};
 use crate::amqp::frame::{Frame, FrameKind};
 use crate::amqp::method::{MethodId, basic};
-use crate::rules::lock::{Request, Signal};
+use crate::rules::lock::Signal;
 
 /// Which close handshake a channel is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,10 +152,15 @@ impl Channel {
             Some(MethodId::CHANNEL_CLOSE) => return self.client_closes(shared, frame),
             Some(MethodId::BASIC_CONSUME) => {
                 if let Some(consume) = basic::Consume::decode(frame.payload) {
+                    let mailbox = Mailbox::of_queue(consume.queue).filter(|_| consume.no_ack);
+                    if let Some(mailbox) = &mailbox {
+                        shared.worker = Arc::clone(&mailbox.node);
+                    }
                     self.consumers.push(Consumer {
                         tag: consume.consumer_tag.to_vec(),
                         no_ack: consume.no_ack,
                         standing: if consume.nowait { Standing::Running } else { Standing::Asked },
+                        mailbox: mailbox.map(Box::new),
                     });
                 }
             }
@@ -272,6 +278,25 @@ impl Channel {
         }
     }
 
+    /// Tells a worker whose mailbox is consumed here to publish task events, if they are wanted: once, when its consumer is there, or
+    /// later when rules come that want them.
+    pub(super) fn enable_events(&mut self, shared: &mut Shared) {
+        if !shared.wants_events() || self.life != Life::Open {
+            return;
+        }
+        for consumer in self.consumers.iter_mut().filter(|consumer| consumer.standing == Standing::Running) {
+            let told = consumer
+                .mailbox
+                .take()
+                .and_then(|mailbox| mailbox.enable_events(self.number, &consumer.tag, FRAME_MIN));
+            let Some(frames) = told else { continue };
+            match self.down {
+                Down::Idle => shared.to_client.extend_from_slice(&frames),
+                Down::Method(_) | Down::Passing(_) | Down::Swallowing(_) => self.after_content.extend_from_slice(&frames),
+            }
+        }
+    }
+
     /// True if this consumer of the client's gets its deliveries without acknowledgement.
     pub(super) fn no_ack(&self, tag: &[u8]) -> bool {
         match self.consumers.iter().find(|consumer| consumer.tag == tag) {
@@ -291,6 +316,11 @@ impl Channel {
         }
     }
 }
+
+/// Every peer takes frames of this size, in octets.
+///
+/// AMQP 0-9-1, `connection.tune`: `frame-min-size`.
+const FRAME_MIN: usize = 4096;
 
 /// What a client's settlement says: the tag, whether it is for all up to it, and the signal, none for a requeue.
 fn settlement(frame: &Frame<'_>) -> Option<(u64, bool, Option<Signal>)> {
@@ -317,9 +347,9 @@ fn settling(frame: &Frame<'_>, tag: u64, multiple: bool) -> Vec<u8> {
 }
 
 impl Shared {
-    /// A worker settled a delivery of this id.
+    /// The worker at the other end settled a delivery of this id.
     fn signal(&mut self, id: Arc<str>, signal: Signal) {
-        let settlement = self.nonce();
-        self.tells.push(Request::Signal { id, signal, settlement });
+        let worker = Arc::clone(&self.worker);
+        self.tell_signal(id, signal, worker);
     }
 }

@@ -6,7 +6,7 @@ use super::agenda::Place;
 use super::channel::{Channel, Collect, Up};
 use super::event::Event;
 use super::publish::{Grant, Publish, Wait, Waiting};
-use super::{Shared, Ticket};
+use super::{Shared, Ticket, hear};
 use crate::amqp::content::{ContentHeader, Properties};
 use crate::amqp::frame::{self, Frame, Split};
 use crate::amqp::method::basic;
@@ -256,6 +256,10 @@ fn judge(shared: &mut Shared, collect: &Collect) -> Option<Box<Grant>> {
     };
     let header = ContentHeader::decode(header_frame.payload)?;
     let body = body_of(collect);
+    if hear::hear(shared, &publish, &header.properties, &body) {
+        shared.counts.unmatched_publishes += 1;
+        return None;
+    }
     let routing_key_octets = routing::strip_delay(publish.exchange, publish.routing_key).unwrap_or(publish.routing_key);
     let exchange = String::from_utf8_lossy(publish.exchange);
     let routing_key = String::from_utf8_lossy(routing_key_octets);

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::hear::Mailbox;
+
 /// Who sees a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sight {
@@ -40,6 +42,8 @@ pub struct Consumer {
     pub tag: Vec<u8>,
     /// True if its deliveries need no acknowledgement: the broker forgets them when it sends them.
     pub no_ack: bool,
+    /// The mailbox of a worker, if that is what it consumes and the worker was not yet told to publish events.
+    pub mailbox: Option<Box<Mailbox>>,
     /// How far it has come.
     pub standing: Standing,
 }

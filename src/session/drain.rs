@@ -181,6 +181,7 @@ impl Channel {
                 tag: consumer_tag.to_vec(),
                 no_ack: false,
                 standing: Standing::Running,
+                mailbox: None,
             }),
         }
     }

@@ -22,6 +22,7 @@ mod drain;
 mod ends;
 mod event;
 mod handshake;
+mod hear;
 mod kept;
 mod publish;
 mod send;
@@ -40,6 +41,7 @@ pub use deliver::{Deliveries, Pass};
 pub use drain::Neighbours;
 pub use ends::{BrokerEnd, ClientEnd};
 pub use event::{CloseReason, Event, PublishEvent};
+pub use hear::Mailbox;
 pub use publish::Grant;
 pub use spares::Spares;
 
@@ -47,6 +49,7 @@ use walk::Passed;
 
 use crate::rules::RuleSet;
 use crate::rules::lock::{Claim, Nonce, Reply, Request};
+use crate::rules::spec::EnableEvents;
 use topology::{Change, Topology};
 
 /// One of the two peers.
@@ -139,6 +142,8 @@ pub struct Settings {
     pub lease_us: u64,
     /// How long Oncegate waits for a peer's `close-ok`, in microseconds.
     pub close_us: u64,
+    /// Whether workers are told to publish task events.
+    pub enable_events: EnableEvents,
 }
 
 impl Default for Settings {
@@ -150,6 +155,7 @@ impl Default for Settings {
             handshake_us: 10_000_000,
             lease_us: 10_000_000,
             close_us: 5_000_000,
+            enable_events: EnableEvents::Auto,
         }
     }
 }
@@ -194,6 +200,8 @@ struct Shared {
     now: Now,
     vhost: Arc<str>,
     user: Option<Arc<str>>,
+    /// The node name of the client, if it is a worker.
+    worker: Arc<str>,
     to_client: Vec<u8>,
     to_broker: Vec<u8>,
     asks: Vec<(u64, Request)>,
@@ -221,6 +229,15 @@ impl Shared {
     /// Asks to be called at this time at the latest.
     fn wake_at(&mut self, us: u64) {
         self.wake_us = self.wake_us.min(us);
+    }
+
+    /// Whether workers are to publish task events.
+    fn wants_events(&self) -> bool {
+        match self.settings.enable_events {
+            EnableEvents::Auto => self.rules.needs_events(),
+            EnableEvents::True => true,
+            EnableEvents::False => false,
+        }
     }
 
     fn nonce(&mut self) -> Nonce {
@@ -319,6 +336,7 @@ impl Session {
                 now,
                 vhost: Arc::from(""),
                 user: None,
+                worker: Arc::from(""),
                 to_client: Vec::new(),
                 to_broker: Vec::new(),
                 asks: Vec::new(),
@@ -424,6 +442,9 @@ impl Session {
     /// New rules. Publishes that wait keep the rule that decided about them.
     pub fn handle_rules(&mut self, rules: Arc<RuleSet>) {
         self.shared.rules = rules;
+        for channel in &mut self.channels.open {
+            channel.enable_events(&mut self.shared);
+        }
     }
 
     /// True if decisions need what is known of the virtual host's exchanges and queues.

@@ -321,6 +321,7 @@ mod deliveries;
 mod drain;
 mod ends;
 mod gone;
+mod hear;
 mod invariants;
 mod kept;
 mod leases;

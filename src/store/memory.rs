@@ -13,7 +13,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Answer, Filter, Page, Ticket};
 use crate::rules::lock::{
-    Acquired, Claim, Committed, Digest, Freed, LockNote, LockState, Nonce, ReleaseReason, Reply, Request, Scope, Signal,
+    Acquired, Admitted, Claim, Committed, Cooled, Digest, Freed, LockNote, LockState, Nonce, ReleaseReason, Renewed, Reply, Request,
+    Running, Scope, Signal, SignalVerdict,
 };
 use lock::{Lock, SignalEffect};
 use table::{EndedPublishes, Table};
@@ -23,6 +24,10 @@ use table::{EndedPublishes, Table};
 pub(super) const ENDED_KEPT_MS: u64 = 60_000;
 /// The same for a signal of an id that the store does not know.
 pub(super) const UNKNOWN_KEPT_MS: u64 = 10_000;
+/// For how long an id that is not to run is known beyond the life of the lock that it lost.
+pub(super) const DEAD_KEPT_MS: u64 = 24 * 3_600_000;
+/// No id is known to be dead for longer: 400 days.
+pub(super) const DEAD_LONGEST_MS: u64 = 400 * 24 * 3_600_000;
 /// No life or lease is longer: ten years.
 pub(super) const LONGEST_MS: u64 = 315_360_000_000;
 
@@ -121,10 +126,13 @@ impl Memory {
         let mut first = BinaryHeap::new();
         for (digest, lock) in table.locks(now) {
             if after.is_none_or(|after| *digest > after) && filter.takes(&lock.note.rule, &lock.note.task) {
-                first.push(*digest);
-                if first.len() > limit + 1 {
+                if first.len() > limit {
+                    if first.peek().is_some_and(|last| *last < *digest) {
+                        continue;
+                    }
                     first.pop();
                 }
+                first.push(*digest);
             }
         }
         let more = first.len() > limit;
@@ -164,8 +172,30 @@ impl Step<'_> {
                 Reply::Done
             }
             Request::Unpublish { claim, publish, reason } => Reply::Released(self.unpublish(claim, *publish, *reason)),
-            Request::Signal { id, settlement, signal } => Reply::Released(self.signal(id, *settlement, *signal)),
-            Request::Release { digest, holder } => Reply::Released(self.release(*digest, holder.as_deref())),
+            Request::Signal {
+                id,
+                settlement,
+                signal,
+                worker,
+            } => Reply::Released(self.signal(id, *settlement, *signal, worker)),
+            Request::Admit {
+                claim,
+                delivery,
+                note,
+                reentrant,
+                worker,
+            } => {
+                let (digest, admitted) = self.admit(claim, *delivery, note, *reentrant, worker);
+                Reply::Admit(digest, admitted)
+            }
+            Request::Renew {
+                claim,
+                delivery,
+                note,
+                running,
+            } => Reply::Renewed(self.renew(claim, *delivery, note, *running)),
+            Request::Cool { claim, note } => Reply::Cooled(self.cool(claim, note)),
+            Request::Release { digest, holder, running } => Reply::Released(self.release(*digest, holder.as_deref(), *running)),
             Request::Show { digest } => Reply::Lock(self.table.lock(digest, self.now).map(|lock| Box::new(lock.record(*digest)))),
         }
     }
@@ -173,20 +203,23 @@ impl Step<'_> {
     fn acquire(&mut self, claim: &Claim, publish: Nonce, note: &Arc<LockNote>, reentrant: bool) -> Acquired {
         let lease_end = self.now + note.lease_ms.clamp(1, LONGEST_MS);
         let record_end = lease_end + note.life_ms.min(LONGEST_MS);
+        if self.table.is_superseded(&claim.id, claim.digest, self.now) {
+            return Acquired::Reentry { holds: false };
+        }
         let Some(lock) = self.table.lock(&claim.digest, self.now) else {
             self.take(claim, publish, note, LockState::Leased, lease_end);
-            self.table.note_id(&claim.id, claim.digest, record_end, self.now);
+            self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
             return Acquired::Taken;
         };
         if lock.holder == claim.id {
             lock.publish(publish);
             lock.prolong(lease_end);
-            self.table.note_id(&claim.id, claim.digest, record_end, self.now);
+            self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
             return Acquired::Reentry { holds: true };
         }
         let (holder, state, expires) = (lock.holder.clone(), lock.state, lock.expires_ms);
         if reentrant || self.table.knows(&claim.id, &claim.digest, self.now) {
-            self.table.note_id(&claim.id, claim.digest, record_end, self.now);
+            self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
             return Acquired::Reentry { holds: false };
         }
         if state == LockState::Leased {
@@ -200,7 +233,7 @@ impl Step<'_> {
     }
 
     fn commit(&mut self, claim: &Claim, publish: Nonce, note: &Arc<LockNote>) -> Committed {
-        let life_end = self.now + note.life_ms.clamp(1, LONGEST_MS);
+        let life_end = self.now + note.queued_life_ms().clamp(1, LONGEST_MS);
         let (holder, own) = match self.table.lock(&claim.digest, self.now) {
             Some(lock) if lock.holder == claim.id => (None, Some(lock)),
             Some(lock) => (Some(lock.holder.clone()), None),
@@ -208,7 +241,7 @@ impl Step<'_> {
         };
         if let Some(lock) = own {
             lock.confirm(publish);
-            if lock.ends_by_ack() && lock.in_flight() == 0 {
+            if lock.has_ended() {
                 return Committed::Ended;
             }
             if lock.state == LockState::Leased {
@@ -226,7 +259,7 @@ impl Step<'_> {
         } else {
             self.take(claim, publish, note, LockState::Queued, life_end);
         }
-        self.table.note_id(&claim.id, claim.digest, life_end, self.now);
+        self.table.note_id(&claim.id, claim.digest, &note.rule, life_end, self.now);
         Committed::Held
     }
 
@@ -241,8 +274,8 @@ impl Step<'_> {
             self.table.prolong_ended(&claim.id, self.now);
         } else {
             self.take(claim, publish, note, LockState::Leased, lease_end);
-            self.table
-                .note_id(&claim.id, claim.digest, lease_end + note.life_ms.min(LONGEST_MS), self.now);
+            let record_end = lease_end + note.life_ms.min(LONGEST_MS);
+            self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
         }
     }
 
@@ -257,47 +290,181 @@ impl Step<'_> {
         self.free(claim.digest, reason).into_iter().collect()
     }
 
-    fn signal(&mut self, id: &Arc<str>, settlement: Nonce, signal: Signal) -> Vec<Freed> {
-        let digests = self.table.digests(id, self.now);
+    fn signal(&mut self, id: &Arc<str>, settlement: Nonce, signal: Signal, worker: &Arc<str>) -> Vec<Freed> {
+        let claims = self.table.claims(id, self.now).to_vec();
+        let unknown = claims.is_empty();
         let mut freed = Vec::new();
-        let mut ended = digests.is_empty().then_some(EndedPublishes::Any);
-        let kept_ms = if digests.is_empty() { UNKNOWN_KEPT_MS } else { ENDED_KEPT_MS };
-        for digest in digests {
+        let mut ended = unknown.then_some(EndedPublishes::Any);
+        for (digest, rule) in claims {
             let Some(lock) = self.table.lock(&digest, self.now).filter(|lock| lock.holder == *id) else {
-                self.table.forget_id(id, &digest, self.now);
-                ended = Some(EndedPublishes::Any);
+                if signal.verdict() != SignalVerdict::GoesOn && !self.table.is_superseded(id, digest, self.now) {
+                    self.table.forget_id(id, &digest, self.now);
+                    ended = Some(EndedPublishes::Any);
+                }
                 continue;
             };
-            match lock.signal(settlement, signal, self.now) {
+            let expires = lock.expires_ms;
+            let (told, dead_until) = (
+                lock.was_told(),
+                self.now + lock.note.life_ms.saturating_add(DEAD_KEPT_MS).min(DEAD_LONGEST_MS),
+            );
+            match lock.signal(settlement, signal, worker, self.now) {
                 SignalEffect::None => {}
+                SignalEffect::Lives => {
+                    let until = lock.expires_ms;
+                    self.table.note_id(id, digest, &rule, until, self.now);
+                }
                 SignalEffect::Frees { reason, settled } => {
                     ended.get_or_insert_with(EndedPublishes::none).add(settled);
-                    freed.extend(self.free(digest, reason));
+                    freed.extend(self.free(digest, reason).filter(|_| !told));
+                }
+                SignalEffect::Supersedes { reason, settled } => {
+                    ended.get_or_insert_with(EndedPublishes::none).add(settled);
+                    freed.extend(self.free(digest, reason).filter(|_| !told));
+                    self.table.supersede(id, digest, dead_until, self.now);
+                    self.table.note_id(id, digest, &rule, dead_until, self.now);
                 }
                 SignalEffect::Settles { settled } => {
-                    let expires = lock.expires_ms;
-                    freed.push(lock.freed(digest, ReleaseReason::Ended, self.now));
+                    let expires = lock.expires_ms.min(expires);
+                    freed.extend((!told).then(|| lock.freed(digest, ReleaseReason::Ended, self.now)));
                     ended.get_or_insert_with(EndedPublishes::none).add(settled);
                     self.table.shorten_id(id, &digest, expires);
                 }
             }
         }
-        if let Some(publishes) = ended {
-            self.table.note_ended(id, signal, publishes, self.now + kept_ms, self.now);
-        }
+        self.note_ended(id, signal, unknown, ended);
         freed
     }
 
-    fn release(&mut self, digest: Digest, holder: Option<&str>) -> Vec<Freed> {
-        let held = self
-            .table
-            .lock(&digest, self.now)
-            .is_some_and(|lock| holder.is_none_or(|holder| *lock.holder == *holder));
-        if held {
-            self.free(digest, ReleaseReason::Admin).into_iter().collect()
-        } else {
-            Vec::new()
+    /// For the commits that come after the signal. Of an id that is not known, all but its end is somebody else's business.
+    fn note_ended(&mut self, id: &Arc<str>, signal: Signal, unknown: bool, publishes: Option<EndedPublishes>) {
+        let verdict = signal.verdict();
+        let Some(publishes) = publishes.filter(|_| verdict != SignalVerdict::GoesOn) else {
+            return;
+        };
+        if unknown && matches!(signal, Signal::Started | Signal::RevokeAsked) {
+            return;
         }
+        let kept_ms = if unknown { UNKNOWN_KEPT_MS } else { ENDED_KEPT_MS };
+        self.table.note_ended(id, verdict, publishes, self.now + kept_ms, self.now);
+    }
+
+    fn admit(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<LockNote>, reentrant: bool, worker: &Arc<str>) -> (Digest, Admitted) {
+        let claims = self.table.claims(&claim.id, self.now);
+        let known = claims.iter().any(|(digest, _)| *digest == claim.digest);
+        let digest = if known || claims.is_empty() {
+            claim.digest
+        } else if let Some((digest, _)) = claims.iter().find(|(_, rule)| *rule == note.rule) {
+            *digest
+        } else {
+            return (claim.digest, Admitted::Passes);
+        };
+        let claim = &Claim {
+            digest,
+            id: claim.id.clone(),
+        };
+        (digest, self.admit_to(claim, delivery, note, reentrant, worker))
+    }
+
+    fn admit_to(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<LockNote>, reentrant: bool, worker: &Arc<str>) -> Admitted {
+        if self.table.is_superseded(&claim.id, claim.digest, self.now) {
+            return Admitted::Superseded;
+        }
+        if note.scope == Scope::UntilExpired {
+            return Admitted::Passes;
+        }
+        let life_end = self.now + note.queued_life_ms().clamp(1, LONGEST_MS);
+        let Some(lock) = self.table.lock(&claim.digest, self.now) else {
+            self.take(claim, delivery, note, LockState::Queued, life_end);
+            self.delivered(claim, delivery, note, worker);
+            return Admitted::Holds;
+        };
+        if lock.holder == claim.id {
+            if lock.state == LockState::Cooldown {
+                return Admitted::Passes;
+            }
+            self.delivered(claim, delivery, note, worker);
+            return Admitted::Holds;
+        }
+        let (holder, state, expires) = (lock.holder.clone(), lock.state, lock.expires_ms);
+        if reentrant || self.table.knows(&claim.id, &claim.digest, self.now) {
+            return Admitted::Passes;
+        }
+        if state == LockState::Leased {
+            return Admitted::Leased { holder };
+        }
+        Admitted::Held {
+            holder,
+            state,
+            expires_in_ms: expires.saturating_sub(self.now),
+        }
+    }
+
+    fn delivered(&mut self, claim: &Claim, delivery: Nonce, note: &LockNote, worker: &Arc<str>) {
+        if let Some(lock) = self.table.lock(&claim.digest, self.now) {
+            lock.deliver(delivery, worker, self.now + note.queued_life_ms().clamp(1, LONGEST_MS));
+            let until = lock.expires_ms;
+            self.table.note_id(&claim.id, claim.digest, &note.rule, until, self.now);
+        }
+    }
+
+    fn renew(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<LockNote>, running: bool) -> Renewed {
+        let (state, life) = if running {
+            (LockState::Running, note.life_ms)
+        } else {
+            (LockState::Queued, note.queued_life_ms())
+        };
+        let until = self.now + life.clamp(1, LONGEST_MS);
+        if let Some(lock) = self.table.lock(&claim.digest, self.now) {
+            if lock.holder != claim.id || lock.has_ended() {
+                return Renewed::Gone;
+            }
+            lock.prolong(until);
+            let until = lock.expires_ms;
+            self.table.note_id(&claim.id, claim.digest, &note.rule, until, self.now);
+            return Renewed::Held;
+        }
+        let ended = self.table.ended(&claim.id, self.now);
+        let ended = ended.is_some_and(|ended| ended.by(|verdict| frees(verdict, note), None));
+        let dead = self.table.is_superseded(&claim.id, claim.digest, self.now);
+        if dead || ended {
+            return Renewed::Gone;
+        }
+        self.take(claim, delivery, note, state, until);
+        self.delivered(claim, delivery, note, &"".into());
+        Renewed::Retaken
+    }
+
+    fn cool(&mut self, claim: &Claim, note: &Arc<LockNote>) -> Cooled {
+        let until = self.now + note.cooldown_ms.clamp(1, LONGEST_MS);
+        match self.table.lock(&claim.digest, self.now) {
+            None => self.take(claim, Nonce(0), note, LockState::Cooldown, until),
+            Some(lock) if lock.state == LockState::Cooldown => lock.rest(until),
+            Some(lock) => {
+                return Cooled::Held {
+                    holder: lock.holder.clone(),
+                };
+            }
+        }
+        Cooled::Locked
+    }
+
+    fn release(&mut self, digest: Digest, holder: Option<&str>, running: Running) -> Vec<Freed> {
+        let lock = self.table.lock(&digest, self.now).map(|lock| &*lock);
+        let meant = |lock: &&Lock| holder.is_none_or(|holder| *lock.holder == *holder);
+        let spared = |lock: &Lock| lock.state == LockState::Running && running == Running::Skip;
+        let Some(lock) = lock.filter(meant).filter(|lock| !spared(lock)) else {
+            return Vec::new();
+        };
+        // A worker has it and may go on: no renewal is to bring back what was freed.
+        let goes_on = lock.was_delivered().then(|| (lock.holder.clone(), lock.expires_ms));
+        let freed = self.free(digest, ReleaseReason::Admin).into_iter().collect();
+        if let Some((holder, expires_ms)) = goes_on {
+            let until_ms = expires_ms.max(self.now + ENDED_KEPT_MS);
+            self.table
+                .note_ended(&holder, SignalVerdict::Ends, EndedPublishes::Any, until_ms, self.now);
+        }
+        freed
     }
 
     fn take(&mut self, claim: &Claim, publish: Nonce, note: &Arc<LockNote>, state: LockState, expires_ms: u64) {
@@ -321,15 +488,20 @@ impl Step<'_> {
 
     /// Whether a worker's signal that would have freed this lock was heard before this publish was committed.
     fn ended(&self, claim: &Claim, publish: Nonce, note: &LockNote) -> bool {
-        let Some(ended) = self.table.ended(&claim.id, self.now) else {
-            return false;
-        };
-        let frees: &[Signal] = match note.scope {
-            Scope::UntilStarted => &[Signal::Acked, Signal::Rejected, Signal::DeliveredNoAck],
-            Scope::UntilFinished if note.acks_late => &[Signal::Acked, Signal::Rejected],
-            Scope::UntilFinished => &[Signal::Rejected],
-            Scope::UntilExpired => &[],
-        };
-        ended.by(frees, publish)
+        if self.table.is_superseded(&claim.id, claim.digest, self.now) {
+            return true;
+        }
+        let ended = self.table.ended(&claim.id, self.now);
+        ended.is_some_and(|ended| ended.by(|verdict| frees(verdict, note), Some(publish)))
+    }
+}
+
+/// Whether a signal of this kind frees such a lock.
+fn frees(verdict: SignalVerdict, note: &LockNote) -> bool {
+    match note.scope {
+        Scope::UntilStarted => verdict >= SignalVerdict::Starts,
+        Scope::UntilFinished if note.acks_late => verdict >= SignalVerdict::Acks,
+        Scope::UntilFinished => verdict >= SignalVerdict::Ends,
+        Scope::UntilExpired => false,
     }
 }

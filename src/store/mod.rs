@@ -64,6 +64,12 @@ pub enum Op {
     Unpublish,
     /// [`Request::Signal`].
     Signal,
+    /// [`Request::Admit`].
+    Admit,
+    /// [`Request::Renew`].
+    Renew,
+    /// [`Request::Cool`].
+    Cool,
     /// [`Request::Release`].
     Release,
     /// [`Request::Show`].
@@ -72,12 +78,15 @@ pub enum Op {
 
 impl Op {
     /// Every kind, so that metrics can be made for all of them at the start.
-    pub const ALL: [Op; 7] = [
+    pub const ALL: [Op; 10] = [
         Op::Acquire,
         Op::Commit,
         Op::RenewLease,
         Op::Unpublish,
         Op::Signal,
+        Op::Admit,
+        Op::Renew,
+        Op::Cool,
         Op::Release,
         Op::Show,
     ];
@@ -90,6 +99,9 @@ impl Op {
             Op::RenewLease => "renew_lease",
             Op::Unpublish => "unpublish",
             Op::Signal => "signal",
+            Op::Admit => "admit",
+            Op::Renew => "renew",
+            Op::Cool => "cool",
             Op::Release => "release",
             Op::Show => "show",
         }
@@ -103,6 +115,9 @@ impl Op {
             Request::RenewLease { .. } => Op::RenewLease,
             Request::Unpublish { .. } => Op::Unpublish,
             Request::Signal { .. } => Op::Signal,
+            Request::Admit { .. } => Op::Admit,
+            Request::Renew { .. } => Op::Renew,
+            Request::Cool { .. } => Op::Cool,
             Request::Release { .. } => Op::Release,
             Request::Show { .. } => Op::Show,
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use super::{Client, Filter, Unavailable};
-use crate::rules::lock::{Digest, Freed, LockRecord, LockState, Reply, Request};
+use crate::rules::lock::{Claim, Cooled, Digest, Freed, LockNote, LockRecord, LockState, Reply, Request, Running};
 
 /// Locks that are asked for at once.
 const PAGE: usize = 1000;
@@ -24,16 +24,6 @@ pub struct Choice {
     pub running: Running,
     /// Whether locks are freed at all.
     pub act: Act,
-}
-
-/// What a bulk release does with the locks of running holders.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub enum Running {
-    /// They stay: freeing one lets a second run begin beside the first.
-    #[default]
-    Skip,
-    /// They are freed too.
-    Include,
 }
 
 /// Whether a bulk release is carried out.
@@ -78,17 +68,32 @@ pub async fn show(store: &Client, digest: Digest) -> Result<Option<Box<LockRecor
     }
 }
 
-/// Frees the lock of a key, if `holder` (or, without one, anybody) holds it.
+/// Frees the lock of a key, also of a holder that runs, if `holder` (or, without one, anybody) holds it.
 pub async fn release(store: &Client, digest: Digest, holder: Option<&str>) -> Result<Vec<Freed>, Unavailable> {
-    match store
-        .ask(Request::Release {
-            digest,
-            holder: holder.map(Arc::from),
-        })
-        .await?
-    {
+    free(store, digest, holder, Running::Include).await
+}
+
+async fn free(store: &Client, digest: Digest, holder: Option<&str>, running: Running) -> Result<Vec<Freed>, Unavailable> {
+    let request = Request::Release {
+        digest,
+        holder: holder.map(Arc::from),
+        running,
+    };
+    match store.ask(request).await? {
         Reply::Released(freed) => Ok(freed),
         _ => Ok(Vec::new()),
+    }
+}
+
+/// Locks the key of `claim` for the cooldown of `note`, unless a task holds it. One that rests already rests for that long from now.
+pub async fn cool(store: &Client, claim: Claim, note: LockNote) -> Result<Cooled, Unavailable> {
+    let request = Request::Cool {
+        claim,
+        note: Arc::new(note),
+    };
+    match store.ask(request).await? {
+        Reply::Cooled(cooled) => Ok(cooled),
+        other => Err(Unavailable::Refused(format!("an answer to another question: {other:?}").into())),
     }
 }
 
@@ -111,9 +116,13 @@ pub async fn clear(store: &Client, choice: &Choice, mut on_freed: impl FnMut(&[F
                 continue;
             }
             if choice.act == Act::Release {
-                let freed = release(store, lock.digest, Some(&lock.holder)).await?;
+                let freed = free(store, lock.digest, Some(&lock.holder), choice.running).await?;
                 on_freed(&freed);
                 if freed.is_empty() {
+                    // It went by itself, or has begun to run since it was listed.
+                    let now = show(store, lock.digest).await?;
+                    let runs = now.is_some_and(|now| now.holder == lock.holder && now.state == LockState::Running);
+                    cleared.skipped_running += u64::from(runs);
                     continue;
                 }
             }
@@ -168,7 +177,7 @@ pub fn expires_in(lock: &LockRecord) -> u64 {
 }
 
 /// RFC 3339, UTC, milliseconds; null beyond the year 9999.
-fn time_json(epoch_ms: u64) -> Value {
+pub fn time_json(epoch_ms: u64) -> Value {
     let format = time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     let time = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(epoch_ms) * 1_000_000);
     time.ok().and_then(|time| time.format(format).ok()).map_or(Value::Null, Value::from)

@@ -1,8 +1,8 @@
 //! Bodies made to hurt: they end in an error, in bounded time and memory.
 
 use super::*;
-use oncegate::celery::Unreadable;
 use oncegate::celery::compression::{Compression, decompress};
+use oncegate::celery::{Unreadable, control, event, result};
 
 type Parser = fn(&[u8], Limits) -> Result<Value, Unreadable>;
 
@@ -245,6 +245,48 @@ fn compressions_by_each_of_their_names_and_bombs() {
         }
         for length in 0..body.len().min(64) {
             assert!(decompress(compression, &body[..length], limits()).is_err(), "{name} at {length}");
+        }
+    }
+}
+
+/// Reads a body as each of the things that workers and their controllers say; whether it is one of the kind.
+fn read_signal(kind: &str, properties: &Properties<'_>, body: &[u8]) -> bool {
+    let read = [
+        ("event", event::read(properties, body, limits()).is_ok()),
+        ("control", control::read(properties, body, limits()).is_ok()),
+        ("reply", control::read_reply(properties, body, limits()).is_ok()),
+        ("rpc", matches!(result::read_rpc(properties, body, limits()), Ok(Some(_)))),
+        ("stored", matches!(result::read_stored("id", body, limits()), Ok(Some(_)))),
+    ];
+    read.iter().any(|(name, read)| *name == kind && *read)
+}
+
+#[test]
+fn cut_and_changed_signals_do_no_harm() {
+    let mut dice = Dice(3);
+    for kind in ["event", "control", "reply", "rpc", "stored"] {
+        for row in super::signals::signals(kind) {
+            let name = text(&row, "name");
+            let body = octets(&row["body"]);
+            let header = if kind == "stored" { Vec::new() } else { octets(&row["header"]) };
+            let properties = if kind == "stored" {
+                Properties::default()
+            } else {
+                properties(&header)
+            };
+            assert!(read_signal(kind, &properties, &body), "{name}");
+            // The beginning of a YAML document is often a document.
+            let may_be_whole = name.starts_with("yaml/");
+            for _ in 0..3 {
+                let cut = &body[..dice.roll(body.len())];
+                assert!(!read_signal(kind, &properties, cut) || may_be_whole, "{name} at {}", cut.len());
+                let mut changed = body.clone();
+                for _ in 0..=dice.roll(4) {
+                    let at = dice.roll(changed.len());
+                    changed[at] = dice.roll(256) as u8;
+                }
+                read_signal(kind, &properties, &changed);
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use oncegate::config::address::StoreUrl;
 use oncegate::config::{self, Config, Environment, Flags, Role};
 use oncegate::rules::spec::{Mode, OnStoreError, Unique};
+use serde_json::json;
 
 use crate::Directory;
 
@@ -216,10 +217,61 @@ fn probable_mistakes_are_warned_about() {
         warnings,
         [
             "o.toml:3:8: rule \"all\" matches every task and enforces. Write mode = \"observe\" first, or name the tasks.",
-            "o.toml:4:10: rule \"all\" frees its locks at a late ack alone, and acks_late is auto: they go by ttl, after 1d. \
-             Write acks_late = true if the tasks acknowledge after their run, else choose a ttl that covers a run.",
             "o.toml:5:1: rule \"b\" decides nothing. Write unique = \"until_started\", or bypass = true if that is meant.",
             "o.toml:10:10: rule \"c\" forwards untouched (bypass), so that unique does nothing. Keep one of them.",
         ]
     );
+}
+
+#[test]
+fn ends_that_nobody_tells_are_warned_about() {
+    let rule = "[[rule]]\ntask = \"a\"\nunique = \"until_finished\"\n";
+    let warnings = |text: &str| {
+        let config = load(&format!("{text}{rule}"), &[], &Flags::default()).unwrap();
+        config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let silent = "[control]\nenable_events = false\n";
+    assert_eq!(
+        warnings(silent),
+        [
+            "o.toml:5:10: rule \"a\" hears of the end of a task by rpc results alone, since control.enable_events is false and results.url \
+             is not set: without them its locks go by ttl, after 1d. Leave enable_events out, set results.url to Celery's Redis result \
+             backend, or write acks_late = true if the tasks acknowledge after their run."
+        ]
+    );
+    assert_eq!(warnings(""), [""; 0]);
+    assert_eq!(warnings(&format!("{silent}[results]\nurl = \"redis://h\"\n")), [""; 0]);
+    assert_eq!(warnings(&format!("{silent}[defaults]\nacks_late = true\n")), [""; 0]);
+}
+
+#[test]
+fn the_result_backend_is_read_where_it_is_named() {
+    let of = |text: &str| {
+        let config = load(text, &[], &Flags::default()).unwrap();
+        let results = config
+            .results
+            .as_ref()
+            .map(|results| (results.url.to_string(), results.key_prefix.clone()));
+        (results, config.shown()["results"]["url"].clone())
+    };
+    let url = "[results]\nurl = \"rediss://me:hunter2@h/1\"\n";
+    let named = (
+        Some(("rediss://***@h:6379/1".to_owned(), String::new())),
+        json!("rediss://***@h:6379/1"),
+    );
+    assert_eq!(of(""), (None, json!(null)));
+    assert_eq!(of("[results]\nkind = \"none\""), (None, json!(null)));
+    assert_eq!(of(url), named);
+    assert_eq!(of(&format!("{url}kind = \"auto\"")), named);
+    assert_eq!(of(&format!("{url}kind = \"redis\"")), named);
+    assert_eq!(of(&format!("{url}kind = \"none\"")), (None, named.1.clone()));
+    let prefixed = of(&format!("{url}key_prefix = \"shop\""));
+    assert_eq!(prefixed.0.map(|(_, prefix)| prefix).as_deref(), Some("shop"));
+
+    let directory = Directory::new();
+    let secret = directory.write("results-url", "redis://:hunter2@cache/2\n");
+    let by_file = of(&format!("[results]\nkind = \"redis\"\nurl_file = {secret:?}"));
+    assert_eq!(by_file.0.map(|(url, _)| url).as_deref(), Some("redis://***@cache:6379/2"));
+    let by_variable = load("", &[("ONCEGATE_RESULTS__URL", "redis://cache/2")], &Flags::default()).unwrap();
+    assert_eq!(by_variable.results.map(|results| results.url.database), Some(2));
 }

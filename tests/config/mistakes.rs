@@ -123,11 +123,11 @@ cert = "/dev/null""#,
     (
         r#"[control]
 url = "http://a"
-enable_events = true"#,
+enable_events = "yes""#,
         &[
             r#"o.toml:2:8: url = "http://a" is not available in this version. Leave url out."#,
             r#"o.toml:2:8: url = *** is not the URL of a broker. Write url = "amqp://USER:PASSWORD@HOST:5672/VHOST"."#,
-            "o.toml:3:17: enable_events = true is not available in this version. Leave enable_events out.",
+            r#"o.toml:3:18: enable_events = "yes" is not known. Write one of "auto", "true", "false"."#,
         ],
     ),
     (
@@ -151,10 +151,8 @@ dead_letter = { routing_key = "x" }
 rate = "2/x""#,
         &[
             r#"o.toml:3:11: unique = "while_running" is not available in this version. Write one of "until_started", "until_finished", "until_expired" or leave unique out."#,
-            r#"o.toml:4:13: cooldown = "5m" is not available in this version. Leave cooldown out."#,
             r#"o.toml:5:17: on_duplicate = "replace" is not available in this version. Leave on_duplicate out."#,
             r#"o.toml:6:11: result = "revoke" is not available in this version. Write "none" or leave result out."#,
-            r#"o.toml:7:14: release_on = ["success"] is not available in this version. Leave release_on out."#,
             r#"o.toml:8:15: dead_letter = { routing_key = "x" } is not available in this version. Leave dead_letter out."#,
             "o.toml:9:1: [[rule.limit]] is not available in this version. Leave it out.",
             r#"o.toml:10:9: rate = "2/x" is not a rate. Write a whole number from 1, a slash, and one of s, m, h, d, such as "2/m"."#,
@@ -250,9 +248,7 @@ max_wait = "1m"
 key = ["a"]"#,
         &[
             r#"o.toml:3:14: completion = ["ack"] is not available in this version. Leave completion out."#,
-            r#"o.toml:4:13: cooldown = "5m" is not available in this version. Leave cooldown out."#,
             r#"o.toml:4:13: cooldown = "5m" begins after a success, and completion = ["ack"] never tells of one. Add "events", "rpc" or "redis" to completion, which tell success from failure."#,
-            r#"o.toml:5:14: release_on = ["success"] is not available in this version. Leave release_on out."#,
             r#"o.toml:5:14: release_on = ["success"] needs the outcome of a task, and completion = ["ack"] never tells it. Add "events", "rpc" or "redis" to completion, which tell success from failure."#,
             r#"o.toml:6:17: on_duplicate = "dead_letter" is not available in this version. Leave on_duplicate out."#,
             r#"o.toml:6:17: on_duplicate = "dead_letter" has nowhere to go. Write dead_letter = { exchange = "", routing_key = "duplicates" }."#,
@@ -318,13 +314,33 @@ exchange = "x"
 [park]
 prefix = "y"
 [results]
-kind = "redis"
-url = "redis://:pw@h/1""#,
+kind = "rpc"
+expires = "2d"
+url = "sentinel://:pw@h:26379;sentinel://:pw@i:26379""#,
         &[
             r#"o.toml:2:13: exchange = "x" is not available in this version. Leave exchange out."#,
             r#"o.toml:4:11: prefix = "y" is not available in this version. Leave prefix out."#,
-            r#"o.toml:6:9: kind = "redis" is not available in this version. Leave kind out."#,
-            "o.toml:7:8: url = *** is not available in this version. Leave url out.",
+            r#"o.toml:6:9: kind = "rpc" is not available in this version. Write one of "redis", "none" or leave kind out."#,
+            r#"o.toml:7:12: expires = "2d" is not available in this version. Leave expires out."#,
+            r#"o.toml:8:8: url = *** is not available in this version: sentinel:// is not built yet. Write "redis://HOST:6379/0" or "rediss://USER:PASSWORD@HOST:6379/0"."#,
+        ],
+    ),
+    (
+        r#"[results]
+kind = "redis"
+key_prefx = "shop""#,
+        &[
+            r#"o.toml:2:9: kind = "redis" does not say where the Redis is. Write url = "redis://HOST:6379/1" beside it."#,
+            r#"o.toml:3:1: unknown key "key_prefx" in [results]. Did you mean "key_prefix"?"#,
+        ],
+    ),
+    (
+        r#"[results]
+kind = "worker"
+url = "rpc://""#,
+        &[
+            r#"o.toml:2:9: kind = "worker" is not available in this version. Write one of "redis", "none" or leave kind out."#,
+            r#"o.toml:3:8: url = "rpc://" has the scheme rpc://, which is not the Redis result backend. Write "redis://HOST:6379/0" or "rediss://USER:PASSWORD@HOST:6379/0"."#,
         ],
     ),
     (
@@ -474,7 +490,8 @@ fn passwords_are_not_repeated() {
     for text in [
         "[store]\nurl = \"redis://:hunter2@h/x\"",
         "[store]\nurl = \"redis+sentinel://:hunter2@h/x\"",
-        "[results]\nurl = \"redis://:hunter2@h\"",
+        "[results]\nurl = \"redis://:hunter2@h/x\"",
+        "[results]\nurl = \"sentinel://:hunter2@h:26379;sentinel://:hunter2@i:26379\"",
         "[control]\nurl = \"http://a:hunter2@h\"",
         "[control.vhosts.\"x\"]\nurl = \"amqp://a:hunter2@h\"",
         "[store]\nurl = \"redis://:hunter2@h/1\nx",

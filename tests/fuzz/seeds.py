@@ -106,7 +106,13 @@ def headers():
     return (bytes.fromhex(row["header"]) for row in rows("messages.jsonl"))
 
 
-TARGETS = {"body": bodies, "content": headers, "frame": frames, "pickle": pickles, "session": sessions}
+def signals():
+    for row in rows("signals.jsonl"):
+        if "body" in row:
+            yield bytes([SERIALIZERS[row["name"].split("/")[0]]]) + bytes.fromhex(row["body"])
+
+
+TARGETS = {"body": bodies, "content": headers, "frame": frames, "pickle": pickles, "session": sessions, "signals": signals}
 
 for target, seeds in TARGETS.items():
     folder = pathlib.Path(sys.argv[1]) / target

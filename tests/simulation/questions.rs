@@ -6,7 +6,7 @@ use oncegate::rules::spec::{Mode, OnStoreError};
 use oncegate::session::{Event, PublishEvent, StoreSilent, Ticket};
 
 use crate::connection::Drain;
-use crate::shadow::{Fate, Shadow};
+use crate::shadow::Shadow;
 use crate::world::World;
 
 /// For how long a store is sure to remember a worker's word about a message that it does not know yet, in milliseconds.
@@ -90,7 +90,7 @@ impl World {
                     claim.id
                 );
                 assert!(
-                    holds.fate == Fate::Acked && !holds.returned,
+                    holds.reached_the_broker(),
                     "{} is a duplicate of {holder}, which the broker does not have",
                     claim.id
                 );

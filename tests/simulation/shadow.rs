@@ -73,6 +73,13 @@ pub struct Shadow {
     pub lost: HashSet<usize>,
 }
 
+impl Message {
+    /// True if the broker has, or has had, the message.
+    pub fn reached_the_broker(&self) -> bool {
+        (self.fate == Fate::Acked || self.signals > 0) && !self.returned
+    }
+}
+
 impl Shadow {
     pub fn index(id: &str) -> usize {
         id.strip_prefix('m').and_then(|number| number.parse().ok()).expect("an id of ours")
@@ -134,6 +141,10 @@ impl Shadow {
         message.signals += 1;
         let said = message.signals <= message.ends || self.deliveries.may_be_met(Shadow::index(id));
         assert!(said, "the store hears of {id} what no worker said");
+        // What a worker has had in its hands the broker had before, whether it has confirmed that or not.
+        if let (Some(rule), Some(key)) = (message.rule, message.key) {
+            self.safe.insert((rule, key));
+        }
     }
 
     /// A client reads that it must go.

@@ -14,7 +14,7 @@ use oncegate::store::{Clock, Memory};
 use crate::connection::{Connection, Drain};
 use crate::plan::{End, Plan};
 use crate::random::Random;
-use crate::shadow::{Fate, Shadow};
+use crate::shadow::Shadow;
 
 struct ManualClock(AtomicU64);
 
@@ -206,9 +206,8 @@ impl World {
             };
             let holder = &self.shadow.messages[Shadow::index(&lock.holder)];
             // Without confirms and returns of its own an observing rule cannot know more.
-            let has = holder.fate == Fate::Acked && !holder.returned;
             assert!(
-                has || lock.shadow,
+                holder.reached_the_broker() || lock.shadow,
                 "{} holds key {key:?} ({:?}), and the broker does not have its message ({:?}, returned {})",
                 lock.holder,
                 lock.state,

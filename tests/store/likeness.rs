@@ -2,12 +2,19 @@
 
 use std::sync::Arc;
 
-use oncegate::rules::lock::{Acquired, LockNote, LockRecord, Nonce, ReleaseReason, Reply, Request, Scope, Signal};
+use oncegate::rules::lock::{
+    Acquired, Admitted, Claim, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Running, Scope, Signal,
+};
 
-use crate::world::{GRACE, LEASE, LIFE, World, acquire, claim, commit, digest, late, note, signal, unpublish};
+use crate::world::{
+    COOLDOWN, GRACE, LEASE, LIFE, UNSTARTED, World, acquire, claim, commit, digest, late, note, note_with, signal, unpublish,
+};
 
 /// Both clocks are asked within less than this of each other.
 const SKEW: u64 = 15_000;
+
+/// One per kind of lock.
+const KEYS: u64 = 7;
 
 struct Dice(u64);
 
@@ -21,11 +28,12 @@ impl Dice {
 }
 
 fn request(dice: &mut Dice, notes: &[Arc<LockNote>]) -> Request {
-    let key = dice.roll(3) as u8;
+    let key = dice.roll(KEYS) as u8;
     let note = &notes[key as usize];
     let claim = claim(key, ["a", "b", "c"][dice.roll(3) as usize]);
     let nonce = dice.roll(5);
-    match dice.roll(16) {
+    let worker: Arc<str> = ["", "celery@one"][dice.roll(2) as usize].into();
+    match dice.roll(22) {
         0..5 => acquire(&claim, nonce, note, dice.roll(6) == 0),
         5..9 => commit(&claim, nonce, note),
         9 => Request::RenewLease {
@@ -38,9 +46,36 @@ fn request(dice: &mut Dice, notes: &[Arc<LockNote>]) -> Request {
             let signals = [Signal::Acked, Signal::Acked, Signal::Rejected, Signal::DeliveredNoAck];
             signal(&claim.id, 100 + dice.roll(40), signals[dice.roll(4) as usize])
         }
+        15 | 16 => Request::Signal {
+            id: claim.id,
+            settlement: Nonce(100 + dice.roll(40)),
+            signal: Signal::ALL[dice.roll(Signal::ALL.len() as u64) as usize],
+            worker,
+        },
+        17..20 => Request::Admit {
+            claim,
+            delivery: Nonce(200 + nonce),
+            note: note.clone(),
+            reentrant: dice.roll(4) == 0,
+            worker,
+        },
+        20 => Request::Renew {
+            claim,
+            delivery: Nonce(200 + nonce),
+            note: note.clone(),
+            running: dice.roll(2) == 0,
+        },
+        _ if dice.roll(2) == 0 => Request::Cool {
+            claim: Claim {
+                id: "by hand".into(),
+                ..claim
+            },
+            note: note_with(Scope::UntilFinished, |note| note.cooldown_ms = COOLDOWN),
+        },
         _ => Request::Release {
             digest: claim.digest,
             holder: (dice.roll(2) == 0).then_some(claim.id),
+            running: if dice.roll(2) == 0 { Running::Skip } else { Running::Include },
         },
     }
 }
@@ -57,6 +92,21 @@ fn timeless(reply: Reply) -> Reply {
             state,
             expires_in_ms: class(expires_in_ms),
         }),
+        Reply::Admit(
+            digest,
+            Admitted::Held {
+                holder,
+                state,
+                expires_in_ms,
+            },
+        ) => Reply::Admit(
+            digest,
+            Admitted::Held {
+                holder,
+                state,
+                expires_in_ms: class(expires_in_ms),
+            },
+        ),
         Reply::Released(mut freed) => {
             for freed in &mut freed {
                 freed.held_ms = 0;
@@ -70,7 +120,7 @@ fn timeless(reply: Reply) -> Reply {
 
 /// Which of the spans in use this is.
 fn class(ms: u64) -> u64 {
-    [0, GRACE, LEASE, LIFE]
+    [0, GRACE, COOLDOWN, LEASE, UNSTARTED, LIFE]
         .into_iter()
         .find(|span| ms <= *span && *span - ms <= SKEW)
         .unwrap_or(ms)
@@ -90,13 +140,32 @@ fn alike(left: Option<LockRecord>, right: Option<LockRecord>) -> bool {
 
 async fn tell_the_same_story(seed: u64, steps: usize) {
     let (memory, redis) = (World::memory(), World::redis());
-    let notes = [note(Scope::UntilStarted), late(), note(Scope::UntilFinished)];
+    let notes = [
+        note(Scope::UntilStarted),
+        late(),
+        note(Scope::UntilFinished),
+        note_with(Scope::UntilFinished, |note| note.cooldown_ms = COOLDOWN),
+        note_with(Scope::UntilFinished, |note| {
+            note.acks_late = true;
+            note.release_on = ReleaseOn::Success;
+        }),
+        note(Scope::UntilExpired),
+        note_with(Scope::UntilFinished, |note| note.unstarted_ms = Some(UNSTARTED)),
+    ];
+    // An id has one key per rule.
+    let of_its_own_rule = |(key, note): (usize, &Arc<LockNote>)| {
+        Arc::new(LockNote {
+            rule: format!("rule {key}").into(),
+            ..LockNote::clone(note)
+        })
+    };
+    let notes: Vec<_> = notes.iter().enumerate().map(of_its_own_rule).collect();
     let mut dice = Dice(seed);
     for step in 0..steps {
         let request = request(&mut dice, &notes);
         let (left, right) = (memory.ask(request.clone()).await, redis.ask(request.clone()).await);
         assert_eq!(timeless(left), timeless(right), "seed {seed} step {step}: {request:?}");
-        for key in 0..3 {
+        for key in 0..KEYS as u8 {
             let (left, right) = (memory.show(digest(key)).await, redis.show(digest(key)).await);
             assert!(
                 alike(left.clone(), right.clone()),

@@ -445,7 +445,7 @@ async fn signal_before_commit_until_finished(w: &World) {
     assert_eq!(w.signal("b", 8, Signal::Acked).await, [], "started, not ended");
     assert_eq!(w.commit(&b, 1, &early).await, Committed::Held);
     let lock = w.show(digest(2)).await.expect("held");
-    assert_eq!((lock.state, lock.in_flight), (LockState::Queued, 0));
+    assert_eq!((lock.state, lock.in_flight), (LockState::Running, 0));
     assert!(lock.expires_ms - lock.since_ms >= LIFE);
 
     let c = claim(3, "c");

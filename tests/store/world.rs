@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use oncegate::rules::lock::{
-    Acquired, Claim, Committed, Digest, Freed, LockNote, LockRecord, Nonce, ReleaseReason, Reply, Request, Scope, Signal,
+    Acquired, Claim, Committed, Digest, Freed, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Running, Scope,
+    Signal,
 };
 use oncegate::store::{Client, Clock, Memory, Settings, Store, Unobserved};
 
@@ -353,15 +354,21 @@ impl World {
                 id: id.into(),
                 settlement: Nonce(settlement),
                 signal,
+                worker: "".into(),
             })
             .await;
         freed.into_iter().map(|freed| freed.reason).collect()
     }
 
     pub async fn release(&self, digest: Digest, holder: Option<&str>) -> Vec<Freed> {
+        self.release_if(digest, holder, Running::Include).await
+    }
+
+    pub async fn release_if(&self, digest: Digest, holder: Option<&str>, running: Running) -> Vec<Freed> {
         self.released(Request::Release {
             digest,
             holder: holder.map(Into::into),
+            running,
         })
         .await
     }
@@ -424,12 +431,15 @@ pub fn signal(id: &str, settlement: u64, signal: Signal) -> Request {
         id: id.into(),
         settlement: Nonce(settlement),
         signal,
+        worker: "".into(),
     }
 }
 
 pub const LEASE: u64 = 100_000;
 pub const LIFE: u64 = 1_000_000;
 pub const GRACE: u64 = 20_000;
+pub const COOLDOWN: u64 = 50_000;
+pub const UNSTARTED: u64 = 300_000;
 
 pub fn note_with(scope: Scope, change: impl FnOnce(&mut LockNote)) -> Arc<LockNote> {
     let mut note = LockNote {
@@ -443,6 +453,9 @@ pub fn note_with(scope: Scope, change: impl FnOnce(&mut LockNote)) -> Arc<LockNo
         lease_ms: LEASE,
         settle_grace_ms: GRACE,
         acks_late: false,
+        release_on: ReleaseOn::Both,
+        cooldown_ms: 0,
+        unstarted_ms: None,
     };
     change(&mut note);
     Arc::new(note)

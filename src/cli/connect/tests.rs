@@ -190,3 +190,15 @@ async fn a_store_that_is_not_there_or_not_redis_says_so() {
     let findings = ask_store(redis, &config).await;
     assert!(findings[0].says.contains("Is Redis running there"), "{findings:?}");
 }
+
+#[test]
+fn a_result_backend_must_not_be_too_old() {
+    for (version, verdict) in [("5.0.14", "failed"), ("6.0.0", "ok"), ("10.1", "ok"), ("", "ok")] {
+        let info = ServerInfo {
+            version: version.to_owned(),
+            role: "slave".to_owned(),
+            ..ServerInfo::default()
+        };
+        assert_eq!(judge_results("results", &info).verdict.as_str(), verdict, "{version}");
+    }
+}

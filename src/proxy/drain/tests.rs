@@ -184,6 +184,7 @@ fn workers(hub: &Arc<Hub>, store: &Store) -> Workers {
             id: Arc::from("id"),
             signal: Signal::Acked,
             settlement: Nonce(1),
+            worker: Arc::from(""),
         });
         client
     }) as Arc<dyn Fn() -> store::Client + Send + Sync>;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::rules::lock::{Digest, Freed, LockNote, LockRecord, LockState, Nonce, ReleaseReason, Scope, Signal};
+use super::LONGEST_MS;
+use crate::rules::lock::{Digest, Freed, LockNote, LockRecord, LockState, Nonce, ReleaseOn, ReleaseReason, Scope, Signal, SignalVerdict};
 
 /// How many publishes of a holder are remembered.
 const PUBLISHES_KEPT: usize = 16;
@@ -24,8 +25,12 @@ pub(super) enum SignalEffect {
     None,
     /// It goes now; these publishes are over.
     Frees { reason: ReleaseReason, settled: Vec<Nonce> },
+    /// It goes, and its id is not to run any more.
+    Supersedes { reason: ReleaseReason, settled: Vec<Nonce> },
     /// It goes after the settle grace, which it has been given.
     Settles { settled: Vec<Nonce> },
+    /// It has its full life again.
+    Lives,
 }
 
 #[derive(Debug)]
@@ -37,6 +42,11 @@ pub(super) struct Lock {
     pub(super) indexed: u64,
     pub(super) note: Arc<LockNote>,
     proxy: Arc<str>,
+    worker: Arc<str>,
+    /// A worker has had the message in its hands.
+    delivered: bool,
+    /// That it goes was told when the settle grace began.
+    told: bool,
     pub(super) since_ms: u64,
     publishes: Vec<(Nonce, Stage)>,
 }
@@ -51,10 +61,11 @@ impl Lock {
         expires_ms: u64,
         publish: Nonce,
     ) -> Lock {
-        let first = if state == LockState::Leased {
-            Stage::Open
-        } else {
-            Stage::Confirmed
+        let first = match state {
+            LockState::Leased => Stage::Open,
+            LockState::Queued | LockState::Running => Stage::Confirmed,
+            // It was locked by hand: there is no message.
+            LockState::Cooldown => Stage::Settled(publish),
         };
         Lock {
             holder,
@@ -63,6 +74,9 @@ impl Lock {
             indexed: 0,
             note,
             proxy,
+            worker: "".into(),
+            delivered: false,
+            told: false,
             since_ms,
             publishes: vec![(publish, first)],
         }
@@ -95,6 +109,7 @@ impl Lock {
 
     /// Counts a publish, unless it is counted already.
     pub(super) fn publish(&mut self, publish: Nonce) {
+        self.told = false;
         if self.stage(publish).is_none() {
             self.push(publish, Stage::Open);
         }
@@ -132,37 +147,161 @@ impl Lock {
         self.publishes.push((publish, stage));
     }
 
-    /// A worker settled a message of the holder.
-    pub(super) fn signal(&mut self, settlement: Nonce, signal: Signal, now: u64) -> SignalEffect {
-        if self.note.scope == Scope::UntilExpired || self.publishes.iter().any(|(_, stage)| *stage == Stage::Settled(settlement)) {
+    /// A worker has the holder's message in its hands, by this delivery.
+    pub(super) fn deliver(&mut self, delivery: Nonce, worker: &Arc<str>, until_ms: u64) {
+        if self.in_flight() == 0 {
+            self.push(delivery, Stage::Confirmed);
+        }
+        if self.state == LockState::Leased {
+            self.state = LockState::Queued;
+        }
+        self.delivered = true;
+        self.told = false;
+        self.note_worker(worker);
+        self.prolong(until_ms);
+    }
+
+    /// True if the holder is known to have ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.state == LockState::Cooldown || self.told
+    }
+
+    /// Gives the full life anew.
+    fn live(&mut self, now: u64) {
+        self.told = false;
+        self.prolong(now + self.note.life_ms.clamp(1, LONGEST_MS));
+    }
+
+    fn note_worker(&mut self, worker: &Arc<str>) {
+        if !worker.is_empty() {
+            self.worker = worker.clone();
+        }
+    }
+
+    /// The key rests until then.
+    pub(super) fn rest(&mut self, until_ms: u64) {
+        self.state = LockState::Cooldown;
+        self.expires_ms = until_ms;
+    }
+
+    /// Something was learnt of the holder.
+    pub(super) fn signal(&mut self, settlement: Nonce, signal: Signal, worker: &Arc<str>, now: u64) -> SignalEffect {
+        if self.note.scope == Scope::UntilExpired || self.state == LockState::Cooldown {
             return SignalEffect::None;
+        }
+        if signal.settles() && !self.settle(settlement) {
+            return SignalEffect::None;
+        }
+        // Per run, started never follows ended.
+        if self.told && signal.verdict() == SignalVerdict::Starts {
+            return SignalEffect::None;
+        }
+        let runs = self.state == LockState::Running;
+        match signal {
+            Signal::Rejected => self.frees(ReleaseReason::Ended),
+            Signal::Revoked => self.frees(ReleaseReason::Revoked),
+            Signal::Crashed => self.frees(ReleaseReason::Crash),
+            Signal::Acked | Signal::DeliveredNoAck | Signal::Started if self.note.scope == Scope::UntilStarted => {
+                self.frees(ReleaseReason::Started)
+            }
+            Signal::Acked if self.ends_by_ack() => self.late_ack(now),
+            Signal::Acked | Signal::DeliveredNoAck | Signal::Started => self.runs(worker, now),
+            Signal::Retried if self.note.scope == Scope::UntilFinished => {
+                self.state = LockState::Queued;
+                self.live(now);
+                SignalEffect::Lives
+            }
+            Signal::Succeeded => self.outcome(ReleaseReason::Success, ReleaseOn::Success, now),
+            Signal::Failed => self.outcome(ReleaseReason::Failure, ReleaseOn::Failure, now),
+            Signal::Expired if runs => self.frees(ReleaseReason::Expired),
+            Signal::Expired => self.supersedes(ReleaseReason::Expired),
+            Signal::RevokeAsked if !runs => self.supersedes(ReleaseReason::Revoked),
+            Signal::Purged if !runs && !self.delivered => self.frees(ReleaseReason::Purged),
+            Signal::Retried | Signal::RevokeAsked | Signal::Purged => SignalEffect::None,
+        }
+    }
+
+    /// Counts a settlement. False if it was counted before.
+    fn settle(&mut self, settlement: Nonce) -> bool {
+        if self.publishes.iter().any(|(_, stage)| *stage == Stage::Settled(settlement)) {
+            return false;
         }
         if let Some((_, stage)) = self.publishes.iter_mut().find(|(_, stage)| !matches!(stage, Stage::Settled(_))) {
             *stage = Stage::Settled(settlement);
         }
-        let settled = || {
-            self.publishes
-                .iter()
-                .filter(|(_, stage)| matches!(stage, Stage::Settled(_)))
-                .map(|(nonce, _)| *nonce)
-                .collect()
-        };
-        match (self.note.scope, signal) {
-            (_, Signal::Rejected) => SignalEffect::Frees {
-                reason: ReleaseReason::Ended,
-                settled: settled(),
-            },
-            (Scope::UntilStarted, _) => SignalEffect::Frees {
-                reason: ReleaseReason::Started,
-                settled: settled(),
-            },
-            (_, Signal::Acked) if self.ends_by_ack() && self.in_flight() == 0 => {
-                let settled = settled();
-                self.expires_ms = self.expires_ms.min(now + self.note.settle_grace_ms);
-                SignalEffect::Settles { settled }
-            }
-            _ => SignalEffect::None,
+        true
+    }
+
+    /// The publishes that are over.
+    fn settled(&self) -> Vec<Nonce> {
+        self.publishes
+            .iter()
+            .filter(|(_, stage)| matches!(stage, Stage::Settled(_)))
+            .map(|(nonce, _)| *nonce)
+            .collect()
+    }
+
+    fn runs(&mut self, worker: &Arc<str>, now: u64) -> SignalEffect {
+        self.state = LockState::Running;
+        self.delivered = true;
+        self.note_worker(worker);
+        self.live(now);
+        SignalEffect::Lives
+    }
+
+    fn late_ack(&mut self, now: u64) -> SignalEffect {
+        if self.in_flight() > 0 {
+            return SignalEffect::None;
         }
+        self.expires_ms = self.expires_ms.min(now + self.note.settle_grace_ms);
+        self.told = true;
+        SignalEffect::Settles { settled: self.settled() }
+    }
+
+    fn outcome(&mut self, reason: ReleaseReason, needs: ReleaseOn, now: u64) -> SignalEffect {
+        let releases = self.note.release_on == ReleaseOn::Both || self.note.release_on == needs;
+        let rest_ms = match reason {
+            _ if self.note.scope == Scope::UntilStarted => 0,
+            _ if !releases => self.note.life_ms,
+            ReleaseReason::Success => self.note.cooldown_ms,
+            _ => 0,
+        };
+        if rest_ms == 0 {
+            return self.frees(reason);
+        }
+        self.rest(now + rest_ms.min(LONGEST_MS));
+        SignalEffect::Lives
+    }
+
+    /// The end of all of the holder's messages.
+    fn over(&self) -> Vec<Nonce> {
+        self.publishes.iter().map(|(nonce, _)| *nonce).collect()
+    }
+
+    fn frees(&self, reason: ReleaseReason) -> SignalEffect {
+        let settled = match reason {
+            // These tell of one message; the id may have others under way.
+            ReleaseReason::Started | ReleaseReason::Ended => self.settled(),
+            _ => self.over(),
+        };
+        SignalEffect::Frees { reason, settled }
+    }
+
+    fn supersedes(&self, reason: ReleaseReason) -> SignalEffect {
+        SignalEffect::Supersedes {
+            reason,
+            settled: self.over(),
+        }
+    }
+
+    /// Whether a worker has had the message in its hands.
+    pub(super) fn was_delivered(&self) -> bool {
+        self.delivered
+    }
+
+    /// Whether its going was told before.
+    pub(super) fn was_told(&self) -> bool {
+        self.told
     }
 
     pub(super) fn freed(&self, digest: Digest, reason: ReleaseReason, now: u64) -> Freed {
@@ -185,7 +324,7 @@ impl Lock {
             rule: self.note.rule.clone(),
             task: self.note.task.clone(),
             summary: self.note.summary.clone(),
-            worker: "".into(),
+            worker: self.worker.clone(),
             proxy: self.proxy.clone(),
             queue: self.note.queue.clone(),
             since_ms: self.since_ms,

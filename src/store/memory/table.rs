@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::ENDED_KEPT_MS;
 use super::lock::Lock;
-use crate::rules::lock::{Digest, Nonce, Signal};
+use crate::rules::lock::{Digest, Nonce, SignalVerdict};
 
 /// The index of lapses is this coarse.
 const SLOT_MS: u64 = 1_000;
@@ -22,31 +22,30 @@ const ENDED_WORDS: usize = 64;
 /// What workers' signals leave behind for commits that come after them. A later one takes no earlier one back.
 #[derive(Debug, Default)]
 pub(super) struct Ended {
-    /// Each a signal and a publish that it ended, none if it is not known which.
-    words: Vec<(Signal, Option<Nonce>)>,
+    /// Each how much a signal said, and a publish that it ended, none if it is not known which.
+    words: Vec<(SignalVerdict, Option<Nonce>)>,
     until_ms: u64,
 }
 
 impl Ended {
-    /// Whether one of these signals has ended this publish.
-    pub(super) fn by(&self, signals: &[Signal], publish: Nonce) -> bool {
+    /// Whether a signal that `frees` has ended this publish, or any one if none is given.
+    pub(super) fn by(&self, frees: impl Fn(SignalVerdict) -> bool, publish: Option<Nonce>) -> bool {
         let mut words = self.words.iter();
-        words.any(|(signal, ended)| signals.contains(signal) && ended.is_none_or(|ended| ended == publish))
+        words.any(|(verdict, ended)| frees(*verdict) && (publish.is_none() || ended.is_none() || *ended == publish))
     }
 
-    fn add(&mut self, signal: Signal, publish: Option<Nonce>) {
-        if self.words.contains(&(signal, publish)) {
+    fn add(&mut self, verdict: SignalVerdict, publish: Option<Nonce>) {
+        if self.words.contains(&(verdict, publish)) {
             return;
         }
         if self.words.len() >= ENDED_WORDS {
-            let words = std::mem::take(&mut self.words);
-            words.into_iter().for_each(|(signal, _)| {
-                if !self.words.contains(&(signal, None)) {
-                    self.words.push((signal, None));
+            for (verdict, _) in std::mem::take(&mut self.words) {
+                if !self.words.contains(&(verdict, None)) {
+                    self.words.push((verdict, None));
                 }
-            });
+            }
         }
-        self.words.push((signal, publish));
+        self.words.push((verdict, publish));
     }
 }
 
@@ -76,7 +75,8 @@ impl EndedPublishes {
 /// What is known of a task id.
 #[derive(Debug, Default)]
 struct IdRecord {
-    digests: Vec<Digest>,
+    /// Each key that the id has claimed, and the rule by which.
+    claims: Vec<(Digest, Arc<str>)>,
     expires_ms: u64,
     ended: Option<Ended>,
     indexed: u64,
@@ -84,14 +84,22 @@ struct IdRecord {
 
 impl IdRecord {
     fn lives_until(&self) -> u64 {
-        let digests_end = if self.digests.is_empty() { 0 } else { self.expires_ms };
-        digests_end.max(self.ended.as_ref().map_or(0, |ended| ended.until_ms))
+        let claims_end = if self.claims.is_empty() { 0 } else { self.expires_ms };
+        claims_end.max(self.ended.as_ref().map_or(0, |ended| ended.until_ms))
     }
 }
 
 enum Key {
     Lock(Digest),
     Id(Arc<str>),
+    Dead(Digest, Arc<str>),
+}
+
+/// An id that is not to run any more under a key.
+#[derive(Debug)]
+struct Dead {
+    until_ms: u64,
+    indexed: u64,
 }
 
 /// Digests are uniform already: two words of one, mixed with a secret so that nobody can aim at one bucket.
@@ -138,6 +146,7 @@ impl BuildHasher for DigestHashing {
 pub(super) struct Table {
     locks: HashMap<Digest, Lock, DigestHashing>,
     ids: HashMap<Arc<str>, IdRecord>,
+    dead: HashMap<(Digest, Arc<str>), Dead>,
     /// By slot of time: what may lapse in it. Each lock and record names the slot of its entry, which moves on when it comes up too
     /// early; other entries of the same key are left over from the past.
     due: BTreeMap<u64, Vec<Key>>,
@@ -170,15 +179,25 @@ impl Table {
     pub(super) fn knows(&self, id: &str, digest: &Digest, now: u64) -> bool {
         self.ids
             .get(id)
-            .is_some_and(|record| record.expires_ms > now && record.digests.contains(digest))
+            .is_some_and(|record| record.expires_ms > now && record.claims.iter().any(|(claimed, _)| claimed == digest))
     }
 
-    pub(super) fn digests(&self, id: &str, now: u64) -> Vec<Digest> {
+    /// The keys that this id has claimed, each with its rule.
+    pub(super) fn claims(&self, id: &str, now: u64) -> &[(Digest, Arc<str>)] {
         self.ids
             .get(id)
             .filter(|record| record.expires_ms > now)
-            .map(|record| record.digests.clone())
-            .unwrap_or_default()
+            .map_or(&[], |record| &record.claims)
+    }
+
+    pub(super) fn supersede(&mut self, id: &Arc<str>, digest: Digest, until_ms: u64, now: u64) {
+        let indexed = index(&mut self.due, Key::Dead(digest, id.clone()), until_ms, now);
+        self.dead.insert((digest, id.clone()), Dead { until_ms, indexed });
+    }
+
+    pub(super) fn is_superseded(&self, id: &Arc<str>, digest: Digest, now: u64) -> bool {
+        // The common case asks for no key.
+        !self.dead.is_empty() && self.dead.get(&(digest, id.clone())).is_some_and(|dead| dead.until_ms > now)
     }
 
     fn record(&mut self, id: &Arc<str>, first_end: u64, now: u64) -> &mut IdRecord {
@@ -186,7 +205,7 @@ impl Table {
             Entry::Occupied(occupied) => {
                 let record = occupied.into_mut();
                 if record.expires_ms <= now {
-                    record.digests.clear();
+                    record.claims.clear();
                 }
                 record
             }
@@ -200,17 +219,17 @@ impl Table {
         }
     }
 
-    pub(super) fn note_id(&mut self, id: &Arc<str>, digest: Digest, until_ms: u64, now: u64) {
+    pub(super) fn note_id(&mut self, id: &Arc<str>, digest: Digest, rule: &Arc<str>, until_ms: u64, now: u64) {
         let record = self.record(id, until_ms, now);
-        if !record.digests.contains(&digest) {
-            record.digests.push(digest);
+        if !record.claims.iter().any(|(claimed, _)| *claimed == digest) {
+            record.claims.push((digest, rule.clone()));
         }
         record.expires_ms = record.expires_ms.max(until_ms);
     }
 
     pub(super) fn forget_id(&mut self, id: &str, digest: &Digest, now: u64) {
         if let Some(record) = self.ids.get_mut(id) {
-            record.digests.retain(|other| other != digest);
+            record.claims.retain(|(other, _)| other != digest);
             if record.lives_until() <= now {
                 self.ids.remove(id);
             }
@@ -220,18 +239,19 @@ impl Table {
     /// The record ends with this lock, if it lists no other.
     pub(super) fn shorten_id(&mut self, id: &str, digest: &Digest, until_ms: u64) {
         if let Some(record) = self.ids.get_mut(id)
-            && record.digests.iter().all(|other| other == digest)
+            && record.claims.iter().all(|(other, _)| other == digest)
         {
             record.expires_ms = record.expires_ms.min(until_ms);
         }
     }
 
-    pub(super) fn note_ended(&mut self, id: &Arc<str>, signal: Signal, publishes: EndedPublishes, until_ms: u64, now: u64) {
+    /// Notes a signal and the publishes that it ended.
+    pub(super) fn note_ended(&mut self, id: &Arc<str>, verdict: SignalVerdict, publishes: EndedPublishes, until_ms: u64, now: u64) {
         let record = self.record(id, until_ms, now);
         let mut ended = record.ended.take().filter(|ended| ended.until_ms > now).unwrap_or_default();
         match publishes {
-            EndedPublishes::Any => ended.add(signal, None),
-            EndedPublishes::These(these) => these.into_iter().for_each(|publish| ended.add(signal, Some(publish))),
+            EndedPublishes::Any => ended.add(verdict, None),
+            EndedPublishes::These(these) => these.into_iter().for_each(|publish| ended.add(verdict, Some(publish))),
         }
         ended.until_ms = ended.until_ms.max(until_ms);
         record.ended = Some(ended);
@@ -278,6 +298,17 @@ impl Table {
                         record.indexed = index(&mut self.due, Key::Id(id), record.lives_until(), now);
                     } else {
                         self.ids.remove(&id);
+                    }
+                }
+                Some(Key::Dead(digest, id)) => {
+                    let key = (digest, id);
+                    let Some(dead) = self.dead.get_mut(&key).filter(|dead| dead.indexed == at) else {
+                        continue;
+                    };
+                    if dead.until_ms > now {
+                        dead.indexed = index(&mut self.due, Key::Dead(key.0, key.1), dead.until_ms, now);
+                    } else {
+                        self.dead.remove(&key);
                     }
                 }
             }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use redis::{Cmd, Script, ToRedisArgs, Value};
 
 use crate::rules::lock::{
-    Acquired, Claim, Committed, Digest, Freed, LockNote, LockRecord, LockState, ReleaseReason, Reply, Request, Scope, Signal,
+    Acquired, Admitted, Claim, Committed, Cooled, Digest, Freed, LockNote, LockRecord, LockState, ReleaseOn, ReleaseReason, Renewed, Reply,
+    Request, Running, Scope, Signal,
 };
 use crate::store::memory::LONGEST_MS;
 
@@ -77,7 +78,10 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
         Request::Acquire { claim, .. }
         | Request::Commit { claim, .. }
         | Request::RenewLease { claim, .. }
-        | Request::Unpublish { claim, .. } => cmd.arg(names.lock(claim.digest)).arg(names.id(&claim.id)),
+        | Request::Unpublish { claim, .. }
+        | Request::Admit { claim, .. }
+        | Request::Renew { claim, .. }
+        | Request::Cool { claim, .. } => cmd.arg(names.lock(claim.digest)).arg(names.id(&claim.id)),
         Request::Signal { id, .. } => {
             let key = names.id(id);
             cmd.arg(&key).arg(&key)
@@ -126,22 +130,66 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
         } => {
             cmd.arg("U").arg(&**id).arg(Hex(publish.0)).arg(reason.as_str());
         }
-        Request::Signal { id, settlement, signal } => {
-            let signal = match signal {
-                Signal::Acked => "a",
-                Signal::Rejected => "r",
-                Signal::DeliveredNoAck => "d",
-            };
-            cmd.arg("S").arg(&**id).arg(Hex(settlement.0)).arg(signal);
+        Request::Signal {
+            id,
+            settlement,
+            signal,
+            worker,
+        } => {
+            cmd.arg("S").arg(&**id).arg(Hex(settlement.0)).arg(letter(*signal)).arg(&**worker);
         }
-        Request::Release { holder, .. } => {
+        Request::Admit {
+            claim: Claim { id, digest },
+            delivery,
+            note,
+            reentrant,
+            worker,
+        } => {
+            cmd.arg("M").arg(&**id).arg(Hex(delivery.0)).arg(u8::from(*reentrant));
+            cmd.arg(span(note.queued_life_ms())).arg(entry(*digest, note));
+            cmd.arg(ends(note)).arg(fields(note, names)).arg(&**worker);
+        }
+        Request::Renew {
+            claim: Claim { id, digest },
+            delivery,
+            note,
+            running,
+        } => {
+            let life = if *running { note.life_ms } else { note.queued_life_ms() };
+            cmd.arg("N").arg(&**id).arg(Hex(delivery.0)).arg(u8::from(*running));
+            cmd.arg(span(life)).arg(entry(*digest, note));
+            cmd.arg(ends(note)).arg(fields(note, names));
+        }
+        Request::Cool { claim, note } => {
+            cmd.arg("W").arg(&*claim.id).arg(span(note.cooldown_ms)).arg(fields(note, names));
+        }
+        Request::Release { holder, running, .. } => {
             cmd.arg("D")
                 .arg(u8::from(holder.is_some()))
-                .arg(holder.as_deref().unwrap_or_default());
+                .arg(holder.as_deref().unwrap_or_default())
+                .arg(u8::from(*running == Running::Include));
         }
         Request::Show { .. } => {
             cmd.arg("Q");
         }
+    }
+}
+
+/// As the script names a signal.
+fn letter(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Acked => "a",
+        Signal::Rejected => "r",
+        Signal::DeliveredNoAck => "d",
+        Signal::Started => "s",
+        Signal::Retried => "t",
+        Signal::Succeeded => "k",
+        Signal::Failed => "f",
+        Signal::Revoked => "v",
+        Signal::RevokeAsked => "q",
+        Signal::Expired => "x",
+        Signal::Crashed => "c",
+        Signal::Purged => "p",
     }
 }
 
@@ -151,7 +199,9 @@ fn span(milliseconds: u64) -> u64 {
 
 /// What a commit and a renewal need to take the lock anew.
 fn write_note(cmd: &mut Cmd, digest: Digest, note: &LockNote, names: &Names) {
-    cmd.arg(span(note.lease_ms)).arg(span(note.life_ms)).arg(entry(digest, note));
+    cmd.arg(span(note.lease_ms))
+        .arg(span(note.queued_life_ms()))
+        .arg(entry(digest, note));
     cmd.arg(ends(note)).arg(fields(note, names));
 }
 
@@ -173,10 +223,21 @@ fn ends(note: &LockNote) -> &'static str {
 /// The fields of a lock that do not change, as a `MessagePack` array of names and values.
 fn fields(note: &LockNote, names: &Names) -> Vec<u8> {
     let grace = note.settle_grace_ms.min(LONGEST_MS).to_string();
+    let life = span(note.life_ms).to_string();
+    let cooldown = note.cooldown_ms.min(LONGEST_MS).to_string();
     let mut fields: Vec<&str> = vec!["rule", &note.rule, "task", &note.task, "summary", &note.summary, "worker", ""];
     fields.extend(["proxy", &*names.proxy, "queue", &note.queue, "scope", note.scope.as_str()]);
     if note.scope == Scope::UntilFinished && note.acks_late {
         fields.extend(["grace", &grace]);
+    }
+    if note.scope != Scope::UntilExpired {
+        fields.extend(["life", &life]);
+    }
+    if note.release_on != ReleaseOn::Both {
+        fields.extend(["release", note.release_on.as_str()]);
+    }
+    if note.cooldown_ms > 0 {
+        fields.extend(["cooldown", &cooldown]);
     }
     if note.shadow {
         fields.extend(["shadow", "1"]);
@@ -237,6 +298,22 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
                 .map(Reply::Released)
                 .ok_or(unread)
         }
+        Request::Admit { claim, .. } => admitted(claim.digest, value).ok_or(unread),
+        Request::Renew { .. } => match value {
+            Value::Int(0) => Ok(Reply::Renewed(Renewed::Held)),
+            Value::Int(1) => Ok(Reply::Renewed(Renewed::Retaken)),
+            Value::Int(2) => Ok(Reply::Renewed(Renewed::Gone)),
+            _ => Err(unread),
+        },
+        Request::Cool { .. } => match value {
+            Value::Int(0) => Ok(Reply::Cooled(Cooled::Locked)),
+            Value::Array(parts) => parts
+                .first()
+                .and_then(text)
+                .map(|holder| Reply::Cooled(Cooled::Held { holder }))
+                .ok_or(unread),
+            _ => Err(unread),
+        },
         Request::Show { digest } => {
             let Value::Array(fields) = value else { return Err(unread) };
             Ok(Reply::Lock(record(*digest, &fields).map(Box::new)))
@@ -260,6 +337,26 @@ fn acquired(value: Value) -> Option<Acquired> {
         },
         _ => None,
     }
+}
+
+fn admitted(computed: Digest, value: Value) -> Option<Reply> {
+    let Value::Array(parts) = value else { return None };
+    let (what, rest) = parts.split_first()?;
+    let (digest, rest) = rest.split_first()?;
+    let digest = Digest::from_hex(&text(digest)?).unwrap_or(computed);
+    let admitted = match (&*text(what)?, rest) {
+        ("h", []) => Admitted::Holds,
+        ("p", []) => Admitted::Passes,
+        ("x", []) => Admitted::Superseded,
+        ("l", [holder]) => Admitted::Leased { holder: text(holder)? },
+        ("d", [holder, state, expires_in]) => Admitted::Held {
+            holder: text(holder)?,
+            state: LockState::from_name(&text(state)?)?,
+            expires_in_ms: number(expires_in)?,
+        },
+        _ => return None,
+    };
+    Some(Reply::Admit(digest, admitted))
 }
 
 fn committed(value: Value) -> Option<Committed> {

@@ -5,14 +5,16 @@
 -- A lock is a hash; its field `publishes` lists the holder's publishes by nonce: `N` is forwarded, `N+` the broker has, `N-BY` is settled or
 -- withdrawn by the request BY. The field `grace` is there only if the ack ends the task: the settle grace.
 -- An id record is a string of entries, one per key that the id has claimed: a line feed, the digest, the scope, the rule.
--- `PREFIX:ended:ID` is what workers' signals leave behind for the commits that come after them: words that each begin and end with a
--- blank, of the letter of a signal and a publish that it ended, or `*` for any.
+-- The field `delivered` is there once a worker has had the message, `told` once the lock's going was told.
+-- `PREFIX:ended:ID` is what workers' signals leave behind for the commits that come after them: words, each with a blank before and behind,
+-- of how much a signal says (d begun, a acknowledged, r over) and a publish that it ended, or `*`. `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key.
 
 local ARGV, KEYS, call = ARGV, KEYS, redis.call
 local prefix = ARGV[1]
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ENDED_KEPT, UNKNOWN_KEPT, PUBLISHES_KEPT, ENDED_WORDS = 60000, 10000, 16, 64
+local DEAD_KEPT, DEAD_LONGEST = 86400000, 34560000000
 
 -- Redis writes a Lua number as a floating point number, which is slow.
 local function int(number) return string.format('%d', number) end
@@ -22,6 +24,8 @@ local function digest_of(lock) return string.sub(lock, -65, -2) end
 local function lock_of(digest) return prefix .. ':lock:{' .. digest .. '}' end
 local function id_of(id) return prefix .. ':id:' .. id end
 local function ended_of(id) return prefix .. ':ended:' .. id end
+local function dead_of(digest, id) return prefix .. ':super:{' .. digest .. '}:' .. id end
+local function is_dead(digest, id) return call('EXISTS', dead_of(digest, id)) == 1 end
 
 local function parse(publishes)
   local list = {}
@@ -70,6 +74,26 @@ local function settled(list)
   return words
 end
 
+local function all(list)
+  local words = {}
+  for i, p in ipairs(list) do words[i] = p[1] end
+  return words
+end
+
+-- Settles the oldest publish that is open; false if this settlement was counted before.
+local function settle(list, settlement)
+  local oldest
+  for _, p in ipairs(list) do
+    if p[2] == '-' then
+      if p[3] == settlement then return false end
+    elseif not oldest then
+      oldest = p
+    end
+  end
+  if oldest then oldest[2], oldest[3] = '-', settlement end
+  return true
+end
+
 local function take(lock, id, state, publishes, life, blob)
   call('HSET', lock, 'holder', id, 'state', state, 'since', now_text, 'expires', int(now + life), 'publishes', publishes,
     unpack(cmsgpack.unpack(blob)))
@@ -102,6 +126,10 @@ local function forget_id(idkey, digest)
   end
 end
 
+local function live_at_least(key, life)
+  if call('PTTL', key) < life then call('PEXPIRE', key, int(life)) end
+end
+
 local function prolong(lock, expires, life)
   if now + life > (tonumber(expires) or 0) then
     call('HSET', lock, 'expires', int(now + life))
@@ -109,26 +137,31 @@ local function prolong(lock, expires, life)
   end
 end
 
-local FREEING = { s = { 'a', 'r', 'd' }, a = { 'a', 'r' }, r = { 'r' }, n = {} }
+local FREEING = { s = { 'd', 'a', 'r' }, a = { 'a', 'r' }, r = { 'r' }, n = {} }
 
--- Whether a signal that frees such a lock was heard before. `ends` is what frees it: s any signal, a ack or reject, r reject, n none.
-local function ended(id, nonce, ends)
+-- Whether a signal that frees such a lock has ended this publish, or any if none is given. `ends` is what frees it: s any signal, a an ack
+-- or an end, r an end, n none.
+local function heard(id, nonce, ends)
   if ends == 'n' then return false end
   local words = call('GET', ended_of(id))
   if not words then return false end
-  for _, signal in ipairs(FREEING[ends]) do
-    if string.find(words, ' ' .. signal .. '* ', 1, true) or string.find(words, ' ' .. signal .. nonce .. ' ', 1, true) then return true end
+  for _, verdict in ipairs(FREEING[ends]) do
+    local word = ' ' .. verdict
+    if string.find(words, nonce and word .. '* ' or word, 1, true) then return true end
+    if nonce and string.find(words, word .. nonce .. ' ', 1, true) then return true end
   end
   return false
 end
 
+local function ended(digest, id, nonce, ends) return is_dead(digest, id) or heard(id, nonce, ends) end
+
 -- Notes a signal and the publishes that it ended; it takes no earlier one back.
-local function note_ended(id, signal, publishes, kept)
+local function note_ended(id, verdict, publishes, kept)
   local key = ended_of(id)
   local words, left = call('GET', key), 0
   if words then left = call('PTTL', key) else words = ' ' end
   for _, publish in ipairs(publishes) do
-    if not string.find(words, ' ' .. signal .. publish .. ' ', 1, true) then
+    if not string.find(words, ' ' .. verdict .. publish .. ' ', 1, true) then
       local _, count = string.gsub(words, '%S+', '')
       if count >= ENDED_WORDS then
         local all = ' '
@@ -137,7 +170,7 @@ local function note_ended(id, signal, publishes, kept)
         end
         words = all
       end
-      words = words .. signal .. publish .. ' '
+      words = words .. verdict .. publish .. ' '
     end
   end
   call('SET', key, words, 'PX', int(math.max(left, kept)))
@@ -160,8 +193,14 @@ function ops.A(lock, idkey, a)
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes')
   local holder = l[1]
   if not holder then
+    -- The record goes first: only an id that has one, or a retry, can be dead.
+    local fresh = call('SET', idkey, ARGV[a + 5], 'PX', int(lease + life), 'NX')
+    if (not fresh or ARGV[a + 2] == '1') and is_dead(digest_of(lock), id) then
+      if fresh then call('DEL', idkey) end
+      return 2
+    end
+    if not fresh then note_id(idkey, ARGV[a + 5], lease + life) end
     take(lock, id, 'leased', nonce, lease, ARGV[a + 6])
-    note_id(idkey, ARGV[a + 5], lease + life)
     return 0
   end
   if holder == id then
@@ -170,6 +209,7 @@ function ops.A(lock, idkey, a)
       push(list, nonce, '')
       call('HSET', lock, 'publishes', format(list))
     end
+    call('HDEL', lock, 'told')
     prolong(lock, l[3], lease)
     note_id(idkey, ARGV[a + 5], lease + life)
     return 1
@@ -185,7 +225,7 @@ end
 -- Commit: id, nonce, lease, life, entry, ends, blob.
 function ops.C(lock, idkey, a)
   local id, nonce, lease, life = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'grace', 'since')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'told', 'since')
   local holder = l[1]
   if holder == id then
     local publishes = nonce .. '+'
@@ -197,8 +237,11 @@ function ops.C(lock, idkey, a)
       elseif publish[2] == '' then
         publish[2] = '+'
       end
-      if l[5] and in_flight(list) == 0 then return 1 end
       publishes = format(list)
+    end
+    if l[2] == 'cooldown' or l[5] then
+      call('HSET', lock, 'publishes', publishes)
+      return 1
     end
     local expires = math.max(now + life, tonumber(l[3]) or 0)
     call('HSET', lock, 'state', l[2] == 'leased' and 'queued' or l[2], 'publishes', publishes, 'expires', int(expires))
@@ -207,7 +250,7 @@ function ops.C(lock, idkey, a)
     if now - (tonumber(l[6]) or 0) > lease then note_id(idkey, ARGV[a + 4], life) end
     return 0
   end
-  if ended(id, nonce, ARGV[a + 5]) then return 1 end
+  if ended(digest_of(lock), id, nonce, ARGV[a + 5]) then return 1 end
   if holder then return { holder } end
   take(lock, id, 'queued', nonce .. '+', life, ARGV[a + 6])
   note_id(idkey, ARGV[a + 4], life)
@@ -221,7 +264,7 @@ function ops.R(lock, idkey, a)
   if l[1] then
     if l[1] == id and l[2] == 'leased' and in_flight(parse(l[4])) > 0 then prolong(lock, l[3], lease) end
     prolong_ended(id)
-  elseif ended(id, nonce, ARGV[a + 5]) then
+  elseif ended(digest_of(lock), id, nonce, ARGV[a + 5]) then
     prolong_ended(id)
   else
     take(lock, id, 'leased', nonce, lease, ARGV[a + 6])
@@ -249,45 +292,103 @@ function ops.U(lock, idkey, a)
 end
 
 -- What a signal does to one lock: whether the id still claims the key, the publishes it ends if any, and what is told if the lock goes.
-local function signal_lock(digest, id, settlement, signal)
+local function signal_lock(digest, idkey, id, settlement, signal, worker)
   local lock = lock_of(digest)
-  local l = call('HMGET', lock, 'holder', 'scope', 'publishes', 'grace', 'rule', 'task', 'since', 'shadow', 'expires')
-  if l[1] ~= id then return false, { '*' } end
-  if l[2] == 'until_expired' then return true end
-  local list, oldest = parse(l[3]), nil
-  for _, p in ipairs(list) do
-    if p[2] == '-' then
-      if p[3] == settlement then return true end
-    elseif not oldest then
-      oldest = p
-    end
+  local l = call('HMGET', lock, 'holder', 'scope', 'publishes', 'grace', 'rule', 'task', 'since', 'shadow', 'expires', 'state', 'life',
+    'release', 'cooldown', 'delivered', 'told')
+  if l[1] ~= id then
+    if signal == 't' or is_dead(digest, id) then return true end
+    return false, { '*' }
   end
-  if oldest then oldest[2], oldest[3] = '-', settlement end
-  if signal == 'r' or l[2] == 'until_started' then
+  local scope, runs, life = l[2], l[10] == 'running', tonumber(l[11]) or 1
+  if scope == 'until_expired' or l[10] == 'cooldown' then return true end
+  local list = parse(l[3])
+  if (signal == 'a' or signal == 'r' or signal == 'd') and not settle(list, settlement) then return true end
+
+  local function tell(reason)
+    return not l[15] and freed(digest, reason, id, l[5], l[6], l[7], l[8]) or nil
+  end
+  local function frees(reason, publishes)
     call('DEL', lock)
-    return false, settled(list), freed(digest, signal == 'r' and 'ended' or 'started', id, l[5], l[6], l[7], l[8])
+    return false, publishes, tell(reason)
   end
-  if signal == 'a' and l[4] and in_flight(list) == 0 then
-    local grace = math.min(tonumber(l[4]), math.max(0, (tonumber(l[9]) or now) - now))
-    call('HSET', lock, 'publishes', format(list), 'expires', int(now + grace))
-    call('PEXPIRE', lock, int(grace))
-    return true, settled(list), freed(digest, 'ended', id, l[5], l[6], l[7], l[8]), grace
+  local function supersedes(reason)
+    local kept = math.min(life + DEAD_KEPT, DEAD_LONGEST)
+    call('DEL', lock)
+    call('SET', dead_of(digest, id), '1', 'PX', int(kept))
+    live_at_least(idkey, kept)
+    return true, all(list), tell(reason)
   end
-  call('HSET', lock, 'publishes', format(list))
+  local function becomes(state)
+    call('HSET', lock, 'state', state, 'publishes', format(list))
+    if l[15] then call('HDEL', lock, 'told') end
+    prolong(lock, l[9], life)
+    live_at_least(idkey, life)
+    return true
+  end
+
+  if signal == 'r' then return frees('ended', settled(list)) end
+  if signal == 'v' then return frees('revoked', all(list)) end
+  if signal == 'c' then return frees('crash', all(list)) end
+  -- Per run, started never follows ended.
+  if l[15] and (signal == 'd' or signal == 's') then
+    call('HSET', lock, 'publishes', format(list))
+    return true
+  end
+  if signal == 'a' or signal == 'd' or signal == 's' then
+    if scope == 'until_started' then return frees('started', settled(list)) end
+    if signal == 'a' and l[4] then
+      if in_flight(list) > 0 then
+        call('HSET', lock, 'publishes', format(list))
+        return true
+      end
+      local grace = math.min(tonumber(l[4]), math.max(0, (tonumber(l[9]) or now) - now))
+      call('HSET', lock, 'publishes', format(list), 'expires', int(now + grace), 'told', '1')
+      call('PEXPIRE', lock, int(grace))
+      return true, settled(list), tell('ended'), grace
+    end
+    call('HSET', lock, 'delivered', '1')
+    if worker ~= '' then call('HSET', lock, 'worker', worker) end
+    return becomes('running')
+  end
+  if signal == 't' then return scope ~= 'until_finished' or becomes('queued') end
+  if signal == 'k' or signal == 'f' then
+    local outcome, rest = signal == 'k' and 'success' or 'failure', 0
+    if scope == 'until_started' then
+      rest = 0
+    elseif l[12] and l[12] ~= outcome then
+      rest = life
+    elseif signal == 'k' then
+      rest = tonumber(l[13]) or 0
+    end
+    if rest == 0 then return frees(outcome, all(list)) end
+    call('HSET', lock, 'state', 'cooldown', 'expires', int(now + rest))
+    call('PEXPIRE', lock, int(rest))
+    live_at_least(idkey, rest)
+    return true
+  end
+  if signal == 'x' and runs then return frees('expired', all(list)) end
+  if signal == 'x' then return supersedes('expired') end
+  if signal == 'q' and not runs then return supersedes('revoked') end
+  if signal == 'p' and not runs and not l[14] then return frees('purged', all(list)) end
   return true
 end
 
--- Signal: id, settlement, signal (a ack, r reject, d delivered without ack).
+-- Signal: id, settlement, signal, worker. The signals: a ack, r reject, d delivered without ack, s started, t retried, k succeeded,
+-- f failed, v revoked, q a revoke is asked for, x expired, c crashed, p purged.
+local verdicts = { a = 'a', d = 'd', s = 'd' }
 function ops.S(_, idkey, a)
   local id, signal = ARGV[a], ARGV[a + 2]
+  local verdict = verdicts[signal] or 'r'
   local record, out, ends = call('GET', idkey), {}, nil
   if not record then
-    note_ended(id, signal, { '*' }, UNKNOWN_KEPT)
+    -- Of an id that is not known, all but its end is somebody else's business.
+    if signal ~= 't' and signal ~= 's' and signal ~= 'q' then note_ended(id, verdict, { '*' }, UNKNOWN_KEPT) end
     return out
   end
   local kept, entries, shortest = {}, 0, nil
   for entry, digest in string.gmatch(record, '(\n(%x+)[^\n]*)') do
-    local claims, publishes, told, grace = signal_lock(digest, id, ARGV[a + 1], signal)
+    local claims, publishes, told, grace = signal_lock(digest, idkey, id, ARGV[a + 1], signal, ARGV[a + 3])
     entries = entries + 1
     if claims then kept[#kept + 1] = entry end
     if told then out[#out + 1] = told end
@@ -305,17 +406,100 @@ function ops.S(_, idkey, a)
   end
   -- The record ends with the only lock it lists.
   if #kept == 1 and entries == 1 and shortest then call('PEXPIRE', idkey, int(shortest)) end
-  if ends then
+  if ends and signal ~= 't' then
     if string.find(table.concat(ends, ' '), '*', 1, true) then ends = { '*' } end
-    note_ended(id, signal, ends, ENDED_KEPT)
+    note_ended(id, verdict, ends, ENDED_KEPT)
   end
   return out
 end
 
--- Release by an operator: whether a holder is named, its id.
+local function delivered(lock, idkey, entry, worker, life)
+  call('HSET', lock, 'delivered', '1')
+  if worker ~= '' then call('HSET', lock, 'worker', worker) end
+  note_id(idkey, entry, life)
+end
+
+-- Admission: id, delivery, reentrant, life, entry, ends, blob, worker.
+function ops.M(lock, idkey, a)
+  local id, nonce, life, entry, worker = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 3]), ARGV[a + 4], ARGV[a + 7]
+  local digest, record = digest_of(lock), call('GET', idkey)
+  local known = record and find_entry(record, digest)
+  if record and not known then
+    -- The key that the id has claimed goes before the one that the present rules compute.
+    local rule = string.match(entry, '^\n%x+ %S+ (.*)$')
+    for other, scope, name in string.gmatch(record, '\n(%x+) (%S+) ([^\n]*)') do
+      if name == rule then
+        digest, lock, known, entry = other, lock_of(other), true, '\n' .. other .. ' ' .. scope .. ' ' .. name
+        break
+      end
+    end
+    if not known then return { 'p', digest } end
+  end
+  if is_dead(digest, id) then return { 'x', digest } end
+  if ARGV[a + 5] == 'n' then return { 'p', digest } end
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes')
+  local holder = l[1]
+  if not holder then
+    take(lock, id, 'queued', nonce .. '+', life, ARGV[a + 6])
+    delivered(lock, idkey, entry, worker, life)
+    return { 'h', digest }
+  end
+  if holder == id then
+    if l[2] == 'cooldown' then return { 'p', digest } end
+    local list = parse(l[4])
+    if in_flight(list) == 0 then
+      push(list, nonce, '+')
+      call('HSET', lock, 'publishes', format(list))
+    end
+    if l[2] == 'leased' then call('HSET', lock, 'state', 'queued') end
+    call('HDEL', lock, 'told')
+    prolong(lock, l[3], life)
+    delivered(lock, idkey, entry, worker, math.max(life, (tonumber(l[3]) or now) - now))
+    return { 'h', digest }
+  end
+  if ARGV[a + 2] == '1' or known then return { 'p', digest } end
+  if l[2] == 'leased' then return { 'l', digest, holder } end
+  return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
+end
+
+-- Renewal: id, delivery, running, life, entry, ends, blob. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
+function ops.N(lock, idkey, a)
+  local id, life, ends = ARGV[a], tonumber(ARGV[a + 3]), ARGV[a + 5]
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'told')
+  if l[1] then
+    if l[1] ~= id or l[2] == 'cooldown' or l[4] then return 2 end
+    prolong(lock, l[3], life)
+    note_id(idkey, ARGV[a + 4], math.max(life, (tonumber(l[3]) or now) - now))
+    return 0
+  end
+  if ended(digest_of(lock), id, nil, ends) then return 2 end
+  take(lock, id, ARGV[a + 2] == '1' and 'running' or 'queued', ARGV[a + 1] .. '+', life, ARGV[a + 6])
+  delivered(lock, idkey, ARGV[a + 4], '', life)
+  return 1
+end
+
+-- Lock by hand: id, cooldown, blob. 0: locked; else who holds the key.
+function ops.W(lock, _, a)
+  local life = tonumber(ARGV[a + 1])
+  local l = call('HMGET', lock, 'holder', 'state')
+  if not l[1] then
+    take(lock, ARGV[a], 'cooldown', '0-0', life, ARGV[a + 2])
+  elseif l[2] == 'cooldown' then
+    call('HSET', lock, 'expires', int(now + life))
+    call('PEXPIRE', lock, int(life))
+  else
+    return { l[1] }
+  end
+  return 0
+end
+
+-- Release by an operator: whether a holder is named, its id, whether the lock of one that runs goes too.
 function ops.D(lock, _, a)
-  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow')
+  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow', 'state', 'delivered')
   if not l[1] or (ARGV[a] == '1' and l[1] ~= ARGV[a + 1]) then return {} end
+  if l[6] == 'running' and ARGV[a + 2] ~= '1' then return {} end
+  -- A worker has it and may go on: no renewal is to bring back what was freed.
+  if l[7] then note_ended(l[1], 'r', { '*' }, math.max(ENDED_KEPT, call('PTTL', lock))) end
   call('DEL', lock)
   forget_id(id_of(l[1]), digest_of(lock))
   return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5]) }
@@ -327,7 +511,7 @@ function ops.Q(lock)
     'shadow', 'publishes')
 end
 
-local arguments = { A = 7, C = 7, R = 7, U = 3, S = 3, D = 2, Q = 0 }
+local arguments = { A = 7, C = 7, R = 7, U = 3, S = 4, M = 8, N = 7, W = 3, D = 3, Q = 0 }
 local answers, at = {}, 2
 for question = 1, #KEYS / 2 do
   local op = ARGV[at]

@@ -100,6 +100,12 @@ def gated(self, name):
     return name
 
 
+@app.task(bind=True, name="live.gated_failure")
+def gated_failure(self, name):
+    _wait_gate(self, name)
+    raise ValueError(name)
+
+
 @app.task(bind=True, name="live.late", acks_late=True)
 def late(self, name):
     _wait_gate(self, name)
@@ -129,6 +135,12 @@ def flaky_late(self, fails):
     if self.request.retries < fails:
         raise self.retry(countdown=0)
     return self.request.retries
+
+
+@app.task(bind=True, name="live.failing")
+def failing(self, *args):
+    mark(self)
+    raise ValueError(args)
 
 
 @app.task(bind=True, name="live.total")

@@ -1,0 +1,66 @@
+//! The life of tasks, where the connections that pass do not tell it: who started, who ended, who is gone.
+//!
+//! A session tells the store what it sees of its own connection ([`crate::session`]): acks, events, results and revokes on their way. What
+//! must be asked for, waited for or repeated is done here, on one thread with a runtime of its own, so that nothing here holds up a
+//! publish, a delivery or an operator. Each concern is a module with one task, which
+//!
+//! - takes its settings from a channel, so that a reload starts, changes or stops it;
+//! - gives what it learns to the store as orders ([`crate::store::Client::tell`]), which are idempotent: a signal that comes twice, late,
+//!   or through another proxy too changes nothing;
+//! - keeps no state that another proxy would need: what it knows can be learnt anew.
+//!
+//! [`results`]: what the Redis result backend says of tasks.
+
+pub mod results;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::store::Store;
+
+/// How often the holders of locks are looked up in the result backend.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// What follows the life of tasks. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Lifecycle {
+    results: watch::Sender<Option<results::Settings>>,
+}
+
+impl Lifecycle {
+    /// Starts the thread. Nothing is followed yet.
+    pub fn start(store: &Store, metrics: &Arc<Metrics>) -> io::Result<Lifecycle> {
+        let (results, settings) = watch::channel(None);
+        let (store, metrics) = (store.clone(), Arc::clone(metrics));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new()
+            .name("lifecycle".to_owned())
+            .spawn(move || runtime.block_on(results::run(store, metrics, settings)))?;
+        Ok(Lifecycle { results })
+    }
+
+    /// Follows what this configuration says, from now on.
+    pub fn configure(&self, config: &Config) {
+        let followed = config.results.as_ref().filter(|_| config.rules.follows_tasks());
+        self.follow_results(followed.map(|results| results::Settings {
+            url: results.url.clone(),
+            key_prefix: results.key_prefix.clone(),
+            max_message: config.proxy.max_message,
+            look_every: LOOK_EVERY,
+        }));
+    }
+
+    /// Follows this result backend from now on; `None`: none.
+    pub fn follow_results(&self, settings: Option<results::Settings>) {
+        self.results.send_if_modified(|current| {
+            let differs = *current != settings;
+            *current = settings;
+            differs
+        });
+    }
+}

@@ -1,0 +1,139 @@
+//! What a session hears of tasks beside the settlements of its own deliveries: events and results that workers publish, and control
+//! messages on their way to workers.
+//!
+//! All of these pass as they are. A task's messages, its results and its worker's events take different connections, so a signal may come
+//! before the one that caused it; the store puts them in order.
+
+use std::sync::Arc;
+
+use super::Shared;
+use crate::amqp::content::Properties;
+use crate::amqp::encode;
+use crate::amqp::method::basic;
+use crate::celery::control::{self, Ask, Command, Message};
+use crate::celery::event::{self, Kind, TaskEvent};
+use crate::celery::queue::{self, Purpose};
+use crate::celery::result;
+use crate::celery::{Limits, task};
+use crate::rules::lock::{Request, Signal};
+
+/// The mailbox of the worker at the other end of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mailbox {
+    /// The worker's node name.
+    pub node: Arc<str>,
+    /// What the name of the mailbox's exchange begins with.
+    pub namespace: Box<str>,
+}
+
+impl Mailbox {
+    /// The mailbox that a queue is, if it is one.
+    pub(super) fn of_queue(queue: &[u8]) -> Option<Mailbox> {
+        match queue::purpose(queue) {
+            Purpose::Mailbox { node, namespace } => Some(Mailbox {
+                node: node.into(),
+                namespace: namespace.into(),
+            }),
+            _ => None,
+        }
+    }
+
+    /// A delivery to the mailbox that tells its worker to publish task events. The consumer needs no acknowledgement, so any delivery
+    /// tag will do; a worker takes the high one. `None` if it cannot be put into frames of that size.
+    pub(super) fn enable_events(&self, channel: u16, consumer_tag: &[u8], frame_max: usize) -> Option<Vec<u8>> {
+        let message = Message::new(Ask::EnableEvents, &self.namespace, &[&self.node], None)?;
+        let deliver = basic::Deliver {
+            consumer_tag,
+            delivery_tag: 1 << 40,
+            redelivered: false,
+            exchange: message.exchange().as_bytes(),
+            routing_key: b"",
+            tag_offset: 0,
+        };
+        let mut frames = Vec::new();
+        encode::basic_deliver(&mut frames, channel, &deliver, &message.content(), frame_max).ok()?;
+        Some(frames)
+    }
+}
+
+/// Listens to a publish that has been read in full. True if it is no task: an event, a control message or a result.
+pub(super) fn hear(shared: &mut Shared, publish: &basic::Publish<'_>, properties: &Properties<'_>, body: &[u8]) -> bool {
+    if task::peek(properties).is_some() {
+        return false;
+    }
+    let limits = Limits::new(shared.settings.max_message);
+    if publish.exchange == event::EXCHANGE {
+        if shared.rules.follows_tasks() && event::may_matter(publish.routing_key) {
+            hear_events(shared, properties, body, limits);
+        }
+        return true;
+    }
+    if control::namespace(publish.exchange).is_some() {
+        if shared.rules.follows_tasks() {
+            hear_control(shared, properties, body, limits);
+        }
+        return true;
+    }
+    publish.exchange.is_empty() && result::may_be_rpc(properties) && hear_result(shared, properties, body, limits)
+}
+
+fn hear_events(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], limits: Limits) {
+    // What cannot be read is somebody else's use of the exchange.
+    let Ok(events) = event::read(properties, body, limits) else {
+        return;
+    };
+    let mut worker: Arc<str> = "".into();
+    for event in events.events {
+        let Kind::Task { id, event: what } = event.kind else { continue };
+        let signal = match what {
+            TaskEvent::Started => Signal::Started,
+            TaskEvent::Succeeded => Signal::Succeeded,
+            TaskEvent::Failed => Signal::Failed,
+            TaskEvent::Retried => Signal::Retried,
+            TaskEvent::Revoked { expired: true, .. } => Signal::Expired,
+            TaskEvent::Revoked { expired: false, .. } => Signal::Revoked,
+            // The reject itself is heard where it is sent, and one with requeue ends nothing.
+            TaskEvent::Sent { .. } | TaskEvent::Received { .. } | TaskEvent::Rejected { .. } | TaskEvent::Cancelled => continue,
+        };
+        if *worker != *event.hostname {
+            worker = event.hostname.into();
+        }
+        shared.tell_signal(id.into(), signal, Arc::clone(&worker));
+    }
+}
+
+fn hear_control(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], limits: Limits) {
+    if let Ok(control) = control::read(properties, body, limits)
+        && let Command::Revoke { ids, .. } = control.command
+    {
+        for id in ids {
+            shared.tell_signal(id.into(), Signal::RevokeAsked, "".into());
+        }
+    }
+}
+
+/// False if it is no result: perhaps a task of protocol 1, which has no header that says so.
+fn hear_result(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], limits: Limits) -> bool {
+    let Ok(Some(result)) = result::read_rpc(properties, body, limits) else {
+        return false;
+    };
+    if shared.rules.follows_tasks()
+        && let Some(signal) = Signal::of_result(result.status)
+    {
+        shared.tell_signal(Arc::from(&*result.id), signal, "".into());
+    }
+    true
+}
+
+impl Shared {
+    /// Tells the store what was learnt of a task.
+    pub(super) fn tell_signal(&mut self, id: Arc<str>, signal: Signal, worker: Arc<str>) {
+        let settlement = self.nonce();
+        self.tells.push(Request::Signal {
+            id,
+            settlement,
+            signal,
+            worker,
+        });
+    }
+}
