@@ -16,6 +16,23 @@ fn the_broker_s_answers_to_our_own_goodbye_are_not_for_the_client() {
 }
 
 #[test]
+fn nor_are_they_if_they_come_with_the_last_one() {
+    let mut rig = Rig::new(spec());
+    rig.client(&consume(1, "c", false));
+    rig.session.handle_close(rig.now.us + 5_000_000, rig.now);
+    assert_eq!(rig.client_got(), ["connection.close"]);
+    rig.later(5_000_000);
+    rig.later(1);
+    assert_eq!(rig.broker_got(), ["basic.consume", "channel.close", "connection.close"]);
+    let answers = [
+        method(1, MethodId::CHANNEL_CLOSE_OK, &[]),
+        method(0, MethodId::CONNECTION_CLOSE_OK, &[]),
+    ];
+    rig.broker(&answers.concat());
+    assert_eq!(rig.client_got(), [""; 0]);
+}
+
+#[test]
 fn a_client_that_closes_as_it_is_told_to_go_loses_nothing() {
     let mut rig = Rig::new(spec());
     let a = rig.publish_asked("a");
