@@ -237,7 +237,11 @@ impl Deliveries {
             self.settle(0, true, each);
             return Pass::Verbatim;
         }
-        let last = self.open.iter().rfind(|delivery| delivery.sight == Sight::Shown).map(|delivery| delivery.tag);
+        let last = self
+            .open
+            .iter()
+            .rfind(|delivery| delivery.sight == Sight::Shown)
+            .map(|delivery| delivery.tag);
         let Some(last) = last else { return Pass::Swallow };
         match self.settle(last, true, each) {
             Pass::Verbatim => Pass::UpTo(last),

@@ -207,6 +207,10 @@ impl Step<'_> {
             return Acquired::Reentry { holds: false };
         }
         let Some(lock) = self.table.lock(&claim.digest, self.now) else {
+            // What only observes does not wait for this answer, and may have ended.
+            if note.shadow && self.ended(claim, publish, note) {
+                return Acquired::Taken;
+            }
             self.take(claim, publish, note, LockState::Leased, lease_end);
             self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
             return Acquired::Taken;

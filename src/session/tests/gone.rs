@@ -94,14 +94,15 @@ fn an_ack_of_all_by_a_client_that_is_told_to_go_covers_only_what_it_was_handed()
     rig.client(&ack(1, 0, true));
     rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
     rig.session.handle_close(rig.now.us + 5_000_000, rig.now);
-    assert_eq!(
-        rig.client_got(),
-        ["basic.deliver x", "basic.deliver y", "connection.close"]
-    );
+    assert_eq!(rig.client_got(), ["basic.deliver x", "basic.deliver y", "connection.close"]);
     rig.broker_got();
     rig.told();
     rig.broker(&deliver(1, "c", 3, "t.unique", "z"));
     rig.client(&ack(1, 0, true));
-    assert_eq!(rig.broker_got(), ["basic.ack 2 multiple"], "what it will never see returns with the connection");
+    assert_eq!(
+        rig.broker_got(),
+        ["basic.ack 2 multiple"],
+        "what it will never see returns with the connection"
+    );
     assert_eq!(rig.told(), [format!("signal y {:?}", Signal::Acked)]);
 }

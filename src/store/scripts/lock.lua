@@ -187,12 +187,14 @@ end
 
 local ops = {}
 
--- Acquire: id, nonce, reentrant, lease, life, entry, blob.
+-- Acquire: id, nonce, reentrant, lease, life, entry, blob, ends.
 function ops.A(lock, idkey, a)
   local id, nonce, lease, life = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 3]), tonumber(ARGV[a + 4])
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes')
   local holder = l[1]
   if not holder then
+    -- What only observes does not wait for this answer, and may have ended.
+    if heard(id, nonce, ARGV[a + 7]) then return 0 end
     -- The record goes first: only an id that has one, or a retry, can be dead.
     local fresh = call('SET', idkey, ARGV[a + 5], 'PX', int(lease + life), 'NX')
     if (not fresh or ARGV[a + 2] == '1') and is_dead(digest_of(lock), id) then
@@ -511,7 +513,7 @@ function ops.Q(lock)
     'shadow', 'publishes')
 end
 
-local arguments = { A = 7, C = 7, R = 7, U = 3, S = 4, M = 8, N = 7, W = 3, D = 3, Q = 0 }
+local arguments = { A = 8, C = 7, R = 7, U = 3, S = 4, M = 8, N = 7, W = 3, D = 3, Q = 0 }
 local answers, at = {}, 2
 for question = 1, #KEYS / 2 do
   local op = ARGV[at]
