@@ -103,17 +103,25 @@ impl Channel {
 
     /// The broker has answered a `basic.consume`, and has named the consumer if its client left that to it.
     fn consumer_runs(&mut self, shared: &mut Shared, tag: &[u8]) {
-        let asked =
-            |named: bool| move |consumer: &Consumer| consumer.standing == Standing::Asked && consumer.tag == if named { tag } else { &[] };
+        let unanswered = |consumer: &Consumer| matches!(consumer.standing, Standing::Asked | Standing::Left);
+        let named = |consumer: &Consumer| unanswered(consumer) && consumer.tag == tag;
+        let unnamed = |consumer: &Consumer| unanswered(consumer) && consumer.tag.is_empty();
         let index = self
             .consumers
             .iter()
-            .position(asked(true))
-            .or_else(|| self.consumers.iter().position(asked(false)));
-        if let Some(consumer) = index.and_then(|index| self.consumers.get_mut(index)) {
+            .position(named)
+            .or_else(|| self.consumers.iter().position(unnamed));
+        let Some(index) = index else { return };
+        if let Some(consumer) = self
+            .consumers
+            .get_mut(index)
+            .filter(|consumer| consumer.standing == Standing::Asked)
+        {
             consumer.tag = tag.to_vec();
             consumer.standing = Standing::Running;
             self.enable_events(shared);
+        } else {
+            self.consumers.remove(index);
         }
     }
 

@@ -167,7 +167,7 @@ impl Channel {
             // Deliveries come until the broker answers; where it does not answer, there is no better time than now.
             Some(MethodId::BASIC_CANCEL) => {
                 if let Some(cancel) = basic::Cancel::decode(frame.payload).filter(|cancel| cancel.nowait) {
-                    self.cancelled(cancel.consumer_tag);
+                    self.client_cancels(cancel.consumer_tag);
                 }
             }
             Some(MethodId::BASIC_GET) => {
@@ -306,6 +306,23 @@ impl Channel {
                 .consumers
                 .iter()
                 .any(|consumer| consumer.no_ack && consumer.tag.is_empty() && consumer.standing == Standing::Running),
+        }
+    }
+
+    /// The client cancels a consumer and wants no answer. The answer to its `basic.consume` may still be due.
+    fn client_cancels(&mut self, tag: &[u8]) {
+        let meant = |consumer: &Consumer| consumer.tag == tag && consumer.standing != Standing::Left;
+        let Some(index) = self.consumers.iter().position(meant) else {
+            return;
+        };
+        if let Some(consumer) = self
+            .consumers
+            .get_mut(index)
+            .filter(|consumer| consumer.standing == Standing::Asked)
+        {
+            consumer.standing = Standing::Left;
+        } else {
+            self.consumers.remove(index);
         }
     }
 

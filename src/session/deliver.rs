@@ -33,6 +33,8 @@ pub enum Standing {
     Running,
     /// Oncegate has cancelled it at the broker, of which the client knows nothing.
     Stopped,
+    /// The client has cancelled it before the broker's answer, which is still to come.
+    Left,
 }
 
 /// A consumer of the client.

@@ -216,6 +216,10 @@ impl Step<'_> {
             return Acquired::Taken;
         };
         if lock.holder == claim.id {
+            // A question that comes behind its own end brings nothing back.
+            if lock.is_over(publish) {
+                return Acquired::Reentry { holds: true };
+            }
             lock.publish(publish);
             lock.prolong(lease_end);
             self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);

@@ -556,6 +556,15 @@ async fn observed_publish_that_has_ended_takes_nothing(w: &World) {
         w.show(digest(2)).await.is_some(),
         "one that waits for the answer has not ended: it was another run"
     );
+
+    let c = claim(3, "c");
+    w.commit(&c, 1, &late()).await;
+    assert_eq!(w.signal("c", 8, Signal::Acked).await, [ReleaseReason::Ended]);
+    let grace = w.span(digest(3)).await;
+    assert_eq!(w.acquire(&c, 1, &late()).await, Acquired::Reentry { holds: true });
+    assert_eq!(w.span(digest(3)).await, grace, "it is in its settle grace already");
+    w.signal("c", 9, Signal::DeliveredNoAck).await;
+    assert_eq!(w.span(digest(3)).await, grace);
 }
 
 async fn operator_releases(w: &World) {

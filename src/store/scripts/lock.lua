@@ -207,7 +207,10 @@ function ops.A(lock, idkey, a)
   end
   if holder == id then
     local list = parse(l[4])
-    if not find(list, nonce) then
+    local publish = find(list, nonce)
+    -- A question that comes behind its own end brings nothing back.
+    if publish and publish[2] == '-' then return 1 end
+    if not publish then
       push(list, nonce, '')
       call('HSET', lock, 'publishes', format(list))
     end
