@@ -245,11 +245,15 @@ impl Table {
         }
     }
 
-    /// Notes a signal and the publishes that it ended.
+    /// Notes a signal and the publishes that it ended. One that does not know which, behind one that said as much, is the same told twice.
     pub(super) fn note_ended(&mut self, id: &Arc<str>, verdict: SignalVerdict, publishes: EndedPublishes, until_ms: u64, now: u64) {
         let record = self.record(id, until_ms, now);
         let mut ended = record.ended.take().filter(|ended| ended.until_ms > now).unwrap_or_default();
         match publishes {
+            EndedPublishes::Any if ended.words.iter().any(|(said, _)| *said >= verdict) => {
+                record.ended = Some(ended);
+                return;
+            }
             EndedPublishes::Any => ended.add(verdict, None),
             EndedPublishes::These(these) => these.into_iter().for_each(|publish| ended.add(verdict, Some(publish))),
         }

@@ -138,6 +138,7 @@ local function prolong(lock, expires, life)
 end
 
 local FREEING = { s = { 'd', 'a', 'r' }, a = { 'a', 'r' }, r = { 'r' }, n = {} }
+local LEAST = { d = 's', a = 'a', r = 'r' }
 
 -- Whether a signal that frees such a lock has ended this publish, or any if none is given. `ends` is what frees it: s any signal, a an ack
 -- or an end, r an end, n none.
@@ -155,11 +156,13 @@ end
 
 local function ended(digest, id, nonce, ends) return is_dead(digest, id) or heard(id, nonce, ends) end
 
--- Notes a signal and the publishes that it ended; it takes no earlier one back.
+-- Notes a signal and the publishes that it ended; it takes no earlier one back. One that does not know which, behind one that said as much,
+-- is the same told twice.
 local function note_ended(id, verdict, publishes, kept)
   local key = ended_of(id)
   local words, left = call('GET', key), 0
   if words then left = call('PTTL', key) else words = ' ' end
+  if publishes[1] == '*' and heard(id, nil, LEAST[verdict]) then return end
   for _, publish in ipairs(publishes) do
     if not string.find(words, ' ' .. verdict .. publish .. ' ', 1, true) then
       local _, count = string.gsub(words, '%S+', '')
