@@ -8,6 +8,10 @@
 //!   that tag with its one `cancel-ok`, since a cancel of an unknown tag is no error. To acknowledge deliveries after the cancel of their
 //!   consumer is what a Celery worker itself does when it ends.
 //! - A consumer whose `basic.consume` is not answered yet is cancelled when it is: `RabbitMQ` 3.10 loses the channel otherwise.
+//! - A settlement of all that is out (`multiple` with tag 0) names the last delivery that the client was handed, or it would meet what is
+//!   kept back. What one from before the drain may have met on its way is handed over: it may be settled already, and would be lost.
+//! - Nothing is given back that the broker takes back by itself, for a client that recovers or is gone: it answers a tag that it does not
+//!   know with the end of the channel.
 //! - Cancels leave before nacks, so what is given back cannot come again. Both leave behind the client's waiting frames and never inside
 //!   its contents; until then deliveries are withheld, and what cannot be given back any more returns with the channel.
 //!
