@@ -26,9 +26,9 @@ def _addresses(port, admin_port, upstream_port, store, results):
 class Library:
     """A proxy under a library's rule file, and its README's application with workers and producers."""
 
-    def __init__(self, name, gate, stack, store, scoreboard, result_url):
-        self.gate, self.store, self.scoreboard = gate, store, scoreboard
-        self._name, self._stack, self._result_url = name, stack, result_url
+    def __init__(self, name, gate, stack, store, scoreboard, vhost, result_url):
+        self.gate, self.store, self.scoreboard, self.vhost = gate, store, scoreboard, vhost
+        self._stack = stack
         self._options = {"library": name.replace("-", "_"), "result_url": result_url}
 
     def worker(self, concurrency=1):
@@ -83,7 +83,7 @@ class Library:
 
 
 @pytest.fixture
-def library(workspace, broker, stack, store, scoreboard, request):
+def library(workspace, broker, vhost, stack, store, scoreboard, request):
     """Makes the proxy and the application of a library's example; shows the proxy's log where the test failed."""
     made = []
 
@@ -97,7 +97,7 @@ def library(workspace, broker, stack, store, scoreboard, request):
             gate = harness.Gate(workspace, text, port, admin_port, env=environment)
             made.append(gate)
             gate.start()
-        return Library(name, gate, stack, store, scoreboard, results and results.url)
+        return Library(name, gate, stack, store, scoreboard, vhost, results and results.url)
 
     yield make
     for gate in made:

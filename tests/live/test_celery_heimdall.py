@@ -69,6 +69,17 @@ def test_expiry(heimdall):
     heimdall.forwarded(2, "one-per-customer")
 
 
+def test_who_has_it_and_for_how_long(heimdall):
+    """What `likely_culprit` and `expires_in` tell, asked before the call."""
+    question = {"task": "tasks.generate_report_expiry", "args": [17], "kwargs": {}, "vhost": heimdall.vhost}
+    assert heimdall.gate.post("/api/v1/lookup", question).json()["locked"] is False
+    first = heimdall.produce("print(generate_report_expiry.delay(17).id)").strip()
+    heimdall.wait_lock("queued")
+    answer = heimdall.gate.post("/api/v1/lookup", question).json()
+    assert (answer["locked"], answer["holder"]) == (True, first)
+    assert 3_000 < answer["expires_in"] <= 3_600
+
+
 def test_custom_key(heimdall):
     heimdall.worker()
     heimdall.occupy()

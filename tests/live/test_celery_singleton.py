@@ -159,6 +159,20 @@ def test_a_hard_time_limit_frees_the_lock(singleton):
     singleton.wait_runs("fails", 2)
 
 
+def test_clear_locks(singleton):
+    """The library's deletes the locks of what runs as well."""
+    singleton.worker()
+    singleton.produce("fails.delay('one')\ndo_stuff.delay(1)")
+    singleton.forwarded(2, "singletons")
+    holder = singleton.wait_lock("running")["holder"]
+    done = singleton.gate.run_cli("locks", "clear", "--rule", "singletons", "--yes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [(lock["holder"], lock["state"]) for lock in singleton.locks()] == [(holder, "running")]
+    singleton.produce("fails.delay('one')\ndo_stuff.delay(1)")
+    singleton.dropped(1, "singletons")
+    singleton.forwarded(3, "singletons")
+
+
 def test_without_the_store_every_call_runs(singleton):
     """The library raises in the producer."""
     singleton.worker()
