@@ -112,6 +112,20 @@ def test_a_revoke_in_the_queue_frees_the_lock(once):
     assert ids(once.wait_runs("my_task", 1, "SUCCESS")) == [second]
 
 
+def test_what_a_killed_worker_had_not_begun_stays_locked(once):
+    killed = once.worker()
+    once.occupy()
+    first = once.produce("print(my_task.delay(42, 7).id)").strip()
+    once.forwarded(1, "my-task")
+    killed.kill()
+    once.produce("my_task.delay(42, 7)")
+    once.dropped(1, "my-task")
+    once.worker()
+    assert ids(once.wait_runs("my_task", 1, "SUCCESS")) == [first]
+    once.wait_free()
+    once.released(1, "my-task", "started")
+
+
 def test_the_lock_outlives_the_eta(once):
     """The library counts its hour from the call: a call two hours ahead is queued twice after one."""
     once.produce("for _ in range(2): my_task.apply_async((42, 7), countdown=7200)")

@@ -148,15 +148,32 @@ def test_a_revoke_that_ends_the_run_frees_the_lock(singleton):
     singleton.wait_runs("fails", 2)
 
 
-def test_a_hard_time_limit_frees_the_lock(singleton):
-    """The library's handlers do not run when the process is killed."""
+@pytest.mark.parametrize("limit", ["time_limit", "soft_time_limit"])
+def test_a_time_limit_frees_the_lock(singleton, limit):
+    """The library's handlers do not run when the process is killed by the hard one."""
     singleton.worker()
-    singleton.produce("fails.apply_async(('never',), time_limit=1)")
+    singleton.produce(f"fails.apply_async(('never',), {limit}=1)")
     singleton.wait_runs("fails", 1)
     singleton.wait_free()
     singleton.released(1, "singletons", "failure")
     singleton.produce("fails.delay('never')")
     singleton.wait_runs("fails", 2)
+
+
+def test_a_killed_workers_task_runs_again_under_its_own_lock(singleton):
+    """It acknowledges late, so the broker has it still; with the library its lock has to be cleared by hand."""
+    killed = singleton.worker()
+    first = singleton.produce("print(late.delay('one').id)").strip()
+    singleton.wait_runs("late", 1)
+    killed.kill()
+    singleton.produce("late.delay('one')")
+    singleton.dropped(1, "singletons")
+    singleton.worker()
+    assert ids(singleton.wait_runs("late", 2)) == [first, first]
+    singleton.scoreboard.open_gate("one")
+    singleton.wait_runs("late", 1, "SUCCESS")
+    singleton.wait_free()
+    singleton.released(1, "singletons", "success")
 
 
 def test_clear_locks(singleton):

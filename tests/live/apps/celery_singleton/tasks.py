@@ -41,3 +41,8 @@ def retries(self, times):
     if self.request.retries < times:
         raise self.retry(countdown=0)
     return self.request.retries
+
+
+@celery_app.task(base=Task, acks_late=True)
+def late(name):
+    wait_for(name)
