@@ -9,8 +9,11 @@
 //!   or through another proxy too changes nothing;
 //! - keeps no state that another proxy would need: what it knows can be learnt anew.
 //!
-//! [`results`]: what the Redis result backend says of tasks.
+//! - [`results`]: what the Redis result backend says of tasks.
+//! - [`purge`]: the locks of tasks whose queue was purged or deleted.
+#![doc = include_str!("LIFECYCLE.md")]
 
+pub mod purge;
 pub mod results;
 
 use std::io;
@@ -30,18 +33,29 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Lifecycle {
     results: watch::Sender<Option<results::Settings>>,
+    purges: purge::Purges,
 }
 
 impl Lifecycle {
     /// Starts the thread. Nothing is followed yet.
     pub fn start(store: &Store, metrics: &Arc<Metrics>) -> io::Result<Lifecycle> {
         let (results, settings) = watch::channel(None);
+        let purges = purge::Purges::new(Arc::clone(metrics));
+        let purging = purges.clone();
         let (store, metrics) = (store.clone(), Arc::clone(metrics));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::Builder::new()
-            .name("lifecycle".to_owned())
-            .spawn(move || runtime.block_on(results::run(store, metrics, settings)))?;
-        Ok(Lifecycle { results })
+        std::thread::Builder::new().name("lifecycle".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                tokio::spawn(purge::run(store.clone(), purging));
+                results::run(store, metrics, settings).await;
+            });
+        })?;
+        Ok(Lifecycle { results, purges })
+    }
+
+    /// Where emptied queues are told of.
+    pub fn purges(&self) -> purge::Purges {
+        self.purges.clone()
     }
 
     /// Follows what this configuration says, from now on.

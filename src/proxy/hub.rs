@@ -16,10 +16,12 @@ use super::hosts::Hosts;
 use super::topology::Topologies;
 use super::upstream::Upstreams;
 use crate::config::{ProxyConfig, UpstreamConfirms};
+use crate::lifecycle::purge::Purges;
 use crate::logging::{DecisionLog, OncePerMinute};
 use crate::metrics::Metrics;
 use crate::rules::RuleSet;
 use crate::session::{Now, Settings};
+use crate::store::QueueName;
 
 /// What all connections share.
 pub struct Hub {
@@ -35,6 +37,7 @@ pub struct Hub {
     next: AtomicU64,
     draining: AtomicBool,
     topologies: Arc<Topologies>,
+    purges: Option<Purges>,
 }
 
 /// What the hub knows of a connection.
@@ -93,6 +96,16 @@ impl Hub {
             next: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             topologies: Arc::default(),
+            purges: None,
+        }
+    }
+
+    /// The same hub, which tells these of queues that are emptied.
+    #[must_use]
+    pub fn telling(self, purges: Purges) -> Hub {
+        Hub {
+            purges: Some(purges),
+            ..self
         }
     }
 
@@ -151,6 +164,15 @@ impl Hub {
     /// What is known of exchanges and queues.
     pub fn topologies(&self) -> &Arc<Topologies> {
         &self.topologies
+    }
+
+    /// A client has had a queue purged or deleted; it asked at that time, in monotonic microseconds.
+    pub fn queue_emptied(&self, vhost: &str, queue: Arc<str>, at_us: u64) {
+        if let Some(purges) = &self.purges {
+            let vhost = Arc::from(vhost);
+            let at = self.started + Duration::from_micros(at_us);
+            purges.emptied(QueueName { vhost, queue }, at.into_std());
+        }
     }
 
     /// Takes a seat for a new connection from this address.

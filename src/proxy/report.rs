@@ -124,6 +124,7 @@ impl Reporter {
                     self.rule(&rule).count_exception(reason);
                 }
             }
+            Event::Emptied { queue, at_us } => self.hub.queue_emptied(vhost, queue, at_us),
             Event::Opened => tracing::debug!(client = %self.peer, vhost, "the client is logged in"),
             Event::Closed { by, reason } => self.closed(by, reason, vhost),
         }
