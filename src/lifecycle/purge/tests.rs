@@ -217,7 +217,7 @@ async fn what_is_told_is_scanned_for() {
     let running = tokio::spawn(run(w.store.clone(), purges.clone()));
     for vhost in ["/", "shop"] {
         purges.emptied(name(vhost, "q"), Instant::now());
-        let left = if vhost == "/" { 1 } else { 0 };
+        let left = usize::from(vhost == "/");
         tokio::time::timeout(Duration::from_secs(60), async {
             while w.held().await.len() > left {
                 tokio::task::yield_now().await;
