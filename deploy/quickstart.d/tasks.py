@@ -2,7 +2,7 @@
 
 import os
 
-from celery import Celery, signals
+from celery import Celery
 
 app = Celery("quickstart", broker=os.environ["APP_BROKER"], backend=os.environ["APP_RESULTS"])
 app.conf.broker_connection_retry_on_startup = True
@@ -12,11 +12,6 @@ def note(line):
     """One short line, appended whole."""
     with open(os.environ["APP_RUNS"], "a") as runs:
         runs.write(line + "\n")
-
-
-@signals.worker_ready.connect
-def ready(**_):
-    note("ready")
 
 
 @app.task(name="reports.generate")

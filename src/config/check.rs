@@ -105,8 +105,17 @@ pub(super) fn check_limit(table: &TableReader<'_>, limit: &LimitSpec) {
     }
 }
 
+/// Whether the settings beside the rules let the ends of tasks be heard of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// By task events or the Redis result backend.
+    Told,
+    /// By neither.
+    Untold,
+}
+
 /// What is allowed in the rules and probably not meant.
-pub(super) fn warn(reader: &Reader, rules: &[Written<'_>]) {
+pub(super) fn warn(reader: &Reader, rules: &[Written<'_>], ends: Ends) {
     let mut is_continued = false;
     for rule in rules {
         let spec = &rule.spec;
@@ -145,11 +154,12 @@ pub(super) fn warn(reader: &Reader, rules: &[Written<'_>]) {
                 "matches every task and enforces. Write mode = \"observe\" first, or name the tasks.".to_owned(),
             );
         }
-        if spec.unique == Some(Unique::UntilFinished) && spec.acks_late != AcksLate::True {
-            let (acks_late, ttl) = (spec.acks_late, show_duration(spec.ttl));
+        if spec.unique == Some(Unique::UntilFinished) && spec.acks_late != AcksLate::True && ends == Ends::Untold {
+            let ttl = show_duration(spec.ttl);
             let message = format!(
-                "frees its locks at a late ack alone, and acks_late is {acks_late}: they go by ttl, after {ttl}. Write acks_late = true if \
-                 the tasks acknowledge after their run, else choose a ttl that covers a run."
+                "hears of the end of a task by rpc results alone, since control.enable_events is false and results.url is not set: without them \
+                 its locks go by ttl, after {ttl}. Leave enable_events out, set results.url to Celery's Redis result backend, or write \
+                 acks_late = true if the tasks acknowledge after their run."
             );
             say("unique", message);
         }

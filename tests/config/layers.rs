@@ -217,12 +217,31 @@ fn probable_mistakes_are_warned_about() {
         warnings,
         [
             "o.toml:3:8: rule \"all\" matches every task and enforces. Write mode = \"observe\" first, or name the tasks.",
-            "o.toml:4:10: rule \"all\" frees its locks at a late ack alone, and acks_late is auto: they go by ttl, after 1d. \
-             Write acks_late = true if the tasks acknowledge after their run, else choose a ttl that covers a run.",
             "o.toml:5:1: rule \"b\" decides nothing. Write unique = \"until_started\", or bypass = true if that is meant.",
             "o.toml:10:10: rule \"c\" forwards untouched (bypass), so that unique does nothing. Keep one of them.",
         ]
     );
+}
+
+#[test]
+fn ends_that_nobody_tells_are_warned_about() {
+    let rule = "[[rule]]\ntask = \"a\"\nunique = \"until_finished\"\n";
+    let warnings = |text: &str| {
+        let config = load(&format!("{text}{rule}"), &[], &Flags::default()).unwrap();
+        config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let silent = "[control]\nenable_events = false\n";
+    assert_eq!(
+        warnings(silent),
+        [
+            "o.toml:5:10: rule \"a\" hears of the end of a task by rpc results alone, since control.enable_events is false and results.url \
+             is not set: without them its locks go by ttl, after 1d. Leave enable_events out, set results.url to Celery's Redis result \
+             backend, or write acks_late = true if the tasks acknowledge after their run."
+        ]
+    );
+    assert_eq!(warnings(""), [""; 0]);
+    assert_eq!(warnings(&format!("{silent}[results]\nurl = \"redis://h\"\n")), [""; 0]);
+    assert_eq!(warnings(&format!("{silent}[defaults]\nacks_late = true\n")), [""; 0]);
 }
 
 #[test]

@@ -227,14 +227,14 @@ impl Table {
         }
     }
 
-    /// Notes a signal; one that said more, and is still known, stays.
+    /// Notes a signal; one that said more, and is still known, stays, and so does one that said as much and of which publishes.
     pub(super) fn note_ended(&mut self, id: &Arc<str>, ended: Ended, now: u64) {
         let until_ms = ended.until_ms;
         let noted = &mut self.record(id, until_ms, now).ended;
-        if noted
-            .as_ref()
-            .is_none_or(|older| older.until_ms <= now || older.verdict <= ended.verdict)
-        {
+        let stays = noted.as_ref().filter(|older| older.until_ms > now).is_some_and(|older| {
+            older.verdict > ended.verdict || (older.verdict == ended.verdict && matches!(ended.publishes, EndedPublishes::Any))
+        });
+        if !stays {
             *noted = Some(ended);
         }
     }

@@ -149,11 +149,12 @@ local function ended(digest, id, nonce, ends)
   return publishes == ' *' or string.find(publishes .. ' ', ' ' .. nonce .. ' ', 1, true) ~= nil
 end
 
--- Notes a signal; one that said more, and is still known, stays.
+-- Notes a signal; one that said more, and is still known, stays, and so does one that said as much and of which publishes.
 local says = { d = 1, a = 2, r = 3 }
 local function note_ended(id, verdict, words, kept)
   local older = call('GET', ended_of(id))
-  if older and says[string.sub(older, 1, 1)] > says[verdict] then return end
+  local said = older and says[string.sub(older, 1, 1)] or 0
+  if said > says[verdict] or (said == says[verdict] and words == '*') then return end
   call('SET', ended_of(id), verdict .. ' ' .. words, 'PX', kept)
 end
 
