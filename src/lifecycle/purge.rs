@@ -32,17 +32,27 @@ use crate::store::{Client, Filter, QueueName, Store, Unavailable};
 
 /// How many queues wait to be scanned for at most.
 const WAITING_MAX: usize = 1_000;
-/// How many locks one scan frees at most.
-const FREED_MAX: usize = 100_000;
-/// How many locks are asked for at once.
-const PAGE: usize = 5_000;
-/// How many orders are given before the store has done them.
-const BATCH: usize = 500;
+const BOUNDS: Bounds = Bounds {
+    freed: 100_000,
+    page: 5_000,
+    batch: 500,
+};
 /// How long the store may take to do them.
 const BATCH_TIME: Duration = Duration::from_secs(30);
 /// The pauses before a scan that the store has not let come to its end begins anew.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How much one scan may do.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    /// How many locks it frees at most.
+    freed: usize,
+    /// How many locks are asked for at once.
+    page: usize,
+    /// How many orders are given before the store has done them.
+    batch: usize,
+}
 
 /// Takes word of emptied queues. All clones speak of the same.
 #[derive(Clone)]
@@ -132,13 +142,13 @@ pub(super) async fn run(store: Store, purges: Purges) -> Infallible {
             purges.shared.more.notified().await;
             continue;
         }
-        match scan(&store, &emptied).await {
+        match scan(&store, &emptied, BOUNDS).await {
             Ok(Scanned { found, end }) => {
                 pause = FIRST_PAUSE;
                 if end == End::Limit {
                     tracing::warn!(
                         queues = emptied.len(),
-                        limit = FREED_MAX,
+                        limit = BOUNDS.freed,
                         "queues were emptied that held more tasks than one scan frees the locks of: the others end with their lives"
                     );
                 } else if found > 0 {
@@ -179,7 +189,7 @@ enum End {
 }
 
 /// Frees the locks of the tasks that lay in these queues.
-async fn scan(store: &Client, emptied: &VecDeque<Emptied>) -> Result<Scanned, Unavailable> {
+async fn scan(store: &Client, emptied: &VecDeque<Emptied>, bounds: Bounds) -> Result<Scanned, Unavailable> {
     let taken_before = taken_before(emptied, store.now_ms().await?, Instant::now());
     let filter = Filter {
         queues: Some(taken_before.keys().cloned().collect()),
@@ -187,14 +197,14 @@ async fn scan(store: &Client, emptied: &VecDeque<Emptied>) -> Result<Scanned, Un
     };
     let (mut found, mut cursor) = (0, None);
     loop {
-        let page = store.list(&filter, cursor.as_deref(), PAGE).await?;
+        let page = store.list(&filter, cursor.as_deref(), bounds.page).await?;
         let mut gone: Vec<LockRecord> = page.locks;
         gone.retain(|lock| was_purged(lock, &taken_before));
-        for batch in gone.chunks(BATCH) {
-            let batch = batch.get(..FREED_MAX - found).unwrap_or(batch);
+        for batch in gone.chunks(bounds.batch) {
+            let batch = batch.get(..bounds.freed - found).unwrap_or(batch);
             found += batch.len();
             give(store, batch).await?;
-            if found == FREED_MAX {
+            if found == bounds.freed {
                 return Ok(Scanned { found, end: End::Limit });
             }
         }

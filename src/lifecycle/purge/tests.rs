@@ -6,6 +6,13 @@ use crate::store::{Clock, Memory, Observer};
 
 const NOW: u64 = 1_800_000_000_000;
 const LIFE: u64 = 3_600_000;
+/// Longer than a test may take, by the clock of the machine.
+const LONG: u64 = 1_000_000;
+const SMALL: Bounds = Bounds {
+    freed: 100,
+    page: 30,
+    batch: 8,
+};
 
 #[derive(Default)]
 struct Hand(AtomicU64);
@@ -76,7 +83,7 @@ impl World {
             shadow: false,
             life_ms: LIFE,
             unstarted_ms: None,
-            lease_ms: 30_000,
+            lease_ms: 2 * LONG,
             settle_grace_ms: 1_000,
             acks_late: false,
             release_on: ReleaseOn::Both,
@@ -106,7 +113,7 @@ impl World {
                 at: *at,
             })
             .collect();
-        scan(&self.client, &emptied).await.expect("a memory store answers")
+        scan(&self.client, &emptied, SMALL).await.expect("a memory store answers")
     }
 
     /// The holders of all locks.
@@ -136,7 +143,7 @@ async fn what_lay_in_the_queue_is_freed_and_nothing_else() {
     w.client.ask(start).await.expect("a memory store answers");
     let commit = w.leased(5, "on its way", "/", "q").await;
     w.lock(6, "no queue", "/", "").await;
-    w.later(20_000);
+    w.later(LONG);
     let at = Instant::now();
     assert_eq!(w.scan(&[(name("/", "q"), at)]).await, all(1));
     assert_eq!(w.held().await, ["other queue", "other vhost", "running", "on its way", "no queue"]);
@@ -153,7 +160,7 @@ async fn what_lay_in_the_queue_is_freed_and_nothing_else() {
 async fn a_lock_that_is_younger_than_the_purge_stays() {
     let w = World::new();
     w.lock(1, "before", "/", "q").await;
-    w.later(10_000);
+    w.later(LONG);
     w.lock(2, "after", "/", "q").await;
     w.later(3_600);
     // The client asked five seconds ago.
@@ -183,7 +190,7 @@ async fn one_that_a_worker_has_stays() {
         worker: "w".into(),
     };
     w.client.ask(admit).await.expect("a memory store answers");
-    w.later(5_000);
+    w.later(LONG);
     // It looks as if it lay in the queue; the store knows better.
     assert_eq!(w.scan(&[(name("/", "q"), Instant::now())]).await, all(1));
     assert_eq!(w.held().await, ["delivered"]);
@@ -192,14 +199,14 @@ async fn one_that_a_worker_has_stays() {
 #[tokio::test]
 async fn a_scan_goes_over_pages_and_has_an_end() {
     let w = World::new();
-    let count = FREED_MAX as u32 + 7;
+    let count = SMALL.freed as u32 + 7;
     for key in 0..count {
         w.lock(key, &key.to_string(), "/", "q").await;
     }
-    w.later(5_000);
+    w.later(LONG);
     let emptied = [(name("/", "q"), Instant::now())];
     let limited = Scanned {
-        found: FREED_MAX,
+        found: SMALL.freed,
         end: End::Limit,
     };
     assert_eq!(w.scan(&emptied).await, limited);
@@ -212,7 +219,7 @@ async fn what_is_told_is_scanned_for() {
     let w = World::new();
     w.lock(1, "a", "/", "q").await;
     w.lock(2, "b", "shop", "q").await;
-    w.later(5_000);
+    w.later(LONG);
     let purges = Purges::new(Arc::new(Metrics::new().expect("metrics")));
     let running = tokio::spawn(run(w.store.clone(), purges.clone()));
     for vhost in ["/", "shop"] {
