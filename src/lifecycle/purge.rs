@@ -37,6 +37,8 @@ const BOUNDS: Bounds = Bounds {
     page: 5_000,
     batch: 500,
 };
+/// How long a scan waits for further queues: one that is asked for by many purges in a row serves them all.
+const GATHER: Duration = Duration::from_millis(100);
 /// How long the store may take to do them.
 const BATCH_TIME: Duration = Duration::from_secs(30);
 /// The pauses before a scan that the store has not let come to its end begins anew.
@@ -137,9 +139,10 @@ pub(super) async fn run(store: Store, purges: Purges) -> Infallible {
     let store = store.client();
     let mut pause = FIRST_PAUSE;
     loop {
+        purges.shared.more.notified().await;
+        tokio::time::sleep(GATHER).await;
         let emptied = purges.take();
         if emptied.is_empty() {
-            purges.shared.more.notified().await;
             continue;
         }
         match scan(&store, &emptied, BOUNDS).await {
@@ -161,10 +164,10 @@ pub(super) async fn run(store: Store, purges: Purges) -> Infallible {
             }
             Err(why) => {
                 tracing::warn!(queues = emptied.len(), %why, "the locks of tasks that were purged cannot be freed now: it is tried again");
-                for emptied in emptied {
-                    purges.add(emptied);
-                }
                 tokio::time::sleep(pause).await;
+                for Emptied { queue, at } in emptied {
+                    purges.emptied(queue, at);
+                }
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
