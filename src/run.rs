@@ -106,15 +106,13 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     metrics.set_store_type(store.kind());
     let upstreams = Arc::new(Upstreams::new(&config.proxy, Arc::clone(&metrics), Arc::clone(&state))?);
     let rules = Arc::clone(&config.rules);
-    let lifecycle = Lifecycle::start(&store, &metrics)?;
-    let hub = Hub::new(
+    let hub = Arc::new(Hub::new(
         &config.proxy,
         rules,
         Arc::clone(&upstreams),
         Arc::clone(&metrics),
         logging.decisions(),
-    );
-    let hub = Arc::new(hub.telling(lifecycle.purges()));
+    ));
     let acceptor = Arc::new(ArcSwapOption::from(acceptor(&config)?));
     let limits = Arc::new(ArcSwapOption::from_pointee(config.proxy.clone()));
 
@@ -126,6 +124,7 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = Arc::new(Workers::start(threads, &hub, &clients)?);
+    let lifecycle = Lifecycle::start(&store, &metrics, hub.purges())?;
     lifecycle.configure(&config);
     let mut accepting = Vec::new();
     for listen in &config.proxy.listen {

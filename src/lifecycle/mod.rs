@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::store::Store;
+use purge::Purges;
 
 /// How often the holders of locks are looked up in the result backend.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -33,29 +34,22 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Lifecycle {
     results: watch::Sender<Option<results::Settings>>,
-    purges: purge::Purges,
 }
 
 impl Lifecycle {
     /// Starts the thread. Nothing is followed yet.
-    pub fn start(store: &Store, metrics: &Arc<Metrics>) -> io::Result<Lifecycle> {
+    pub fn start(store: &Store, metrics: &Arc<Metrics>, purges: &Purges) -> io::Result<Lifecycle> {
         let (results, settings) = watch::channel(None);
-        let purges = purge::Purges::new(Arc::clone(metrics));
-        let purging = purges.clone();
+        let purges = purges.clone();
         let (store, metrics) = (store.clone(), Arc::clone(metrics));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("lifecycle".to_owned()).spawn(move || {
             runtime.block_on(async {
-                tokio::spawn(purge::run(store.clone(), purging));
+                tokio::spawn(purge::run(store.clone(), purges));
                 results::run(store, metrics, settings).await;
             });
         })?;
-        Ok(Lifecycle { results, purges })
-    }
-
-    /// Where emptied queues are told of.
-    pub fn purges(&self) -> purge::Purges {
-        self.purges.clone()
+        Ok(Lifecycle { results })
     }
 
     /// Follows what this configuration says, from now on.

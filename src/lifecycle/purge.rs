@@ -84,7 +84,8 @@ impl std::fmt::Debug for Purges {
 }
 
 impl Purges {
-    pub(super) fn new(metrics: Arc<Metrics>) -> Purges {
+    /// With nothing to scan for.
+    pub fn new(metrics: Arc<Metrics>) -> Purges {
         Purges {
             shared: Arc::new(Shared {
                 waiting: Mutex::default(),

@@ -32,12 +32,12 @@ pub struct Hub {
     metrics: Arc<Metrics>,
     log: Arc<DecisionLog>,
     unreadable: OncePerMinute,
+    purges: Purges,
     connections: Mutex<HashMap<u64, Entry>>,
     hosts: Mutex<Hosts>,
     next: AtomicU64,
     draining: AtomicBool,
     topologies: Arc<Topologies>,
-    purges: Option<Purges>,
 }
 
 /// What the hub knows of a connection.
@@ -88,6 +88,7 @@ impl Hub {
             settings: ArcSwap::from_pointee(settings(config)),
             rules: ArcSwap::new(rules),
             upstream,
+            purges: Purges::new(Arc::clone(&metrics)),
             metrics,
             log,
             unreadable: OncePerMinute::default(),
@@ -96,16 +97,6 @@ impl Hub {
             next: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             topologies: Arc::default(),
-            purges: None,
-        }
-    }
-
-    /// The same hub, which tells these of queues that are emptied.
-    #[must_use]
-    pub fn telling(self, purges: Purges) -> Hub {
-        Hub {
-            purges: Some(purges),
-            ..self
         }
     }
 
@@ -166,15 +157,6 @@ impl Hub {
         &self.topologies
     }
 
-    /// A client has had a queue purged or deleted; it asked at that time, in monotonic microseconds.
-    pub fn queue_emptied(&self, vhost: &str, queue: Arc<str>, at_us: u64) {
-        if let Some(purges) = &self.purges {
-            let vhost = Arc::from(vhost);
-            let at = self.started + Duration::from_micros(at_us);
-            purges.emptied(QueueName { vhost, queue }, at.into_std());
-        }
-    }
-
     /// Takes a seat for a new connection from this address.
     pub fn seat(self: &Arc<Self>, address: IpAddr) -> (Seat, UnboundedReceiver<Command>) {
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -201,6 +183,18 @@ impl Hub {
             },
             receiver,
         )
+    }
+
+    /// Takes word of emptied queues.
+    pub fn purges(&self) -> &Purges {
+        &self.purges
+    }
+
+    /// A client has had a queue purged or deleted; it asked at that time, in monotonic microseconds.
+    pub fn queue_emptied(&self, vhost: &str, queue: Arc<str>, at_us: u64) {
+        let vhost = Arc::from(vhost);
+        let at = self.started + Duration::from_micros(at_us);
+        self.purges.emptied(QueueName { vhost, queue }, at.into_std());
     }
 
     /// How many connections there are.

@@ -319,13 +319,13 @@ fn lines(mut bytes: &[u8]) -> Vec<String> {
 mod confirms;
 mod deliveries;
 mod drain;
+mod emptied;
 mod ends;
 mod gone;
 mod hear;
 mod invariants;
 mod kept;
 mod leases;
-mod purges;
 mod queues;
 mod store;
 mod transactions;

@@ -88,6 +88,11 @@ impl Memory {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What time it is.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
     /// Does what is asked, at once.
     pub fn execute(&self, request: &Request) -> Reply {
         let now = self.clock.now_ms();
@@ -109,11 +114,6 @@ impl Memory {
             proxy: &self.proxy,
         };
         answers.extend(requests.iter().map(|(ticket, request)| (*ticket, Ok(step.execute(request)))));
-    }
-
-    /// What time it is.
-    pub(super) fn now_ms(&self) -> u64 {
-        self.clock.now_ms()
     }
 
     /// How many locks and id records are held, lapsed ones included until they are swept.

@@ -393,20 +393,20 @@ impl Client {
         }
     }
 
+    /// What time it is by the clock by which the store dates its locks, in milliseconds since the Unix epoch.
+    pub async fn now_ms(&self) -> Result<u64, Unavailable> {
+        match &self.backend {
+            Backend::Memory(memory) => Ok(memory.now_ms()),
+            Backend::Redis(handle) => handle.now_ms().await,
+        }
+    }
+
     /// One page of the locks that the store holds, from `cursor` (`None`: from the start), about `limit` at most. Locks that come or go
     /// meanwhile may be missed, and with Redis one may be shown twice.
     pub async fn list(&self, filter: &Filter, cursor: Option<&str>, limit: usize) -> Result<Page, Unavailable> {
         match &self.backend {
             Backend::Memory(memory) => Ok(memory.list(filter, cursor, limit)),
             Backend::Redis(handle) => handle.list(filter, cursor, limit).await,
-        }
-    }
-
-    /// What time it is by the clock by which the store dates its locks, in milliseconds since the Unix epoch.
-    pub async fn now_ms(&self) -> Result<u64, Unavailable> {
-        match &self.backend {
-            Backend::Memory(memory) => Ok(memory.now_ms()),
-            Backend::Redis(handle) => handle.now_ms().await,
         }
     }
 
