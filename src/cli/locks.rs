@@ -36,7 +36,7 @@ struct Direct {
 
 pub(super) fn locks(command: LocksCommand, output: &mut Output<'_>) -> Result<Exit, Failure> {
     match command {
-        LocksCommand::List { place, rule, task, limit } => list(&Place::new(&place)?, &Filter { rule, task }, limit, output),
+        LocksCommand::List { place, rule, task, limit } => list(&Place::new(&place)?, &filter(rule, task), limit, output),
         LocksCommand::Show { place, digest } => {
             let lock = Place::new(&place)?.show(digest)?;
             output.answer(&lock, lock_text);
@@ -173,10 +173,7 @@ impl Place {
             }
             Place::Store(direct) => {
                 let choice = Choice {
-                    filter: Filter {
-                        rule: args.rule.clone(),
-                        task: args.task.clone(),
-                    },
+                    filter: filter(args.rule.clone(), args.task.clone()),
                     older_than: args.older_than.as_deref().and_then(parse_duration),
                     running: if args.include_running { Running::Include } else { Running::Skip },
                     act,
@@ -218,6 +215,14 @@ impl Direct {
     }
 }
 
+fn filter(rule: Option<String>, task: Option<String>) -> Filter {
+    Filter {
+        rule,
+        task,
+        ..Filter::default()
+    }
+}
+
 fn no_lock(digest: Digest) -> Failure {
     Failure::new(
         Exit::No,
@@ -229,11 +234,16 @@ fn no_lock(digest: Digest) -> Failure {
 fn lock_text(lock: &Value) -> String {
     let mut text = String::new();
     for (name, value) in lock.as_object().into_iter().flatten() {
-        if !matches!(name.as_str(), "instance" | "scope") {
+        if !matches!(name.as_str(), "instance" | "scope") && (name != "vhost" || other_vhost(lock).is_some()) {
             let _ = writeln!(text, "{name:<10} {}", plain(value));
         }
     }
     text
+}
+
+/// The virtual host of a lock, where it is not the usual one.
+fn other_vhost(lock: &Value) -> Option<&str> {
+    lock["vhost"].as_str().filter(|vhost| !matches!(*vhost, "" | "/"))
 }
 
 fn list_text(list: &Value) -> String {
@@ -244,9 +254,12 @@ fn list_text(list: &Value) -> String {
             None | Some("") => String::new(),
             Some(worker) => format!(" on {}", printable(worker)),
         };
+        let vhost = other_vhost(lock)
+            .map(|vhost| format!("  vhost {}", printable(vhost)))
+            .unwrap_or_default();
         let _ = writeln!(
             text,
-            "{}  {}{shadow}  {}  {}  held by {}{worker}  since {}  expires in {} s",
+            "{}  {}{shadow}  {}  {}{vhost}  held by {}{worker}  since {}  expires in {} s",
             plain(&lock["digest"]),
             plain(&lock["state"]),
             plain(&lock["rule"]),

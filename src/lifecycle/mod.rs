@@ -9,8 +9,11 @@
 //!   or through another proxy too changes nothing;
 //! - keeps no state that another proxy would need: what it knows can be learnt anew.
 //!
-//! [`results`]: what the Redis result backend says of tasks.
+//! - [`results`]: what the Redis result backend says of tasks.
+//! - [`purge`]: the locks of tasks whose queue was purged or deleted.
+#![doc = include_str!("LIFECYCLE.md")]
 
+pub mod purge;
 pub mod results;
 
 use std::io;
@@ -22,6 +25,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::store::Store;
+use purge::Purges;
 
 /// How often the holders of locks are looked up in the result backend.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -34,13 +38,17 @@ pub struct Lifecycle {
 
 impl Lifecycle {
     /// Starts the thread. Nothing is followed yet.
-    pub fn start(store: &Store, metrics: &Arc<Metrics>) -> io::Result<Lifecycle> {
+    pub fn start(store: &Store, metrics: &Arc<Metrics>, purges: &Purges) -> io::Result<Lifecycle> {
         let (results, settings) = watch::channel(None);
+        let purges = purges.clone();
         let (store, metrics) = (store.clone(), Arc::clone(metrics));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::Builder::new()
-            .name("lifecycle".to_owned())
-            .spawn(move || runtime.block_on(results::run(store, metrics, settings)))?;
+        std::thread::Builder::new().name("lifecycle".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                tokio::spawn(purge::run(store.clone(), purges));
+                results::run(store, metrics, settings).await;
+            });
+        })?;
         Ok(Lifecycle { results })
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use oncegate::config::{self, Config, Environment, Flags, address};
 use oncegate::lifecycle::Lifecycle;
+use oncegate::lifecycle::purge::Purges;
 use oncegate::lifecycle::results::Settings;
 use oncegate::metrics::Metrics;
 use oncegate::rules::lock::{Acquired, Committed, LockRecord, LockState, Scope};
@@ -44,7 +45,7 @@ impl<'w> Backend<'w> {
         Backend {
             world,
             server: RedisServer::start(&[]),
-            lifecycle: Lifecycle::start(&world.store, &metrics).expect("a thread"),
+            lifecycle: Lifecycle::start(&world.store, &metrics, &Purges::new(Arc::clone(&metrics))).expect("a thread"),
             metrics,
             prefix: "",
         }
