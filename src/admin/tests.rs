@@ -152,6 +152,7 @@ impl Proxy {
             rule: rule.into(),
             task: task.into(),
             summary: "a, b".into(),
+            vhost: "/".into(),
             queue: "celery".into(),
             scope: Scope::UntilFinished,
             shadow: false,

@@ -229,11 +229,16 @@ fn no_lock(digest: Digest) -> Failure {
 fn lock_text(lock: &Value) -> String {
     let mut text = String::new();
     for (name, value) in lock.as_object().into_iter().flatten() {
-        if !matches!(name.as_str(), "instance" | "scope") {
+        if !matches!(name.as_str(), "instance" | "scope") && (name != "vhost" || other_vhost(lock).is_some()) {
             let _ = writeln!(text, "{name:<10} {}", plain(value));
         }
     }
     text
+}
+
+/// The virtual host of a lock, where it is not the usual one.
+fn other_vhost(lock: &Value) -> Option<&str> {
+    lock["vhost"].as_str().filter(|vhost| !matches!(*vhost, "" | "/"))
 }
 
 fn list_text(list: &Value) -> String {
@@ -244,9 +249,12 @@ fn list_text(list: &Value) -> String {
             None | Some("") => String::new(),
             Some(worker) => format!(" on {}", printable(worker)),
         };
+        let vhost = other_vhost(lock)
+            .map(|vhost| format!("  vhost {}", printable(vhost)))
+            .unwrap_or_default();
         let _ = writeln!(
             text,
-            "{}  {}{shadow}  {}  {}  held by {}{worker}  since {}  expires in {} s",
+            "{}  {}{shadow}  {}  {}{vhost}  held by {}{worker}  since {}  expires in {} s",
             plain(&lock["digest"]),
             plain(&lock["state"]),
             plain(&lock["rule"]),

@@ -98,6 +98,8 @@ pub struct Claimed {
     pub digest: Digest,
     /// What the rule lets be seen of the key.
     pub summary: Arc<str>,
+    /// The virtual host of the message.
+    pub vhost: Arc<str>,
     /// Which signal frees the lock.
     pub scope: LockScope,
     /// The full life of the lock from now, in milliseconds.
@@ -113,6 +115,7 @@ impl Claimed {
             rule: Arc::clone(&self.rule.name),
             task,
             summary: Arc::clone(&self.summary),
+            vhost: Arc::clone(&self.vhost),
             queue,
             scope: self.scope,
             shadow: self.rule.mode == Mode::Observe,
@@ -265,6 +268,7 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
         rule: Arc::clone(rule),
         digest,
         summary,
+        vhost: Arc::from(facts.vhost),
         scope: lock_scope,
         life_ms,
         unstarted_ms,

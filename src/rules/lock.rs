@@ -135,6 +135,8 @@ pub struct LockNote {
     pub task: Arc<str>,
     /// What the rule's `summary` lets be seen of the key.
     pub summary: Arc<str>,
+    /// The virtual host of the message.
+    pub vhost: Arc<str>,
     /// The queue, as far as it is known at publish: the routing key on the default exchange, else empty.
     pub queue: Arc<str>,
     /// Which signal frees the lock.
@@ -625,6 +627,8 @@ pub struct LockRecord {
     pub worker: Arc<str>,
     /// The proxy that took it.
     pub proxy: Arc<str>,
+    /// The virtual host of the holder's message, empty if unknown.
+    pub vhost: Arc<str>,
     /// The queue of the holder's message, empty if unknown.
     pub queue: Arc<str>,
     /// Since when it is held, in milliseconds since the Unix epoch, on the store's clock.

@@ -150,6 +150,7 @@ pub fn lock_json(lock: &LockRecord) -> Value {
         "unique": lock.scope.as_str(),
         "worker": &*lock.worker,
         "proxy": &*lock.proxy,
+        "vhost": &*lock.vhost,
         "queue": &*lock.queue,
         "since": time_json(lock.since_ms),
         "expires": time_json(lock.expires_ms),

@@ -459,7 +459,7 @@ async fn fields_are_those_that_operators_read() {
         .expect("held");
     let mut connection = server.connection().await;
     let key = format!("og[test]*:lock:{{{}}}", "01".repeat(32));
-    let fields = ["holder", "state", "rule", "task", "summary", "worker", "proxy", "queue"];
+    let fields = ["holder", "state", "rule", "task", "summary", "worker", "proxy", "vhost", "queue"];
     let values: Vec<String> = redis::cmd("HMGET")
         .arg(&key)
         .arg(&fields[..])
@@ -476,6 +476,7 @@ async fn fields_are_those_that_operators_read() {
             "customer_id",
             "",
             "proxy-1",
+            "shop",
             "celery"
         ]
     );

@@ -156,6 +156,7 @@ async fn tell_the_same_story(seed: u64, steps: usize) {
     let of_its_own_rule = |(key, note): (usize, &Arc<LockNote>)| {
         Arc::new(LockNote {
             rule: format!("rule {key}").into(),
+            vhost: if key % 2 == 0 { "/".into() } else { format!("vhost {key}").into() },
             ..LockNote::clone(note)
         })
     };

@@ -69,8 +69,8 @@ async fn first_takes_and_another_is_a_duplicate(w: &World) {
         ("a", LockState::Queued, "reports", "reports.generate")
     );
     assert_eq!(
-        (&*lock.summary, &*lock.queue, &*lock.proxy, &*lock.worker),
-        ("customer_id", "celery", "proxy-1", "")
+        (&*lock.summary, &*lock.vhost, &*lock.queue, &*lock.proxy, &*lock.worker),
+        ("customer_id", "shop", "celery", "proxy-1", "")
     );
     assert_eq!((lock.scope, lock.in_flight, lock.shadow), (Scope::UntilFinished, 1, false));
     assert!(lock.expires_ms - lock.since_ms >= LIFE);
@@ -617,6 +617,7 @@ async fn strange_names_survive(w: &World) {
         let note = note_with(Scope::UntilStarted, |note| {
             note.summary = format!("sum\0mary {}", "é".repeat(40_000)).into();
             note.task = format!("{id}*").into();
+            note.vhost = "v\0 {é}".into();
             note.queue = "q\"\\".into();
         });
         let a = claim(key, id);
@@ -624,8 +625,8 @@ async fn strange_names_survive(w: &World) {
         assert_eq!(w.commit(&a, u64::MAX, &note).await, Committed::Held);
         let lock = w.show(digest(key)).await.expect("held");
         assert_eq!(
-            (&lock.holder, &lock.summary, &lock.task, &lock.queue),
-            (&a.id, &note.summary, &note.task, &note.queue)
+            (&lock.holder, &lock.summary, &lock.task, &lock.vhost, &lock.queue),
+            (&a.id, &note.summary, &note.task, &note.vhost, &note.queue)
         );
         assert_eq!(w.signal(id, 0, Signal::Acked).await, [ReleaseReason::Started]);
     }

@@ -446,6 +446,7 @@ pub fn note_with(scope: Scope, change: impl FnOnce(&mut LockNote)) -> Arc<LockNo
         rule: "reports".into(),
         task: "reports.generate".into(),
         summary: "customer_id".into(),
+        vhost: "shop".into(),
         queue: "celery".into(),
         scope,
         shadow: false,

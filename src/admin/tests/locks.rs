@@ -19,6 +19,8 @@ async fn locks_are_listed_shown_and_freed() {
         ("rule", "reports"),
         ("task", "reports.build"),
         ("proxy", "p1"),
+        ("vhost", "/"),
+        ("queue", "celery"),
     ] {
         assert_eq!(lock[field], value, "{field}");
     }

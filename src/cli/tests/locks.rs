@@ -44,6 +44,8 @@ fn a_list_shows_who_runs_what_and_says_when_there_is_nothing() {
     running["expires"] = json!("2026-01-01T00:00:00.000Z");
     let mut waiting = lock("b");
     waiting["worker"] = json!("");
+    waiting["vhost"] = json!("sh\u{1b}op");
+    running["vhost"] = json!("/");
     let page = |locks: Value| json!({ "locks": locks, "cursor": null, "instance": "p1", "scope": "fleet" });
     let mut shown = running.clone();
     shown["instance"] = json!("p1");
@@ -56,7 +58,7 @@ fn a_list_shows_who_runs_what_and_says_when_there_is_nothing() {
         ran.out
     );
     assert!(
-        lines[1].contains("  queued  ") && lines[1].contains("held by b  since"),
+        lines[1].contains("  queued  ") && lines[1].contains("  t  vhost sh\\u001bop  held by b  since"),
         "{}",
         ran.out
     );
@@ -69,6 +71,7 @@ fn a_list_shows_who_runs_what_and_says_when_there_is_nothing() {
     ] {
         assert!(ran.out.lines().any(|shown| shown == line), "{line} in {}", ran.out);
     }
+    assert!(!ran.out.contains("vhost"), "{}", ran.out);
     let ran = run(&["locks", "list", "--admin", &url]);
     assert_eq!((ran.exit(), ran.out.as_str(), ran.err.as_str()), (Exit::Done, "", "no locks\n"));
 }

@@ -14,6 +14,7 @@ fn lock(state: LockState) -> LockRecord {
         summary: "".into(),
         worker: "".into(),
         proxy: "p".into(),
+        vhost: "/".into(),
         queue: "q".into(),
         since_ms: SINCE,
         expires_ms: SINCE + 1000,

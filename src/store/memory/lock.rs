@@ -326,6 +326,7 @@ impl Lock {
             summary: self.note.summary.clone(),
             worker: self.worker.clone(),
             proxy: self.proxy.clone(),
+            vhost: self.note.vhost.clone(),
             queue: self.note.queue.clone(),
             since_ms: self.since_ms,
             expires_ms: self.expires_ms,

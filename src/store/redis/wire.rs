@@ -226,7 +226,8 @@ fn fields(note: &LockNote, names: &Names) -> Vec<u8> {
     let life = span(note.life_ms).to_string();
     let cooldown = note.cooldown_ms.min(LONGEST_MS).to_string();
     let mut fields: Vec<&str> = vec!["rule", &note.rule, "task", &note.task, "summary", &note.summary, "worker", ""];
-    fields.extend(["proxy", &*names.proxy, "queue", &note.queue, "scope", note.scope.as_str()]);
+    fields.extend(["proxy", &*names.proxy, "vhost", &note.vhost, "queue", &note.queue]);
+    fields.extend(["scope", note.scope.as_str()]);
     if note.scope == Scope::UntilFinished && note.acks_late {
         fields.extend(["grace", &grace]);
     }
@@ -387,7 +388,7 @@ fn freed(value: &Value) -> Option<Freed> {
 }
 
 /// The fields that [`record`] reads, as the script's `Q` asks for them.
-pub(super) const RECORD_FIELDS: [&str; 13] = [
+pub(super) const RECORD_FIELDS: [&str; 14] = [
     "holder",
     "state",
     "rule",
@@ -395,6 +396,7 @@ pub(super) const RECORD_FIELDS: [&str; 13] = [
     "summary",
     "worker",
     "proxy",
+    "vhost",
     "queue",
     "since",
     "expires",
@@ -413,6 +415,7 @@ pub(super) fn record(digest: Digest, fields: &[Value]) -> Option<LockRecord> {
         summary,
         worker,
         proxy,
+        vhost,
         queue,
         since,
         expires,
@@ -433,6 +436,7 @@ pub(super) fn record(digest: Digest, fields: &[Value]) -> Option<LockRecord> {
         summary: or_empty(summary),
         worker: or_empty(worker),
         proxy: or_empty(proxy),
+        vhost: or_empty(vhost),
         queue: or_empty(queue),
         since_ms: number(since).unwrap_or_default(),
         expires_ms: number(expires).unwrap_or_default(),

@@ -492,8 +492,8 @@ end
 
 -- Show.
 function ops.Q(lock)
-  return call('HMGET', lock, 'holder', 'state', 'rule', 'task', 'summary', 'worker', 'proxy', 'queue', 'since', 'expires', 'scope',
-    'shadow', 'publishes')
+  return call('HMGET', lock, 'holder', 'state', 'rule', 'task', 'summary', 'worker', 'proxy', 'vhost', 'queue', 'since', 'expires',
+    'scope', 'shadow', 'publishes')
 end
 
 local arguments = { A = 7, C = 7, R = 7, U = 3, S = 4, M = 8, N = 7, W = 3, D = 3, Q = 0 }
