@@ -9,8 +9,10 @@
 //!   or through another proxy too changes nothing;
 //! - keeps no state that another proxy would need: what it knows can be learnt anew.
 //!
-//! [`results`]: what the Redis result backend says of tasks.
+//! [`results`]: what the Redis result backend says of tasks. [`orphans`]: locks whose worker is gone, by what [`nodes`] sees of workers.
 
+pub mod nodes;
+mod orphans;
 pub mod results;
 
 use std::io;
@@ -21,7 +23,9 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::rules::RuleSet;
 use crate::store::Store;
+use nodes::Nodes;
 
 /// How often the holders of locks are looked up in the result backend.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -30,22 +34,29 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Lifecycle {
     results: watch::Sender<Option<results::Settings>>,
+    rules: watch::Sender<Arc<RuleSet>>,
 }
 
 impl Lifecycle {
-    /// Starts the thread. Nothing is followed yet.
-    pub fn start(store: &Store, metrics: &Arc<Metrics>) -> io::Result<Lifecycle> {
+    /// Starts the thread. No result backend is followed yet. `instance` is the name of this process, as locks show it.
+    pub fn start(store: &Store, metrics: &Arc<Metrics>, nodes: &Arc<Nodes>, instance: &str) -> io::Result<Lifecycle> {
         let (results, settings) = watch::channel(None);
+        let (rules, in_force) = watch::channel(Arc::default());
         let (store, metrics) = (store.clone(), Arc::clone(metrics));
+        let (nodes, instance) = (Arc::clone(nodes), Arc::from(instance));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::Builder::new()
-            .name("lifecycle".to_owned())
-            .spawn(move || runtime.block_on(results::run(store, metrics, settings)))?;
-        Ok(Lifecycle { results })
+        std::thread::Builder::new().name("lifecycle".to_owned()).spawn(move || {
+            runtime.block_on(async move {
+                let orphans = orphans::run(store.clone(), nodes, instance, in_force);
+                tokio::join!(results::run(store, metrics, settings), orphans);
+            });
+        })?;
+        Ok(Lifecycle { results, rules })
     }
 
     /// Follows what this configuration says, from now on.
     pub fn configure(&self, config: &Config) {
+        self.rules.send_replace(Arc::clone(&config.rules));
         let followed = config.results.as_ref().filter(|_| config.rules.follows_tasks());
         self.follow_results(followed.map(|results| results::Settings {
             url: results.url.clone(),
@@ -63,4 +74,10 @@ impl Lifecycle {
             differs
         });
     }
+}
+
+/// A time near this one, so that many proxies do not act at once.
+fn spread(time: Duration) -> Duration {
+    let random = uuid::Uuid::new_v4().as_u64_pair().0 % 1024;
+    time * 3 / 4 + time / 2 * (random as u32) / 1024
 }

@@ -332,7 +332,8 @@ pub enum Signal {
     RevokeAsked,
     /// Its time has passed: a worker or the broker has dropped it, or will.
     Expired,
-    /// Its worker is gone and does not know it any more.
+    /// Its worker is gone or does not know it any more. With a worker named it counts only while the lock names that worker and none of
+    /// the holder's messages is in flight: what the broker still has runs elsewhere.
     Crashed,
     /// Its queue was purged or deleted while the message lay in it.
     Purged,

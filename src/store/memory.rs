@@ -9,7 +9,7 @@ mod table;
 use std::collections::BinaryHeap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Answer, Filter, Page, Ticket};
 use crate::rules::lock::{
@@ -109,6 +109,19 @@ impl Memory {
             proxy: &self.proxy,
         };
         answers.extend(requests.iter().map(|(ticket, request)| (*ticket, Ok(step.execute(request)))));
+    }
+
+    /// Writes notes that go after this time; see [`super::Client::announce`].
+    pub(super) fn announce(&self, notes: &[(String, String)], life: Duration) {
+        let now = self.clock.now_ms();
+        let until_ms = now + (life.as_millis() as u64).clamp(1, LONGEST_MS);
+        self.table().announce(notes, until_ms, now);
+    }
+
+    pub(super) fn announced(&self, names: &[String]) -> Vec<Option<String>> {
+        let now = self.clock.now_ms();
+        let table = self.table();
+        names.iter().map(|name| table.announced(name, now).map(str::to_owned)).collect()
     }
 
     /// How many locks and id records are held, lapsed ones included until they are swept.

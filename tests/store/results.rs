@@ -44,7 +44,7 @@ impl<'w> Backend<'w> {
         Backend {
             world,
             server: RedisServer::start(&[]),
-            lifecycle: Lifecycle::start(&world.store, &metrics).expect("a thread"),
+            lifecycle: Lifecycle::start(&world.store, &metrics, &Arc::default(), "proxy-1").expect("a thread"),
             metrics,
             prefix: "",
         }

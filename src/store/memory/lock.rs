@@ -189,6 +189,9 @@ impl Lock {
         if self.note.scope == Scope::UntilExpired || self.state == LockState::Cooldown {
             return SignalEffect::None;
         }
+        if signal == Signal::Crashed && !worker.is_empty() && (self.worker != *worker || self.in_flight() > 0) {
+            return SignalEffect::None;
+        }
         if signal.settles() && !self.settle(settlement) {
             return SignalEffect::None;
         }

@@ -276,7 +276,7 @@ end
 local function signal_lock(digest, idkey, id, settlement, signal, worker)
   local lock = lock_of(digest)
   local l = call('HMGET', lock, 'holder', 'scope', 'publishes', 'grace', 'rule', 'task', 'since', 'shadow', 'expires', 'state', 'life',
-    'release', 'cooldown', 'delivered', 'told')
+    'release', 'cooldown', 'delivered', 'told', 'worker')
   if l[1] ~= id then
     if signal == 't' or is_dead(digest, id) then return true end
     return false, { '*' }
@@ -284,6 +284,7 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker)
   local scope, runs, life = l[2], l[10] == 'running', tonumber(l[11]) or 1
   if scope == 'until_expired' or l[10] == 'cooldown' then return true end
   local list = parse(l[3])
+  if signal == 'c' and worker ~= '' and (l[16] ~= worker or in_flight(list) > 0) then return true end
   if (signal == 'a' or signal == 'r' or signal == 'd') and not settle(list, settlement) then return true end
 
   local function tell(reason)
