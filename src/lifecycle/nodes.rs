@@ -4,6 +4,9 @@
 //! [`BEATS_MISSED`] of its intervals. It is known by virtual host and node name, so one that was started anew under the same name, or has
 //! reconnected, is the same node: what tells the two apart is since when the present one is there.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -86,12 +89,13 @@ struct Attached {
 struct Beats {
     since_ms: u64,
     last_ms: u64,
-    every_ms: u64,
+    /// The time between two, in milliseconds.
+    interval: u64,
 }
 
 impl Beats {
     fn beats_at(&self, now_ms: u64) -> bool {
-        now_ms <= self.last_ms + BEATS_MISSED * self.every_ms
+        now_ms <= self.last_ms + BEATS_MISSED * self.interval
     }
 }
 
@@ -172,7 +176,7 @@ impl Nodes {
     pub fn pulse(&self, node: Node, pulse: Pulse) {
         let now_ms = self.now_ms();
         let mut seen = self.seen();
-        let (every_ms, online) = match pulse {
+        let (interval, online) = match pulse {
             Pulse::Online { every_ms } => (every_ms, true),
             Pulse::Heartbeat { every_ms } => (every_ms, false),
             Pulse::Offline => {
@@ -180,12 +184,12 @@ impl Nodes {
                 return;
             }
         };
-        let every_ms = every_ms.unwrap_or(BEAT_MS).max(1);
+        let interval = interval.unwrap_or(BEAT_MS).max(1);
         if let Some(beats) = seen.beating.get_mut(&node) {
             if online || !beats.beats_at(now_ms) {
                 beats.since_ms = now_ms;
             }
-            (beats.last_ms, beats.every_ms) = (now_ms, every_ms);
+            (beats.last_ms, beats.interval) = (now_ms, interval);
             return;
         }
         if seen.beating.len() >= BEATING_KEPT {
@@ -195,7 +199,7 @@ impl Nodes {
             let beats = Beats {
                 since_ms: now_ms,
                 last_ms: now_ms,
-                every_ms,
+                interval,
             };
             seen.beating.insert(node, beats);
         }

@@ -19,7 +19,10 @@ scenarios! {
 const LONG: Duration = Duration::from_secs(1_000);
 
 fn notes(names: &[(&str, &str)]) -> Vec<(String, String)> {
-    names.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    names
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 async fn read(w: &World, names: &[&str]) -> Vec<Option<String>> {
@@ -86,7 +89,11 @@ async fn a_crash_of_the_worker_frees_what_it_ran(w: &World) {
     running(w, true).await;
     assert_eq!(tell(w, "a", 0, Signal::Crashed, "w@one").await, [ReleaseReason::Crash]);
     assert!(w.show(digest(1)).await.is_none());
-    assert_eq!(tell(w, "a", 0, Signal::Crashed, "w@one").await, [], "the second proxy finds nothing");
+    assert_eq!(
+        tell(w, "a", 0, Signal::Crashed, "w@one").await,
+        [],
+        "the second proxy finds nothing"
+    );
 }
 
 async fn a_crash_of_another_worker_frees_nothing(w: &World) {
