@@ -96,8 +96,8 @@ fn sixty_thousand_confirmed_publishes_half_of_them_duplicates_get_one_confirm_ea
         unmatched_percent: 0,
         confirms: Confirms::First,
         lossy_per_mille: 1,
-        // A store that does one thing per move has thousands of publishes wait: their renewals must not be most of what it does.
-        lease_us: 20_000_000,
+        // A store that did one thing per move would have thousands of publishes wait, and their renewals would be most of what it does.
+        store_batch: 16,
         ..Plan::default()
     });
 }

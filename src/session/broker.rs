@@ -80,7 +80,7 @@ impl Channel {
                 }
             }
             // All that came before this has gone back to its queue, also what was on its way when the client asked for that.
-            Some(MethodId::BASIC_RECOVER_OK) => self.deliveries.clear(),
+            Some(MethodId::BASIC_RECOVER_OK) => self.deliveries.recovered(),
             Some(MethodId::BASIC_GET_EMPTY) => {
                 self.gets.pop_front();
             }
@@ -103,17 +103,25 @@ impl Channel {
 
     /// The broker has answered a `basic.consume`, and has named the consumer if its client left that to it.
     fn consumer_runs(&mut self, shared: &mut Shared, tag: &[u8]) {
-        let asked =
-            |named: bool| move |consumer: &Consumer| consumer.standing == Standing::Asked && consumer.tag == if named { tag } else { &[] };
+        let unanswered = |consumer: &Consumer| matches!(consumer.standing, Standing::Asked | Standing::Left);
+        let named = |consumer: &Consumer| unanswered(consumer) && consumer.tag == tag;
+        let unnamed = |consumer: &Consumer| unanswered(consumer) && consumer.tag.is_empty();
         let index = self
             .consumers
             .iter()
-            .position(asked(true))
-            .or_else(|| self.consumers.iter().position(asked(false)));
-        if let Some(consumer) = index.and_then(|index| self.consumers.get_mut(index)) {
+            .position(named)
+            .or_else(|| self.consumers.iter().position(unnamed));
+        let Some(index) = index else { return };
+        if let Some(consumer) = self
+            .consumers
+            .get_mut(index)
+            .filter(|consumer| consumer.standing == Standing::Asked)
+        {
             consumer.tag = tag.to_vec();
             consumer.standing = Standing::Running;
             self.enable_events(shared);
+        } else {
+            self.consumers.remove(index);
         }
     }
 
@@ -173,8 +181,7 @@ impl Channel {
 
     /// A delivery begins. True if it is kept from the client: Oncegate drains and hands no more work out.
     pub(super) fn deliver_begins(&mut self, shared: &mut Shared, deliver: &basic::Deliver<'_>, header: &ContentHeader<'_>) -> bool {
-        if shared.draining && !self.tx && !self.no_ack(deliver.consumer_tag) {
-            self.withhold(deliver.consumer_tag, deliver.delivery_tag);
+        if shared.draining && !self.tx && !self.no_ack(deliver.consumer_tag) && self.withhold(deliver.consumer_tag, deliver.delivery_tag) {
             return true;
         }
         let task = tracked_task(shared, header);

@@ -142,8 +142,8 @@ impl Channel {
                 return;
             }
             Some(MethodId::BASIC_ACK | MethodId::BASIC_NACK | MethodId::BASIC_REJECT) => return self.client_settles(shared, frame),
-            // The broker does not answer this one; of what `basic.recover` gives back its answer tells.
-            Some(MethodId::BASIC_RECOVER_ASYNC) if !self.tx => self.deliveries.clear(),
+            Some(MethodId::BASIC_RECOVER) if !self.tx => self.deliveries.recover(),
+            Some(MethodId::BASIC_RECOVER_ASYNC) if !self.tx => self.deliveries.recover_unanswered(),
             Some(MethodId::CONFIRM_SELECT) => {
                 self.ledger.client_selects();
                 if self.queue.is_empty() {
@@ -171,7 +171,7 @@ impl Channel {
             // Deliveries come until the broker answers; where it does not answer, there is no better time than now.
             Some(MethodId::BASIC_CANCEL) => {
                 if let Some(cancel) = basic::Cancel::decode(frame.payload).filter(|cancel| cancel.nowait) {
-                    self.cancelled(cancel.consumer_tag);
+                    self.client_cancels(cancel.consumer_tag);
                 }
             }
             Some(MethodId::BASIC_GET) => {
@@ -205,9 +205,17 @@ impl Channel {
         if self.tx {
             return self.pass_on(shared, frame.raw);
         }
-        let pass = match how {
-            Some(signal) => self.deliveries.settle(tag, multiple, |id| shared.signal(id, signal)),
-            None => self.deliveries.requeue(tag, multiple),
+        // A word for all that waits would meet all that comes meanwhile, and a drain keeps back what it meets on its way.
+        let names_last = shared.draining || !self.queue.is_empty();
+        let each = |id| {
+            if let Some(signal) = how {
+                shared.signal(id, signal);
+            }
+        };
+        let pass = if multiple && tag == 0 {
+            self.deliveries.settle_all(names_last, each)
+        } else {
+            self.deliveries.settle(tag, multiple, each)
         };
         match pass {
             Pass::Verbatim => self.pass_on(shared, frame.raw),
@@ -241,7 +249,7 @@ impl Channel {
         if self.tx || self.deliveries.any_hidden() {
             return false;
         }
-        let Some(ack) = basic::Ack::decode(frame.payload) else {
+        let Some(ack) = basic::Ack::decode(frame.payload).filter(|ack| ack.delivery_tag != 0) else {
             return false;
         };
         self.deliveries
@@ -307,8 +315,28 @@ impl Channel {
     pub(super) fn no_ack(&self, tag: &[u8]) -> bool {
         match self.consumers.iter().find(|consumer| consumer.tag == tag) {
             Some(consumer) => consumer.no_ack,
-            // The broker has chosen a tag and was asked not to tell it.
-            None => self.consumers.iter().any(|consumer| consumer.no_ack && consumer.tag.is_empty()),
+            // The broker has chosen a tag and was asked not to tell it. One that it is still to name sends nothing before.
+            None => self
+                .consumers
+                .iter()
+                .any(|consumer| consumer.no_ack && consumer.tag.is_empty() && consumer.standing == Standing::Running),
+        }
+    }
+
+    /// The client cancels a consumer and wants no answer. The answer to its `basic.consume` may still be due.
+    fn client_cancels(&mut self, tag: &[u8]) {
+        let meant = |consumer: &Consumer| consumer.tag == tag && consumer.standing != Standing::Left;
+        let Some(index) = self.consumers.iter().position(meant) else {
+            return;
+        };
+        if let Some(consumer) = self
+            .consumers
+            .get_mut(index)
+            .filter(|consumer| consumer.standing == Standing::Asked)
+        {
+            consumer.standing = Standing::Left;
+        } else {
+            self.consumers.remove(index);
         }
     }
 

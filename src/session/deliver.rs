@@ -33,6 +33,8 @@ pub enum Standing {
     Running,
     /// Oncegate has cancelled it at the broker, of which the client knows nothing.
     Stopped,
+    /// The client has cancelled it before the broker's answer, which is still to come.
+    Left,
 }
 
 /// A consumer of the client.
@@ -69,6 +71,18 @@ pub enum Pass {
     Swallow,
 }
 
+/// What is known of the deliveries that are still on their way from the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Coming {
+    /// Nothing has settled them.
+    #[default]
+    Unsettled,
+    /// A word of the client's for all that was out may have settled them: kept back they might be lost.
+    MaybeSettled,
+    /// They may be settled, and the client is handed nothing any more: what is out returns with the channel.
+    Forgone,
+}
+
 /// The unsettled deliveries of one channel, by delivery tag, which rises with each delivery.
 #[derive(Debug, Default)]
 pub struct Deliveries {
@@ -77,6 +91,9 @@ pub struct Deliveries {
     hidden: usize,
     /// The hidden ones that the broker has not been given back.
     returns: Vec<u64>,
+    /// How many requests of the client's to take everything back the broker has not answered.
+    recovers: usize,
+    coming: Coming,
 }
 
 impl Deliveries {
@@ -93,7 +110,10 @@ impl Deliveries {
     /// A delivery that needs an acknowledgement is kept from the client.
     pub fn hidden(&mut self, tag: u64) {
         self.hidden += 1;
-        self.returns.push(tag);
+        // To settle it once more would cost the channel.
+        if self.coming != Coming::Forgone {
+            self.returns.push(tag);
+        }
         self.open.push_back(Delivery {
             tag,
             sight: Sight::Hidden,
@@ -101,9 +121,17 @@ impl Deliveries {
         });
     }
 
-    /// The tags of the deliveries kept from the client since the last call.
+    /// The tags of the deliveries kept from the client since the last call, none while the broker is about to take everything back itself.
     pub fn take_returns(&mut self) -> Vec<u64> {
+        if self.recovers > 0 {
+            return Vec::new();
+        }
         std::mem::take(&mut self.returns)
+    }
+
+    /// True if a word of the client's may have settled what comes now: kept from the client it might be lost.
+    pub fn may_be_settled(&self) -> bool {
+        self.coming == Coming::MaybeSettled
     }
 
     /// How many deliveries the client has and has not settled.
@@ -203,14 +231,63 @@ impl Deliveries {
         }
     }
 
-    /// The client gives one delivery, or all up to `tag`, back to its queue.
-    pub fn requeue(&mut self, tag: u64, multiple: bool) -> Pass {
-        self.settle(tag, multiple, |_| ())
+    /// The client settles all that is out, and names no tag. With `names_last` the last one that it has seen is named for it, so that what
+    /// is on its way is not met.
+    pub fn settle_all(&mut self, names_last: bool, each: impl FnMut(Arc<str>)) -> Pass {
+        if !names_last || self.recovers > 0 {
+            self.coming = Coming::MaybeSettled;
+            self.settle(0, true, each);
+            return Pass::Verbatim;
+        }
+        let last = self
+            .open
+            .iter()
+            .rfind(|delivery| delivery.sight == Sight::Shown)
+            .map(|delivery| delivery.tag);
+        let Some(last) = last else { return Pass::Swallow };
+        match self.settle(last, true, each) {
+            Pass::Verbatim => Pass::UpTo(last),
+            pass => pass,
+        }
     }
 
-    /// Everything goes back to its queue and every tag is void (`basic.recover`, a closed channel).
+    /// The client asks the broker to take everything back.
+    pub fn recover(&mut self) {
+        self.recovers += 1;
+    }
+
+    /// The broker has taken everything back: what came before its answer is void.
+    pub fn recovered(&mut self) {
+        self.recovers = self.recovers.saturating_sub(1);
+        self.clear();
+    }
+
+    /// The client asks the same, and the broker will not answer.
+    pub fn recover_unanswered(&mut self) {
+        self.coming = Coming::MaybeSettled;
+        self.clear();
+    }
+
+    /// The client is handed nothing any more.
+    pub fn client_told(&mut self) {
+        if self.coming == Coming::MaybeSettled {
+            self.coming = Coming::Forgone;
+        }
+    }
+
+    /// The client is gone, and all was given back for it.
+    pub fn given_back(&mut self) {
+        self.coming = Coming::Forgone;
+        self.clear();
+    }
+
+    /// Everything is back in its queue and every tag is void.
     pub fn clear(&mut self) {
-        *self = Deliveries::default();
+        *self = Deliveries {
+            recovers: self.recovers,
+            coming: self.coming,
+            ..Deliveries::default()
+        };
     }
 }
 

@@ -8,6 +8,10 @@
 //!   that tag with its one `cancel-ok`, since a cancel of an unknown tag is no error. To acknowledge deliveries after the cancel of their
 //!   consumer is what a Celery worker itself does when it ends.
 //! - A consumer whose `basic.consume` is not answered yet is cancelled when it is: `RabbitMQ` 3.10 loses the channel otherwise.
+//! - A settlement of all that is out (`multiple` with tag 0) names the last delivery that the client was handed, or it would meet what is
+//!   kept back. What one from before the drain may have met on its way is handed over: it may be settled already, and would be lost.
+//! - Nothing is given back that the broker takes back by itself, for a client that recovers or is gone: it answers a tag that it does not
+//!   know with the end of the channel.
 //! - Cancels leave before nacks, so what is given back cannot come again. Both leave behind the client's waiting frames and never inside
 //!   its contents; until then deliveries are withheld, and what cannot be given back any more returns with the channel.
 //!
@@ -156,9 +160,19 @@ impl Channel {
             && matches!(self.down, Down::Idle)
     }
 
-    /// A delivery that is not for the client any more; [`Channel::stop_deliveries`] gives it back.
-    pub(super) fn withhold(&mut self, consumer_tag: &[u8], delivery_tag: u64) {
+    /// A delivery that is not for the client any more; [`Channel::stop_deliveries`] gives it back. False if the client must have it all the
+    /// same.
+    pub(super) fn withhold(&mut self, consumer_tag: &[u8], delivery_tag: u64) -> bool {
+        self.learn(consumer_tag);
+        if self.deliveries.may_be_settled() {
+            return false;
+        }
         self.deliveries.hidden(delivery_tag);
+        true
+    }
+
+    /// A consumer that sends here is to be cancelled.
+    fn learn(&mut self, consumer_tag: &[u8]) {
         if self.consumers.iter().any(|consumer| consumer.tag == consumer_tag) {
             return;
         }

@@ -155,6 +155,11 @@ impl Session {
         }
         self.last_words = std::mem::take(&mut self.shared.to_client);
         encode::connection_close(&mut self.last_words, code, text, None);
+        // It is handed nothing any more, whatever the reason.
+        self.shared.draining = true;
+        for channel in &mut self.channels.open {
+            channel.deliveries.client_told();
+        }
         let until_us = self.until(self.shared.settings.close_us);
         self.shared.wake_at(until_us);
         self.client_end = ClientEnd::Told { until_us };
@@ -332,7 +337,10 @@ impl Channel {
                 false
             }
             // It ends with the connection: the broker must not take what comes next for its rest.
-            Up::Passing(_) => true,
+            Up::Passing(left) => {
+                self.up = Up::Passing(left);
+                true
+            }
             Up::Idle | Up::Method(_) => false,
         };
         // Nothing more can be sent on a channel whose last publish is half out.
@@ -356,7 +364,7 @@ impl Channel {
                 self.give_back_all(shared);
             }
         }
-        self.deliveries.clear();
+        self.deliveries.given_back();
         self.advance(shared);
     }
 

@@ -71,6 +71,8 @@ impl Session {
             Some(MethodId::CONNECTION_CLOSE_OK) => {
                 self.lose_channels();
                 if matches!(self.broker_end, BrokerEnd::Closing { .. }) {
+                    // What came just before answers Oncegate too.
+                    self.shared.to_client.clear();
                     self.broker_end = BrokerEnd::Done;
                     return;
                 }

@@ -17,7 +17,7 @@ use crate::rules::lock::{
     Running, Scope, Signal, SignalVerdict,
 };
 use lock::{Lock, SignalEffect};
-use table::{Ended, EndedPublishes, Table};
+use table::{EndedPublishes, Table};
 
 /// How long after a worker's signal a late commit is known to be late. A commit that the store could not take is repeated within
 /// seconds of the store's return, and one that waits for the broker prolongs this by its lease renewals.
@@ -220,11 +220,19 @@ impl Step<'_> {
             return Acquired::Reentry { holds: false };
         }
         let Some(lock) = self.table.lock(&claim.digest, self.now) else {
+            // What only observes does not wait for this answer, and may have ended.
+            if note.shadow && self.ended(claim, publish, note) {
+                return Acquired::Taken;
+            }
             self.take(claim, publish, note, LockState::Leased, lease_end);
             self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
             return Acquired::Taken;
         };
         if lock.holder == claim.id {
+            // A question that comes behind its own end brings nothing back.
+            if lock.is_over(publish) {
+                return Acquired::Reentry { holds: true };
+            }
             lock.publish(publish);
             lock.prolong(lease_end);
             self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
@@ -359,15 +367,7 @@ impl Step<'_> {
             return;
         }
         let kept_ms = if unknown { UNKNOWN_KEPT_MS } else { ENDED_KEPT_MS };
-        self.table.note_ended(
-            id,
-            Ended {
-                verdict,
-                publishes,
-                until_ms: self.now + kept_ms,
-            },
-            self.now,
-        );
+        self.table.note_ended(id, verdict, publishes, self.now + kept_ms, self.now);
     }
 
     fn admit(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<LockNote>, reentrant: bool, worker: &Arc<str>) -> (Digest, Admitted) {
@@ -445,9 +445,10 @@ impl Step<'_> {
             self.table.note_id(&claim.id, claim.digest, &note.rule, until, self.now);
             return Renewed::Held;
         }
-        let ended = self.table.ended(&claim.id, self.now).map(|ended| ended.verdict);
+        let ended = self.table.ended(&claim.id, self.now);
+        let ended = ended.is_some_and(|ended| ended.by(|verdict| frees(verdict, note), None));
         let dead = self.table.is_superseded(&claim.id, claim.digest, self.now);
-        if dead || ended.is_some_and(|verdict| frees(verdict, note)) {
+        if dead || ended {
             return Renewed::Gone;
         }
         self.take(claim, delivery, note, state, until);
@@ -480,12 +481,9 @@ impl Step<'_> {
         let goes_on = lock.was_delivered().then(|| (lock.holder.clone(), lock.expires_ms));
         let freed = self.free(digest, ReleaseReason::Admin).into_iter().collect();
         if let Some((holder, expires_ms)) = goes_on {
-            let ended = Ended {
-                verdict: SignalVerdict::Ends,
-                publishes: EndedPublishes::Any,
-                until_ms: expires_ms.max(self.now + ENDED_KEPT_MS),
-            };
-            self.table.note_ended(&holder, ended, self.now);
+            let until_ms = expires_ms.max(self.now + ENDED_KEPT_MS);
+            self.table
+                .note_ended(&holder, SignalVerdict::Ends, EndedPublishes::Any, until_ms, self.now);
         }
         freed
     }
@@ -514,10 +512,8 @@ impl Step<'_> {
         if self.table.is_superseded(&claim.id, claim.digest, self.now) {
             return true;
         }
-        let Some(ended) = self.table.ended(&claim.id, self.now) else {
-            return false;
-        };
-        frees(ended.verdict, note) && ended.publishes.has(publish)
+        let ended = self.table.ended(&claim.id, self.now);
+        ended.is_some_and(|ended| ended.by(|verdict| frees(verdict, note), Some(publish)))
     }
 }
 

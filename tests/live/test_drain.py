@@ -21,6 +21,14 @@ def draining(gate):
     harness.wait_until(lambda: "draining" in gate.log(), "the drain to begin")
 
 
+def cancelled(raw, queue):
+    """Waits until the broker has no consumer of a queue."""
+    admin = raw()
+    admin.open_channel()
+    harness.wait_until(lambda: admin.declare(queue, passive=True).consumer_count == 0, "the consumer to be cancelled")
+    return admin
+
+
 def consumer(raw, gate, queue, prefetch, tag="work"):
     client = raw(gate.port)
     client.open_channel()
@@ -102,6 +110,7 @@ def test_what_comes_during_a_drain_goes_to_other_workers_at_once(oncegate, raw):
     publish(busy, "work", b"1", b"2", b"3", b"4")
     tags = [delivery(busy)[0].delivery_tag for _ in range(2)]
     draining(first)
+    cancelled(raw, "work")
     # Its window opens, and stays empty all the same.
     busy.method(Basic.Ack(delivery_tag=tags[0]), 1)
     other = consumer(raw, second, "work", 10)

@@ -12,7 +12,7 @@ RULE = """
 name = "reports"
 task = "live.*"
 queue = "reports*"
-unique = "until_finished"
+unique = "until_expired"
 """
 
 
@@ -72,7 +72,7 @@ def test_producers_are_matched_by_the_queues_that_a_worker_has_bound(oncegate, s
 def test_a_delayed_task_is_matched_by_the_queue_that_it_ends_in(oncegate, stack, store, scoreboard, relays):
     pytest.importorskip("kombu.transport.native_delayed_delivery", reason="Celery has it since 5.5")
     conf = {"task_default_queue_type": "quorum", "task_default_exchange": "tasks", "task_default_exchange_type": "topic"}
-    rule = f'[[rule]]\nname = "later"\ntask = "live.add"\nqueue = "{stack.queue}"\nunique = "until_finished"\n'
+    rule = f'[[rule]]\nname = "later"\ntask = "live.add"\nqueue = "{stack.queue}"\nunique = "until_expired"\n'
     gate = oncegate(rule, store=store.url)
     stack.worker(gate, conf=conf)
     relay = relays(gate.port)

@@ -119,7 +119,7 @@ def test_celery_over_tls_on_both_legs(gates, broker, certificates, store, stack,
     gate = listening(gates, broker, certificates, store, both, upstream=f"amqps://localhost:{broker.tls_port}")
     # Celery speaks to 127.0.0.1, which the certificate names too.
     conf = {"broker_use_ssl": {"ca_certs": str(certificates.ca), "cert_reqs": int(ssl.CERT_REQUIRED)}}
-    stack.worker(gate, conf=conf, scheme="amqps")
     stack.produce(gate, "for n in range(10): add.delay(1, 1)\nfence.delay()", conf=conf, scheme="amqps")
+    stack.worker(gate, conf=conf, scheme="amqps")
     runs = scoreboard.wait_runs(11 if gate.direct else 2)
     assert runs[-1]["task"] == "live.fence"

@@ -70,7 +70,7 @@ impl Client {
             && random.percent(if self.publishes_left == 0 { 90 } else { 40 })
             && self.channels.get(&number).is_some_and(|channel| channel.open && !channel.closing)
         {
-            self.consumes(number, plan.end != End::Clients, shadow, random);
+            self.consumes(number, shadow, random);
             return;
         }
         if self.publishes_left == 0 {

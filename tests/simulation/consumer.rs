@@ -23,9 +23,6 @@ pub struct Consuming {
     /// Consumers that the broker shall name, in order.
     nameless: VecDeque<bool>,
     named: u32,
-    /// It has cancelled without waiting for the answer. What is still on its way to that consumer then cannot be told from what comes to
-    /// one that the broker is still to name.
-    hasty: bool,
     gets: VecDeque<bool>,
     /// Seen, and not settled.
     pub open: BTreeSet<u64>,
@@ -36,7 +33,7 @@ pub struct Consuming {
 
 impl Client {
     /// One act of a consumer. False if there was nothing sensible to do.
-    pub fn consumes(&mut self, number: u16, drains: bool, shadow: &mut Shadow, random: &mut Random) -> bool {
+    pub fn consumes(&mut self, number: u16, shadow: &mut Shadow, random: &mut Random) -> bool {
         let Some(channel) = self.channels.get_mut(&number) else {
             return false;
         };
@@ -56,7 +53,7 @@ impl Client {
                 return true;
             }
             5.. if settles => {
-                self.settle(id, drains, shadow, random);
+                self.settle(id, shadow, random);
                 return true;
             }
             _ => return false,
@@ -65,7 +62,7 @@ impl Client {
         true
     }
 
-    fn settle(&mut self, id: ChannelId, drains: bool, shadow: &mut Shadow, random: &mut Random) {
+    fn settle(&mut self, id: ChannelId, shadow: &mut Shadow, random: &mut Random) {
         let open = &self.channels[&id.1].consuming.open;
         let chosen = *open.iter().nth(random.below(open.len())).expect("one is open");
         let word = match random.below(10) {
@@ -74,8 +71,7 @@ impl Client {
             _ => Word::Ack,
         };
         let multiple = random.percent(40);
-        // What such a word meets on its way is settled unseen, as in a drain nobody is handed it any more.
-        let all = multiple && random.percent(25) && (!drains || word == Word::Requeue);
+        let all = multiple && random.percent(25);
         let delivery_tag = if all { 0 } else { chosen };
         let requeue = word == Word::Requeue;
         let mut bytes = Vec::new();
@@ -151,7 +147,7 @@ impl Client {
 impl Consuming {
     fn consume(&mut self, number: u16, random: &mut Random) -> Vec<u8> {
         let no_ack = random.percent(15);
-        let nameless = random.percent(30) && !(no_ack && self.hasty);
+        let nameless = random.percent(30);
         let nowait = !nameless && random.percent(30);
         let mut tag = Vec::new();
         if nameless {
@@ -169,8 +165,7 @@ impl Consuming {
 
     fn cancel(&mut self, number: u16, random: &mut Random) -> Vec<u8> {
         let tag = self.running.swap_remove(random.below(self.running.len()));
-        let nowait = !self.no_ack[&tag] && !self.nameless.contains(&true) && random.percent(50);
-        self.hasty |= nowait;
+        let nowait = !self.no_ack[&tag] && random.percent(50);
         method(number, MethodId::BASIC_CANCEL, &[&short(&tag)[..], &[u8::from(nowait)]].concat())
     }
 

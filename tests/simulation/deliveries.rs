@@ -22,7 +22,9 @@ pub struct Delivery {
     pub message: usize,
     /// The broker forgot it as it sent it.
     pub no_ack: bool,
-    /// It was sent to a connection that drains, by itself and not as the answer to a `basic.get`.
+    /// It came by itself, and not as the answer to a `basic.get`.
+    pub consumed: bool,
+    /// It did so while its connection drained.
     pub during_drain: bool,
     /// It left the session for the client.
     pub passed: bool,
@@ -48,6 +50,8 @@ pub struct Deliveries {
     alls: BTreeMap<ChannelId, VecDeque<(Word, u64)>>,
     /// Connections whose client's leg is over for Oncegate: what its client holds goes back.
     pub over: BTreeSet<usize>,
+    /// Connections that drain.
+    pub draining: BTreeSet<usize>,
     /// Channels that their client has left: it does not read what comes.
     pub left: BTreeSet<ChannelId>,
 }
@@ -79,9 +83,11 @@ impl Deliveries {
 
     /// The client reads a delivery. Its message.
     pub fn see(&mut self, channel: ChannelId, tag: u64) -> usize {
+        // What was on its way as its client settled all that was out may have been settled by that: it is handed over, or it might be lost.
+        let met = self.alls.contains_key(&channel);
         let delivery = self.get(channel, tag);
         assert!(
-            !delivery.during_drain || delivery.no_ack,
+            !delivery.during_drain || delivery.no_ack || met,
             "m{} was handed out while draining: {channel:?} {tag}",
             delivery.message
         );
@@ -126,6 +132,7 @@ impl Deliveries {
     /// message.
     pub fn settle(&mut self, channel: ChannelId, tag: u64, word: Word, crosses: bool) -> usize {
         let over = self.over.contains(&channel.0);
+        let draining = self.draining.contains(&channel.0);
         let delivery = self.get(channel, tag);
         let message = delivery.message;
         assert!(delivery.settled.is_none(), "{channel:?} {tag} was settled again: {delivery:?}");
@@ -137,7 +144,7 @@ impl Deliveries {
             ),
             // What the client of a finished leg had not settled is given back for it.
             // While it drains, Oncegate gives back itself what it keeps from its client.
-            None if delivery.during_drain && !delivery.passed && word == Word::Requeue => {}
+            None if draining && delivery.consumed && !delivery.passed && word == Word::Requeue => {}
             None if over => assert!(word == Word::Requeue, "m{message} got {word:?} from nobody: {channel:?} {tag}"),
             None => panic!("{word:?} for {channel:?} {tag}, of which the client said nothing: {delivery:?}"),
         }

@@ -35,6 +35,8 @@ pub struct Plan {
     pub keys: u32,
     pub unmatched_percent: u64,
     pub silent_percent: u64,
+    /// How many things the store does in one move, and how many of its answers come in with one.
+    pub store_batch: usize,
     /// How often a client closes a channel, or publishes to an exchange that is not there.
     pub lossy_per_mille: u64,
     pub confirms: Confirms,
@@ -58,6 +60,7 @@ impl Default for Plan {
             keys: 10,
             unmatched_percent: 30,
             silent_percent: 3,
+            store_batch: 1,
             lossy_per_mille: 15,
             confirms: Confirms::AtAnyTime,
             memory: 1 << 20,

@@ -165,6 +165,7 @@ impl Out {
             Delivery {
                 message,
                 no_ack,
+                consumed: consumer.is_some(),
                 during_drain,
                 passed: false,
                 seen: false,

@@ -142,6 +142,7 @@ impl World {
         match connection.drain {
             Drain::No if now || self.random.percent(1) => {
                 connection.drain = Drain::Begun;
+                self.shadow.deliveries.draining.insert(at);
                 connection.session.handle_drain(0, Neighbours::Idle, self.now);
             }
             Drain::Begun if self.plan.end == End::DrainTimeout && (now || self.random.per_mille(3)) => {
@@ -183,12 +184,18 @@ impl World {
             4 => connection.broker.confirm(shadow, random),
             5 => connection.broker_to_session(shadow, random, *now, plan),
             6 => connection.session_to_client(shadow, random, *now),
-            7 => return self.store(at),
+            7 => return self.batch(at, World::store),
             8 if plan.consume => connection.broker.deliver(connection.drain != Drain::No, shadow, random),
-            _ => return self.answer(at),
+            _ => return self.batch(at, World::answer),
         };
         self.collect(at);
         moved
+    }
+
+    /// One move of the store. False if it had nothing to do.
+    fn batch(&mut self, at: usize, one: fn(&mut World, usize) -> bool) -> bool {
+        let done = (0..self.plan.store_batch).take_while(|_| one(self, at)).count();
+        done > 0
     }
 
     fn check(&self, at: usize) {

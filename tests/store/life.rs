@@ -14,6 +14,7 @@ scenarios! {
     start_shows_the_worker_and_gives_the_full_life
     outcome_frees_until_finished
     outcome_before_the_commit_frees
+    outcome_told_twice_ends_no_later_publish_of_the_id
     outcome_that_does_not_release_keeps_the_key_for_its_ttl
     success_is_followed_by_the_cooldown
     cooldown_survives_the_holders_late_commit
@@ -153,6 +154,16 @@ async fn outcome_before_the_commit_frees(w: &World) {
     assert_eq!(tell(w, "a", Signal::Succeeded).await, [ReleaseReason::Success]);
     assert_eq!(w.commit(&a, 1, &note).await, Committed::Ended);
     assert_eq!(w.show(digest(1)).await, None);
+}
+
+async fn outcome_told_twice_ends_no_later_publish_of_the_id(w: &World) {
+    let note = note(Scope::UntilFinished);
+    let a = queued(w, 1, "a", &note).await;
+    assert_eq!(tell(w, "a", Signal::Succeeded).await, [ReleaseReason::Success]);
+    assert_eq!(tell(w, "a", Signal::Succeeded).await, [], "another source says the same");
+    // The store was silent when it was asked about this publish, which was forwarded.
+    assert_eq!(w.commit(&a, 2, &note).await, Committed::Held);
+    assert!(w.span(digest(1)).await >= Some(LIFE));
 }
 
 async fn outcome_that_does_not_release_keeps_the_key_for_its_ttl(w: &World) {

@@ -36,6 +36,8 @@ scenarios! {
     signal_before_commit_without_acquire
     retry_published_before_the_early_ack_retakes
     signal_of_a_lapsed_lock_marks_the_id
+    later_signals_take_no_earlier_one_back
+    observed_publish_that_has_ended_takes_nothing
     operator_releases
     lapsed_lock_is_free
     list_filters_and_pages
@@ -504,6 +506,65 @@ async fn signal_of_a_lapsed_lock_marks_the_id(w: &World) {
     assert_eq!(w.signal("a", 8, Signal::Acked).await, []);
     assert_eq!(w.commit(&a, 1, &short).await, Committed::Ended);
     assert_eq!(w.show(digest(1)).await, None);
+}
+
+async fn later_signals_take_no_earlier_one_back(w: &World) {
+    w.signal("a", 8, Signal::Acked).await;
+    w.signal("a", 9, Signal::DeliveredNoAck).await;
+    assert_eq!(
+        w.commit(&claim(1, "a"), 1, &late()).await,
+        Committed::Ended,
+        "a weaker signal came after"
+    );
+    assert_eq!(w.show(digest(1)).await, None);
+
+    let note = note(Scope::UntilStarted);
+    let b = claim(2, "b");
+    w.acquire(&b, 1, &note).await;
+    assert_eq!(w.signal("b", 8, Signal::Acked).await, [ReleaseReason::Started]);
+    assert_eq!(w.acquire_as(&b, 2, &note, true).await, Acquired::Taken);
+    assert_eq!(w.signal("b", 9, Signal::Acked).await, [ReleaseReason::Started]);
+    assert_eq!(w.commit(&b, 1, &note).await, Committed::Ended, "the first of two runs");
+    assert_eq!(w.commit(&b, 2, &note).await, Committed::Ended, "the second");
+    assert_eq!(w.show(digest(2)).await, None);
+    assert_eq!(w.commit(&b, 3, &note).await, Committed::Held, "a third, which nobody has settled");
+
+    let c = claim(3, "c");
+    for number in 0..70 {
+        w.acquire_as(&c, number, &note, true).await;
+        w.signal("c", 100 + number, Signal::Acked).await;
+    }
+    for number in 0..70 {
+        assert_eq!(w.commit(&c, number, &note).await, Committed::Ended, "run {number} of many");
+    }
+}
+
+async fn observed_publish_that_has_ended_takes_nothing(w: &World) {
+    // It went on its way unasked, and its worker may be quicker than the question about it.
+    let observing = note_with(Scope::UntilStarted, |note| note.shadow = true);
+    let a = claim(1, "a");
+    w.signal("a", 8, Signal::Acked).await;
+    assert_eq!(w.acquire(&a, 1, &observing).await, Acquired::Taken, "so it would have been");
+    assert_eq!(w.show(digest(1)).await, None);
+    assert_eq!(w.commit(&a, 1, &observing).await, Committed::Ended);
+    assert_eq!(w.show(digest(1)).await, None);
+
+    let b = claim(2, "b");
+    w.signal("b", 8, Signal::Acked).await;
+    assert_eq!(w.acquire(&b, 1, &note(Scope::UntilStarted)).await, Acquired::Taken);
+    assert!(
+        w.show(digest(2)).await.is_some(),
+        "one that waits for the answer has not ended: it was another run"
+    );
+
+    let c = claim(3, "c");
+    w.commit(&c, 1, &late()).await;
+    assert_eq!(w.signal("c", 8, Signal::Acked).await, [ReleaseReason::Ended]);
+    let grace = w.span(digest(3)).await;
+    assert_eq!(w.acquire(&c, 1, &late()).await, Acquired::Reentry { holds: true });
+    assert_eq!(w.span(digest(3)).await, grace, "it is in its settle grace already");
+    w.signal("c", 9, Signal::DeliveredNoAck).await;
+    assert_eq!(w.span(digest(3)).await, grace);
 }
 
 async fn operator_releases(w: &World) {

@@ -393,3 +393,47 @@ fn a_connection_that_takes_work_waits_for_nobody_else() {
     assert!(!rig.session.has_work_in_hand());
     assert_eq!(rig.client_got(), ["connection.close"]);
 }
+
+#[test]
+fn what_comes_while_the_client_recovers_is_not_given_back_twice() {
+    let mut rig = draining();
+    rig.broker_got();
+    rig.client(&method(1, MethodId::BASIC_RECOVER, &[1]));
+    // The broker sent it before it read that all comes back.
+    rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
+    assert_eq!(rig.broker_got(), ["basic.recover"]);
+    rig.broker(&method(1, MethodId::BASIC_RECOVER_OK, &[]));
+    assert_eq!(rig.broker_got(), [""; 0]);
+    rig.broker(&deliver(1, "c", 3, "t.unique", "y"));
+    assert_eq!(rig.broker_got(), ["basic.nack 3"], "what comes after the answer does not");
+}
+
+#[test]
+fn an_ack_of_all_covers_only_what_the_client_was_handed() {
+    let mut rig = draining();
+    rig.broker_got();
+    rig.client(&ack(1, 0, true));
+    assert_eq!(rig.broker_got(), ["basic.ack 1 multiple"]);
+    rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
+    assert_eq!(rig.broker_got(), ["basic.nack 2"]);
+    rig.client(&ack(1, 0, true));
+    assert_eq!(rig.broker_got(), [""; 0], "there is nothing that it could mean");
+}
+
+#[test]
+fn what_an_ack_of_all_may_have_met_on_its_way_is_handed_over() {
+    let mut rig = Rig::new(spec());
+    rig.consumes(1, "c", false);
+    rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
+    rig.broker_got();
+    rig.client(&ack(1, 0, true));
+    assert_eq!(rig.broker_got(), ["basic.ack 0 multiple"]);
+    rig.client_got();
+    let a = rig.publish_asked("a");
+    rig.answer(a, Acquired::Taken);
+    rig.drain(0);
+    rig.broker_got();
+    rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
+    assert_eq!(rig.client_got(), ["basic.deliver y"], "kept back it might be lost");
+    assert_eq!(rig.broker_got(), [""; 0], "the broker may have it settled");
+}

@@ -107,6 +107,12 @@ impl Lock {
             .map(|(_, stage)| stage)
     }
 
+    /// Whether this publish is settled already, or withdrawn.
+    pub(super) fn is_over(&self, publish: Nonce) -> bool {
+        let mut publishes = self.publishes.iter();
+        publishes.any(|(nonce, stage)| *nonce == publish && matches!(stage, Stage::Settled(_)))
+    }
+
     /// Counts a publish, unless it is counted already.
     pub(super) fn publish(&mut self, publish: Nonce) {
         self.told = false;

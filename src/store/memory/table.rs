@@ -16,12 +16,37 @@ const LONGEST_STEP_MS: u64 = 300_000;
 /// How many entries of the index one request looks at. Each request adds at most two.
 const SWEPT_PER_REQUEST: usize = 6;
 
-/// What a worker's signal leaves behind for commits that come after it.
-#[derive(Debug)]
+/// So many words are remembered of the signals of one id; of more only which signals there were.
+const ENDED_WORDS: usize = 64;
+
+/// What workers' signals leave behind for commits that come after them. A later one takes no earlier one back.
+#[derive(Debug, Default)]
 pub(super) struct Ended {
-    pub(super) verdict: SignalVerdict,
-    pub(super) publishes: EndedPublishes,
-    pub(super) until_ms: u64,
+    /// Each how much a signal said, and a publish that it ended, none if it is not known which.
+    words: Vec<(SignalVerdict, Option<Nonce>)>,
+    until_ms: u64,
+}
+
+impl Ended {
+    /// Whether a signal that `frees` has ended this publish, or any one if none is given.
+    pub(super) fn by(&self, frees: impl Fn(SignalVerdict) -> bool, publish: Option<Nonce>) -> bool {
+        let mut words = self.words.iter();
+        words.any(|(verdict, ended)| frees(*verdict) && (publish.is_none() || ended.is_none() || *ended == publish))
+    }
+
+    fn add(&mut self, verdict: SignalVerdict, publish: Option<Nonce>) {
+        if self.words.contains(&(verdict, publish)) {
+            return;
+        }
+        if self.words.len() >= ENDED_WORDS {
+            for (verdict, _) in std::mem::take(&mut self.words) {
+                if !self.words.contains(&(verdict, None)) {
+                    self.words.push((verdict, None));
+                }
+            }
+        }
+        self.words.push((verdict, publish));
+    }
 }
 
 /// Which publishes a signal has ended.
@@ -43,13 +68,6 @@ impl EndedPublishes {
             EndedPublishes::These(these) if !more.is_empty() => these.append(&mut more),
             EndedPublishes::These(_) => *self = EndedPublishes::Any,
             EndedPublishes::Any => {}
-        }
-    }
-
-    pub(super) fn has(&self, publish: Nonce) -> bool {
-        match self {
-            EndedPublishes::Any => true,
-            EndedPublishes::These(these) => these.contains(&publish),
         }
     }
 }
@@ -229,16 +247,20 @@ impl Table {
         }
     }
 
-    /// Notes a signal; one that said more, and is still known, stays.
-    pub(super) fn note_ended(&mut self, id: &Arc<str>, ended: Ended, now: u64) {
-        let until_ms = ended.until_ms;
-        let noted = &mut self.record(id, until_ms, now).ended;
-        if noted
-            .as_ref()
-            .is_none_or(|older| older.until_ms <= now || older.verdict <= ended.verdict)
-        {
-            *noted = Some(ended);
+    /// Notes a signal and the publishes that it ended. One that does not know which, behind one that said as much, is the same told twice.
+    pub(super) fn note_ended(&mut self, id: &Arc<str>, verdict: SignalVerdict, publishes: EndedPublishes, until_ms: u64, now: u64) {
+        let record = self.record(id, until_ms, now);
+        let mut ended = record.ended.take().filter(|ended| ended.until_ms > now).unwrap_or_default();
+        match publishes {
+            EndedPublishes::Any if ended.words.iter().any(|(said, _)| *said >= verdict) => {
+                record.ended = Some(ended);
+                return;
+            }
+            EndedPublishes::Any => ended.add(verdict, None),
+            EndedPublishes::These(these) => these.into_iter().for_each(|publish| ended.add(verdict, Some(publish))),
         }
+        ended.until_ms = ended.until_ms.max(until_ms);
+        record.ended = Some(ended);
     }
 
     pub(super) fn ended(&self, id: &str, now: u64) -> Option<&Ended> {

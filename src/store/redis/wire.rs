@@ -110,7 +110,8 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             cmd.arg(span(note.lease_ms))
                 .arg(span(note.life_ms))
                 .arg(entry(*digest, note))
-                .arg(fields(note, names));
+                .arg(fields(note, names))
+                .arg(if note.shadow { ends(note) } else { "n" });
         }
         Request::Commit {
             claim: Claim { id, digest },

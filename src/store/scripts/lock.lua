@@ -6,14 +6,14 @@
 -- withdrawn by the request BY. The field `grace` is there only if the ack ends the task: the settle grace.
 -- An id record is a string of entries, one per key that the id has claimed: a line feed, the digest, the scope, the rule.
 -- The field `delivered` is there once a worker has had the message, `told` once the lock's going was told.
--- `PREFIX:ended:ID` is the mark of a worker's signal for the commits that come after it: how much it says (d begun, a acknowledged, r over)
--- and the publishes it ended, or `*`. `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key.
+-- `PREFIX:ended:ID` is what workers' signals leave behind for the commits that come after them: words, each with a blank before and behind,
+-- of how much a signal says (d begun, a acknowledged, r over) and a publish that it ended, or `*`. `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key.
 
 local ARGV, KEYS, call = ARGV, KEYS, redis.call
 local prefix = ARGV[1]
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local ENDED_KEPT, UNKNOWN_KEPT, PUBLISHES_KEPT = 60000, 10000, 16
+local ENDED_KEPT, UNKNOWN_KEPT, PUBLISHES_KEPT, ENDED_WORDS = 60000, 10000, 16, 64
 local DEAD_KEPT, DEAD_LONGEST = 86400000, 34560000000
 
 -- Redis writes a Lua number as a floating point number, which is slow.
@@ -137,24 +137,46 @@ local function prolong(lock, expires, life)
   end
 end
 
--- Whether a signal that frees such a lock was heard before. `ends` is what frees it: s any signal, a an ack or an end, r an end, n none.
-local function ended(digest, id, nonce, ends)
-  if is_dead(digest, id) then return true end
+local FREEING = { s = { 'd', 'a', 'r' }, a = { 'a', 'r' }, r = { 'r' }, n = {} }
+local LEAST = { d = 's', a = 'a', r = 'r' }
+
+-- Whether a signal that frees such a lock has ended this publish, or any if none is given. `ends` is what frees it: s any signal, a an ack
+-- or an end, r an end, n none.
+local function heard(id, nonce, ends)
   if ends == 'n' then return false end
-  local mark = call('GET', ended_of(id))
-  if not mark then return false end
-  local signal = string.sub(mark, 1, 1)
-  if not (ends == 's' or signal == 'r' or (ends == 'a' and signal == 'a')) then return false end
-  local publishes = string.sub(mark, 2)
-  return publishes == ' *' or string.find(publishes .. ' ', ' ' .. nonce .. ' ', 1, true) ~= nil
+  local words = call('GET', ended_of(id))
+  if not words then return false end
+  for _, verdict in ipairs(FREEING[ends]) do
+    local word = ' ' .. verdict
+    if string.find(words, nonce and word .. '* ' or word, 1, true) then return true end
+    if nonce and string.find(words, word .. nonce .. ' ', 1, true) then return true end
+  end
+  return false
 end
 
--- Notes a signal; one that said more, and is still known, stays.
-local says = { d = 1, a = 2, r = 3 }
-local function note_ended(id, verdict, words, kept)
-  local older = call('GET', ended_of(id))
-  if older and says[string.sub(older, 1, 1)] > says[verdict] then return end
-  call('SET', ended_of(id), verdict .. ' ' .. words, 'PX', kept)
+local function ended(digest, id, nonce, ends) return is_dead(digest, id) or heard(id, nonce, ends) end
+
+-- Notes a signal and the publishes that it ended; it takes no earlier one back. One that does not know which, behind one that said as much,
+-- is the same told twice.
+local function note_ended(id, verdict, publishes, kept)
+  local key = ended_of(id)
+  local words, left = call('GET', key), 0
+  if words then left = call('PTTL', key) else words = ' ' end
+  if publishes[1] == '*' and heard(id, nil, LEAST[verdict]) then return end
+  for _, publish in ipairs(publishes) do
+    if not string.find(words, ' ' .. verdict .. publish .. ' ', 1, true) then
+      local _, count = string.gsub(words, '%S+', '')
+      if count >= ENDED_WORDS then
+        local all = ' '
+        for _, letter in ipairs(FREEING.s) do
+          if string.find(words, ' ' .. letter, 1, true) then all = all .. letter .. '* ' end
+        end
+        words = all
+      end
+      words = words .. verdict .. publish .. ' '
+    end
+  end
+  call('SET', key, words, 'PX', int(math.max(left, kept)))
 end
 
 local function prolong_ended(id)
@@ -168,12 +190,14 @@ end
 
 local ops = {}
 
--- Acquire: id, nonce, reentrant, lease, life, entry, blob.
+-- Acquire: id, nonce, reentrant, lease, life, entry, blob, ends.
 function ops.A(lock, idkey, a)
   local id, nonce, lease, life = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 3]), tonumber(ARGV[a + 4])
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes')
   local holder = l[1]
   if not holder then
+    -- What only observes does not wait for this answer, and may have ended.
+    if heard(id, nonce, ARGV[a + 7]) then return 0 end
     -- The record goes first: only an id that has one, or a retry, can be dead.
     local fresh = call('SET', idkey, ARGV[a + 5], 'PX', int(lease + life), 'NX')
     if (not fresh or ARGV[a + 2] == '1') and is_dead(digest_of(lock), id) then
@@ -186,7 +210,10 @@ function ops.A(lock, idkey, a)
   end
   if holder == id then
     local list = parse(l[4])
-    if not find(list, nonce) then
+    local publish = find(list, nonce)
+    -- A question that comes behind its own end brings nothing back.
+    if publish and publish[2] == '-' then return 1 end
+    if not publish then
       push(list, nonce, '')
       call('HSET', lock, 'publishes', format(list))
     end
@@ -365,7 +392,7 @@ function ops.S(_, idkey, a)
   local record, out, ends = call('GET', idkey), {}, nil
   if not record then
     -- Of an id that is not known, all but its end is somebody else's business.
-    if signal ~= 't' and signal ~= 's' and signal ~= 'q' then note_ended(id, verdict, '*', UNKNOWN_KEPT) end
+    if signal ~= 't' and signal ~= 's' and signal ~= 'q' then note_ended(id, verdict, { '*' }, UNKNOWN_KEPT) end
     return out
   end
   local kept, entries, shortest = {}, 0, nil
@@ -389,9 +416,8 @@ function ops.S(_, idkey, a)
   -- The record ends with the only lock it lists.
   if #kept == 1 and entries == 1 and shortest then call('PEXPIRE', idkey, int(shortest)) end
   if ends and signal ~= 't' then
-    local words = table.concat(ends, ' ')
-    if string.find(words, '*', 1, true) then words = '*' end
-    note_ended(id, verdict, words, ENDED_KEPT)
+    if string.find(table.concat(ends, ' '), '*', 1, true) then ends = { '*' } end
+    note_ended(id, verdict, ends, ENDED_KEPT)
   end
   return out
 end
@@ -455,10 +481,7 @@ function ops.N(lock, idkey, a)
     note_id(idkey, ARGV[a + 4], math.max(life, (tonumber(l[3]) or now) - now))
     return 0
   end
-  local mark = call('GET', ended_of(id))
-  local verdict = mark and says[string.sub(mark, 1, 1)] or 0
-  local frees = { s = 1, a = 2, r = 3, n = 4 }
-  if is_dead(digest_of(lock), id) or verdict >= frees[ends] then return 2 end
+  if ended(digest_of(lock), id, nil, ends) then return 2 end
   take(lock, id, ARGV[a + 2] == '1' and 'running' or 'queued', ARGV[a + 1] .. '+', life, ARGV[a + 6])
   delivered(lock, idkey, ARGV[a + 4], '', life)
   return 1
@@ -485,7 +508,7 @@ function ops.D(lock, _, a)
   if not l[1] or (ARGV[a] == '1' and l[1] ~= ARGV[a + 1]) then return {} end
   if l[6] == 'running' and ARGV[a + 2] ~= '1' then return {} end
   -- A worker has it and may go on: no renewal is to bring back what was freed.
-  if l[7] then note_ended(l[1], 'r', '*', int(math.max(ENDED_KEPT, call('PTTL', lock)))) end
+  if l[7] then note_ended(l[1], 'r', { '*' }, math.max(ENDED_KEPT, call('PTTL', lock))) end
   call('DEL', lock)
   forget_id(id_of(l[1]), digest_of(lock))
   return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5]) }
@@ -497,7 +520,7 @@ function ops.Q(lock)
     'scope', 'shadow', 'publishes')
 end
 
-local arguments = { A = 7, C = 7, R = 7, U = 3, S = 4, M = 8, N = 7, W = 3, D = 3, Q = 0 }
+local arguments = { A = 8, C = 7, R = 7, U = 3, S = 4, M = 8, N = 7, W = 3, D = 3, Q = 0 }
 local answers, at = {}, 2
 for question = 1, #KEYS / 2 do
   local op = ARGV[at]
