@@ -201,7 +201,7 @@ impl Watcher {
             id: Arc::clone(&lock.holder),
             // It is no settlement.
             settlement: Nonce(0),
-            signal: Signal::Crashed,
+            signal: Signal::Orphaned,
             worker: Arc::clone(&lock.worker),
         });
     }

@@ -318,7 +318,8 @@ impl Step<'_> {
         let mut ended = unknown.then_some(EndedPublishes::Any);
         for (digest, rule) in claims {
             let Some(lock) = self.table.lock(&digest, self.now).filter(|lock| lock.holder == *id) else {
-                if signal.verdict() != SignalVerdict::GoesOn && !self.table.is_superseded(id, digest, self.now) {
+                let of_the_lock = signal.verdict() == SignalVerdict::GoesOn || signal == Signal::Orphaned;
+                if !of_the_lock && !self.table.is_superseded(id, digest, self.now) {
                     self.table.forget_id(id, &digest, self.now);
                     ended = Some(EndedPublishes::Any);
                 }
@@ -363,7 +364,7 @@ impl Step<'_> {
         let Some(publishes) = publishes.filter(|_| verdict != SignalVerdict::GoesOn) else {
             return;
         };
-        if unknown && matches!(signal, Signal::Started | Signal::RevokeAsked) {
+        if unknown && matches!(signal, Signal::Started | Signal::RevokeAsked | Signal::Orphaned) {
             return;
         }
         let kept_ms = if unknown { UNKNOWN_KEPT_MS } else { ENDED_KEPT_MS };

@@ -14,6 +14,7 @@ scenarios! {
     a_crash_of_the_worker_frees_what_it_ran
     a_crash_of_another_worker_frees_nothing
     what_is_in_flight_survives_the_worker
+    an_orphaned_id_without_a_lock_leaves_nothing_behind
 }
 
 const LONG: Duration = Duration::from_secs(1_000);
@@ -87,10 +88,10 @@ async fn running(w: &World, acked: bool) -> Claim {
 
 async fn a_crash_of_the_worker_frees_what_it_ran(w: &World) {
     running(w, true).await;
-    assert_eq!(tell(w, "a", 0, Signal::Crashed, "w@one").await, [ReleaseReason::Crash]);
+    assert_eq!(tell(w, "a", 0, Signal::Orphaned, "w@one").await, [ReleaseReason::Crash]);
     assert!(w.show(digest(1)).await.is_none());
     assert_eq!(
-        tell(w, "a", 0, Signal::Crashed, "w@one").await,
+        tell(w, "a", 0, Signal::Orphaned, "w@one").await,
         [],
         "the second proxy finds nothing"
     );
@@ -98,18 +99,26 @@ async fn a_crash_of_the_worker_frees_what_it_ran(w: &World) {
 
 async fn a_crash_of_another_worker_frees_nothing(w: &World) {
     running(w, true).await;
-    assert_eq!(tell(w, "a", 0, Signal::Crashed, "w@two").await, []);
+    assert_eq!(tell(w, "a", 0, Signal::Orphaned, "w@two").await, []);
     assert!(w.show(digest(1)).await.is_some());
     assert_eq!(tell(w, "a", 0, Signal::Succeeded, "").await, [ReleaseReason::Success]);
 }
 
 async fn what_is_in_flight_survives_the_worker(w: &World) {
     running(w, false).await;
-    assert_eq!(tell(w, "a", 0, Signal::Crashed, "w@one").await, []);
+    assert_eq!(tell(w, "a", 0, Signal::Orphaned, "w@one").await, []);
     let lock = w.show(digest(1)).await.expect("the lock stays");
     assert_eq!((lock.in_flight, &*lock.worker), (1, "w@one"));
     // The broker delivers it to another.
     assert_eq!(tell(w, "a", 3, Signal::Acked, "w@two").await, []);
-    assert_eq!(tell(w, "a", 0, Signal::Crashed, "w@one").await, []);
-    assert_eq!(tell(w, "a", 0, Signal::Crashed, "w@two").await, [ReleaseReason::Crash]);
+    assert_eq!(tell(w, "a", 0, Signal::Orphaned, "w@one").await, []);
+    assert_eq!(tell(w, "a", 0, Signal::Orphaned, "w@two").await, [ReleaseReason::Crash]);
+}
+
+async fn an_orphaned_id_without_a_lock_leaves_nothing_behind(w: &World) {
+    assert_eq!(tell(w, "a", 0, Signal::Orphaned, "w@one").await, []);
+    running(w, true).await;
+    assert!(w.show(digest(1)).await.is_some(), "the commit after it was no late one");
+    w.release(digest(1), None).await;
+    assert_eq!(tell(w, "a", 0, Signal::Orphaned, "w@one").await, []);
 }

@@ -195,6 +195,7 @@ fn letter(signal: Signal) -> &'static str {
         Signal::RevokeAsked => "q",
         Signal::Expired => "x",
         Signal::Crashed => "c",
+        Signal::Orphaned => "o",
         Signal::Purged => "p",
     }
 }
