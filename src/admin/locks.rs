@@ -60,6 +60,7 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>, query: Result<Query<Li
         let filter = Filter {
             rule: query.rule,
             task: query.task,
+            ..Filter::default()
         };
         let page = admin.store.list(&filter, query.cursor.as_deref(), limit).await?;
         let locks: Vec<Value> = page.locks.iter().map(operator::lock_json).collect();
@@ -142,6 +143,7 @@ impl ClearQuery {
             filter: Filter {
                 rule: self.rule,
                 task: self.task,
+                ..Filter::default()
             },
             older_than,
             running: if self.include_running { Running::Include } else { Running::Skip },

@@ -36,7 +36,7 @@ struct Direct {
 
 pub(super) fn locks(command: LocksCommand, output: &mut Output<'_>) -> Result<Exit, Failure> {
     match command {
-        LocksCommand::List { place, rule, task, limit } => list(&Place::new(&place)?, &Filter { rule, task }, limit, output),
+        LocksCommand::List { place, rule, task, limit } => list(&Place::new(&place)?, &filter(rule, task), limit, output),
         LocksCommand::Show { place, digest } => {
             let lock = Place::new(&place)?.show(digest)?;
             output.answer(&lock, lock_text);
@@ -173,10 +173,7 @@ impl Place {
             }
             Place::Store(direct) => {
                 let choice = Choice {
-                    filter: Filter {
-                        rule: args.rule.clone(),
-                        task: args.task.clone(),
-                    },
+                    filter: filter(args.rule.clone(), args.task.clone()),
                     older_than: args.older_than.as_deref().and_then(parse_duration),
                     running: if args.include_running { Running::Include } else { Running::Skip },
                     act,
@@ -215,6 +212,14 @@ impl Direct {
     fn ask<T>(&self, question: impl Future<Output = Result<T, Unavailable>>) -> Result<T, Failure> {
         let answer = self.runtime.block_on(question);
         answer.map_err(|why| Failure::new(Exit::Unavailable, "store_unavailable", why.to_string()))
+    }
+}
+
+fn filter(rule: Option<String>, task: Option<String>) -> Filter {
+    Filter {
+        rule,
+        task,
+        ..Filter::default()
     }
 }
 

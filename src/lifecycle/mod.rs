@@ -9,10 +9,14 @@
 //!   or through another proxy too changes nothing;
 //! - keeps no state that another proxy would need: what it knows can be learnt anew.
 //!
-//! [`results`]: what the Redis result backend says of tasks. [`orphans`]: locks whose worker is gone, by what [`nodes`] sees of workers.
+//! - [`results`]: what the Redis result backend says of tasks.
+//! - [`purge`]: the locks of tasks whose queue was purged or deleted.
+//! - [`orphans`]: locks whose worker is gone, by what [`nodes`] sees of workers.
+#![doc = include_str!("LIFECYCLE.md")]
 
 pub mod nodes;
 mod orphans;
+pub mod purge;
 pub mod results;
 
 use std::io;
@@ -26,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::rules::RuleSet;
 use crate::store::Store;
 use nodes::Nodes;
+use purge::Purges;
 
 /// How often the holders of locks are looked up in the result backend.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -39,16 +44,18 @@ pub struct Lifecycle {
 
 impl Lifecycle {
     /// Starts the thread. No result backend is followed yet. `instance` is the name of this process, as locks show it.
-    pub fn start(store: &Store, metrics: &Arc<Metrics>, nodes: &Arc<Nodes>, instance: &str) -> io::Result<Lifecycle> {
+    pub fn start(store: &Store, metrics: &Arc<Metrics>, purges: &Purges, nodes: &Arc<Nodes>, instance: &str) -> io::Result<Lifecycle> {
         let (results, settings) = watch::channel(None);
         let (rules, in_force) = watch::channel(Arc::default());
+        let purges = purges.clone();
         let (store, metrics) = (store.clone(), Arc::clone(metrics));
         let (nodes, instance) = (Arc::clone(nodes), Arc::from(instance));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("lifecycle".to_owned()).spawn(move || {
-            runtime.block_on(async move {
-                let orphans = orphans::run(store.clone(), nodes, instance, in_force);
-                tokio::join!(results::run(store, metrics, settings), orphans);
+            runtime.block_on(async {
+                tokio::spawn(purge::run(store.clone(), purges));
+                tokio::spawn(orphans::run(store.clone(), nodes, instance, in_force));
+                results::run(store, metrics, settings).await;
             });
         })?;
         Ok(Lifecycle { results, rules })

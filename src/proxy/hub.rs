@@ -17,10 +17,12 @@ use super::topology::Topologies;
 use super::upstream::Upstreams;
 use crate::config::{ProxyConfig, UpstreamConfirms};
 use crate::lifecycle::nodes::{Ask, Nodes};
+use crate::lifecycle::purge::Purges;
 use crate::logging::{DecisionLog, OncePerMinute};
 use crate::metrics::Metrics;
 use crate::rules::RuleSet;
 use crate::session::{Now, Settings};
+use crate::store::QueueName;
 
 /// What all connections share.
 pub struct Hub {
@@ -31,6 +33,7 @@ pub struct Hub {
     metrics: Arc<Metrics>,
     log: Arc<DecisionLog>,
     unreadable: OncePerMinute,
+    purges: Purges,
     connections: Mutex<HashMap<u64, Entry>>,
     hosts: Mutex<Hosts>,
     next: AtomicU64,
@@ -99,6 +102,7 @@ impl Hub {
             settings: ArcSwap::from_pointee(settings(config, &nodes)),
             rules: ArcSwap::new(rules),
             upstream,
+            purges: Purges::new(Arc::clone(&metrics)),
             metrics,
             log,
             unreadable: OncePerMinute::default(),
@@ -199,6 +203,18 @@ impl Hub {
             },
             receiver,
         )
+    }
+
+    /// Takes word of emptied queues.
+    pub fn purges(&self) -> &Purges {
+        &self.purges
+    }
+
+    /// A client has had a queue purged or deleted; it asked at that time, in monotonic microseconds.
+    pub fn queue_emptied(&self, vhost: &str, queue: Arc<str>, at_us: u64) {
+        let vhost = Arc::from(vhost);
+        let at = self.started + Duration::from_micros(at_us);
+        self.purges.emptied(QueueName { vhost, queue }, at.into_std());
     }
 
     /// How many connections there are.

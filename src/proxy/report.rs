@@ -127,6 +127,7 @@ impl Reporter {
                 }
             }
             Event::Delivered { rule } => self.rule(&rule).count_delivery(DeliveryDecision::Forwarded, mode(&rule)),
+            Event::Emptied { queue, at_us } => self.hub.queue_emptied(vhost, queue, at_us),
             Event::Exception { rule, reason } => {
                 if let Some(rule) = rule {
                     self.rule(&rule).count_exception(reason);

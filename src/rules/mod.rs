@@ -197,10 +197,6 @@ pub struct RuleSet {
     named: HashSet<Box<str>>,
     /// True if a rule takes tasks by pattern, or by other matchers alone.
     patterns: bool,
-    /// True if the life of a lock depends on what workers do.
-    follows_tasks: bool,
-    /// True if that cannot be told from acknowledgements alone.
-    needs_events: bool,
     /// True if a rule asks for the queue of a message.
     queues: bool,
     /// Rules that `continue` has joined, by their places.
@@ -245,10 +241,7 @@ impl RuleSet {
                 None => patterns = true,
             }
         }
-        let follows = |unique| matches!(unique, Some(Unique::UntilStarted | Unique::UntilFinished));
         Ok(RuleSet {
-            follows_tasks: rules.iter().any(|rule| follows(rule.unique)),
-            needs_events: rules.iter().any(|rule| rule.needs_events()),
             specs,
             signatures: parsed,
             queues: rules.iter().any(|rule| rule.asks_for_queue()),
@@ -266,12 +259,13 @@ impl RuleSet {
 
     /// True if the life of a lock depends on what workers do: what they publish of it is worth reading.
     pub fn follows_tasks(&self) -> bool {
-        self.follows_tasks
+        let follows = |rule: &Arc<Rule>| matches!(rule.unique, Some(Unique::UntilStarted | Unique::UntilFinished));
+        self.rules.iter().any(follows)
     }
 
     /// True if a rule needs task events: an early ack says nothing of the end, a late one nothing of the start and of the outcome.
     pub fn needs_events(&self) -> bool {
-        self.needs_events
+        self.rules.iter().any(|rule| rule.needs_events())
     }
 
     /// The rules that are in force, in order.

@@ -92,6 +92,7 @@ impl Channel {
                 self.life = Life::BrokerClosing;
             }
             Some(MethodId::CHANNEL_CLOSE_OK) => {
+                self.emptied_for_certain(shared);
                 self.lost(shared);
                 self.life = Life::Gone;
             }

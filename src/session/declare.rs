@@ -2,13 +2,14 @@
 //!
 //! The broker answers the requests of a channel in order, and refuses one by closing the channel. So a request is known to have
 //! succeeded when its answer comes; one that wants no answer, when all before it have been answered, unless the channel is then closed
-//! for it.
+//! for it. That a queue was emptied is told once it is certain: it frees locks.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Shared;
 use super::channel::Channel;
+use super::event::Event;
 use super::topology::{Arguments, Binding, Change, Destination, Kind};
 use crate::amqp::frame::Frame;
 use crate::amqp::method::connection::Close;
@@ -17,7 +18,7 @@ use crate::amqp::table::{FieldValue, Table};
 
 /// The most requests of one connection that are remembered until they are answered, at most some 8 MB.
 const ASKED_MAX: usize = 10_000;
-/// The most bindings of one channel that may be withdrawn because they wanted no answer.
+/// The most bindings, and the most emptied queues, of one channel that are not certain because no answer was wanted.
 const UNPROVEN_MAX: usize = 64;
 
 /// What an answered request says.
@@ -27,6 +28,8 @@ enum Request {
     Change(Change),
     /// A queue is there; it becomes the one declared last.
     Queue(Arc<str>),
+    /// A queue loses its messages. An empty name as above.
+    Purge(Arc<str>),
     /// It changes nothing that matters.
     Nothing,
     /// As many requests that are not remembered.
@@ -39,6 +42,26 @@ struct Asked {
     /// The answer that it wants, if it wants one.
     answer: Option<MethodId>,
     request: Request,
+    /// When it came, in monotonic microseconds.
+    at_us: u64,
+}
+
+/// How a request is known to have succeeded.
+#[derive(Debug, Clone, Copy)]
+enum Known<'a> {
+    /// By this answer.
+    Answered(&'a Frame<'a>),
+    /// It wants no answer, and all before it has been answered.
+    Unrefused,
+    /// It is not known; to take it for done is safe.
+    Assumed,
+}
+
+/// A queue whose messages are gone, and when that was asked for, in monotonic microseconds.
+#[derive(Debug)]
+struct Emptied {
+    queue: Arc<str>,
+    at_us: u64,
 }
 
 /// The requests of one channel.
@@ -48,19 +71,22 @@ pub(super) struct Declarations {
     last_queue: Option<Arc<str>>,
     /// Bindings that wanted no answer, with no later request answered yet.
     unproven: VecDeque<Binding>,
+    /// Queues that were emptied without an answer, with no later request answered yet.
+    unproven_emptied: VecDeque<Emptied>,
 }
 
 impl Channel {
     /// A method of the classes `exchange` or `queue` from the client.
     pub(super) fn client_declares(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
         let Some((request, answer)) = request(frame) else { return };
+        let at_us = shared.now.us;
         let asked = &mut self.declarations.asked;
         if answer.is_none() && asked.is_empty() {
-            return self.succeeded(shared, request, None);
+            return self.succeeded(shared, request, at_us, Known::Unrefused);
         }
         if shared.declaring < ASKED_MAX {
             shared.declaring += 1;
-            asked.push_back(Asked { answer, request });
+            asked.push_back(Asked { answer, request, at_us });
             return;
         }
         match asked.back_mut() {
@@ -72,11 +98,12 @@ impl Channel {
             _ => asked.push_back(Asked {
                 answer,
                 request: Request::Others(1),
+                at_us,
             }),
         }
         // To know too little is safe.
         if is_removal(&request) {
-            self.succeeded(shared, request, None);
+            self.succeeded(shared, request, at_us, Known::Assumed);
         }
     }
 
@@ -85,8 +112,6 @@ impl Channel {
         let id = frame.method_id();
         let declarations = &mut self.declarations;
         match declarations.asked.front_mut() {
-            // It is asked for without a change of anything.
-            _ if id == Some(MethodId::QUEUE_PURGE_OK) => return,
             None => return,
             Some(Asked {
                 request: Request::Others(count),
@@ -102,19 +127,23 @@ impl Channel {
             }
             Some(asked) if asked.answer == id => {
                 declarations.unproven.clear();
-                self.next_succeeded(shared, Some(frame));
+                self.emptied_for_certain(shared);
+                self.next_succeeded(shared, Known::Answered(frame));
             }
+            // It changes nothing that is waited for.
+            Some(_) if id == Some(MethodId::QUEUE_PURGE_OK) => return,
             // An answer to something else: what belongs to what is not known any more.
             Some(_) => return self.declarations_lost(shared),
         }
         while self.declarations.asked.front().is_some_and(|asked| asked.answer.is_none()) {
-            self.next_succeeded(shared, None);
+            self.next_succeeded(shared, Known::Unrefused);
         }
     }
 
     /// The broker closes the channel: nothing that was asked has happened, nor perhaps what wanted no answer.
     pub(super) fn declarations_refused(&mut self, shared: &mut Shared, close: &Frame<'_>) {
         self.take_asked(shared);
+        self.declarations.unproven_emptied.clear();
         let class = Close::decode_channel(close.payload).map(|close| close.cause.class);
         if matches!(class, Some(40 | 50)) || !self.queue.is_empty() {
             for binding in std::mem::take(&mut self.declarations.unproven) {
@@ -123,11 +152,19 @@ impl Channel {
         }
     }
 
+    /// No request of this channel has been refused: what wanted no answer has happened.
+    pub(super) fn emptied_for_certain(&mut self, shared: &mut Shared) {
+        for Emptied { queue, at_us } in self.declarations.unproven_emptied.drain(..) {
+            shared.events.push(Event::Emptied { queue, at_us });
+        }
+    }
+
     /// No answers come any more: what was asked may have happened or not.
     pub(super) fn declarations_lost(&mut self, shared: &mut Shared) {
+        self.declarations.unproven_emptied.clear();
         for asked in self.take_asked(shared) {
             if is_removal(&asked.request) {
-                self.succeeded(shared, asked.request, None);
+                self.succeeded(shared, asked.request, asked.at_us, Known::Assumed);
             }
         }
     }
@@ -138,15 +175,39 @@ impl Channel {
         asked
     }
 
-    fn next_succeeded(&mut self, shared: &mut Shared, answer: Option<&Frame<'_>>) {
+    fn next_succeeded(&mut self, shared: &mut Shared, known: Known<'_>) {
         if let Some(asked) = self.declarations.asked.pop_front() {
             shared.declaring -= 1;
-            self.succeeded(shared, asked.request, answer);
+            self.succeeded(shared, asked.request, asked.at_us, known);
         }
     }
 
-    fn succeeded(&mut self, shared: &mut Shared, request: Request, answer: Option<&Frame<'_>>) {
+    /// A queue that loses its messages by this request is told of, once that is certain.
+    fn note_emptied(&mut self, shared: &mut Shared, request: &Request, at_us: u64, known: Known<'_>) {
+        let (Request::Purge(name) | Request::Change(Change::NoQueue(name))) = request else {
+            return;
+        };
         let declarations = &mut self.declarations;
+        let Some(queue) = declarations.named(name) else { return };
+        match known {
+            Known::Answered(_) => shared.events.push(Event::Emptied { queue, at_us }),
+            Known::Unrefused => {
+                if declarations.unproven_emptied.len() == UNPROVEN_MAX {
+                    declarations.unproven_emptied.pop_front();
+                }
+                declarations.unproven_emptied.push_back(Emptied { queue, at_us });
+            }
+            Known::Assumed => {}
+        }
+    }
+
+    fn succeeded(&mut self, shared: &mut Shared, request: Request, at_us: u64, known: Known<'_>) {
+        self.note_emptied(shared, &request, at_us, known);
+        let declarations = &mut self.declarations;
+        let answer = match known {
+            Known::Answered(frame) => Some(frame),
+            Known::Unrefused | Known::Assumed => None,
+        };
         let declared = |name: Arc<str>| match answer.and_then(|frame| queue::DeclareOk::decode(frame.payload)) {
             Some(ok) => std::str::from_utf8(ok.queue).ok().map(Arc::from),
             None => Some(name).filter(|name| !name.is_empty()),
@@ -154,7 +215,7 @@ impl Channel {
         let last = declarations.last_queue.clone();
         let named = |name: Arc<str>| if name.is_empty() { last } else { Some(name) };
         let change = match request {
-            Request::Nothing | Request::Others(_) => None,
+            Request::Purge(_) | Request::Nothing | Request::Others(_) => None,
             Request::Queue(name) => {
                 declarations.last_queue = declared(name);
                 None
@@ -178,6 +239,17 @@ impl Channel {
         };
         if let Some(change) = change {
             shared.learn(change);
+        }
+    }
+}
+
+impl Declarations {
+    /// The queue of that name, or where the client gave none the one declared last.
+    fn named(&self, name: &Arc<str>) -> Option<Arc<str>> {
+        if name.is_empty() {
+            self.last_queue.clone()
+        } else {
+            Some(Arc::clone(name))
         }
     }
 }
@@ -251,6 +323,11 @@ fn request(frame: &Frame<'_>) -> Option<(Request, Option<MethodId>)> {
                 Request::Queue(name)
             };
             return Some((request, answer));
+        }
+        MethodId::QUEUE_PURGE => {
+            let purge = queue::Purge::decode(frame.payload)?;
+            let answer = (!purge.nowait).then_some(MethodId::QUEUE_PURGE_OK);
+            return Some((text(purge.queue).map_or(Request::Nothing, Request::Purge), answer));
         }
         MethodId::QUEUE_DELETE => {
             let delete = queue::Delete::decode(frame.payload)?;

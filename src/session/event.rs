@@ -31,6 +31,13 @@ pub enum Event {
         /// The rule.
         rule: Arc<Rule>,
     },
+    /// A queue was purged or deleted: the messages that lay in it are gone.
+    Emptied {
+        /// The queue.
+        queue: Arc<str>,
+        /// When the client asked for it, in monotonic microseconds.
+        at_us: u64,
+    },
     /// Something out of the ordinary.
     Exception {
         /// The rule, if one is concerned.

@@ -319,6 +319,7 @@ fn lines(mut bytes: &[u8]) -> Vec<String> {
 mod confirms;
 mod deliveries;
 mod drain;
+mod emptied;
 mod ends;
 mod gone;
 mod hear;

@@ -88,6 +88,11 @@ impl Memory {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What time it is.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
     /// Does what is asked, at once.
     pub fn execute(&self, request: &Request) -> Reply {
         let now = self.clock.now_ms();
@@ -134,11 +139,12 @@ impl Memory {
         let now = self.clock.now_ms();
         let after = cursor.and_then(Digest::from_hex);
         let limit = limit.max(1);
+        let takes = |note: &LockNote| filter.takes(&note.rule, &note.task, &note.vhost, &note.queue);
         let mut table = self.table();
         // The first ones of all, found in one pass that holds publishes up as little as possible.
         let mut first = BinaryHeap::new();
         for (digest, lock) in table.locks(now) {
-            if after.is_none_or(|after| *digest > after) && filter.takes(&lock.note.rule, &lock.note.task) {
+            if after.is_none_or(|after| *digest > after) && takes(&lock.note) {
                 if first.len() > limit {
                     if first.peek().is_some_and(|last| *last < *digest) {
                         continue;

@@ -14,6 +14,7 @@ mod memory;
 pub mod operator;
 mod redis;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -180,13 +181,30 @@ pub struct Filter {
     pub rule: Option<String>,
     /// Only those of this task.
     pub task: Option<String>,
+    /// Only those whose holder's message went to one of these queues.
+    pub queues: Option<HashSet<QueueName>>,
 }
 
 impl Filter {
-    /// Whether a lock of this rule and task is among those asked for.
-    pub fn takes(&self, rule: &str, task: &str) -> bool {
-        self.rule.as_deref().is_none_or(|wanted| wanted == rule) && self.task.as_deref().is_none_or(|wanted| wanted == task)
+    /// Whether a lock of this rule, task and queue is among those asked for.
+    pub fn takes(&self, rule: &str, task: &str, vhost: &Arc<str>, queue: &Arc<str>) -> bool {
+        let name = || QueueName {
+            vhost: Arc::clone(vhost),
+            queue: Arc::clone(queue),
+        };
+        self.rule.as_deref().is_none_or(|wanted| wanted == rule)
+            && self.task.as_deref().is_none_or(|wanted| wanted == task)
+            && self.queues.as_ref().is_none_or(|wanted| wanted.contains(&name()))
     }
+}
+
+/// A queue among those of all virtual hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct QueueName {
+    /// The virtual host.
+    pub vhost: Arc<str>,
+    /// Its name there.
+    pub queue: Arc<str>,
 }
 
 /// One page of locks.
@@ -372,6 +390,14 @@ impl Client {
         match &self.backend {
             Backend::Memory(_) => {}
             Backend::Redis(handle) => handle.flush().await,
+        }
+    }
+
+    /// What time it is by the clock by which the store dates its locks, in milliseconds since the Unix epoch.
+    pub async fn now_ms(&self) -> Result<u64, Unavailable> {
+        match &self.backend {
+            Backend::Memory(memory) => Ok(memory.now_ms()),
+            Backend::Redis(handle) => handle.now_ms().await,
         }
     }
 

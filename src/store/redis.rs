@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::{Circuit, Filter, Health, OpenError, Page, Replies, Settings, Shared, Ticket, Unavailable, Waiter};
-use crate::rules::lock::{Digest, Request};
+use crate::rules::lock::{Digest, LockRecord, Request};
 use driver::{Driver, Message};
 use wire::Names;
 
@@ -211,6 +211,14 @@ impl Handle {
         }
     }
 
+    /// TIME, as the script reads it too.
+    pub(super) async fn now_ms(&self) -> Result<u64, Unavailable> {
+        let mut connection = self.redis.connect().await.map_err(|error| unavailable(&error))?;
+        let time: Result<(u64, u64), RedisError> = redis::cmd("TIME").query_async(&mut connection).await;
+        let (seconds, microseconds) = time.map_err(|error| unavailable(&error))?;
+        Ok(seconds * 1000 + microseconds / 1000)
+    }
+
     async fn read_locks(
         &self,
         connection: &mut MultiplexedConnection,
@@ -235,8 +243,8 @@ impl Handle {
         let rows: Vec<Value> = pipeline.query_async(connection).await.map_err(|error| unavailable(&error))?;
         for (digest, row) in digests.iter().zip(rows) {
             if let Value::Array(fields) = row {
-                page.locks
-                    .extend(wire::record(*digest, &fields).filter(|lock| filter.takes(&lock.rule, &lock.task)));
+                let takes = |lock: &LockRecord| filter.takes(&lock.rule, &lock.task, &lock.vhost, &lock.queue);
+                page.locks.extend(wire::record(*digest, &fields).filter(takes));
             }
         }
         Ok(())

@@ -662,11 +662,14 @@ class Scoreboard:
         assert popped, f"worker {node} was not ready after {timeout:.0f} s"
 
 
-def app_environment(port, vhost, queue, scoreboard, result_url=None, conf=None, user="guest", password="guest", scheme="amqp"):
-    """What the application under `apps` reads."""
+def app_environment(
+    port, vhost, queue, scoreboard, result_url=None, conf=None, user="guest", password="guest", scheme="amqp", library=None
+):
+    """What the application under `apps` reads; `library` names the one of a library's examples."""
     return {
         **os.environ,
-        "PYTHONPATH": str(APPS),
+        "PYTHONPATH": f"{APPS / library}{os.pathsep}{APPS}" if library else str(APPS),
+        "APP_MODULE": "tasks" if library else "app",
         "APP_BROKER": f"{scheme}://{user}:{password}@127.0.0.1:{port}/{vhost}",
         "APP_BACKEND": result_url or "",
         "APP_QUEUE": queue,
@@ -684,7 +687,7 @@ class Worker:
         quick_arguments = ["--without-mingle", "--without-gossip"] if quick else []
         self.process = Process(
             f"worker-{self.node}",
-            [sys.executable, "-m", "celery", "-A", "app", "worker", "-n", f"{self.node}@test", "-c", concurrency,
+            [sys.executable, "-m", "celery", "-A", environment["APP_MODULE"], "worker", "-n", f"{self.node}@test", "-c", concurrency,
              "--loglevel", "INFO", *quick_arguments, *arguments],
             directory,
             environment,
@@ -714,7 +717,7 @@ class Worker:
 def run_producer(environment, code, timeout=DEADLINE * 2, check=True):
     """Runs code in a producer's own process, with the application imported as Celery users have it."""
     done = subprocess.run(
-        [sys.executable, "-c", "from app import *\n" + code],
+        [sys.executable, "-c", f"from {environment['APP_MODULE']} import *\n" + code],
         env=environment,
         cwd=APPS,
         capture_output=True,

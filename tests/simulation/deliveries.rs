@@ -77,7 +77,11 @@ impl Deliveries {
     /// The first message that this client has and that it has not settled.
     pub fn in_hand(&self, connection: usize) -> Option<usize> {
         let of_it = self.made.range(((connection, 0, 0), 0)..((connection + 1, 0, 0), 0));
-        let mut open = of_it.filter(|(_, delivery)| delivery.passed && !delivery.no_ack && !delivery.read && delivery.settled.is_none());
+        // What its client settled with all that was out, before it read it, is settled as soon as Oncegate has read that.
+        let met = |channel: &ChannelId, tag: u64| self.alls.get(channel).is_some_and(|alls| alls.iter().any(|(_, last)| tag > *last));
+        let mut open = of_it.filter(|((channel, tag), delivery)| {
+            delivery.passed && !delivery.no_ack && !delivery.read && delivery.settled.is_none() && !met(channel, *tag)
+        });
         open.next().map(|(_, delivery)| delivery.message)
     }
 

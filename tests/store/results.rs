@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use oncegate::config::{self, Config, Environment, Flags, address};
 use oncegate::lifecycle::Lifecycle;
+use oncegate::lifecycle::purge::Purges;
 use oncegate::lifecycle::results::Settings;
 use oncegate::metrics::Metrics;
 use oncegate::rules::lock::{Acquired, Committed, LockRecord, LockState, Scope};
@@ -44,7 +45,14 @@ impl<'w> Backend<'w> {
         Backend {
             world,
             server: RedisServer::start(&[]),
-            lifecycle: Lifecycle::start(&world.store, &metrics, &Arc::default(), "proxy-1").expect("a thread"),
+            lifecycle: Lifecycle::start(
+                &world.store,
+                &metrics,
+                &Purges::new(Arc::clone(&metrics)),
+                &Arc::default(),
+                "proxy-1",
+            )
+            .expect("a thread"),
             metrics,
             prefix: "",
         }

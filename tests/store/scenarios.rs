@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use oncegate::rules::lock::{Acquired, Committed, LockState, ReleaseReason, Reply, Scope, Signal};
-use oncegate::store::Filter;
+use oncegate::store::{Filter, QueueName};
 
 use crate::world::{GRACE, LEASE, LIFE, World, acquire, claim, commit, digest, late, note, note_with, short_lease, signal};
 
@@ -41,6 +41,7 @@ scenarios! {
     operator_releases
     lapsed_lock_is_free
     list_filters_and_pages
+    the_clock_dates_the_locks
     one_batch_is_executed_in_order
     many_ask_and_one_wins
     strange_names_survive
@@ -598,6 +599,8 @@ async fn list_filters_and_pages(w: &World) {
         let note = note_with(Scope::UntilFinished, |note| {
             note.rule = if key % 3 == 0 { "third".into() } else { "other".into() };
             note.task = format!("task.{}", key % 2).into();
+            note.vhost = format!("v{}", key % 4).into();
+            note.queue = format!("q{}", key % 5).into();
         });
         w.commit(&claim(key, "a"), u64::from(key), &note).await;
     }
@@ -615,10 +618,32 @@ async fn list_filters_and_pages(w: &World) {
     let filter = Filter {
         rule: Some("third".into()),
         task: Some("task.0".into()),
+        ..Filter::default()
     };
     let page = w.client.list(&filter, None, 1_000).await.expect("a page");
     assert_eq!((page.locks.len(), page.cursor), (10, None));
     assert!(page.locks.iter().all(|lock| &*lock.rule == "third" && &*lock.task == "task.0"));
+    let name = |vhost: &str, queue: &str| QueueName {
+        vhost: vhost.into(),
+        queue: queue.into(),
+    };
+    let queues = HashSet::from([name("v0", "q0"), name("v1", "q1"), name("v9", "q0")]);
+    let filter = Filter {
+        queues: Some(queues),
+        ..Filter::default()
+    };
+    let page = w.client.list(&filter, None, 1_000).await.expect("a page");
+    let mut seen: Vec<u8> = page.locks.iter().map(|lock| lock.digest.0[0]).collect();
+    seen.sort_unstable();
+    assert_eq!(seen, [0, 1, 20, 21, 40, 41]);
+}
+
+async fn the_clock_dates_the_locks(w: &World) {
+    let before = w.client.now_ms().await.expect("a time");
+    w.commit(&claim(1, "a"), 1, &note(Scope::UntilFinished)).await;
+    let after = w.client.now_ms().await.expect("a time");
+    let since = w.show(digest(1)).await.expect("held").since_ms;
+    assert!((before..=after).contains(&since), "{before} {since} {after}");
 }
 
 async fn one_batch_is_executed_in_order(w: &World) {

@@ -1,6 +1,12 @@
 //! Judgements, on a clock that the test sets.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::*;
+use crate::rules::lock::{Claim, LockNote, ReleaseOn, Reply};
+use crate::rules::spec::Unique;
+use crate::store::{Clock, Memory, Unobserved};
 
 const LOCKED_MS: u64 = 1_800_000_000_000;
 const GRACE_MS: u64 = 60_000;
@@ -239,4 +245,155 @@ fn what_no_lock_names_any_more_is_forgotten() {
     rig.orphans.see(&HashMap::new(), DUE_MS + 100_000);
     let left = (rig.orphans.absent.len(), rig.orphans.doubts.len(), rig.orphans.questions.len());
     assert_eq!(left, (0, 0, 0));
+}
+
+#[derive(Default)]
+struct Hand(AtomicU64);
+
+impl Clock for Hand {
+    fn now_ms(&self) -> u64 {
+        LOCKED_MS + self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A proxy and its store, by one clock, with a lock of a task that a worker has acknowledged and runs.
+struct World {
+    clock: Arc<Hand>,
+    watcher: Watcher,
+    rules: RuleSet,
+}
+
+impl World {
+    async fn new() -> World {
+        let clock = Arc::new(Hand::default());
+        let memory = Memory::new(Arc::clone(&clock) as Arc<dyn Clock>, "p1".into());
+        let spec = RuleSpec {
+            name: Some("r".to_owned()),
+            task: vec!["t".to_owned()],
+            unique: Some(Unique::UntilFinished),
+            orphan_grace: Duration::from_secs(20),
+            ..RuleSpec::default()
+        };
+        let watcher = Watcher {
+            store: Store::memory(Arc::new(memory), Arc::new(Unobserved)).client(),
+            nodes: Arc::new(Nodes::new(Arc::clone(&clock) as Arc<dyn Clock>)),
+            note: "proxy:p1".to_owned(),
+            orphans: Orphans::default(),
+            cursor: None,
+        };
+        let world = World {
+            clock,
+            watcher,
+            rules: RuleSet::compile(vec![spec], &[]).expect("the rule is right"),
+        };
+        world.take().await;
+        world
+    }
+
+    async fn take(&self) {
+        let claim = Claim {
+            digest: Digest([7; 32]),
+            id: "a".into(),
+        };
+        let note = Arc::new(LockNote {
+            rule: "r".into(),
+            task: "t".into(),
+            summary: "".into(),
+            vhost: "/".into(),
+            queue: "q".into(),
+            scope: Scope::UntilFinished,
+            shadow: false,
+            life_ms: 86_400_000,
+            unstarted_ms: None,
+            lease_ms: 10_000,
+            settle_grace_ms: 1_000,
+            acks_late: false,
+            release_on: ReleaseOn::Both,
+            cooldown_ms: 0,
+        });
+        let publish = Nonce(1);
+        let acquire = Request::Acquire {
+            claim: claim.clone(),
+            publish,
+            note: Arc::clone(&note),
+            reentrant: false,
+        };
+        let acked = Request::Signal {
+            id: "a".into(),
+            settlement: Nonce(2),
+            signal: Signal::Acked,
+            worker: "w@one".into(),
+        };
+        for request in [acquire, Request::Commit { claim, publish, note }, acked] {
+            self.watcher.store.ask(request).await.expect("a memory store answers");
+        }
+    }
+
+    async fn look_at(&mut self, ms: u64) {
+        self.clock.0.store(ms, Ordering::Relaxed);
+        self.watcher.try_look(&self.rules).await.expect("a memory store answers");
+    }
+
+    async fn is_locked(&self) -> bool {
+        let digest = Digest([7; 32]);
+        matches!(self.watcher.store.ask(Request::Show { digest }).await, Ok(Reply::Lock(Some(_))))
+    }
+}
+
+#[tokio::test]
+async fn a_lock_goes_the_grace_of_its_rule_after_its_worker() {
+    let mut world = World::new().await;
+    world.watcher.nodes.attach(node(), 1, Box::new(|_| ()));
+    world.look_at(1_000).await;
+    world.watcher.nodes.detach(&node(), 1);
+    // What this or another proxy has noted of it counts as long as the note lives.
+    for ms in [6_000, 16_000, 35_999] {
+        world.look_at(ms).await;
+        assert!(world.is_locked().await, "{ms}");
+    }
+    world.look_at(36_000).await;
+    assert!(!world.is_locked().await);
+}
+
+#[tokio::test]
+async fn a_worker_that_another_proxy_sees_keeps_its_lock() {
+    let mut world = World::new().await;
+    for ms in (0..200_000).step_by(10_000) {
+        let note = [(node().note(), "1".to_owned())];
+        world
+            .watcher
+            .store
+            .announce(&note, NOTE_LIFE)
+            .await
+            .expect("a memory store answers");
+        world.look_at(ms).await;
+    }
+    assert!(world.is_locked().await);
+}
+
+#[tokio::test]
+async fn a_worker_that_came_back_is_asked_and_its_answers_decide() {
+    let mut world = World::new().await;
+    world.clock.0.store(50_000, Ordering::Relaxed);
+    let asked: Arc<Mutex<Vec<Question>>> = Arc::default();
+    let questions = Arc::clone(&asked);
+    let ask = move |question| questions.lock().expect("no panic").push(question);
+    world.watcher.nodes.attach(node(), 1, Box::new(ask));
+    let answer = |known: &[&str]| {
+        let question = asked.lock().expect("no panic").pop().expect("it was asked");
+        assert_eq!(*question.ids, [Arc::<str>::from("a")]);
+        TasksKnown {
+            ticket: (&*question.ticket).into(),
+            node: question.node,
+            known: known.iter().map(|id| (*id).into()).collect(),
+        }
+    };
+    world.look_at(69_999).await;
+    assert!(asked.lock().expect("no panic").is_empty(), "it has the grace");
+    for (ms, known) in [(70_000, &["a"][..]), (130_000, &[]), (135_000, &[])] {
+        world.look_at(ms).await;
+        world.watcher.nodes.answered(answer(known));
+        world.look_at(ms).await;
+        assert_eq!(world.is_locked().await, ms < 135_000, "{ms}");
+    }
 }

@@ -1,0 +1,75 @@
+"""The uniqueness examples of celery-heimdall's README, with Celery's own class as base.
+
+Changed: `base=HeimdallTask` is `base=Task`. The `heimdall` options stay where they are: to Celery they are an
+attribute without a meaning. The README calls each of its tasks `generate_report`; here they have names of their own,
+and the one that the API call uses keeps that one.
+"""
+
+import time
+
+import somewhere
+from celery import Task, shared_task
+
+
+@shared_task(base=Task, heimdall={'unique': True})
+def generate_report(customer_id):
+    time.sleep(10)
+
+
+def my_api_call(customer_id: int):
+    return {
+        'status': 'RUNNING',
+        'task_id': generate_report.delay(customer_id).id
+    }
+
+
+@shared_task(
+    base=Task,
+    heimdall={
+        'unique': True,
+        'unique_timeout': 60 * 60
+    }
+)
+def generate_report_expiry(customer_id):
+    pass
+
+
+@shared_task(
+    base=Task,
+    heimdall={
+        'unique': True,
+        'key': lambda args, kwargs: 'generate_report'
+    }
+)
+def generate_report_custom_key(customer_id):
+    pass
+
+
+@shared_task(
+    base=Task,
+    heimdall={
+        'unique': True,
+        'unique_timeout': 60 * 60,
+        'unique_wait_for_expiry': True
+    }
+)
+def generate_report_interval(customer_id):
+    pass
+
+
+# Not in the README: ends that its examples do not come to.
+
+celery_app = somewhere.celery_app
+
+
+@shared_task(base=Task, heimdall={'unique': True})
+def fails(customer_id):
+    somewhere.wait_for(customer_id)
+    raise ValueError(customer_id)
+
+
+@shared_task(base=Task, bind=True, max_retries=5, heimdall={'unique': True})
+def retries(self, times):
+    if self.request.retries < times:
+        raise self.retry(countdown=0)
+    return self.request.retries
