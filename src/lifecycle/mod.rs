@@ -11,7 +11,7 @@
 //!
 //! - [`results`]: what the Redis result backend says of tasks.
 //! - [`purge`]: the locks of tasks whose queue was purged or deleted.
-//! - [`orphans`]: locks whose worker is gone, by what [`nodes`] sees of workers.
+//! - `orphans`: locks whose worker is gone, by what [`nodes`] sees of workers.
 #![doc = include_str!("LIFECYCLE.md")]
 
 pub mod nodes;

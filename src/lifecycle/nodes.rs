@@ -1,7 +1,7 @@
 //! Which workers are there, as far as the connections of this process tell, and the way to ask them.
 //!
 //! A worker is there while a connection consumes its mailbox; one whose mailbox is not seen, while its heartbeats come within
-//! [`BEATS_MISSED`] of its intervals. It is known by virtual host and node name, so one that was started anew under the same name, or has
+//! `BEATS_MISSED` of its intervals. It is known by virtual host and node name, so one that was started anew under the same name, or has
 //! reconnected, is the same node: what tells the two apart is since when the present one is there.
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 //!
 //! A second signal goes on to the last call at once: from it to the exit it is 8 s at most, and much less where the peers answer.
 //!
-//! Connections without work are not closed all at once: their clients will all connect again. Their closes are spread evenly, [`APART`]
+//! Connections without work are not closed all at once: their clients will all connect again. Their closes are spread evenly, `APART`
 //! from each other, and closer if there are so many that this would take more than half of `proxy.drain_timeout`. One that has work in
 //! hand at its time closes when that is done, and one that takes no work waits until all others from its address have finished theirs.
 
