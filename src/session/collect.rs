@@ -188,13 +188,14 @@ impl Channel {
 
     /// True if this publish is for Oncegate itself.
     fn swallows(&mut self, shared: &mut Shared, collect: &Collect) -> bool {
-        let Some((publish, _)) = publish_method(&collect.frames) else {
+        // The routing key tells; nothing more of other publishes is looked at here.
+        let Some((publish, _)) = publish_method(&collect.frames).filter(|(publish, _)| is_reply(shared, publish)) else {
             return false;
         };
         let Some(Split::Frame(frame)) = collect.frames.get(collect.header_at..).map(|rest| frame::split(rest, usize::MAX)) else {
             return false;
         };
-        let Some(header) = ContentHeader::decode(frame.payload).filter(|_| is_reply(shared, &publish)) else {
+        let Some(header) = ContentHeader::decode(frame.payload) else {
             return false;
         };
         self.take_reply(shared, &publish, &header.properties, &body_of(collect));

@@ -233,6 +233,32 @@ fn deliver(channel: u16, consumer: &str, tag: u64, task: &str, id: &str) -> Vec<
     out
 }
 
+/// A message on channel 1 that is no task.
+fn message(exchange: &str, routing_key: &str, properties: Properties<'_>, body: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    let method = Publish {
+        exchange: exchange.as_bytes(),
+        routing_key: routing_key.as_bytes(),
+        mandatory: false,
+        immediate: false,
+        bits_offset: 0,
+    };
+    let content = Content {
+        properties,
+        body: body.as_bytes(),
+    };
+    encode::basic_publish(&mut out, 1, &method, &content, 131_072).expect("it fits");
+    out
+}
+
+/// A worker consumes its mailbox.
+fn consume_mailbox() -> Vec<u8> {
+    let mut arguments = b"\0\0\x13w@one.celery.pidbox\x02t1".to_vec();
+    arguments.push(0b10);
+    arguments.extend_from_slice(&[0, 0, 0, 0]);
+    method(1, MethodId::BASIC_CONSUME, &arguments)
+}
+
 fn returned(channel: u16, id: &str) -> Vec<u8> {
     let mut arguments = 312u16.to_be_bytes().to_vec();
     arguments.extend_from_slice(b"\x08NO_ROUTE\x00\x01q");

@@ -3,23 +3,6 @@
 use super::*;
 use crate::rules::spec::{AcksLate, EnableEvents};
 
-fn message(exchange: &str, routing_key: &str, properties: Properties<'_>, body: &str) -> Vec<u8> {
-    let mut out = Vec::new();
-    let method = Publish {
-        exchange: exchange.as_bytes(),
-        routing_key: routing_key.as_bytes(),
-        mandatory: false,
-        immediate: false,
-        bits_offset: 0,
-    };
-    let content = Content {
-        properties,
-        body: body.as_bytes(),
-    };
-    encode::basic_publish(&mut out, 1, &method, &content, 131_072).expect("it fits");
-    out
-}
-
 fn json() -> Properties<'static> {
     Properties {
         content_type: Some(b"application/json"),
@@ -134,13 +117,6 @@ fn a_task_of_protocol_1_is_no_result() {
     assert_eq!(rig.asked().len(), 1);
 }
 
-fn consume_mailbox(nowait: bool) -> Vec<u8> {
-    let mut arguments = b"\0\0\x13w@one.celery.pidbox\x02t1".to_vec();
-    arguments.push(0b10 | u8::from(nowait) << 3);
-    arguments.extend_from_slice(&[0, 0, 0, 0]);
-    method(1, MethodId::BASIC_CONSUME, &arguments)
-}
-
 fn consume_ok() -> Vec<u8> {
     method(1, MethodId::BASIC_CONSUME_OK, b"\x02t1")
 }
@@ -148,7 +124,7 @@ fn consume_ok() -> Vec<u8> {
 #[test]
 fn a_worker_is_told_to_publish_events_when_its_mailbox_is_there() {
     let mut rig = Rig::new(spec());
-    rig.client(&consume_mailbox(false));
+    rig.client(&consume_mailbox());
     assert_eq!(rig.client_got(), [""; 0], "the broker has not answered");
     rig.broker(&consume_ok());
     let frames = rig.output(Side::Client);
@@ -171,7 +147,7 @@ fn told_to_publish_events(spec: RuleSpec, enable_events: EnableEvents) -> bool {
         ..Settings::default()
     };
     let mut rig = Rig::with(spec, settings);
-    rig.client(&consume_mailbox(false));
+    rig.client(&consume_mailbox());
     rig.broker(&consume_ok());
     rig.client_got().len() == 2
 }
@@ -203,7 +179,7 @@ fn events_are_asked_for_where_a_rule_needs_them() {
 #[test]
 fn rules_that_come_later_are_told_later_and_not_inside_a_content() {
     let mut rig = Rig::new(spec_of(Unique::UntilExpired));
-    rig.client(&consume_mailbox(false));
+    rig.client(&consume_mailbox());
     rig.broker(&consume_ok());
     assert_eq!(rig.client_got(), ["basic.consume-ok"]);
     let delivery = deliver(1, "t1", 1, "t.other", "x");
@@ -217,7 +193,7 @@ fn rules_that_come_later_are_told_later_and_not_inside_a_content() {
 #[test]
 fn the_acks_of_a_worker_name_it() {
     let mut rig = Rig::new(spec());
-    rig.client(&consume_mailbox(false));
+    rig.client(&consume_mailbox());
     rig.broker(&consume_ok());
     rig.client(&consume(1, "c", false));
     rig.broker(&deliver(1, "c", 1, "t.unique", "a"));

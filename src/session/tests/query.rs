@@ -26,13 +26,6 @@ fn worker() -> Rig {
     rig
 }
 
-fn consume_mailbox() -> Vec<u8> {
-    let mut arguments = b"\0\0\x13w@one.celery.pidbox\x02t1".to_vec();
-    arguments.push(0b10);
-    arguments.extend_from_slice(&[0, 0, 0, 0]);
-    method(1, MethodId::BASIC_CONSUME, &arguments)
-}
-
 fn query(rig: &mut Rig, node: &str, ids: &[&str]) {
     let ids: Vec<Arc<str>> = ids.iter().map(|id| Arc::from(*id)).collect();
     rig.session.handle_query(node, &ids, "t7", rig.now);
@@ -47,20 +40,7 @@ fn reply(exchange: &str, routing_key: &str, body: &str) -> Vec<u8> {
         headers: Some(Table::new(&table)),
         ..Properties::default()
     };
-    let method = Publish {
-        exchange: exchange.as_bytes(),
-        routing_key: routing_key.as_bytes(),
-        mandatory: false,
-        immediate: false,
-        bits_offset: 0,
-    };
-    let content = Content {
-        properties,
-        body: body.as_bytes(),
-    };
-    let mut out = Vec::new();
-    encode::basic_publish(&mut out, 1, &method, &content, 131_072).expect("it fits");
-    out
+    message(exchange, routing_key, properties, body)
 }
 
 fn answer(key: &str) -> Vec<u8> {
