@@ -153,6 +153,11 @@ impl Rule {
         !self.queue.is_any() || in_key || self.when.as_ref().is_some_and(|when| names(&when.expression))
     }
 
+    /// True if the life of its locks depends on what workers do.
+    fn follows_tasks(&self) -> bool {
+        matches!(self.unique, Some(Unique::UntilStarted | Unique::UntilFinished))
+    }
+
     fn matches(&self, facts: &Facts<'_>) -> Match {
         let plain: [(&'static str, bool); 5] = [
             ("task", self.task.is_task(&facts.task.name)),
@@ -197,6 +202,8 @@ pub struct RuleSet {
     patterns: bool,
     /// True if the life of a lock depends on what workers do.
     follows_tasks: bool,
+    /// True if that of an enforcing rule's may.
+    admits: bool,
     /// True if that cannot be told from acknowledgements alone.
     needs_events: bool,
     /// True if a rule asks for the queue of a message.
@@ -243,9 +250,11 @@ impl RuleSet {
                 None => patterns = true,
             }
         }
-        let follows = |unique| matches!(unique, Some(Unique::UntilStarted | Unique::UntilFinished));
+        let follows_tasks = rules.iter().any(|rule| rule.follows_tasks());
         Ok(RuleSet {
-            follows_tasks: rules.iter().any(|rule| follows(rule.unique)),
+            follows_tasks,
+            // `continue` may join the mode of one rule with the scope of another.
+            admits: follows_tasks && rules.iter().any(|rule| rule.mode == Mode::Enforce),
             needs_events: rules.iter().any(|rule| rule.needs_events()),
             specs,
             signatures: parsed,
@@ -265,6 +274,26 @@ impl RuleSet {
     /// True if the life of a lock depends on what workers do: what they publish of it is worth reading.
     pub fn follows_tasks(&self) -> bool {
         self.follows_tasks
+    }
+
+    /// True if deliveries of some task are decided about: an enforcing rule has locks whose life depends on what workers do.
+    pub fn admits(&self) -> bool {
+        self.admits
+    }
+
+    /// Whether deliveries of a task of this name may be decided about: a cheap look, before anything else of a message is read.
+    pub fn may_admit(&self, task: &[u8]) -> bool {
+        if !self.admits || !self.may_match(task) {
+            return false;
+        }
+        let Ok(task) = std::str::from_utf8(task) else { return false };
+        let mut taking = self.rules.iter().filter(|rule| rule.task.is_task(task));
+        let (mut follows, mut enforces) = (false, false);
+        taking.any(|rule| {
+            follows |= rule.follows_tasks();
+            enforces |= rule.mode == Mode::Enforce;
+            follows && enforces
+        })
     }
 
     /// True if a rule needs task events: an early ack says nothing of the end, a late one nothing of the start and of the outcome.

@@ -48,6 +48,9 @@ impl Session {
         };
         self.shared.draining = true;
         self.neighbours = neighbours;
+        for channel in &mut self.channels.open {
+            channel.withhold_arrivals(&mut self.shared);
+        }
         if self.close_from_us > now.us {
             self.shared.wake_at(self.close_from_us);
         }
@@ -154,6 +157,7 @@ impl Channel {
             && !self.ledger.owes_client()
             && matches!(self.up, Up::Idle)
             && matches!(self.down, Down::Idle)
+            && self.arrives_freely()
     }
 
     /// A delivery that is not for the client any more; [`Channel::stop_deliveries`] gives it back.
@@ -172,6 +176,7 @@ impl Channel {
                 no_ack: false,
                 standing: Standing::Running,
                 mailbox: None,
+                queue: None,
             }),
         }
     }

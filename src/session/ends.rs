@@ -95,6 +95,7 @@ impl Session {
     /// The client is gone, or has agreed to go.
     pub(super) fn client_left(&mut self) {
         self.client.partial.clear();
+        self.stop_asking();
         self.shared.to_client.clear();
         let until_us = self.until(self.shared.settings.lease_us);
         match self.client_end {
@@ -127,6 +128,7 @@ impl Session {
         if self.close_reason.is_none() {
             self.close_reason = Some((Side::Client, CloseReason::Normal));
         }
+        self.stop_asking();
         if self.client_end == ClientEnd::Open && self.phase == Phase::Running {
             let until_us = self.until(self.shared.settings.lease_us);
             for channel in &mut self.channels.open {
@@ -153,6 +155,7 @@ impl Session {
         if self.client_end != ClientEnd::Open {
             return;
         }
+        self.stop_asking();
         self.last_words = std::mem::take(&mut self.shared.to_client);
         encode::connection_close(&mut self.last_words, code, text, None);
         let until_us = self.until(self.shared.settings.close_us);
@@ -174,6 +177,14 @@ impl Session {
     pub(super) fn let_all_go(&mut self) {
         for channel in &mut self.channels.open {
             while channel.let_oldest_go(&mut self.shared) {}
+        }
+    }
+
+    /// What the broker has sent or still sends is not decided about any more: its deliveries go back with their channels.
+    pub(super) fn stop_asking(&mut self) {
+        self.shared.asks_deliveries = false;
+        for channel in &mut self.channels.open {
+            channel.forget_arrivals(&mut self.shared);
         }
     }
 

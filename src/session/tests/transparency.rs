@@ -142,6 +142,7 @@ fn another_protocol_is_tunnelled() {
     let mut rig = Rig {
         session: Session::new(Arc::new(Settings::default()), Arc::new(rules), 0, now),
         now,
+        admits_all: true,
     };
     rig.client(b"AMQP\x03\x01\0\0");
     rig.client(b"anything");
