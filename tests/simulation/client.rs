@@ -152,6 +152,7 @@ impl Client {
             rejected: false,
             let_go: false,
             queued: false,
+            admitted: std::collections::BTreeSet::new(),
             signals: 0,
             ends: 0,
             ended_ms: None,

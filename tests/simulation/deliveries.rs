@@ -44,6 +44,8 @@ pub struct Deliveries {
     /// Messages that lie in the queue.
     pub ready: VecDeque<usize>,
     made: BTreeMap<(ChannelId, u64), Delivery>,
+    /// Messages that Oncegate has found to be duplicates as they were delivered.
+    pub dropped: BTreeSet<usize>,
     /// What clients said of all that was out, and the last tag that they had seen then.
     alls: BTreeMap<ChannelId, VecDeque<(Word, u64)>>,
     /// Connections whose client's leg is over for Oncegate: what its client holds goes back.
@@ -63,6 +65,11 @@ impl Deliveries {
         self.made
             .get_mut(&(channel, tag))
             .unwrap_or_else(|| panic!("the broker never made delivery {tag} on {channel:?}"))
+    }
+
+    /// Whether the broker has sent this message before.
+    pub fn was_delivered(&self, message: usize) -> bool {
+        self.made.values().any(|delivery| delivery.message == message)
     }
 
     /// A delivery leaves the session for the client.
@@ -138,6 +145,7 @@ impl Deliveries {
             // What the client of a finished leg had not settled is given back for it.
             // While it drains, Oncegate gives back itself what it keeps from its client.
             None if delivery.during_drain && !delivery.passed && word == Word::Requeue => {}
+            None if !delivery.passed && word == Word::Ack && self.dropped.contains(&message) => {}
             None if over => assert!(word == Word::Requeue, "m{message} got {word:?} from nobody: {channel:?} {tag}"),
             None => panic!("{word:?} for {channel:?} {tag}, of which the client said nothing: {delivery:?}"),
         }
@@ -200,6 +208,11 @@ impl Deliveries {
             assert!(
                 !delivery.crossed || delivery.settled == Some(Word::Requeue) || delivery.seen || gone,
                 "m{} was settled by a `multiple` and never handed to the client: {channel:?} {tag}",
+                delivery.message
+            );
+            assert!(
+                delivery.passed || delivery.settled.is_some() || gone || self.over.contains(&channel.0),
+                "m{} was kept from the client: {channel:?} {tag} {delivery:?}",
                 delivery.message
             );
             assert!(

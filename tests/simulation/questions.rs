@@ -1,9 +1,9 @@
 //! The store behind the sessions: what it is asked and told, when it answers, and when it is away.
 
-use oncegate::rules::lock::{Acquired, Committed, ReleaseReason, Reply, Request, Scope, Signal};
-use oncegate::rules::outcome::PublishDecision;
+use oncegate::rules::lock::{Acquired, Admitted, Claim, Committed, ReleaseReason, Renewed, Reply, Request, Scope, Signal};
+use oncegate::rules::outcome::{DeliveryDecision, PublishDecision};
 use oncegate::rules::spec::{Mode, OnStoreError};
-use oncegate::session::{Event, PublishEvent, StoreSilent, Ticket};
+use oncegate::session::{DeliveryEvent, Event, PublishEvent, StoreSilent, Ticket};
 
 use crate::connection::Drain;
 use crate::shadow::Shadow;
@@ -12,7 +12,7 @@ use crate::world::World;
 /// For how long a store is sure to remember a worker's word about a message that it does not know yet, in milliseconds.
 const FORGOTTEN_MS: u64 = 9_000;
 
-/// An acquire on its way.
+/// A question on its way.
 pub struct Ask {
     pub ticket: u64,
     request: Request,
@@ -39,7 +39,7 @@ impl World {
         while !down && let Some(request) = self.connections[at].tells.pop_front() {
             self.execute(&request);
             // Renewals come with time, not with moves: they take none, or they would crowd the questions out.
-            if !matches!(request, Request::RenewLease { .. }) {
+            if !matches!(request, Request::RenewLease { .. } | Request::Renew { .. }) {
                 return true;
             }
         }
@@ -83,12 +83,8 @@ impl World {
             (Request::Acquire { claim, note, .. }, Reply::Acquire(Acquired::Held { holder, .. })) if !note.shadow => {
                 let asks = &self.shadow.messages[Shadow::index(&claim.id)];
                 let holds = &self.shadow.messages[Shadow::index(holder)];
-                assert_eq!(
-                    (asks.rule, asks.key),
-                    (holds.rule, holds.key),
-                    "{} is held up by {holder}",
-                    claim.id
-                );
+                let same_rule = asks.rule == holds.rule || asks.rule.is_some_and(|rule| holds.admitted.contains(&rule));
+                assert!(same_rule && asks.key == holds.key, "{} is held up by {holder}", claim.id);
                 assert!(
                     holds.reached_the_broker(),
                     "{} is a duplicate of {holder}, which the broker does not have",
@@ -107,6 +103,26 @@ impl World {
                 // A worker's word that came long before is forgotten.
                 message.ended_ms = message.ended_ms.filter(|ms| self.now.unix_ms < ms + FORGOTTEN_MS);
             }
+            (Request::Admit { claim, .. }, Reply::Admit(digest, Admitted::Holds)) => self.holds(&Claim {
+                digest: *digest,
+                id: claim.id.clone(),
+            }),
+            (Request::Renew { claim, .. }, Reply::Renewed(Renewed::Retaken)) => self.holds(claim),
+            (Request::Admit { claim, reentrant, .. }, Reply::Admit(digest, Admitted::Held { holder, .. })) => {
+                assert!(!reentrant, "{} was delivered before and is a duplicate", claim.id);
+                let holds = &self.shadow.messages[Shadow::index(holder)];
+                assert_eq!(
+                    self.shadow.messages[Shadow::index(&claim.id)].key,
+                    holds.key,
+                    "{} is held up by {holder}, {digest}",
+                    claim.id
+                );
+                assert!(
+                    holds.reached_the_broker(),
+                    "{} is a duplicate of {holder}, which the broker does not have",
+                    claim.id
+                );
+            }
             (Request::Signal { id, signal, .. }, _) => {
                 let message = &mut self.shadow.messages[Shadow::index(id)];
                 let rule = message.rule.unwrap_or(0);
@@ -117,6 +133,16 @@ impl World {
             _ => {}
         }
         reply
+    }
+
+    /// A delivery holds its key: it is alive, whatever was heard of it before.
+    fn holds(&mut self, claim: &Claim) {
+        let (rule, key) = self.digests[&claim.digest];
+        let message = &mut self.shadow.messages[Shadow::index(&claim.id)];
+        assert_eq!(message.key, Some(key), "{} holds another key", claim.id);
+        message.ended_ms = None;
+        message.admitted.insert(rule);
+        self.shadow.safe.insert((rule, key));
     }
 
     /// An answer of the store comes in.
@@ -132,7 +158,9 @@ impl World {
         let answer = ask.answer.clone().unwrap_or(Err(StoreSilent::Timeout));
         let cancelled = connection.cancelled.contains(&ask.ticket);
         let Request::Acquire { claim, publish, note, .. } = &ask.request else {
-            panic!("only acquires are asked");
+            connection.session.handle_answer(Ticket(ask.ticket), answer, self.now);
+            self.collect(at);
+            return true;
         };
         let observed = note.shadow;
         let index = Shadow::index(&claim.id);
@@ -198,8 +226,10 @@ impl World {
             connection.to_client.stop();
         }
         for event in events {
-            if let Event::Publish(event) = event {
-                self.decided(&event);
+            match event {
+                Event::Publish(event) => self.decided(&event),
+                Event::Admission(event) => self.admitted(&event),
+                _ => {}
             }
         }
         if self.connections[at].drain == Drain::Begun {
@@ -210,9 +240,12 @@ impl World {
 
     /// A claim is of one rule set: the one in force when its publish was complete.
     fn asked(&mut self, request: &Request, in_force: usize) {
-        let Request::Acquire { claim, note, .. } = request else {
-            panic!("only acquires are asked");
+        let (Request::Acquire { claim, note, .. } | Request::Admit { claim, note, .. }) = request else {
+            panic!("neither a publish nor a delivery");
         };
+        if let Request::Admit { .. } = request {
+            return self.asked_of_delivery(claim, &note.rule, in_force);
+        }
         let message = &mut self.shadow.messages[Shadow::index(&claim.id)];
         if message.rule.is_none() {
             message.rule = Some(in_force);
@@ -234,6 +267,39 @@ impl World {
             "{} has the digest of another key or rule set",
             claim.id
         );
+    }
+
+    /// A delivery is of the rule set that is in force where it is consumed.
+    fn asked_of_delivery(&mut self, claim: &Claim, rule: &str, in_force: usize) {
+        let Some(key) = self.shadow.messages[Shadow::index(&claim.id)].key else {
+            panic!("{} has no key and is asked about", claim.id);
+        };
+        assert!(
+            !self.shadow.observes[in_force],
+            "{} is asked about for a rule that observes",
+            claim.id
+        );
+        if *rule == *format!("r{in_force}") {
+            let known = self.digests.entry(claim.digest).or_insert((in_force, key));
+            assert_eq!(known.1, key, "{} has the digest of another key", claim.id);
+        }
+    }
+
+    fn admitted(&mut self, event: &DeliveryEvent) {
+        assert!(
+            matches!(
+                event.decision,
+                DeliveryDecision::Forwarded | DeliveryDecision::Dropped | DeliveryDecision::ForwardedUnchecked
+            ),
+            "{} was {:?}",
+            event.id,
+            event.decision
+        );
+        if event.decision == DeliveryDecision::Dropped {
+            let (rule, _) = self.digests[&event.digest];
+            let holder = event.holder.as_deref().expect("the holder of its key");
+            self.shadow.dropped_late(&event.id, holder, rule);
+        }
     }
 
     fn told(&mut self, request: &Request) {

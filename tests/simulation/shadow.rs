@@ -1,6 +1,6 @@
 //! What is true of each message, whoever knows it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::deliveries::{ChannelId, Deliveries};
 
@@ -43,6 +43,8 @@ pub struct Message {
     pub kept: bool,
     /// It has been put into the queue.
     pub queued: bool,
+    /// The rule sets under which it was admitted, and holds or held its key.
+    pub admitted: BTreeSet<usize>,
     /// How many signals of workers about it the store was told.
     pub signals: usize,
     /// How many words of workers, and deliveries that need none, may cause such signals.
@@ -165,6 +167,18 @@ impl Shadow {
         );
         assert!(message.fate == Fate::Unseen, "{id} was dropped and sent");
         message.dropped = true;
+    }
+
+    /// A delivery may be dropped only when another message of its key is safe (P5), and never one that its client was shown.
+    pub fn dropped_late(&mut self, id: &str, holder: &str, rule: usize) {
+        let index = Shadow::index(id);
+        let key = self.messages[index].key.expect("only a message with a key is dropped");
+        assert!(id != holder, "{id} was dropped for itself");
+        assert!(
+            self.safe.contains(&(rule, key)),
+            "{id} was dropped before another message of key {key} was safe"
+        );
+        self.deliveries.dropped.insert(index);
     }
 
     /// The client reads a confirm.

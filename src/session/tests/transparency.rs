@@ -60,6 +60,7 @@ fn read(rig: &mut Rig, from: Side, bytes: &[u8], room: usize) -> Vec<u8> {
     let begun = rig.session.unread(from, &mut buffer);
     buffer.extend_from_slice(bytes);
     let passed = rig.session.handle_read(from, &buffer[room - begun..], rig.now).to_vec();
+    rig.admit_all();
     let mut out = rig.output(from.other());
     out.extend(passed);
     out
