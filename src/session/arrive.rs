@@ -6,9 +6,9 @@
 //!
 //! What ends a channel or gives everything back to the queues does not wait: the deliveries before it are void then.
 
-use super::Shared;
 use super::admit::{Admission, Await};
 use super::channel::{Channel, Collect, Life};
+use super::{Shared, Ticket};
 use crate::amqp::content::ContentHeader;
 use crate::amqp::frame::{self, Frame, FrameKind, Split};
 use crate::amqp::method::{MethodId, basic};
@@ -230,10 +230,14 @@ impl Channel {
 
     /// The deliveries that wait are void, or go back with the channel; what came after them has its turn.
     pub(super) fn forget_arrivals(&mut self, shared: &mut Shared) {
-        while let Some(arrival) = self.arrivals.pop() {
+        while !self.arrivals.is_empty() {
+            let ticket = Ticket::of_delivery(self.arrivals.next_position() - self.arrivals.len() as u64, self.number);
+            let Some(arrival) = self.arrivals.pop() else { break };
             shared.held_bytes -= arrival.size();
-            if let Arrival::Frames(frames) = arrival {
-                self.take_turns(shared, &frames);
+            match arrival {
+                Arrival::Delivery(admission) if admission.is_open() => shared.cancelled.push(ticket),
+                Arrival::Delivery(_) => {}
+                Arrival::Frames(frames) => self.take_turns(shared, &frames),
             }
         }
         self.pass_arriving(shared);
@@ -241,8 +245,11 @@ impl Channel {
 
     /// Oncegate hands out no more work: the deliveries that wait go back to their queue.
     pub(super) fn withhold_arrivals(&mut self, shared: &mut Shared) {
-        for (_, arrival) in self.arrivals.iter_mut() {
+        for (position, arrival) in self.arrivals.iter_mut() {
             if let Arrival::Delivery(admission) = arrival {
+                if admission.is_open() {
+                    shared.cancelled.push(Ticket::of_delivery(position, self.number));
+                }
                 admission.withhold();
             }
         }
@@ -259,11 +266,12 @@ impl Channel {
     /// Gives up the wait of the delivery that waits longest. True if there was one.
     pub(super) fn let_oldest_arrival_go(&mut self, shared: &mut Shared, reason: &'static str) -> bool {
         let mut arrivals = self.arrivals.iter_mut();
-        let Some((_, Arrival::Delivery(admission))) = arrivals.find(|(_, arrival)| arrival.is_open()) else {
+        let Some((position, Arrival::Delivery(admission))) = arrivals.find(|(_, arrival)| arrival.is_open()) else {
             return false;
         };
         admission.go_unchecked(reason);
         drop(arrivals);
+        shared.cancelled.push(Ticket::of_delivery(position, self.number));
         self.advance_arrivals(shared);
         true
     }

@@ -91,6 +91,8 @@ pub struct Channel {
     pub(super) arrivals: Queue<Arrival>,
     /// Acknowledgements of Oncegate's own that wait for the end of the client's content.
     pub(super) own_acks: Vec<u8>,
+    /// Its client is gone, and all that was out has been given back to its queue, also what was still on its way.
+    pub(super) given_back: bool,
     /// How many `basic.recover` the broker has not answered.
     pub(super) recovers: usize,
     pub(super) declarations: Declarations,
@@ -116,6 +118,7 @@ impl Channel {
             arriving: Arriving::Idle,
             arrivals: Queue::starting_at(first_position),
             own_acks: Vec::new(),
+            given_back: false,
             recovers: 0,
             declarations: Declarations::default(),
             agenda: Agenda::default(),

@@ -194,7 +194,8 @@ impl Channel {
                 let _ = encode::basic_cancel(&mut shared.to_broker, self.number, &consumer.tag, true);
             }
         }
-        for delivery_tag in self.deliveries.take_returns() {
+        let returns = self.deliveries.take_returns();
+        for delivery_tag in returns.into_iter().filter(|_| !self.given_back) {
             let nack = Nack {
                 delivery_tag,
                 multiple: false,

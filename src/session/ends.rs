@@ -379,6 +379,7 @@ impl Channel {
             multiple: true,
             requeue: true,
         };
+        self.given_back = true;
         let mut nack = Vec::new();
         encode::basic_nack(&mut nack, self.number, all);
         if self.queue.iter().any(|item| matches!(item, Waiting::Frames(_))) {

@@ -133,8 +133,9 @@ impl Deliveries {
     /// message.
     pub fn settle(&mut self, channel: ChannelId, tag: u64, word: Word, crosses: bool) -> usize {
         let over = self.over.contains(&channel.0);
+        let message = self.get(channel, tag).message;
+        let dropped = self.dropped.contains(&message);
         let delivery = self.get(channel, tag);
-        let message = delivery.message;
         assert!(delivery.settled.is_none(), "{channel:?} {tag} was settled again: {delivery:?}");
         match delivery.said.filter(|_| delivery.read) {
             _ if crosses => delivery.crossed = true,
@@ -145,7 +146,7 @@ impl Deliveries {
             // What the client of a finished leg had not settled is given back for it.
             // While it drains, Oncegate gives back itself what it keeps from its client.
             None if delivery.during_drain && !delivery.passed && word == Word::Requeue => {}
-            None if !delivery.passed && word == Word::Ack && self.dropped.contains(&message) => {}
+            None if !delivery.passed && word == Word::Ack && dropped => {}
             None if over => assert!(word == Word::Requeue, "m{message} got {word:?} from nobody: {channel:?} {tag}"),
             None => panic!("{word:?} for {channel:?} {tag}, of which the client said nothing: {delivery:?}"),
         }

@@ -215,15 +215,24 @@ impl World {
         }
         let connection = &mut self.connections[at];
         connection.tells.extend(tells);
+        let mut forgotten = Vec::new();
         for ticket in connection.session.cancelled().drain(..) {
             connection.kept.retain(|ask| ask.ticket != ticket.0);
             connection.cancelled.insert(ticket.0);
+            // It reaches the store before all that comes of the delivery, or never.
+            let of_delivery = |ask: &mut Ask| ask.ticket == ticket.0 && matches!(ask.request, Request::Admit { .. });
+            forgotten.extend(connection.asks.extract_if(.., of_delivery));
         }
         let events = std::mem::take(connection.session.events());
         connection.session.take_counts();
         if !connection.session.wants(oncegate::session::Side::Client) {
             self.shadow.deliveries.over.insert(at);
             connection.to_client.stop();
+        }
+        for ask in forgotten {
+            if ask.answer.is_none() && self.random.percent(50) {
+                self.execute(&ask.request);
+            }
         }
         for event in events {
             match event {
