@@ -44,6 +44,8 @@ pub struct Deliveries {
     /// Messages that lie in the queue.
     pub ready: VecDeque<usize>,
     made: BTreeMap<(ChannelId, u64), Delivery>,
+    /// Connections that drain: their clients are shown nothing more, also of what came before and waits for the store.
+    pub draining: BTreeSet<usize>,
     /// Messages that Oncegate has found to be duplicates as they were delivered.
     pub dropped: BTreeSet<usize>,
     /// What clients said of all that was out, and the last tag that they had seen then.
@@ -135,6 +137,7 @@ impl Deliveries {
         let over = self.over.contains(&channel.0);
         let message = self.get(channel, tag).message;
         let dropped = self.dropped.contains(&message);
+        let drains = self.draining.contains(&channel.0);
         let delivery = self.get(channel, tag);
         assert!(delivery.settled.is_none(), "{channel:?} {tag} was settled again: {delivery:?}");
         match delivery.said.filter(|_| delivery.read) {
@@ -145,7 +148,7 @@ impl Deliveries {
             ),
             // What the client of a finished leg had not settled is given back for it.
             // While it drains, Oncegate gives back itself what it keeps from its client.
-            None if delivery.during_drain && !delivery.passed && word == Word::Requeue => {}
+            None if drains && !delivery.passed && word == Word::Requeue => {}
             None if !delivery.passed && word == Word::Ack && dropped => {}
             None if over => assert!(word == Word::Requeue, "m{message} got {word:?} from nobody: {channel:?} {tag}"),
             None => panic!("{word:?} for {channel:?} {tag}, of which the client said nothing: {delivery:?}"),

@@ -76,9 +76,9 @@ pub struct Shadow {
 }
 
 impl Message {
-    /// True if the broker has, or has had, the message.
+    /// True if the broker has, or has had, the message: it says so, or has delivered it.
     pub fn reached_the_broker(&self) -> bool {
-        (self.fate == Fate::Acked || self.signals > 0) && !self.returned
+        (self.fate == Fate::Acked || self.signals > 0 || !self.admitted.is_empty()) && !self.returned
     }
 }
 

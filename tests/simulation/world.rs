@@ -143,6 +143,7 @@ impl World {
             Drain::No if now || self.random.percent(1) => {
                 connection.drain = Drain::Begun;
                 connection.session.handle_drain(0, Neighbours::Idle, self.now);
+                self.shadow.deliveries.draining.insert(at);
             }
             Drain::Begun if self.plan.end == End::DrainTimeout && (now || self.random.per_mille(3)) => {
                 connection.drain = Drain::TimeOver;
