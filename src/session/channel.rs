@@ -159,6 +159,8 @@ impl Channel {
             Some(MethodId::BASIC_RECOVER) if !self.tx => {
                 self.forget_arrivals(shared);
                 self.recovers += 1;
+                // What is kept from the client goes back with all else.
+                self.deliveries.take_returns();
             }
             // The broker does not answer this one; of what `basic.recover` gives back its answer tells.
             Some(MethodId::BASIC_RECOVER_ASYNC) if !self.tx => {

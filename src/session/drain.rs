@@ -195,7 +195,8 @@ impl Channel {
             }
         }
         let returns = self.deliveries.take_returns();
-        for delivery_tag in returns.into_iter().filter(|_| !self.given_back) {
+        let nobody = self.given_back || self.recovers > 0;
+        for delivery_tag in returns.into_iter().filter(|_| !nobody) {
             let nack = Nack {
                 delivery_tag,
                 multiple: false,

@@ -6,7 +6,7 @@ use oncegate::rules::spec::{Mode, OnStoreError};
 use oncegate::session::{DeliveryEvent, Event, PublishEvent, StoreSilent, Ticket};
 
 use crate::connection::Drain;
-use crate::shadow::Shadow;
+use crate::shadow::{Count, Shadow};
 use crate::world::World;
 
 /// For how long a store is sure to remember a worker's word about a message that it does not know yet, in milliseconds.
@@ -78,6 +78,10 @@ impl World {
 
     /// The store does as it is asked, and a duplicate has a holder that is there.
     fn execute(&mut self, request: &Request) -> Reply {
+        let free = match request {
+            Request::Admit { claim, .. } => self.memory.execute(&Request::Show { digest: claim.digest }) == Reply::Lock(None),
+            _ => false,
+        };
         let reply = self.memory.execute(request);
         match (request, &reply) {
             (Request::Acquire { claim, note, .. }, Reply::Acquire(Acquired::Held { holder, .. })) if !note.shadow => {
@@ -92,7 +96,7 @@ impl World {
                 );
                 assert!(
                     holds
-                        .ended_ms
+                        .ended_ms()
                         .is_none_or(|ms| self.now.unix_ms <= ms + note.settle_grace_ms + 2 * note.lease_ms),
                     "{} is a duplicate of {holder}, whose lock has ended",
                     claim.id
@@ -101,12 +105,20 @@ impl World {
             (Request::Commit { claim, .. }, Reply::Commit(Committed::Held)) => {
                 let message = &mut self.shadow.messages[Shadow::index(&claim.id)];
                 // A worker's word that came long before is forgotten.
+                if message.count == Count::ByDelivery {
+                    message.count = Count::Twice;
+                }
                 message.ended_ms = message.ended_ms.filter(|ms| self.now.unix_ms < ms + FORGOTTEN_MS);
             }
-            (Request::Admit { claim, .. }, Reply::Admit(digest, Admitted::Holds)) => self.holds(&Claim {
-                digest: *digest,
-                id: claim.id.clone(),
-            }),
+            (Request::Admit { claim, .. }, Reply::Admit(digest, Admitted::Holds)) => {
+                self.holds(&Claim {
+                    digest: *digest,
+                    id: claim.id.clone(),
+                });
+                if free {
+                    self.shadow.messages[Shadow::index(&claim.id)].count = Count::ByDelivery;
+                }
+            }
             (Request::Renew { claim, .. }, Reply::Renewed(Renewed::Retaken)) => self.holds(claim),
             (Request::Admit { claim, reentrant, .. }, Reply::Admit(digest, Admitted::Held { holder, .. })) => {
                 assert!(!reentrant, "{} was delivered before and is a duplicate", claim.id);
@@ -125,8 +137,8 @@ impl World {
             }
             (Request::Signal { id, signal, .. }, _) => {
                 let message = &mut self.shadow.messages[Shadow::index(id)];
-                let rule = message.rule.unwrap_or(0);
-                if *signal != Signal::DeliveredNoAck || self.scopes[rule] == Scope::UntilStarted {
+                let mut rules = message.admitted.iter().chain(&message.rule);
+                if *signal != Signal::DeliveredNoAck || rules.all(|rule| self.scopes[*rule] == Scope::UntilStarted) {
                     message.ended_ms.get_or_insert(self.now.unix_ms);
                 }
             }

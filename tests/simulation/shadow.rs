@@ -15,6 +15,18 @@ pub enum Fate {
     Nacked,
 }
 
+/// How the store has come to count a message.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Count {
+    /// Not at all, or by its publish.
+    #[default]
+    Once,
+    /// By its delivery, as the store was away at its publish.
+    ByDelivery,
+    /// By both, as its commit came after that: its lock lives until a worker's word other than the ack, or its ttl.
+    Twice,
+}
+
 /// One publish of a client.
 #[expect(clippy::struct_excessive_bools, reason = "each is an independent fact about one message")]
 pub struct Message {
@@ -43,6 +55,8 @@ pub struct Message {
     pub kept: bool,
     /// It has been put into the queue.
     pub queued: bool,
+    /// What the store knows of its publish and its delivery.
+    pub count: Count,
     /// The rule sets under which it was admitted, and holds or held its key.
     pub admitted: BTreeSet<usize>,
     /// How many signals of workers about it the store was told.
@@ -76,6 +90,11 @@ pub struct Shadow {
 }
 
 impl Message {
+    /// When the store heard a word that ends its lock, if it can know that.
+    pub fn ended_ms(&self) -> Option<u64> {
+        self.ended_ms.filter(|_| self.count != Count::Twice)
+    }
+
     /// True if the broker has, or has had, the message: it says so, or has delivered it.
     pub fn reached_the_broker(&self) -> bool {
         (self.fate == Fate::Acked || self.signals > 0 || !self.admitted.is_empty()) && !self.returned

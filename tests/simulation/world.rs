@@ -215,7 +215,7 @@ impl World {
                 holder.returned
             );
             assert!(
-                holder.ended_ms.is_none(),
+                holder.ended_ms().is_none(),
                 "{} holds key {key:?} ({:?}), and a worker has ended it at {:?}",
                 lock.holder,
                 lock.state,
