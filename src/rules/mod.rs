@@ -192,6 +192,7 @@ pub struct Step {
 
 /// All rules of a configuration, in order. One immutable set decides about a message from beginning to end.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts of a configuration")]
 pub struct RuleSet {
     specs: Vec<RuleSpec>,
     signatures: BTreeMap<String, Arc<Params>>,

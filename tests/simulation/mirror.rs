@@ -115,8 +115,8 @@ impl Mirror {
 }
 
 fn may_stay(unit: &Unit) -> bool {
-    match unit.method {
-        MethodId::BASIC_ACK | MethodId::BASIC_NACK | MethodId::BASIC_RETURN | MethodId::BASIC_DELIVER => true,
-        _ => false,
-    }
+    matches!(
+        unit.method,
+        MethodId::BASIC_ACK | MethodId::BASIC_NACK | MethodId::BASIC_RETURN | MethodId::BASIC_DELIVER
+    )
 }

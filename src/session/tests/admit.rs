@@ -543,6 +543,38 @@ fn what_the_client_gives_back_to_its_queue_is_not_settled_any_more() {
 }
 
 #[test]
+fn what_a_drain_keeps_back_is_given_back_once() {
+    // By the client's own recover, behind which a nack would be of nothing.
+    let mut rig = worker();
+    let other = publish(1, "t.other", "o", false);
+    let cut = other.len() - BODY.len() - 8;
+    rig.client(&other[..cut]);
+    rig.delivery_asked(1, "x");
+    rig.drain(0);
+    rig.client(&method(1, MethodId::BASIC_RECOVER, &[1]));
+    rig.broker(&delivery(2, "y"));
+    assert_eq!(rig.broker_got(), ["basic.publish o", "basic.recover", "basic.cancel"]);
+    rig.broker(&method(1, MethodId::BASIC_RECOVER_OK, &[]));
+    assert_eq!(rig.broker_got(), [""; 0]);
+
+    // By what is given back for a client that is gone: its publish waits, and its deliveries do not.
+    let mut rig = worker();
+    rig.publish_asked("p");
+    rig.broker(&deliver(1, "c", 1, "t.other", "o"));
+    rig.drain(0);
+    rig.session.handle_eof(Side::Client, rig.now);
+    rig.broker(&delivery(2, "y"));
+    let p = Ticket::at(0, 1);
+    rig.answer(p, Acquired::Taken);
+    let sent = rig.broker_got();
+    assert_eq!(
+        sent.iter().filter(|line| line.starts_with("basic.nack")).collect::<Vec<_>>(),
+        ["basic.nack 0 multiple"],
+        "{sent:?}"
+    );
+}
+
+#[test]
 fn transactions_begin_with_nothing_that_waits() {
     let mut rig = worker();
     let x = rig.delivery_asked(1, "x");
