@@ -91,7 +91,8 @@ pub struct Channel {
     pub(super) arrivals: Queue<Arrival>,
     /// Acknowledgements of Oncegate's own that wait for the end of the client's content.
     pub(super) own_acks: Vec<u8>,
-    /// Its client is gone, and all that was out has been given back to its queue, also what was still on its way.
+    /// Its client is gone: all that was out has been given back to its queue, also what was still on its way, or will return with the
+    /// connection, as nothing more can be said behind a publish that is half out.
     pub(super) given_back: bool,
     /// How many `basic.recover` the broker has not answered.
     pub(super) recovers: usize,

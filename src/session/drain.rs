@@ -184,7 +184,7 @@ impl Channel {
     /// Cancels the consumers that acknowledge, and then gives back what was withheld.
     fn stop_deliveries(&mut self, shared: &mut Shared) {
         // A `consume` that waits must have left before its cancel, and nothing may stand inside a content.
-        if self.tx || self.life != Life::Open || !self.queue.is_empty() || matches!(self.up, Up::Passing(_)) {
+        if self.given_back || self.tx || self.life != Life::Open || !self.queue.is_empty() || matches!(self.up, Up::Passing(_)) {
             return;
         }
         for consumer in &mut self.consumers {
@@ -195,8 +195,8 @@ impl Channel {
             }
         }
         let returns = self.deliveries.take_returns();
-        let nobody = self.given_back || self.recovers > 0;
-        for delivery_tag in returns.into_iter().filter(|_| !nobody) {
+        // What comes before the answer to a recover has gone back with it.
+        for delivery_tag in returns.into_iter().filter(|_| self.recovers == 0) {
             let nack = Nack {
                 delivery_tag,
                 multiple: false,

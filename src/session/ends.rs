@@ -348,6 +348,7 @@ impl Channel {
         };
         // Nothing more can be sent on a channel whose last publish is half out.
         if broken {
+            self.given_back = true;
             self.forget_kept(shared);
         } else if self.ledger.client_confirms() {
             self.forget_kept_unconfirmed(shared);

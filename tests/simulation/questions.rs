@@ -137,7 +137,8 @@ impl World {
             }
             (Request::Signal { id, signal, .. }, _) => {
                 let message = &mut self.shadow.messages[Shadow::index(id)];
-                let mut rules = message.admitted.iter().chain(&message.rule);
+                let rule = message.rule.unwrap_or(0);
+                let mut rules = message.admitted.iter().chain(std::iter::once(&rule));
                 if *signal != Signal::DeliveredNoAck || rules.all(|rule| self.scopes[*rule] == Scope::UntilStarted) {
                     message.ended_ms.get_or_insert(self.now.unix_ms);
                 }
@@ -295,11 +296,8 @@ impl World {
         let Some(key) = self.shadow.messages[Shadow::index(&claim.id)].key else {
             panic!("{} has no key and is asked about", claim.id);
         };
-        assert!(
-            !self.shadow.observes[in_force],
-            "{} is asked about for a rule that observes",
-            claim.id
-        );
+        let set: usize = rule.strip_prefix('r').and_then(|set| set.parse().ok()).expect("a rule of ours");
+        assert!(!self.shadow.observes[set], "{} is asked about for a rule that observes", claim.id);
         if *rule == *format!("r{in_force}") {
             let known = self.digests.entry(claim.digest).or_insert((in_force, key));
             assert_eq!(known.1, key, "{} has the digest of another key", claim.id);
