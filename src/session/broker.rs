@@ -15,8 +15,8 @@ use crate::celery::task;
 use crate::rules::lock::ReleaseReason;
 
 impl Channel {
-    /// A frame of the broker on this channel.
-    pub(super) fn broker_frame(&mut self, shared: &mut Shared, frame: &Frame<'_>) -> Result<(), UnknownTag> {
+    /// A frame of the broker on this channel whose turn has come.
+    pub(super) fn broker_frame_in_turn(&mut self, shared: &mut Shared, frame: &Frame<'_>) -> Result<(), UnknownTag> {
         match frame.kind {
             FrameKind::Method => return self.broker_method(shared, frame),
             FrameKind::Header => self.broker_header(shared, frame),
