@@ -30,6 +30,8 @@ mod life;
 mod likeness;
 #[path = "store/memory.rs"]
 mod memory;
+#[path = "store/notes.rs"]
+mod notes;
 #[path = "store/results.rs"]
 mod results;
 #[path = "store/scenarios.rs"]

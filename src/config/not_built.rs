@@ -16,7 +16,6 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("decisions.max", &[]),
     ("rule.unique", &["until_started", "until_finished", "until_expired"]),
     ("rule.running_ttl", &[]),
-    ("rule.orphan_grace", &[]),
     ("rule.hold_max", &[]),
     ("rule.on_duplicate", &[]),
     ("rule.on_running", &[]),

@@ -11,8 +11,11 @@
 //!
 //! - [`results`]: what the Redis result backend says of tasks.
 //! - [`purge`]: the locks of tasks whose queue was purged or deleted.
+//! - [`orphans`]: locks whose worker is gone, by what [`nodes`] sees of workers.
 #![doc = include_str!("LIFECYCLE.md")]
 
+pub mod nodes;
+mod orphans;
 pub mod purge;
 pub mod results;
 
@@ -24,7 +27,9 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::rules::RuleSet;
 use crate::store::Store;
+use nodes::Nodes;
 use purge::Purges;
 
 /// How often the holders of locks are looked up in the result backend.
@@ -34,26 +39,31 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Lifecycle {
     results: watch::Sender<Option<results::Settings>>,
+    rules: watch::Sender<Arc<RuleSet>>,
 }
 
 impl Lifecycle {
-    /// Starts the thread. Nothing is followed yet.
-    pub fn start(store: &Store, metrics: &Arc<Metrics>, purges: &Purges) -> io::Result<Lifecycle> {
+    /// Starts the thread. No result backend is followed yet. `instance` is the name of this process, as locks show it.
+    pub fn start(store: &Store, metrics: &Arc<Metrics>, purges: &Purges, nodes: &Arc<Nodes>, instance: &str) -> io::Result<Lifecycle> {
         let (results, settings) = watch::channel(None);
+        let (rules, in_force) = watch::channel(Arc::default());
         let purges = purges.clone();
         let (store, metrics) = (store.clone(), Arc::clone(metrics));
+        let (nodes, instance) = (Arc::clone(nodes), Arc::from(instance));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("lifecycle".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::spawn(purge::run(store.clone(), purges));
+                tokio::spawn(orphans::run(store.clone(), nodes, instance, in_force));
                 results::run(store, metrics, settings).await;
             });
         })?;
-        Ok(Lifecycle { results })
+        Ok(Lifecycle { results, rules })
     }
 
     /// Follows what this configuration says, from now on.
     pub fn configure(&self, config: &Config) {
+        self.rules.send_replace(Arc::clone(&config.rules));
         let followed = config.results.as_ref().filter(|_| config.rules.follows_tasks());
         self.follow_results(followed.map(|results| results::Settings {
             url: results.url.clone(),
@@ -71,4 +81,10 @@ impl Lifecycle {
             differs
         });
     }
+}
+
+/// A time near this one, so that many proxies do not act at once.
+fn spread(time: Duration) -> Duration {
+    let random = uuid::Uuid::new_v4().as_u64_pair().0 % 1024;
+    time * 3 / 4 + time / 2 * (random as u32) / 1024
 }

@@ -23,6 +23,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisError, RedisResult, Value};
 use tokio::sync::{Notify, watch};
 
+use super::spread;
 use crate::celery::Limits;
 use crate::celery::result::{self, TaskResult};
 use crate::config::address::RedisUrl;
@@ -309,12 +310,6 @@ fn pattern(prefix: &str) -> String {
         pattern.push(character);
     }
     pattern + "*"
-}
-
-/// A time near this one, so that many proxies do not act at once.
-fn spread(time: Duration) -> Duration {
-    let random = uuid::Uuid::new_v4().as_u64_pair().0 % 1024;
-    time * 3 / 4 + time / 2 * (random as u32) / 1024
 }
 
 /// Whether what a worker does with the holder frees the lock or changes its state.

@@ -17,6 +17,7 @@ use super::report::Reporter;
 use super::topology::View;
 use super::transport::Transport;
 use super::upstream::{DialError, Dialled};
+use crate::lifecycle::nodes::Question;
 use crate::rules::RuleSet;
 use crate::session::{Neighbours, Now, Session, Side, Spares, StoreSilent, Ticket};
 use crate::store;
@@ -54,6 +55,8 @@ pub enum Command {
     },
     /// No connection from the same address has work in hand any more.
     NeighboursIdle,
+    /// A question to the worker whose mailbox is consumed on this connection.
+    Query(Question),
     /// Close now; goodbyes may last until this time.
     Close {
         /// In monotonic microseconds, as sessions count.
@@ -147,6 +150,7 @@ impl Connection {
                     self.session.handle_drain(close_from_us, Neighbours::Busy, now);
                 }
                 Command::NeighboursIdle => self.session.handle_neighbours_idle(now),
+                Command::Query(question) => self.session.handle_query(&question.node, &question.ids, &question.ticket, now),
                 Command::Close { until_us } => self.session.handle_close(until_us, now),
             }
         }
@@ -230,7 +234,7 @@ impl Connection {
             let passed = self.session.handle_read(side, bytes, now);
             if !passed.is_empty() {
                 self.ask();
-                self.reporter.report(&mut self.session);
+                self.reporter.report(&mut self.session, &self.seat);
                 self.view.note(&mut self.session);
                 self.poll_output(cx, side.other(), passed);
             }
@@ -345,7 +349,7 @@ impl Future for Connection {
             this.ask();
             let before = (this.client_paused, this.broker_paused);
             // What is told is counted first: who has read an answer finds it in the metrics.
-            this.reporter.report(&mut this.session);
+            this.reporter.report(&mut this.session, &this.seat);
             this.view.note(&mut this.session);
             let written = (this.poll_output(cx, Side::Broker, &[]), this.poll_output(cx, Side::Client, &[]));
             this.pace();

@@ -16,6 +16,7 @@ use super::hosts::Hosts;
 use super::topology::Topologies;
 use super::upstream::Upstreams;
 use crate::config::{ProxyConfig, UpstreamConfirms};
+use crate::lifecycle::nodes::{Ask, Nodes};
 use crate::lifecycle::purge::Purges;
 use crate::logging::{DecisionLog, OncePerMinute};
 use crate::metrics::Metrics;
@@ -38,6 +39,7 @@ pub struct Hub {
     next: AtomicU64,
     draining: AtomicBool,
     topologies: Arc<Topologies>,
+    nodes: Arc<Nodes>,
 }
 
 /// What the hub knows of a connection.
@@ -57,6 +59,17 @@ impl Seat {
     /// The hub.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.hub
+    }
+
+    /// The number of the connection, which no other connection of this process gets.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// What hands questions to the worker of this connection; nothing happens once the connection is gone.
+    pub fn ask(&self) -> Option<Ask> {
+        let orders = self.hub.lock().get(&self.number)?.orders.clone();
+        Some(Box::new(move |question| drop(orders.send(Command::Query(question)))))
     }
 
     /// To be called once after each [`Command::Drain`], when the connection has no work in hand.
@@ -83,9 +96,10 @@ impl Drop for Seat {
 impl Hub {
     /// A hub without connections.
     pub fn new(config: &ProxyConfig, rules: Arc<RuleSet>, upstream: Arc<Upstreams>, metrics: Arc<Metrics>, log: Arc<DecisionLog>) -> Hub {
+        let nodes = Arc::new(Nodes::default());
         Hub {
             started: Instant::now(),
-            settings: ArcSwap::from_pointee(settings(config)),
+            settings: ArcSwap::from_pointee(settings(config, &nodes)),
             rules: ArcSwap::new(rules),
             upstream,
             purges: Purges::new(Arc::clone(&metrics)),
@@ -97,6 +111,7 @@ impl Hub {
             next: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             topologies: Arc::default(),
+            nodes,
         }
     }
 
@@ -157,6 +172,11 @@ impl Hub {
         &self.topologies
     }
 
+    /// The workers that are connected.
+    pub fn nodes(&self) -> &Arc<Nodes> {
+        &self.nodes
+    }
+
     /// Takes a seat for a new connection from this address.
     pub fn seat(self: &Arc<Self>, address: IpAddr) -> (Seat, UnboundedReceiver<Command>) {
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -204,7 +224,7 @@ impl Hub {
 
     /// Puts new rules in force everywhere.
     pub fn set_rules(&self, config: &ProxyConfig, rules: &Arc<RuleSet>) {
-        self.settings.store(Arc::new(settings(config)));
+        self.settings.store(Arc::new(settings(config, &self.nodes)));
         self.rules.store(Arc::clone(rules));
         self.order(&Command::Rules(Arc::clone(rules)));
     }
@@ -244,13 +264,14 @@ impl Hub {
     }
 }
 
-fn settings(config: &ProxyConfig) -> Settings {
+fn settings(config: &ProxyConfig, nodes: &Nodes) -> Settings {
     Settings {
         max_message: config.max_message,
         connection_memory: config.connection_memory,
         upstream_confirms: config.upstream_confirms == UpstreamConfirms::Select,
         enable_events: config.enable_events,
         handshake_us: config.handshake_timeout.as_micros() as u64,
+        reply_prefix: Arc::clone(nodes.reply_prefix()),
         ..Settings::default()
     }
 }

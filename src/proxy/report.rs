@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::hub::Hub;
+use super::hub::{Hub, Seat};
 use super::upstream::DialError;
+use crate::lifecycle::nodes::Node;
 use crate::logging::{Decision, DecisionKind};
 use crate::metrics::{ClosedBy, Direction, Metrics, Mode, Peer, RuleMetrics};
 use crate::rules::Rule;
@@ -19,10 +20,15 @@ pub struct Reporter {
     peer: SocketAddr,
     rules: HashMap<Arc<str>, Arc<RuleMetrics>>,
     channels: usize,
+    /// The workers whose mailboxes are consumed on the connection, and its number.
+    workers: Vec<(Node, u64)>,
 }
 
 impl Drop for Reporter {
     fn drop(&mut self) {
+        for (node, connection) in &self.workers {
+            self.hub.nodes().detach(node, *connection);
+        }
         self.hub.metrics().channels.sub(self.channels as i64);
     }
 }
@@ -35,6 +41,7 @@ impl Reporter {
             peer,
             rules: HashMap::new(),
             channels: 0,
+            workers: Vec::new(),
         }
     }
 
@@ -58,7 +65,7 @@ impl Reporter {
     }
 
     /// Counts and logs what the session has told since the last call.
-    pub fn report(&mut self, session: &mut Session) {
+    pub fn report(&mut self, session: &mut Session, seat: &Seat) {
         let counts = session.take_counts();
         let metrics = self.hub.metrics();
         for (counter, count) in [
@@ -87,7 +94,7 @@ impl Reporter {
         }
         let vhost = Arc::clone(session.vhost());
         for event in std::mem::take(session.events()) {
-            self.event(event, &vhost);
+            self.event(event, &vhost, seat);
         }
     }
 
@@ -100,7 +107,8 @@ impl Reporter {
         metrics
     }
 
-    fn event(&mut self, event: Event, vhost: &str) {
+    fn event(&mut self, event: Event, vhost_name: &Arc<str>, seat: &Seat) {
+        let vhost = &**vhost_name;
         match event {
             Event::Publish(publish) => self.publish(&publish, vhost),
             Event::Unkeyable {
@@ -126,8 +134,18 @@ impl Reporter {
                     self.rule(&rule).count_exception(reason);
                 }
             }
+            Event::Mailbox { node } => self.mailbox(node_of(vhost_name, node), seat),
+            Event::Pulse { node, pulse } => self.hub.nodes().pulse(node_of(vhost_name, node), pulse),
+            Event::TasksKnown(answer) => self.hub.nodes().answered(answer),
             Event::Opened => tracing::debug!(client = %self.peer, vhost, "the client is logged in"),
             Event::Closed { by, reason } => self.closed(by, reason, vhost),
+        }
+    }
+
+    fn mailbox(&mut self, node: Node, seat: &Seat) {
+        if let Some(ask) = seat.ask() {
+            self.hub.nodes().attach(node.clone(), seat.number(), ask);
+            self.workers.push((node, seat.number()));
         }
     }
 
@@ -213,6 +231,11 @@ impl Reporter {
             tracing::info!(client = %self.peer, vhost, by = by.as_str(), reason = label.as_str(), "a connection has ended");
         }
     }
+}
+
+fn node_of(vhost: &Arc<str>, name: Arc<str>) -> Node {
+    let vhost = Arc::clone(vhost);
+    Node { vhost, name }
 }
 
 fn peer(side: Side) -> Peer {

@@ -87,6 +87,7 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
         max_ttl: spec.max_ttl.unwrap_or(spec.ttl),
         lease: spec.lease,
         settle_grace: spec.settle_grace,
+        orphan_grace: spec.orphan_grace,
         canvas: spec.canvas,
         acks_late: spec.acks_late,
         release_on: match spec.release_on[..] {

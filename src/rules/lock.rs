@@ -334,13 +334,16 @@ pub enum Signal {
     Expired,
     /// Its worker is gone and does not know it any more.
     Crashed,
+    /// The worker that is named with it is gone, or does not know it any more: crashed, if the lock still names that worker and none of
+    /// the holder's messages is in flight, since what the broker has will run elsewhere.
+    Orphaned,
     /// Its queue was purged or deleted while the message lay in it.
     Purged,
 }
 
 impl Signal {
     /// Every signal.
-    pub const ALL: [Signal; 12] = [
+    pub const ALL: [Signal; 13] = [
         Signal::Acked,
         Signal::Rejected,
         Signal::DeliveredNoAck,
@@ -352,6 +355,7 @@ impl Signal {
         Signal::RevokeAsked,
         Signal::Expired,
         Signal::Crashed,
+        Signal::Orphaned,
         Signal::Purged,
     ];
 
@@ -385,6 +389,7 @@ impl Signal {
             | Signal::RevokeAsked
             | Signal::Expired
             | Signal::Crashed
+            | Signal::Orphaned
             | Signal::Purged => SignalVerdict::Ends,
             Signal::Retried => SignalVerdict::GoesOn,
         }

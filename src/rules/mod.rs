@@ -108,6 +108,8 @@ pub struct Rule {
     max_ttl: Duration,
     lease: Duration,
     settle_grace: Duration,
+    /// How long a worker that was lost may come back before its locks are freed.
+    pub orphan_grace: Duration,
     canvas: Canvas,
     acks_late: AcksLate,
     release_on: ReleaseOn,

@@ -8,12 +8,14 @@ use super::arrive::{Arrival, Arriving};
 use super::confirm::Ledger;
 use super::declare::Declarations;
 use super::deliver::{Consumer, Deliveries, Pass, Standing};
-use super::hear::Mailbox;
+use super::event::Event;
+use super::hear::{Mailbox, Told};
 use super::kept::Kept;
 use super::publish::{Publish, Queue, Waiting};
 use super::{Shared, Ticket};
 use crate::amqp::frame::{Frame, FrameKind};
 use crate::amqp::method::{MethodId, basic};
+use crate::celery::control::Ask;
 use crate::rules::lock::Signal;
 
 /// Which close handshake a channel is in.
@@ -175,6 +177,8 @@ impl Channel {
                     let mailbox = Mailbox::of_queue(consume.queue).filter(|_| consume.no_ack);
                     if let Some(mailbox) = &mailbox {
                         shared.worker = Arc::clone(&mailbox.node);
+                        let node = Arc::clone(&mailbox.node);
+                        shared.events.push(Event::Mailbox { node });
                     }
                     let queue = self.queue_meant(consume.queue);
                     self.consumers.push(Consumer {
@@ -312,16 +316,26 @@ impl Channel {
         if !shared.wants_events() || self.life != Life::Open {
             return;
         }
+        let mut frames = Vec::new();
         for consumer in self.consumers.iter_mut().filter(|consumer| consumer.standing == Standing::Running) {
-            let told = consumer
-                .mailbox
-                .take()
-                .and_then(|mailbox| mailbox.enable_events(self.number, &consumer.tag, FRAME_MIN));
-            let Some(frames) = told else { continue };
-            match self.down {
-                Down::Idle => shared.to_client.extend_from_slice(&frames),
-                Down::Method(_) | Down::Passing(_) | Down::Swallowing(_) => self.after_content.extend_from_slice(&frames),
-            }
+            let Some(mailbox) = consumer.mailbox.as_mut().filter(|mailbox| mailbox.told == Told::Nothing) else {
+                continue;
+            };
+            mailbox.told = Told::Events;
+            frames.extend(
+                mailbox
+                    .tell(Ask::EnableEvents, None, self.number, &consumer.tag)
+                    .unwrap_or_default(),
+            );
+        }
+        self.put_in(shared, &frames);
+    }
+
+    /// Gives the client contents of Oncegate's own, at the next boundary of the broker's.
+    pub(super) fn put_in(&mut self, shared: &mut Shared, frames: &[u8]) {
+        match self.down {
+            Down::Idle => shared.to_client.extend_from_slice(frames),
+            Down::Method(_) | Down::Passing(_) | Down::Swallowing(_) => self.after_content.extend_from_slice(frames),
         }
     }
 
@@ -361,11 +375,6 @@ impl Channel {
         }
     }
 }
-
-/// Every peer takes frames of this size, in octets.
-///
-/// AMQP 0-9-1, `connection.tune`: `frame-min-size`.
-const FRAME_MIN: usize = 4096;
 
 /// What a client's settlement says: the tag, whether it is for all up to it, and the signal, none for a requeue.
 fn settlement(frame: &Frame<'_>) -> Option<(u64, bool, Option<Signal>)> {

@@ -6,6 +6,7 @@ use super::agenda::Place;
 use super::channel::{Channel, Collect, Up};
 use super::event::Event;
 use super::publish::{Grant, Publish, Wait, Waiting};
+use super::query::is_reply;
 use super::{Shared, Ticket, hear};
 use crate::amqp::content::{ContentHeader, Properties};
 use crate::amqp::frame::{self, Frame, Split};
@@ -134,6 +135,9 @@ impl Channel {
             return;
         };
         shared.held_bytes -= collect.frames.len();
+        if self.swallows(shared, &collect) {
+            return;
+        }
         let grant = judge(shared, &collect);
         let Collect { frames, .. } = *collect;
         let client = self.ledger.arrive();
@@ -180,6 +184,21 @@ impl Channel {
                 grant: Some(grant),
             },
         });
+    }
+
+    /// True if this publish is for Oncegate itself.
+    fn swallows(&mut self, shared: &mut Shared, collect: &Collect) -> bool {
+        let Some((publish, _)) = publish_method(&collect.frames) else {
+            return false;
+        };
+        let Some(Split::Frame(frame)) = collect.frames.get(collect.header_at..).map(|rest| frame::split(rest, usize::MAX)) else {
+            return false;
+        };
+        let Some(header) = ContentHeader::decode(frame.payload).filter(|_| is_reply(shared, &publish)) else {
+            return false;
+        };
+        self.take_reply(shared, &publish, &header.properties, &body_of(collect));
+        true
     }
 
     /// Sends a publish that waits for no answer, in its turn.

@@ -47,7 +47,7 @@ pub struct Consumer {
     pub tag: Vec<u8>,
     /// True if its deliveries need no acknowledgement: the broker forgets them when it sends them.
     pub no_ack: bool,
-    /// The mailbox of a worker, if that is what it consumes and the worker was not yet told to publish events.
+    /// The mailbox of a worker, if that is what it consumes.
     pub mailbox: Option<Box<Mailbox>>,
     /// The queue that it consumes, if its name is known.
     pub queue: Option<Arc<str>>,

@@ -47,6 +47,20 @@ pub enum Event {
         /// What.
         reason: ExceptionReason,
     },
+    /// The client is a worker whose mailbox is consumed on this connection from now on.
+    Mailbox {
+        /// The node name.
+        node: Arc<str>,
+    },
+    /// A worker, of this connection or another, tells of itself.
+    Pulse {
+        /// The node name.
+        node: Arc<str>,
+        /// What it tells.
+        pulse: Pulse,
+    },
+    /// A worker has answered a question.
+    TasksKnown(TasksKnown),
     /// The client is logged in.
     Opened,
     /// The connection ends.
@@ -56,6 +70,34 @@ pub enum Event {
         /// Why.
         reason: CloseReason,
     },
+}
+
+/// What a worker tells of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pulse {
+    /// It has begun.
+    Online {
+        /// How often it will tell that it lives, in milliseconds, if it says so.
+        every_ms: Option<u64>,
+    },
+    /// It lives.
+    Heartbeat {
+        /// How often it tells so, in milliseconds, if it says so.
+        every_ms: Option<u64>,
+    },
+    /// It shuts down. Tasks that run may go on.
+    Offline,
+}
+
+/// Which tasks a worker knows, of those that it was asked about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TasksKnown {
+    /// The question.
+    pub ticket: Box<str>,
+    /// The node name, as the worker gives it.
+    pub node: Arc<str>,
+    /// The ids of the tasks that it knows.
+    pub known: Vec<Box<str>>,
 }
 
 /// What became of one publish.

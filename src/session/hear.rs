@@ -7,11 +7,12 @@
 use std::sync::Arc;
 
 use super::Shared;
+use super::event::{Event, Pulse};
 use crate::amqp::content::Properties;
 use crate::amqp::encode;
 use crate::amqp::method::basic;
-use crate::celery::control::{self, Ask, Command, Message};
-use crate::celery::event::{self, Kind, TaskEvent};
+use crate::celery::control::{self, Answers, Ask, Command, Message};
+use crate::celery::event::{self, Kind, TaskEvent, WorkerEvent};
 use crate::celery::queue::{self, Purpose};
 use crate::celery::result;
 use crate::celery::{Limits, task};
@@ -24,7 +25,23 @@ pub struct Mailbox {
     pub node: Arc<str>,
     /// What the name of the mailbox's exchange begins with.
     pub namespace: Box<str>,
+    /// What it was told.
+    pub told: Told,
 }
+
+/// What a worker was told through its mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// Nothing.
+    Nothing,
+    /// To publish task events.
+    Events,
+}
+
+/// Every peer takes frames of this size, in octets.
+///
+/// AMQP 0-9-1, `connection.tune`: `frame-min-size`.
+const FRAME_MIN: usize = 4096;
 
 impl Mailbox {
     /// The mailbox that a queue is, if it is one.
@@ -33,15 +50,16 @@ impl Mailbox {
             Purpose::Mailbox { node, namespace } => Some(Mailbox {
                 node: node.into(),
                 namespace: namespace.into(),
+                told: Told::Nothing,
             }),
             _ => None,
         }
     }
 
-    /// A delivery to the mailbox that tells its worker to publish task events. The consumer needs no acknowledgement, so any delivery
-    /// tag will do; a worker takes the high one. `None` if it cannot be put into frames of that size.
-    pub(super) fn enable_events(&self, channel: u16, consumer_tag: &[u8], frame_max: usize) -> Option<Vec<u8>> {
-        let message = Message::new(Ask::EnableEvents, &self.namespace, &[&self.node], None)?;
+    /// A delivery to the mailbox that tells its worker something, or asks it. The consumer needs no acknowledgement, so any delivery tag
+    /// will do; a worker takes the high one. `None` if it cannot be put into frames.
+    pub(super) fn tell(&self, ask: Ask<'_>, answers: Option<Answers<'_>>, channel: u16, consumer_tag: &[u8]) -> Option<Vec<u8>> {
+        let message = Message::new(ask, &self.namespace, &[&self.node], answers)?;
         let deliver = basic::Deliver {
             consumer_tag,
             delivery_tag: 1 << 40,
@@ -51,7 +69,7 @@ impl Mailbox {
             tag_offset: 0,
         };
         let mut frames = Vec::new();
-        encode::basic_deliver(&mut frames, channel, &deliver, &message.content(), frame_max).ok()?;
+        encode::basic_deliver(&mut frames, channel, &deliver, &message.content(), FRAME_MIN).ok()?;
         Some(frames)
     }
 }
@@ -84,7 +102,13 @@ fn hear_events(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], li
     };
     let mut worker: Arc<str> = "".into();
     for event in events.events {
-        let Kind::Task { id, event: what } = event.kind else { continue };
+        let (id, what) = match event.kind {
+            Kind::Task { id, event } => (id, event),
+            Kind::Worker(what) => {
+                shared.pulse(event.hostname.into(), what);
+                continue;
+            }
+        };
         let signal = match what {
             TaskEvent::Started => Signal::Started,
             TaskEvent::Succeeded => Signal::Succeeded,
@@ -126,6 +150,21 @@ fn hear_result(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], li
 }
 
 impl Shared {
+    /// A worker tells of itself.
+    fn pulse(&mut self, node: Arc<str>, what: WorkerEvent) {
+        let every_ms = |seconds: Option<f64>| seconds.map(|seconds| (seconds.min(3600.0) * 1000.0) as u64);
+        let pulse = match what {
+            WorkerEvent::Online(pulse) => Pulse::Online {
+                every_ms: every_ms(pulse.freq),
+            },
+            WorkerEvent::Heartbeat(pulse) => Pulse::Heartbeat {
+                every_ms: every_ms(pulse.freq),
+            },
+            WorkerEvent::Offline => Pulse::Offline,
+        };
+        self.events.push(Event::Pulse { node, pulse });
+    }
+
     /// Tells the store what was learnt of a task.
     pub(super) fn tell_signal(&mut self, id: Arc<str>, signal: Signal, worker: Arc<str>) {
         let settlement = self.nonce();

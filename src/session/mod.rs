@@ -27,6 +27,7 @@ mod handshake;
 mod hear;
 mod kept;
 mod publish;
+mod query;
 mod send;
 mod spares;
 #[cfg(test)]
@@ -42,8 +43,8 @@ pub use confirm::{Ledger, Outcome, UnknownTag};
 pub use deliver::{Deliveries, Pass};
 pub use drain::Neighbours;
 pub use ends::{BrokerEnd, ClientEnd};
-pub use event::{CloseReason, DeliveryEvent, Event, PublishEvent};
-pub use hear::Mailbox;
+pub use event::{CloseReason, DeliveryEvent, Event, PublishEvent, Pulse, TasksKnown};
+pub use hear::{Mailbox, Told};
 pub use publish::Grant;
 pub use spares::Spares;
 
@@ -156,6 +157,8 @@ pub struct Settings {
     pub close_us: u64,
     /// Whether workers are told to publish task events.
     pub enable_events: EnableEvents,
+    /// What the routing keys of the answers to this process begin with, so that nobody can guess one. Empty: nothing is asked.
+    pub reply_prefix: Arc<str>,
 }
 
 impl Default for Settings {
@@ -168,6 +171,7 @@ impl Default for Settings {
             lease_us: 10_000_000,
             close_us: 5_000_000,
             enable_events: EnableEvents::Auto,
+            reply_prefix: "".into(),
         }
     }
 }

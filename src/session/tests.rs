@@ -357,6 +357,7 @@ mod hear;
 mod invariants;
 mod kept;
 mod leases;
+mod query;
 mod queues;
 mod store;
 mod transactions;

@@ -9,7 +9,7 @@ mod table;
 use std::collections::BinaryHeap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Answer, Filter, Page, Ticket};
 use crate::rules::lock::{
@@ -114,6 +114,19 @@ impl Memory {
             proxy: &self.proxy,
         };
         answers.extend(requests.iter().map(|(ticket, request)| (*ticket, Ok(step.execute(request)))));
+    }
+
+    /// Writes notes that go after this time; see [`super::Client::announce`].
+    pub(super) fn announce(&self, notes: &[(String, String)], life: Duration) {
+        let now = self.clock.now_ms();
+        let until_ms = now + (life.as_millis() as u64).clamp(1, LONGEST_MS);
+        self.table().announce(notes, until_ms, now);
+    }
+
+    pub(super) fn announced(&self, names: &[String]) -> Vec<Option<String>> {
+        let now = self.clock.now_ms();
+        let table = self.table();
+        names.iter().map(|name| table.announced(name, now).map(str::to_owned)).collect()
     }
 
     /// How many locks and id records are held, lapsed ones included until they are swept.
@@ -311,7 +324,8 @@ impl Step<'_> {
         let mut ended = unknown.then_some(EndedPublishes::Any);
         for (digest, rule) in claims {
             let Some(lock) = self.table.lock(&digest, self.now).filter(|lock| lock.holder == *id) else {
-                if signal.verdict() != SignalVerdict::GoesOn && !self.table.is_superseded(id, digest, self.now) {
+                let of_the_lock = signal.verdict() == SignalVerdict::GoesOn || signal == Signal::Orphaned;
+                if !of_the_lock && !self.table.is_superseded(id, digest, self.now) {
                     self.table.forget_id(id, &digest, self.now);
                     ended = Some(EndedPublishes::Any);
                 }
@@ -356,7 +370,7 @@ impl Step<'_> {
         let Some(publishes) = publishes.filter(|_| verdict != SignalVerdict::GoesOn) else {
             return;
         };
-        if unknown && matches!(signal, Signal::Started | Signal::RevokeAsked) {
+        if unknown && matches!(signal, Signal::Started | Signal::RevokeAsked | Signal::Orphaned) {
             return;
         }
         let kept_ms = if unknown { UNKNOWN_KEPT_MS } else { ENDED_KEPT_MS };

@@ -410,6 +410,26 @@ impl Client {
         }
     }
 
+    /// Writes notes, each a name and a value, which go by themselves after `life` unless they are written anew. Names are kept apart from
+    /// those of locks by what they begin with: `node:`, `proxy:`.
+    pub async fn announce(&self, notes: &[(String, String)], life: Duration) -> Result<(), Unavailable> {
+        match &self.backend {
+            Backend::Memory(memory) => {
+                memory.announce(notes, life);
+                Ok(())
+            }
+            Backend::Redis(handle) => handle.announce(notes, life).await,
+        }
+    }
+
+    /// The values of the notes of these names, in their order; `None` where there is none.
+    pub async fn announced(&self, names: &[String]) -> Result<Vec<Option<String>>, Unavailable> {
+        match &self.backend {
+            Backend::Memory(memory) => Ok(memory.announced(names)),
+            Backend::Redis(handle) => handle.announced(names).await,
+        }
+    }
+
     /// How the store is doing.
     pub fn health(&self) -> Health {
         match &self.backend {

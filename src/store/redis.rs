@@ -1,6 +1,7 @@
 //! The store in Redis: one connection per client, driven by a task of its own.
 //!
-//! Keys: `PREFIX:lock:{DIGEST}`, `PREFIX:id:ID`, `PREFIX:ended:ID`; every one has a ttl. All questions go through one script.
+//! Keys: `PREFIX:lock:{DIGEST}`, `PREFIX:id:ID`, `PREFIX:ended:ID`, `PREFIX:node:VHOST:NODE`, `PREFIX:proxy:NAME`; every one has a ttl. All
+//! questions go through one script.
 
 mod driver;
 mod queue;
@@ -20,6 +21,9 @@ use super::{Circuit, Filter, Health, OpenError, Page, Replies, Settings, Shared,
 use crate::rules::lock::{Digest, LockRecord, Request};
 use driver::{Driver, Message};
 use wire::Names;
+
+/// How many notes are written or read at once.
+const NOTES: usize = 500;
 
 /// What a server says of itself, for `check`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -244,6 +248,43 @@ impl Handle {
             }
         }
         Ok(())
+    }
+
+    /// Over a connection of its own, like [`Handle::list`].
+    pub(super) async fn announce(&self, notes: &[(String, String)], life: Duration) -> Result<(), Unavailable> {
+        let mut connection = self.redis.connect().await.map_err(|error| unavailable(&error))?;
+        for notes in notes.chunks(NOTES) {
+            let mut pipeline = redis::pipe();
+            for (name, value) in notes {
+                let life = (life.as_millis() as u64).max(1);
+                pipeline
+                    .cmd("SET")
+                    .arg(self.redis.names.note(name))
+                    .arg(value)
+                    .arg("PX")
+                    .arg(life)
+                    .ignore();
+            }
+            let () = pipeline.query_async(&mut connection).await.map_err(|error| unavailable(&error))?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn announced(&self, names: &[String]) -> Result<Vec<Option<String>>, Unavailable> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut connection = self.redis.connect().await.map_err(|error| unavailable(&error))?;
+        let mut values = Vec::with_capacity(names.len());
+        for names in names.chunks(NOTES) {
+            let mut pipeline = redis::pipe();
+            for name in names {
+                pipeline.cmd("GET").arg(self.redis.names.note(name));
+            }
+            let found: Vec<Option<String>> = pipeline.query_async(&mut connection).await.map_err(|error| unavailable(&error))?;
+            values.extend(found);
+        }
+        Ok(values)
     }
 
     pub(super) async fn inspect(&self) -> Result<ServerInfo, Unavailable> {

@@ -127,9 +127,9 @@ def stack(workspace, broker, vhost, scoreboard, request):
         def environment(self, gate, **options):
             return harness.app_environment(gate.port, vhost, self.queue, scoreboard, **options)
 
-        def worker(self, gate, *arguments, concurrency=1, quick=True, **options):
+        def worker(self, gate, *arguments, concurrency=1, quick=True, node=None, **options):
             worker = harness.Worker(
-                workspace, self.environment(gate, **options), scoreboard, *arguments, concurrency=concurrency, quick=quick
+                workspace, self.environment(gate, **options), scoreboard, *arguments, concurrency=concurrency, quick=quick, node=node
             )
             made.append(worker)
             return worker

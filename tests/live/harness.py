@@ -682,8 +682,8 @@ def app_environment(
 class Worker:
     """A real `celery worker`; ready once Celery says so itself."""
 
-    def __init__(self, directory, environment, scoreboard, *arguments, concurrency=1, quick=True):
-        self.node = f"w{number()}"
+    def __init__(self, directory, environment, scoreboard, *arguments, concurrency=1, quick=True, node=None):
+        self.node = node or f"w{number()}"
         quick_arguments = ["--without-mingle", "--without-gossip"] if quick else []
         self.process = Process(
             f"worker-{self.node}",

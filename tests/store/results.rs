@@ -45,7 +45,14 @@ impl<'w> Backend<'w> {
         Backend {
             world,
             server: RedisServer::start(&[]),
-            lifecycle: Lifecycle::start(&world.store, &metrics, &Purges::new(Arc::clone(&metrics))).expect("a thread"),
+            lifecycle: Lifecycle::start(
+                &world.store,
+                &metrics,
+                &Purges::new(Arc::clone(&metrics)),
+                &Arc::default(),
+                "proxy-1",
+            )
+            .expect("a thread"),
             metrics,
             prefix: "",
         }

@@ -207,6 +207,7 @@ impl Lock {
             Signal::Rejected => self.frees(ReleaseReason::Ended),
             Signal::Revoked => self.frees(ReleaseReason::Revoked),
             Signal::Crashed => self.frees(ReleaseReason::Crash),
+            Signal::Orphaned if self.worker == *worker && self.in_flight() == 0 => self.frees(ReleaseReason::Crash),
             Signal::Acked | Signal::DeliveredNoAck | Signal::Started if self.note.scope == Scope::UntilStarted => {
                 self.frees(ReleaseReason::Started)
             }
@@ -223,7 +224,7 @@ impl Lock {
             Signal::Expired => self.supersedes(ReleaseReason::Expired),
             Signal::RevokeAsked if !runs => self.supersedes(ReleaseReason::Revoked),
             Signal::Purged if !runs && !self.delivered => self.frees(ReleaseReason::Purged),
-            Signal::Retried | Signal::RevokeAsked | Signal::Purged => SignalEffect::None,
+            Signal::Retried | Signal::RevokeAsked | Signal::Purged | Signal::Orphaned => SignalEffect::None,
         }
     }
 

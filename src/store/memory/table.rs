@@ -147,6 +147,8 @@ pub(super) struct Table {
     locks: HashMap<Digest, Lock, DigestHashing>,
     ids: HashMap<Arc<str>, IdRecord>,
     dead: HashMap<(Digest, Arc<str>), Dead>,
+    /// What was announced, and until when.
+    notes: HashMap<String, (String, u64)>,
     /// By slot of time: what may lapse in it. Each lock and record names the slot of its entry, which moves on when it comes up too
     /// early; other entries of the same key are left over from the past.
     due: BTreeMap<u64, Vec<Key>>,
@@ -271,6 +273,19 @@ impl Table {
         if let Some(ended) = ended.filter(|ended| ended.until_ms > now) {
             ended.until_ms = now + ENDED_KEPT_MS;
         }
+    }
+
+    /// Each writing removes what has lapsed: notes are few.
+    pub(super) fn announce(&mut self, notes: &[(String, String)], until_ms: u64, now: u64) {
+        self.notes.retain(|_, (_, until_ms)| *until_ms > now);
+        for (name, value) in notes {
+            self.notes.insert(name.clone(), (value.clone(), until_ms));
+        }
+    }
+
+    pub(super) fn announced(&self, name: &str, now: u64) -> Option<&str> {
+        let (value, until_ms) = self.notes.get(name)?;
+        (*until_ms > now).then_some(value)
     }
 
     /// Removes a few of those that have lapsed.

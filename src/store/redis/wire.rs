@@ -38,6 +38,11 @@ impl Names {
         pattern + ":lock:{*}"
     }
 
+    /// The key of a note.
+    pub(super) fn note(&self, name: &str) -> String {
+        format!("{}:{name}", self.prefix)
+    }
+
     fn id(&self, id: &str) -> String {
         format!("{}:id:{id}", self.prefix)
     }
@@ -190,6 +195,7 @@ fn letter(signal: Signal) -> &'static str {
         Signal::RevokeAsked => "q",
         Signal::Expired => "x",
         Signal::Crashed => "c",
+        Signal::Orphaned => "o",
         Signal::Purged => "p",
     }
 }

@@ -303,9 +303,9 @@ end
 local function signal_lock(digest, idkey, id, settlement, signal, worker)
   local lock = lock_of(digest)
   local l = call('HMGET', lock, 'holder', 'scope', 'publishes', 'grace', 'rule', 'task', 'since', 'shadow', 'expires', 'state', 'life',
-    'release', 'cooldown', 'delivered', 'told')
+    'release', 'cooldown', 'delivered', 'told', 'worker')
   if l[1] ~= id then
-    if signal == 't' or is_dead(digest, id) then return true end
+    if signal == 't' or signal == 'o' or is_dead(digest, id) then return true end
     return false, { '*' }
   end
   local scope, runs, life = l[2], l[10] == 'running', tonumber(l[11]) or 1
@@ -338,6 +338,10 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker)
   if signal == 'r' then return frees('ended', settled(list)) end
   if signal == 'v' then return frees('revoked', all(list)) end
   if signal == 'c' then return frees('crash', all(list)) end
+  if signal == 'o' then
+    if l[16] ~= worker or in_flight(list) > 0 then return true end
+    return frees('crash', all(list))
+  end
   -- Per run, started never follows ended.
   if l[15] and (signal == 'd' or signal == 's') then
     call('HSET', lock, 'publishes', format(list))
@@ -383,7 +387,7 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker)
 end
 
 -- Signal: id, settlement, signal, worker. The signals: a ack, r reject, d delivered without ack, s started, t retried, k succeeded,
--- f failed, v revoked, q a revoke is asked for, x expired, c crashed, p purged.
+-- f failed, v revoked, q a revoke is asked for, x expired, c crashed, o orphaned, p purged.
 local verdicts = { a = 'a', d = 'd', s = 'd' }
 function ops.S(_, idkey, a)
   local id, signal = ARGV[a], ARGV[a + 2]
@@ -391,7 +395,7 @@ function ops.S(_, idkey, a)
   local record, out, ends = call('GET', idkey), {}, nil
   if not record then
     -- Of an id that is not known, all but its end is somebody else's business.
-    if signal ~= 't' and signal ~= 's' and signal ~= 'q' then note_ended(id, verdict, { '*' }, UNKNOWN_KEPT) end
+    if signal ~= 't' and signal ~= 's' and signal ~= 'q' and signal ~= 'o' then note_ended(id, verdict, { '*' }, UNKNOWN_KEPT) end
     return out
   end
   local kept, entries, shortest = {}, 0, nil
