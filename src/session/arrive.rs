@@ -76,6 +76,11 @@ impl Channel {
                     Some(MethodId::CHANNEL_CLOSE | MethodId::CHANNEL_CLOSE_OK | MethodId::BASIC_RECOVER_OK) => {
                         self.forget_arrivals(shared);
                     }
+                    Some(MethodId::BASIC_CONSUME_OK) => {
+                        if let Some(ok) = basic::ConsumeOk::decode(frame.payload) {
+                            self.consumer_named(ok.consumer_tag);
+                        }
+                    }
                     _ => {}
                 }
             }
@@ -111,7 +116,7 @@ impl Channel {
             // A task of protocol 1 shows itself only by its body.
             None => header.properties.content_type.is_some(),
         };
-        self.asks(shared) && may_admit() && !self.no_ack(deliver.consumer_tag)
+        self.asks(shared) && may_admit() && self.surely_acknowledges(deliver.consumer_tag)
     }
 
     fn arriving_header(&mut self, shared: &mut Shared, mut frames: Vec<u8>, frame: &Frame<'_>) {

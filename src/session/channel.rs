@@ -228,7 +228,7 @@ impl Channel {
             return self.pass_on(shared, frame.raw);
         }
         // A word for all that waits would meet all that comes meanwhile, what a drain keeps back, and what waits for its admission.
-        let names_last = shared.draining || !self.queue.is_empty() || shared.rules.admits();
+        let names_last = shared.draining || !self.queue.is_empty() || shared.rules.admits() || !self.arrives_freely();
         let each = |id| {
             if let Some(signal) = how {
                 shared.signal(id, signal);
@@ -277,9 +277,6 @@ impl Channel {
         let Some(ack) = basic::Ack::decode(frame.payload).filter(|ack| ack.delivery_tag != 0) else {
             return false;
         };
-        if ack.multiple && ack.delivery_tag == 0 && shared.rules.admits() {
-            return false;
-        }
         self.deliveries
             .settle(ack.delivery_tag, ack.multiple, |id| shared.signal(id, Signal::Acked));
         true
@@ -349,6 +346,18 @@ impl Channel {
                 .iter()
                 .any(|consumer| consumer.no_ack && consumer.tag.is_empty() && consumer.standing == Standing::Running),
         }
+    }
+
+    /// True if what comes to this consumer of the client's surely needs an acknowledgement. The answers that would tell two consumers of
+    /// one tag apart may wait for their turn, and one that was cancelled without an answer is not remembered.
+    pub(super) fn surely_acknowledges(&self, tag: &[u8]) -> bool {
+        let unnamed = |consumer: &&Consumer| consumer.tag.is_empty() && consumer.standing == Standing::Running;
+        let mut of_tag = self.consumers.iter().filter(|consumer| consumer.tag == tag).peekable();
+        if of_tag.peek().is_some() {
+            return of_tag.all(|consumer| !consumer.no_ack);
+        }
+        let mut unnamed = self.consumers.iter().filter(unnamed).peekable();
+        unnamed.peek().is_some() && unnamed.all(|consumer| !consumer.no_ack)
     }
 
     /// The client cancels a consumer and wants no answer. The answer to its `basic.consume` may still be due.

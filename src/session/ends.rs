@@ -155,14 +155,16 @@ impl Session {
         if self.client_end != ClientEnd::Open {
             return;
         }
-        self.stop_asking();
-        self.last_words = std::mem::take(&mut self.shared.to_client);
-        encode::connection_close(&mut self.last_words, code, text, None);
-        // It is handed nothing any more, whatever the reason.
+        // It is handed nothing any more, whatever the reason: what waits goes back as what comes does, and no later word of the client's
+        // for all up to a tag meets it.
         self.shared.draining = true;
+        self.shared.asks_deliveries = false;
         for channel in &mut self.channels.open {
+            channel.withhold_arrivals(&mut self.shared);
             channel.deliveries.client_told();
         }
+        self.last_words = std::mem::take(&mut self.shared.to_client);
+        encode::connection_close(&mut self.last_words, code, text, None);
         let until_us = self.until(self.shared.settings.close_us);
         self.shared.wake_at(until_us);
         self.client_end = ClientEnd::Told { until_us };

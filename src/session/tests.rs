@@ -33,6 +33,14 @@ fn spec() -> RuleSpec {
     }
 }
 
+/// A rule whose locks no delivery takes: an ack of all that is out leaves as it came.
+fn unadmitting() -> RuleSpec {
+    RuleSpec {
+        unique: Some(Unique::UntilExpired),
+        ..spec()
+    }
+}
+
 impl Rig {
     fn new(spec: RuleSpec) -> Rig {
         Rig::with(spec, Settings::default())

@@ -615,3 +615,50 @@ fn the_headers_of_a_killed_task_are_read_as_before() {
     assert_eq!(table.get(b"task"), Ok(Some(FieldValue::LongStr(b"t.unique"))));
     assert_eq!(header.body_size, BODY.len() as u64);
 }
+
+#[test]
+fn a_consumer_is_known_before_the_broker_s_answer_to_it_has_its_turn() {
+    let mut rig = Rig::new(spec());
+    rig.admits_all = false;
+    rig.consumes(1, "c", false);
+    rig.client(&consume(1, "", true));
+    rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
+    rig.broker(&method(1, MethodId::BASIC_CONSUME_OK, b"\x0aamq.ctag-1"));
+    rig.broker(&deliver(1, "amq.ctag-1", 2, "t.unique", "y"));
+    let asked = rig.admissions();
+    assert_eq!(asked.len(), 1, "what needs no acknowledgement is not asked about");
+    rig.broker_got();
+    rig.drain(0);
+    assert_eq!(rig.broker_got(), ["basic.cancel", "basic.nack 1"]);
+    assert_eq!(rig.client_got(), ["basic.consume-ok", "basic.deliver y", "connection.close"]);
+    assert_eq!(rig.told(), [format!("signal y {:?}", Signal::DeliveredNoAck)]);
+}
+
+#[test]
+fn a_consumer_in_place_of_one_of_the_same_tag_is_told_apart_from_it() {
+    let mut rig = Rig::new(spec());
+    rig.admits_all = false;
+    rig.consumes(1, "c", false);
+    rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
+    assert_eq!(rig.admissions().len(), 1);
+    rig.client(&method(1, MethodId::BASIC_CANCEL, b"\x01c\0"));
+    rig.client(&consume(1, "c", true));
+    rig.broker(&method(1, MethodId::BASIC_CANCEL_OK, b"\x01c"));
+    rig.broker(&method(1, MethodId::BASIC_CONSUME_OK, b"\x01c"));
+    rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
+    assert_eq!(rig.admissions(), [], "its deliveries need no acknowledgement");
+}
+
+#[test]
+fn an_ack_of_all_meets_nothing_that_waits_though_the_rules_are_others_by_now() {
+    let mut rig = Rig::new(spec());
+    rig.admits_all = false;
+    rig.consumes(1, "c", false);
+    rig.broker(&deliver(1, "c", 1, "t.other", "x"));
+    rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
+    rig.broker_got();
+    let rules = RuleSet::compile(vec![unadmitting()], &[]).expect("the rule is right");
+    rig.session.handle_rules(Arc::new(rules));
+    rig.client(&ack(1, 0, true));
+    assert_eq!(rig.broker_got(), ["basic.ack 1 multiple"]);
+}
