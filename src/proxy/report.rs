@@ -12,7 +12,7 @@ use crate::metrics::{ClosedBy, Direction, Metrics, Mode, Peer, RuleMetrics};
 use crate::rules::Rule;
 use crate::rules::outcome::{DeliveryDecision, PublishDecision};
 use crate::rules::spec;
-use crate::session::{CloseReason, Event, PublishEvent, Session, Side};
+use crate::session::{CloseReason, DeliveryEvent, Event, PublishEvent, Session, Side};
 
 /// Reports what happens on one connection.
 pub struct Reporter {
@@ -126,6 +126,7 @@ impl Reporter {
                         suppressed, "a message has no key and is forwarded; such lines are written once a minute for a rule");
                 }
             }
+            Event::Admission(delivery) => self.delivery(&delivery, vhost),
             Event::Delivered { rule } => self.rule(&rule).count_delivery(DeliveryDecision::Forwarded, mode(&rule)),
             Event::Emptied { queue, at_us } => self.hub.queue_emptied(vhost, queue, at_us),
             Event::Exception { rule, reason } => {
@@ -174,6 +175,35 @@ impl Reporter {
                 id: &publish.id,
                 holder: publish.holder.as_deref(),
                 digest: publish.digest,
+                client: &client,
+            },
+        );
+    }
+
+    fn delivery(&mut self, delivery: &DeliveryEvent, vhost: &str) {
+        let rule = &delivery.rule;
+        self.rule(rule).count_delivery(delivery.decision, mode(rule));
+        let kind = match delivery.decision {
+            DeliveryDecision::Forwarded => DecisionKind::Other,
+            _ => DecisionKind::Duplicate,
+        };
+        if !self.hub.log().wants(kind) {
+            return;
+        }
+        let client = self.peer.to_string();
+        self.hub.log().log(
+            kind,
+            &Decision {
+                event: "delivery",
+                rule: &rule.name,
+                decision: delivery.decision.as_str(),
+                reason: Some(delivery.reason),
+                mode: mode(rule).as_str(),
+                vhost,
+                task: &delivery.task,
+                id: &delivery.id,
+                holder: delivery.holder.as_deref(),
+                digest: Some(delivery.digest),
                 client: &client,
             },
         );

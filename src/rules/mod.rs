@@ -155,6 +155,11 @@ impl Rule {
         !self.queue.is_any() || in_key || self.when.as_ref().is_some_and(|when| names(&when.expression))
     }
 
+    /// True if the life of its locks depends on what workers do.
+    fn follows_tasks(&self) -> bool {
+        matches!(self.unique, Some(Unique::UntilStarted | Unique::UntilFinished))
+    }
+
     fn matches(&self, facts: &Facts<'_>) -> Match {
         let plain: [(&'static str, bool); 5] = [
             ("task", self.task.is_task(&facts.task.name)),
@@ -189,6 +194,7 @@ pub struct Step {
 
 /// All rules of a configuration, in order. One immutable set decides about a message from beginning to end.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts of a configuration")]
 pub struct RuleSet {
     specs: Vec<RuleSpec>,
     signatures: BTreeMap<String, Arc<Params>>,
@@ -197,6 +203,8 @@ pub struct RuleSet {
     named: HashSet<Box<str>>,
     /// True if a rule takes tasks by pattern, or by other matchers alone.
     patterns: bool,
+    /// True if the life of an enforcing rule's lock may depend on what workers do.
+    admits: bool,
     /// True if a rule asks for the queue of a message.
     queues: bool,
     /// Rules that `continue` has joined, by their places.
@@ -241,7 +249,10 @@ impl RuleSet {
                 None => patterns = true,
             }
         }
+        let follows_tasks = rules.iter().any(|rule| rule.follows_tasks());
         Ok(RuleSet {
+            // `continue` may join the mode of one rule with the scope of another.
+            admits: follows_tasks && rules.iter().any(|rule| rule.mode == Mode::Enforce),
             specs,
             signatures: parsed,
             queues: rules.iter().any(|rule| rule.asks_for_queue()),
@@ -261,6 +272,26 @@ impl RuleSet {
     pub fn follows_tasks(&self) -> bool {
         let follows = |rule: &Arc<Rule>| matches!(rule.unique, Some(Unique::UntilStarted | Unique::UntilFinished));
         self.rules.iter().any(follows)
+    }
+
+    /// True if deliveries of some task are decided about: an enforcing rule has locks whose life depends on what workers do.
+    pub fn admits(&self) -> bool {
+        self.admits
+    }
+
+    /// Whether deliveries of a task of this name may be decided about: a cheap look, before anything else of a message is read.
+    pub fn may_admit(&self, task: &[u8]) -> bool {
+        if !self.admits || !self.may_match(task) {
+            return false;
+        }
+        let Ok(task) = std::str::from_utf8(task) else { return false };
+        let mut taking = self.rules.iter().filter(|rule| rule.task.is_task(task));
+        let (mut follows, mut enforces) = (false, false);
+        taking.any(|rule| {
+            follows |= rule.follows_tasks();
+            enforces |= rule.mode == Mode::Enforce;
+            follows && enforces
+        })
     }
 
     /// True if a rule needs task events: an early ack says nothing of the end, a late one nothing of the start and of the outcome.

@@ -1,4 +1,4 @@
-//! What falls due on a channel: leases to renew, questions to repeat, waits that end. A wake costs what is due, not what is open.
+//! What falls due on a channel: leases and locks to renew, questions to repeat, waits that end. A wake costs what is due, not what is open.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -7,7 +7,7 @@ use super::channel::Channel;
 use super::publish::{Wait, Waiting};
 use super::{Shared, Ticket};
 
-/// Where the publish is that something is due for.
+/// Where the message is that something is due for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     /// At this position of the queue.
@@ -18,6 +18,10 @@ pub(super) enum Place {
     AfterPublish(u64),
     /// At the broker, under this confirm number.
     Sent(u64),
+    /// Among what the broker has sent and the client has not, at this position.
+    Arrival(u64),
+    /// With the client, under this delivery tag.
+    Delivered(u64),
 }
 
 /// The places of one channel by the time when something is due there, in monotonic microseconds.
@@ -56,6 +60,8 @@ impl Channel {
             }
             Place::AfterPublish(position) => Wait::Turn.due_us(self.after_publish.get(position)?),
             Place::Sent(tag) => self.ledger.grant(tag)?.renewal_us(),
+            Place::Arrival(position) => self.arrivals.get(position)?.due_us(),
+            Place::Delivered(tag) => self.deliveries.hold(tag)?.renewal_us(),
         }
     }
 
@@ -63,7 +69,8 @@ impl Channel {
     pub(super) fn schedule(&mut self, shared: &mut Shared, place: Place) {
         let Some(us) = self.due_us(place) else { return };
         shared.wake_at(us);
-        let live = self.queue.len() + self.kept.len() + self.after_publish.len() + self.ledger.open_grants();
+        let to_broker = self.queue.len() + self.kept.len() + self.after_publish.len() + self.ledger.open_grants();
+        let live = to_broker + self.arrivals.len() + self.deliveries.unsettled();
         if self.agenda.0.len() > 2 * live + Agenda::SLACK {
             let mut agenda = std::mem::take(&mut self.agenda);
             agenda.0.retain(|Reverse((us, place))| self.due_us(*place) == Some(*us));
@@ -108,6 +115,12 @@ impl Channel {
             Place::Sent(tag) => {
                 if let Some(grant) = self.ledger.grant_mut(tag) {
                     shared.renew(grant);
+                }
+            }
+            Place::Arrival(position) => self.arrival_is_due(shared, position),
+            Place::Delivered(tag) => {
+                if let Some(hold) = self.deliveries.hold_mut(tag) {
+                    shared.renew_hold(hold);
                 }
             }
         }

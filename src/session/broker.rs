@@ -15,8 +15,8 @@ use crate::celery::task;
 use crate::rules::lock::ReleaseReason;
 
 impl Channel {
-    /// A frame of the broker on this channel.
-    pub(super) fn broker_frame(&mut self, shared: &mut Shared, frame: &Frame<'_>) -> Result<(), UnknownTag> {
+    /// A frame of the broker on this channel whose turn has come.
+    pub(super) fn broker_frame_in_turn(&mut self, shared: &mut Shared, frame: &Frame<'_>) -> Result<(), UnknownTag> {
         match frame.kind {
             FrameKind::Method => return self.broker_method(shared, frame),
             FrameKind::Header => self.broker_header(shared, frame),
@@ -102,17 +102,27 @@ impl Channel {
         Ok(())
     }
 
-    /// The broker has answered a `basic.consume`, and has named the consumer if its client left that to it.
-    fn consumer_runs(&mut self, shared: &mut Shared, tag: &[u8]) {
+    /// The consumer that this answer to a `basic.consume` is for.
+    fn answered_consumer(&self, tag: &[u8]) -> Option<usize> {
         let unanswered = |consumer: &Consumer| matches!(consumer.standing, Standing::Asked | Standing::Left);
         let named = |consumer: &Consumer| unanswered(consumer) && consumer.tag == tag;
         let unnamed = |consumer: &Consumer| unanswered(consumer) && consumer.tag.is_empty();
-        let index = self
-            .consumers
-            .iter()
-            .position(named)
-            .or_else(|| self.consumers.iter().position(unnamed));
-        let Some(index) = index else { return };
+        let mut consumers = self.consumers.iter();
+        consumers.position(named).or_else(|| self.consumers.iter().position(unnamed))
+    }
+
+    /// The broker names a consumer. Deliveries to it may be asked about before that answer has its turn.
+    pub(super) fn consumer_named(&mut self, tag: &[u8]) {
+        if let Some(index) = self.answered_consumer(tag)
+            && let Some(consumer) = self.consumers.get_mut(index)
+        {
+            consumer.tag = tag.to_vec();
+        }
+    }
+
+    /// The broker has answered a `basic.consume`, and has named the consumer if its client left that to it.
+    fn consumer_runs(&mut self, shared: &mut Shared, tag: &[u8]) {
+        let Some(index) = self.answered_consumer(tag) else { return };
         if let Some(consumer) = self
             .consumers
             .get_mut(index)

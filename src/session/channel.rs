@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::agenda::Agenda;
+use super::arrive::{Arrival, Arriving};
 use super::confirm::Ledger;
 use super::declare::Declarations;
 use super::deliver::{Consumer, Deliveries, Pass, Standing};
@@ -86,6 +87,15 @@ pub struct Channel {
     pub(super) gets: VecDeque<bool>,
     /// Frames of Oncegate's own that wait for the end of the broker's content.
     pub(super) after_content: Vec<u8>,
+    /// The delivery that the broker is sending, if it may have to be asked about.
+    pub(super) arriving: Arriving,
+    /// What the broker has sent and the client has not, in order: deliveries that were asked about, and what came after them.
+    pub(super) arrivals: Queue<Arrival>,
+    /// Acknowledgements of Oncegate's own that wait for the end of the client's content.
+    pub(super) own_acks: Vec<u8>,
+    /// Its client is gone: all that was out has been given back to its queue, also what was still on its way, or will return with the
+    /// connection, as nothing more can be said behind a publish that is half out.
+    pub(super) given_back: bool,
     pub(super) declarations: Declarations,
     pub(super) agenda: Agenda,
 }
@@ -106,6 +116,10 @@ impl Channel {
             consumers: Vec::new(),
             gets: VecDeque::new(),
             after_content: Vec::new(),
+            arriving: Arriving::Idle,
+            arrivals: Queue::starting_at(first_position),
+            own_acks: Vec::new(),
+            given_back: false,
             declarations: Declarations::default(),
             agenda: Agenda::default(),
         }
@@ -142,8 +156,14 @@ impl Channel {
                 return;
             }
             Some(MethodId::BASIC_ACK | MethodId::BASIC_NACK | MethodId::BASIC_REJECT) => return self.client_settles(shared, frame),
-            Some(MethodId::BASIC_RECOVER) if !self.tx => self.deliveries.recover(),
-            Some(MethodId::BASIC_RECOVER_ASYNC) if !self.tx => self.deliveries.recover_unanswered(),
+            Some(MethodId::BASIC_RECOVER) if !self.tx => {
+                self.forget_arrivals(shared);
+                self.deliveries.recover();
+            }
+            Some(MethodId::BASIC_RECOVER_ASYNC) if !self.tx => {
+                self.forget_arrivals(shared);
+                self.deliveries.recover_unanswered();
+            }
             Some(MethodId::CONFIRM_SELECT) => {
                 self.ledger.client_selects();
                 if self.queue.is_empty() {
@@ -160,8 +180,10 @@ impl Channel {
                         let node = Arc::clone(&mailbox.node);
                         shared.events.push(Event::Mailbox { node });
                     }
+                    let queue = self.queue_meant(consume.queue);
                     self.consumers.push(Consumer {
                         tag: consume.consumer_tag.to_vec(),
+                        queue,
                         no_ack: consume.no_ack,
                         standing: if consume.nowait { Standing::Running } else { Standing::Asked },
                         mailbox: mailbox.map(Box::new),
@@ -205,8 +227,8 @@ impl Channel {
         if self.tx {
             return self.pass_on(shared, frame.raw);
         }
-        // A word for all that waits would meet all that comes meanwhile, and a drain keeps back what it meets on its way.
-        let names_last = shared.draining || !self.queue.is_empty();
+        // A word for all that waits would meet all that comes meanwhile, what a drain keeps back, and what waits for its admission.
+        let names_last = shared.draining || !self.queue.is_empty() || shared.rules.admits() || !self.arrives_freely();
         let each = |id| {
             if let Some(signal) = how {
                 shared.signal(id, signal);
@@ -218,6 +240,7 @@ impl Channel {
             self.deliveries.settle(tag, multiple, each)
         };
         match pass {
+            Pass::Verbatim if multiple => self.pass_on(shared, &settling(frame, tag, true)),
             Pass::Verbatim => self.pass_on(shared, frame.raw),
             Pass::Swallow => {}
             Pass::UpTo(tag) => self.pass_on(shared, &settling(frame, tag, true)),
@@ -230,6 +253,7 @@ impl Channel {
     }
 
     fn client_closes(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
+        self.forget_arrivals(shared);
         self.life = Life::ClientClosing;
         if self.ledger.client_confirms() {
             self.forget_kept_unconfirmed(shared);
@@ -239,6 +263,7 @@ impl Channel {
     }
 
     fn client_starts_transactions(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
+        self.let_arrivals_go(shared, "tx_select");
         self.tx = true;
         let (frame, until_us) = (frame.raw.to_vec(), shared.now.us + shared.settings.lease_us);
         self.wait_in_turn(shared, Waiting::Transaction { frame, until_us });
@@ -321,6 +346,18 @@ impl Channel {
                 .iter()
                 .any(|consumer| consumer.no_ack && consumer.tag.is_empty() && consumer.standing == Standing::Running),
         }
+    }
+
+    /// True if what comes to this consumer of the client's surely needs an acknowledgement. The answers that would tell two consumers of
+    /// one tag apart may wait for their turn, and one that was cancelled without an answer is not remembered.
+    pub(super) fn surely_acknowledges(&self, tag: &[u8]) -> bool {
+        let unnamed = |consumer: &&Consumer| consumer.tag.is_empty() && consumer.standing == Standing::Running;
+        let mut of_tag = self.consumers.iter().filter(|consumer| consumer.tag == tag).peekable();
+        if of_tag.peek().is_some() {
+            return of_tag.all(|consumer| !consumer.no_ack);
+        }
+        let mut unnamed = self.consumers.iter().filter(unnamed).peekable();
+        unnamed.peek().is_some() && unnamed.all(|consumer| !consumer.no_ack)
     }
 
     /// The client cancels a consumer and wants no answer. The answer to its `basic.consume` may still be due.

@@ -251,8 +251,8 @@ fn publish_method(frames: &[u8]) -> Option<(basic::Publish<'_>, usize)> {
     Some((basic::Publish::decode(frame.payload)?, frame::HEADER_LEN))
 }
 
-/// The body of a collected publish, in one piece.
-fn body_of(collect: &Collect) -> std::borrow::Cow<'_, [u8]> {
+/// The body of a collected message, in one piece.
+pub(super) fn body_of(collect: &Collect) -> std::borrow::Cow<'_, [u8]> {
     let mut rest = collect.frames.get(collect.body_at..).unwrap_or_default();
     if collect.body_frames == 1
         && let Split::Frame(frame) = frame::split(rest, usize::MAX)

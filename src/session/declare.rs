@@ -140,6 +140,24 @@ impl Channel {
         }
     }
 
+    /// The queue that a method of the client means by this name: an empty one stands for the queue declared last. `None` if the broker
+    /// has still to name that, or it is not known.
+    pub(super) fn queue_meant(&self, name: &[u8]) -> Option<Arc<str>> {
+        if !name.is_empty() {
+            return text(name);
+        }
+        for asked in self.declarations.asked.iter().rev() {
+            match &asked.request {
+                Request::Queue(name) | Request::Change(Change::PassingQueue(name)) => {
+                    return Some(Arc::clone(name)).filter(|name| !name.is_empty());
+                }
+                Request::Others(_) => return None,
+                Request::Change(_) | Request::Purge(_) | Request::Nothing => {}
+            }
+        }
+        self.declarations.last_queue.clone()
+    }
+
     /// The broker closes the channel: nothing that was asked has happened, nor perhaps what wanted no answer.
     pub(super) fn declarations_refused(&mut self, shared: &mut Shared, close: &Frame<'_>) {
         self.take_asked(shared);

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::admit::Hold;
 use super::hear::Mailbox;
 
 /// Who sees a delivery.
@@ -22,6 +23,8 @@ struct Delivery {
     sight: Sight,
     /// The task id, where a rule may care for the task.
     task: Option<Arc<str>>,
+    /// The lock that it holds, as long as the client has it.
+    hold: Option<Box<Hold>>,
 }
 
 /// How far a consumer has come.
@@ -46,6 +49,8 @@ pub struct Consumer {
     pub no_ack: bool,
     /// The mailbox of a worker, if that is what it consumes.
     pub mailbox: Option<Box<Mailbox>>,
+    /// The queue that it consumes, if its name is known.
+    pub queue: Option<Arc<str>>,
     /// How far it has come.
     pub standing: Standing,
 }
@@ -99,12 +104,35 @@ pub struct Deliveries {
 impl Deliveries {
     /// A delivery that needs an acknowledgement passes to the client.
     pub fn shown(&mut self, tag: u64, task: Option<Arc<str>>) {
+        self.shown_holding(tag, task, None);
+    }
+
+    /// As [`Deliveries::shown`]; its task holds a lock, perhaps.
+    pub(super) fn shown_holding(&mut self, tag: u64, task: Option<Arc<str>>, hold: Option<Box<Hold>>) {
         self.shown += 1;
         self.open.push_back(Delivery {
             tag,
             sight: Sight::Shown,
             task,
+            hold,
         });
+    }
+
+    /// The lock of a delivery that the client has not settled.
+    pub(super) fn hold(&self, tag: u64) -> Option<&Hold> {
+        self.find(tag).and_then(|index| self.open.get(index)?.hold.as_deref())
+    }
+
+    /// As [`Deliveries::hold`], to be changed.
+    pub(super) fn hold_mut(&mut self, tag: u64) -> Option<&mut Hold> {
+        let index = self.find(tag)?;
+        self.open.get_mut(index)?.hold.as_deref_mut()
+    }
+
+    /// The last delivery that the client has and has not settled.
+    fn last_shown(&self) -> Option<u64> {
+        let shown = |delivery: &&Delivery| delivery.sight == Sight::Shown;
+        self.open.iter().rfind(shown).map(|delivery| delivery.tag)
     }
 
     /// A delivery that needs an acknowledgement is kept from the client.
@@ -118,6 +146,7 @@ impl Deliveries {
             tag,
             sight: Sight::Hidden,
             task: None,
+            hold: None,
         });
     }
 
@@ -127,6 +156,11 @@ impl Deliveries {
             return Vec::new();
         }
         std::mem::take(&mut self.returns)
+    }
+
+    /// True if what comes now is surely unsettled until it is settled here: no word of the client's for all that is out is on its way.
+    pub fn will_be_ours(&self) -> bool {
+        self.recovers == 0 && self.coming == Coming::Unsettled
     }
 
     /// True if a word of the client's may have settled what comes now: kept from the client it might be lost.
@@ -173,6 +207,7 @@ impl Deliveries {
             match delivery.sight {
                 Sight::Shown => {
                     delivery.sight = Sight::Settled;
+                    delivery.hold = None;
                     self.shown -= 1;
                     if self.hidden > 0 {
                         shown.push(delivery.tag);
@@ -203,6 +238,7 @@ impl Deliveries {
             Sight::Settled => return Pass::Verbatim,
             Sight::Shown => delivery.sight = Sight::Settled,
         }
+        delivery.hold = None;
         if let Some(task) = delivery.task.take() {
             each(task);
         }
@@ -239,12 +275,7 @@ impl Deliveries {
             self.settle(0, true, each);
             return Pass::Verbatim;
         }
-        let last = self
-            .open
-            .iter()
-            .rfind(|delivery| delivery.sight == Sight::Shown)
-            .map(|delivery| delivery.tag);
-        let Some(last) = last else { return Pass::Swallow };
+        let Some(last) = self.last_shown() else { return Pass::Swallow };
         match self.settle(last, true, each) {
             Pass::Verbatim => Pass::UpTo(last),
             pass => pass,

@@ -52,6 +52,9 @@ impl Session {
         };
         self.shared.draining = true;
         self.neighbours = neighbours;
+        for channel in &mut self.channels.open {
+            channel.withhold_arrivals(&mut self.shared);
+        }
         if self.close_from_us > now.us {
             self.shared.wake_at(self.close_from_us);
         }
@@ -158,6 +161,7 @@ impl Channel {
             && !self.ledger.owes_client()
             && matches!(self.up, Up::Idle)
             && matches!(self.down, Down::Idle)
+            && self.arrives_freely()
     }
 
     /// A delivery that is not for the client any more; [`Channel::stop_deliveries`] gives it back. False if the client must have it all the
@@ -186,6 +190,7 @@ impl Channel {
                 no_ack: false,
                 standing: Standing::Running,
                 mailbox: None,
+                queue: None,
             }),
         }
     }
@@ -193,7 +198,7 @@ impl Channel {
     /// Cancels the consumers that acknowledge, and then gives back what was withheld.
     fn stop_deliveries(&mut self, shared: &mut Shared) {
         // A `consume` that waits must have left before its cancel, and nothing may stand inside a content.
-        if self.tx || self.life != Life::Open || !self.queue.is_empty() || matches!(self.up, Up::Passing(_)) {
+        if self.given_back || self.tx || self.life != Life::Open || !self.queue.is_empty() || matches!(self.up, Up::Passing(_)) {
             return;
         }
         for consumer in &mut self.consumers {

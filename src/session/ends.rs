@@ -95,6 +95,7 @@ impl Session {
     /// The client is gone, or has agreed to go.
     pub(super) fn client_left(&mut self) {
         self.client.partial.clear();
+        self.stop_asking();
         self.shared.to_client.clear();
         let until_us = self.until(self.shared.settings.lease_us);
         match self.client_end {
@@ -127,6 +128,7 @@ impl Session {
         if self.close_reason.is_none() {
             self.close_reason = Some((Side::Client, CloseReason::Normal));
         }
+        self.stop_asking();
         if self.client_end == ClientEnd::Open && self.phase == Phase::Running {
             let until_us = self.until(self.shared.settings.lease_us);
             for channel in &mut self.channels.open {
@@ -153,13 +155,16 @@ impl Session {
         if self.client_end != ClientEnd::Open {
             return;
         }
-        self.last_words = std::mem::take(&mut self.shared.to_client);
-        encode::connection_close(&mut self.last_words, code, text, None);
-        // It is handed nothing any more, whatever the reason.
+        // It is handed nothing any more, whatever the reason: what waits goes back as what comes does, and no later word of the client's
+        // for all up to a tag meets it.
         self.shared.draining = true;
+        self.shared.asks_deliveries = false;
         for channel in &mut self.channels.open {
+            channel.withhold_arrivals(&mut self.shared);
             channel.deliveries.client_told();
         }
+        self.last_words = std::mem::take(&mut self.shared.to_client);
+        encode::connection_close(&mut self.last_words, code, text, None);
         let until_us = self.until(self.shared.settings.close_us);
         self.shared.wake_at(until_us);
         self.client_end = ClientEnd::Told { until_us };
@@ -179,6 +184,14 @@ impl Session {
     pub(super) fn let_all_go(&mut self) {
         for channel in &mut self.channels.open {
             while channel.let_oldest_go(&mut self.shared) {}
+        }
+    }
+
+    /// What the broker has sent or still sends is not decided about any more: its deliveries go back with their channels.
+    pub(super) fn stop_asking(&mut self) {
+        self.shared.asks_deliveries = false;
+        for channel in &mut self.channels.open {
+            channel.forget_arrivals(&mut self.shared);
         }
     }
 
@@ -345,6 +358,7 @@ impl Channel {
         };
         // Nothing more can be sent on a channel whose last publish is half out.
         if broken {
+            self.given_back = true;
             self.forget_kept(shared);
         } else if self.ledger.client_confirms() {
             self.forget_kept_unconfirmed(shared);
@@ -376,6 +390,7 @@ impl Channel {
             multiple: true,
             requeue: true,
         };
+        self.given_back = true;
         let mut nack = Vec::new();
         encode::basic_nack(&mut nack, self.number, all);
         if self.queue.iter().any(|item| matches!(item, Waiting::Frames(_))) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::rules::Rule;
 use crate::rules::lock::Digest;
-use crate::rules::outcome::{ExceptionReason, PublishDecision, UnkeyableReason};
+use crate::rules::outcome::{DeliveryDecision, ExceptionReason, PublishDecision, UnkeyableReason};
 
 use super::Side;
 
@@ -26,7 +26,9 @@ pub enum Event {
         /// The task id, empty if it could not be read.
         id: Arc<str>,
     },
-    /// A delivery of a task that a rule matches passed to a worker.
+    /// A delivery that the store was asked about has been decided.
+    Admission(DeliveryEvent),
+    /// A delivery of a task that a rule matches passed to a worker, and no question was asked about it.
     Delivered {
         /// The rule.
         rule: Arc<Rule>,
@@ -114,6 +116,25 @@ pub struct PublishEvent {
     /// The key.
     pub digest: Option<Digest>,
     /// The holder, where the publish is a duplicate.
+    pub holder: Option<Arc<str>>,
+}
+
+/// What became of one delivery.
+#[derive(Debug, Clone)]
+pub struct DeliveryEvent {
+    /// The rule that decided.
+    pub rule: Arc<Rule>,
+    /// What became of it.
+    pub decision: DeliveryDecision,
+    /// Why.
+    pub reason: &'static str,
+    /// The task id.
+    pub id: Arc<str>,
+    /// The task name.
+    pub task: Arc<str>,
+    /// The key.
+    pub digest: Digest,
+    /// The holder, where the delivery is a duplicate.
     pub holder: Option<Arc<str>>,
 }
 

@@ -10,8 +10,10 @@
 //!
 //! Each read is walked frame by frame where it lies. Frames that nobody needs to look into are forwarded as one run of bytes.
 
+mod admit;
 mod agenda;
 mod answer;
+mod arrive;
 mod broker;
 mod channel;
 mod collect;
@@ -41,7 +43,7 @@ pub use confirm::{Ledger, Outcome, UnknownTag};
 pub use deliver::{Deliveries, Pass};
 pub use drain::Neighbours;
 pub use ends::{BrokerEnd, ClientEnd};
-pub use event::{CloseReason, Event, PublishEvent, Pulse, TasksKnown};
+pub use event::{CloseReason, DeliveryEvent, Event, PublishEvent, Pulse, TasksKnown};
 pub use hear::{Mailbox, Told};
 pub use publish::Grant;
 pub use spares::Spares;
@@ -88,9 +90,15 @@ pub struct Ticket(pub u64);
 
 impl Ticket {
     const OBSERVES: u64 = 1 << 63;
+    const ADMITS: u64 = 1 << 62;
 
     fn at(position: u64, channel: u16) -> Ticket {
-        Ticket((position << 16 | u64::from(channel)) & !Ticket::OBSERVES)
+        Ticket((position << 16 | u64::from(channel)) & !(Ticket::OBSERVES | Ticket::ADMITS))
+    }
+
+    /// That of a delivery at this position of what has arrived.
+    fn of_delivery(position: u64, channel: u16) -> Ticket {
+        Ticket(Ticket::at(position, channel).0 | Ticket::ADMITS)
     }
 
     fn channel(self) -> u16 {
@@ -98,7 +106,11 @@ impl Ticket {
     }
 
     fn position(self) -> u64 {
-        self.0 >> 16
+        (self.0 & !(Ticket::OBSERVES | Ticket::ADMITS)) >> 16
+    }
+
+    fn admits(self) -> bool {
+        self.0 & (Ticket::OBSERVES | Ticket::ADMITS) == Ticket::ADMITS
     }
 
     fn observes(self) -> bool {
@@ -213,7 +225,7 @@ struct Shared {
     cancelled: Vec<Ticket>,
     events: Vec<Event>,
     counts: Counts,
-    /// Bytes of publishes that wait or are kept.
+    /// Bytes of publishes and deliveries that wait or are kept.
     held_bytes: usize,
     abandoned: HashMap<Ticket, (Claim, Nonce)>,
     observing: HashMap<Ticket, Box<Grant>>,
@@ -225,6 +237,10 @@ struct Shared {
     /// How many declarations and bindings of all channels wait for the broker's answer.
     declaring: usize,
     draining: bool,
+    /// Whether the store is still asked about deliveries.
+    asks_deliveries: bool,
+    /// The broker has confirmed what it was not sent.
+    unknown_confirm: bool,
     wake_us: u64,
     nonce: u64,
 }
@@ -288,7 +304,8 @@ impl Channels {
     fn remove(&mut self, number: u16) {
         if let Ok(index) = self.find(number) {
             let channel = self.open.remove(index);
-            self.first_position = self.first_position.max(channel.queue.next_position());
+            let next = channel.queue.next_position().max(channel.arrivals.next_position());
+            self.first_position = self.first_position.max(next);
         }
     }
 }
@@ -356,6 +373,8 @@ impl Session {
                 changes: Vec::new(),
                 declaring: 0,
                 draining: false,
+                asks_deliveries: true,
+                unknown_confirm: false,
                 wake_us: u64::MAX,
                 nonce,
             },
@@ -433,6 +452,10 @@ impl Session {
     /// The store's answer to a question.
     pub fn handle_answer(&mut self, ticket: Ticket, answer: Result<Reply, StoreSilent>, now: Now) {
         self.shared.now = now;
+        if ticket.admits() {
+            self.delivery_answered(ticket, answer);
+            return self.settle();
+        }
         let answer = match answer {
             Ok(Reply::Acquire(acquired)) => Ok(acquired),
             // A reply of another kind says nothing of the question.
@@ -519,7 +542,7 @@ impl Session {
         }
     }
 
-    /// Bytes of publishes that wait or are kept, for the bound on the connection's memory.
+    /// Bytes of messages that wait or are kept, for the bound on the connection's memory.
     pub fn held_bytes(&self) -> usize {
         self.shared.held_bytes
     }
@@ -577,6 +600,7 @@ impl Session {
     /// After every input: keeps the memory bound, and ends what is ready to end.
     fn settle(&mut self) {
         self.relieve();
+        self.refuse_unknown_confirm();
         self.finish();
         let nobody_reads = matches!(self.client_end, ClientEnd::Told { .. } | ClientEnd::Left { .. });
         // What the broker answers to the end that Oncegate makes for a client that is gone is not for that client.
@@ -585,32 +609,42 @@ impl Session {
         }
     }
 
-    /// Nothing waits: what fills the memory are publishes that are still coming in.
+    /// Nothing waits: what fills the memory are messages that are still coming in.
     fn relieve_of_contents(&mut self) {
         for channel in &mut self.channels.open {
             if self.shared.held_bytes <= self.shared.settings.connection_memory {
                 return;
             }
             channel.stop_collecting(&mut self.shared);
+            channel.stop_arriving(&mut self.shared);
         }
     }
 
-    /// At the bound publishes go unchecked, oldest first: a producer is never held up for Oncegate's own sake.
+    /// At the bound messages go unchecked, oldest first: nobody is held up for Oncegate's own sake.
     fn relieve(&mut self) {
         while self.shared.held_bytes > self.shared.settings.connection_memory {
-            let mut oldest = None;
+            let mut oldest: Option<(u64, u16, Side)> = None;
             for channel in &mut self.channels.open {
-                if let Some(us) = channel.oldest_wait_us()
-                    && oldest.is_none_or(|(found, _)| us < found)
-                {
-                    oldest = Some((us, channel.number));
+                for (since, to) in [
+                    (channel.oldest_wait_us(), Side::Broker),
+                    (channel.oldest_arrival_us(), Side::Client),
+                ] {
+                    if let Some(us) = since
+                        && oldest.is_none_or(|(found, ..)| us < found)
+                    {
+                        oldest = Some((us, channel.number, to));
+                    }
                 }
             }
-            let Some((_, number)) = oldest else {
+            let Some((_, number, to)) = oldest else {
                 return self.relieve_of_contents();
             };
             let Some(channel) = self.channels.get_mut(number) else { return };
-            if !channel.let_oldest_go(&mut self.shared) {
+            let went = match to {
+                Side::Broker => channel.let_oldest_go(&mut self.shared),
+                Side::Client => channel.let_oldest_arrival_go(&mut self.shared, "memory"),
+            };
+            if !went {
                 return;
             }
         }

@@ -79,6 +79,7 @@ impl Channel {
 
     /// The client's content has ended: what waited for that goes.
     pub(super) fn publish_ends(&mut self, shared: &mut Shared) {
+        shared.to_broker.append(&mut self.own_acks);
         while let Some(publish) = self.after_publish.pop() {
             shared.held_bytes -= publish.frames.len();
             self.send(shared, publish);
@@ -188,6 +189,8 @@ impl Channel {
 
     /// The channel is lost: what the broker has not spoken on is unconfirmed, what waits is gone.
     pub(super) fn lost(&mut self, shared: &mut Shared) {
+        self.forget_arrivals(shared);
+        self.own_acks = Vec::new();
         for grant in self.ledger.take_grants() {
             shared.unpublish(&grant, ReleaseReason::Unconfirmed);
         }

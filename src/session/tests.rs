@@ -10,7 +10,7 @@ use crate::amqp::method::MethodId;
 use crate::amqp::method::basic::{Ack, Cancel, Deliver, Nack, Publish};
 use crate::amqp::table::{FieldValue, Table, put_entry};
 use crate::rules::RuleSet;
-use crate::rules::lock::{Acquired, LockState, Reply, Request, Signal};
+use crate::rules::lock::{Acquired, Admitted, Digest, LockState, Reply, Request, Signal};
 use crate::rules::outcome::PublishDecision;
 use crate::rules::spec::{Mode, OnStoreError, RuleSpec, Unique};
 use crate::session::Event;
@@ -19,6 +19,8 @@ use crate::session::Event;
 struct Rig {
     session: Session,
     now: Now,
+    /// Whether the store lets every delivery pass at once; else the test answers.
+    admits_all: bool,
 }
 
 /// A rule for the task `t.unique`.
@@ -28,6 +30,14 @@ fn spec() -> RuleSpec {
         task: vec!["t.unique".to_owned()],
         unique: Some(Unique::UntilFinished),
         ..RuleSpec::default()
+    }
+}
+
+/// A rule whose locks no delivery takes: an ack of all that is out leaves as it came.
+fn unadmitting() -> RuleSpec {
+    RuleSpec {
+        unique: Some(Unique::UntilExpired),
+        ..spec()
     }
 }
 
@@ -45,6 +55,7 @@ impl Rig {
         let mut rig = Rig {
             session: Session::new(Arc::new(settings), Arc::new(rules), 0, now),
             now,
+            admits_all: true,
         };
         rig.client(&frame::PROTOCOL_HEADER);
         rig.broker(&method(0, MethodId::CONNECTION_TUNE, &[7, 255, 0, 2, 0, 0, 0, 0]));
@@ -65,6 +76,32 @@ impl Rig {
 
     fn broker(&mut self, bytes: &[u8]) {
         self.session.handle_bytes(Side::Broker, bytes, self.now);
+        self.admit_all();
+    }
+
+    /// The store lets every delivery pass, where the test does not answer itself.
+    fn admit_all(&mut self) {
+        if self.admits_all {
+            for (ticket, ..) in self.admissions() {
+                self.admit(ticket, Admitted::Passes);
+            }
+        }
+    }
+
+    /// The questions about deliveries since the last call: ticket, task id, and whether it is never a duplicate.
+    fn admissions(&mut self) -> Vec<(Ticket, String, bool)> {
+        let (asks, _) = self.session.questions();
+        let of_deliveries = asks.extract_if(.., |(_, request)| matches!(request, Request::Admit { .. }));
+        let admission = |(ticket, request)| match request {
+            Request::Admit { claim, reentrant, .. } => (Ticket(ticket), claim.id.to_string(), reentrant),
+            other => panic!("not of a delivery: {other:?}"),
+        };
+        of_deliveries.map(admission).collect()
+    }
+
+    fn admit(&mut self, ticket: Ticket, admitted: Admitted) {
+        let answer = Reply::Admit(Digest([7; 32]), admitted);
+        self.session.handle_answer(ticket, Ok(answer), self.now);
     }
 
     fn output(&mut self, side: Side) -> Vec<u8> {
@@ -104,6 +141,7 @@ impl Rig {
                 Request::Unpublish { claim, reason, .. } => format!("unpublish {} {}", claim.id, reason.as_str()),
                 Request::RenewLease { claim, .. } => format!("renew {}", claim.id),
                 Request::Signal { id, signal, .. } => format!("signal {id} {signal:?}"),
+                Request::Renew { claim, note, .. } => format!("alive {} {:?}", claim.id, note.unstarted_ms),
                 other => panic!("not an order: {other:?}"),
             })
             .collect()
@@ -342,6 +380,7 @@ fn lines(mut bytes: &[u8]) -> Vec<String> {
     lines
 }
 
+mod admit;
 mod confirms;
 mod deliveries;
 mod drain;

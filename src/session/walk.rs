@@ -193,6 +193,7 @@ impl Session {
         if from == Side::Broker {
             self.tell_client(541, "oncegate: malformed frame from the broker");
         }
+        self.stop_asking();
         self.let_all_go();
         match from {
             Side::Client => self.client_raw = true,
@@ -212,13 +213,10 @@ impl Session {
         };
         match from {
             Side::Client => channel.client_frame(&mut self.shared, frame),
-            Side::Broker => {
-                if channel.broker_frame(&mut self.shared, frame).is_err() {
-                    self.tell_client(541, "oncegate: the broker confirmed a publish that it was not sent");
-                    self.close_reason = Some((Side::Broker, CloseReason::Protocol));
-                    return;
-                }
-            }
+            Side::Broker => channel.broker_frame(&mut self.shared, frame),
+        }
+        if self.refuse_unknown_confirm() {
+            return;
         }
         if self
             .channels
@@ -227,6 +225,16 @@ impl Session {
         {
             self.channels.remove(frame.channel);
         }
+    }
+
+    /// Ends the connection if the broker has confirmed what it was not sent.
+    pub(super) fn refuse_unknown_confirm(&mut self) -> bool {
+        let unknown = std::mem::take(&mut self.shared.unknown_confirm);
+        if unknown {
+            self.tell_client(541, "oncegate: the broker confirmed a publish that it was not sent");
+            self.close_reason = Some((Side::Broker, CloseReason::Protocol));
+        }
+        unknown
     }
 
     /// The short way, for a frame that passes as it lies; `None` if it must be looked into.
@@ -246,7 +254,7 @@ impl Session {
         if frame.kind == FrameKind::Body {
             let Up::Passing(left) = &mut channel.up else { return None };
             // The end of a content may let publishes that were kept out, after it.
-            if !channel.queue.is_empty() || !channel.after_publish.is_empty() {
+            if !channel.queue.is_empty() || !channel.after_publish.is_empty() || !channel.own_acks.is_empty() {
                 return None;
             }
             let size = frame.payload.len() as u64;
@@ -285,6 +293,9 @@ impl Session {
 
     fn quick_broker(&mut self, frame: &Frame<'_>, after: &[u8]) -> Option<Quick> {
         let channel = self.channels.get_mut(frame.channel)?;
+        if !channel.arrives_freely() {
+            return None;
+        }
         if frame.kind == FrameKind::Body {
             let Down::Passing(left) = &mut channel.down else { return None };
             let size = frame.payload.len() as u64;
@@ -309,6 +320,9 @@ impl Session {
                 let header = ContentHeader::decode_to_headers(header_frame.payload)?;
                 let deliver = basic::Deliver::decode(frame.payload)?;
                 if concerned(&self.shared, &header) {
+                    if channel.asks_about(&self.shared, &deliver, &header) {
+                        return None;
+                    }
                     let header = ContentHeader::decode(header_frame.payload)?;
                     channel.deliver_begins(&mut self.shared, &deliver, &header);
                 } else {

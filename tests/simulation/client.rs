@@ -10,7 +10,7 @@ use crate::consumer::Consuming;
 use crate::deliveries::ChannelId;
 use crate::plan::{Confirms, End, Plan};
 use crate::random::Random;
-use crate::shadow::{Message, Shadow};
+use crate::shadow::{Count, Message, Shadow};
 use crate::wire::{Reader, Unit, method, publish};
 
 #[derive(Default)]
@@ -152,6 +152,8 @@ impl Client {
             rejected: false,
             let_go: false,
             queued: false,
+            admitted: std::collections::BTreeSet::new(),
+            count: Count::default(),
             signals: 0,
             ends: 0,
             ended_ms: None,

@@ -222,10 +222,9 @@ impl Connection {
 
     /// What leaves while both peers are there is what came.
     fn end_mirrors(&mut self) {
-        let drains = self.drain != Drain::No;
-        self.to_client.end(drains);
+        self.to_client.end();
         if let Some(mirror) = &mut self.to_broker {
-            mirror.end(drains);
+            mirror.end();
         }
     }
 
@@ -238,7 +237,7 @@ impl Connection {
         let mut bytes = Vec::new();
         self.session.swap_output(Side::Broker, &mut bytes);
         if let Some(mirror) = &mut self.to_broker {
-            mirror.leaves(&bytes, false);
+            mirror.leaves(&bytes);
         }
         self.up.append(&mut bytes);
     }
@@ -246,7 +245,7 @@ impl Connection {
     pub fn take_output_to_client(&mut self, shadow: &mut Shadow) {
         let mut bytes = Vec::new();
         self.session.swap_output(Side::Client, &mut bytes);
-        for unit in self.to_client.leaves(&bytes, self.drain != Drain::No) {
+        for unit in self.to_client.leaves(&bytes) {
             self.leaves(&unit, shadow);
         }
         self.down.append(&mut bytes);

@@ -46,12 +46,14 @@ pub struct Deliveries {
     /// Messages that lie in the queue.
     pub ready: VecDeque<usize>,
     made: BTreeMap<(ChannelId, u64), Delivery>,
+    /// Connections that drain: their clients are shown nothing more, also of what came before and waits for the store.
+    pub draining: BTreeSet<usize>,
+    /// Messages that Oncegate has found to be duplicates as they were delivered.
+    pub dropped: BTreeSet<usize>,
     /// What clients said of all that was out, and the last tag that they had seen then.
     alls: BTreeMap<ChannelId, VecDeque<(Word, u64)>>,
     /// Connections whose client's leg is over for Oncegate: what its client holds goes back.
     pub over: BTreeSet<usize>,
-    /// Connections that drain.
-    pub draining: BTreeSet<usize>,
     /// Channels that their client has left: it does not read what comes.
     pub left: BTreeSet<ChannelId>,
 }
@@ -67,6 +69,11 @@ impl Deliveries {
         self.made
             .get_mut(&(channel, tag))
             .unwrap_or_else(|| panic!("the broker never made delivery {tag} on {channel:?}"))
+    }
+
+    /// Whether the broker has sent this message before.
+    pub fn was_delivered(&self, message: usize) -> bool {
+        self.made.values().any(|delivery| delivery.message == message)
     }
 
     /// A delivery leaves the session for the client.
@@ -136,11 +143,13 @@ impl Deliveries {
     /// message.
     pub fn settle(&mut self, channel: ChannelId, tag: u64, word: Word, crosses: bool) -> usize {
         let over = self.over.contains(&channel.0);
+        let message = self.get(channel, tag).message;
+        let dropped = self.dropped.contains(&message);
         let draining = self.draining.contains(&channel.0);
         let delivery = self.get(channel, tag);
-        let message = delivery.message;
         assert!(delivery.settled.is_none(), "{channel:?} {tag} was settled again: {delivery:?}");
         match delivery.said.filter(|_| delivery.read) {
+            _ if dropped && !delivery.passed && word == Word::Ack => {}
             _ if crosses => delivery.crossed = true,
             Some(said) => assert!(
                 said == word,
@@ -211,6 +220,11 @@ impl Deliveries {
             assert!(
                 !delivery.crossed || delivery.settled == Some(Word::Requeue) || delivery.seen || gone,
                 "m{} was settled by a `multiple` and never handed to the client: {channel:?} {tag}",
+                delivery.message
+            );
+            assert!(
+                delivery.passed || delivery.settled.is_some() || gone || self.over.contains(&channel.0),
+                "m{} was kept from the client: {channel:?} {tag} {delivery:?}",
                 delivery.message
             );
             assert!(

@@ -1,18 +1,18 @@
 //! The store behind the sessions: what it is asked and told, when it answers, and when it is away.
 
-use oncegate::rules::lock::{Acquired, Committed, ReleaseReason, Reply, Request, Scope, Signal};
-use oncegate::rules::outcome::PublishDecision;
+use oncegate::rules::lock::{Acquired, Admitted, Claim, Committed, ReleaseReason, Renewed, Reply, Request, Scope, Signal};
+use oncegate::rules::outcome::{DeliveryDecision, PublishDecision};
 use oncegate::rules::spec::{Mode, OnStoreError};
-use oncegate::session::{Event, PublishEvent, StoreSilent, Ticket};
+use oncegate::session::{DeliveryEvent, Event, PublishEvent, StoreSilent, Ticket};
 
 use crate::connection::Drain;
-use crate::shadow::Shadow;
+use crate::shadow::{Count, Shadow};
 use crate::world::World;
 
 /// For how long a store is sure to remember a worker's word about a message that it does not know yet, in milliseconds.
 const FORGOTTEN_MS: u64 = 9_000;
 
-/// An acquire on its way.
+/// A question on its way.
 pub struct Ask {
     pub ticket: u64,
     request: Request,
@@ -39,7 +39,7 @@ impl World {
         while !down && let Some(request) = self.connections[at].tells.pop_front() {
             self.execute(&request);
             // Renewals come with time, not with moves: they take none, or they would crowd the questions out.
-            if !matches!(request, Request::RenewLease { .. }) {
+            if !matches!(request, Request::RenewLease { .. } | Request::Renew { .. }) {
                 return true;
             }
         }
@@ -78,17 +78,17 @@ impl World {
 
     /// The store does as it is asked, and a duplicate has a holder that is there.
     fn execute(&mut self, request: &Request) -> Reply {
+        let free = match request {
+            Request::Admit { claim, .. } => self.memory.execute(&Request::Show { digest: claim.digest }) == Reply::Lock(None),
+            _ => false,
+        };
         let reply = self.memory.execute(request);
         match (request, &reply) {
             (Request::Acquire { claim, note, .. }, Reply::Acquire(Acquired::Held { holder, .. })) if !note.shadow => {
                 let asks = &self.shadow.messages[Shadow::index(&claim.id)];
                 let holds = &self.shadow.messages[Shadow::index(holder)];
-                assert_eq!(
-                    (asks.rule, asks.key),
-                    (holds.rule, holds.key),
-                    "{} is held up by {holder}",
-                    claim.id
-                );
+                let same_rule = asks.rule == holds.rule || asks.rule.is_some_and(|rule| holds.admitted.contains(&rule));
+                assert!(same_rule && asks.key == holds.key, "{} is held up by {holder}", claim.id);
                 assert!(
                     holds.reached_the_broker(),
                     "{} is a duplicate of {holder}, which the broker does not have",
@@ -96,7 +96,7 @@ impl World {
                 );
                 assert!(
                     holds
-                        .ended_ms
+                        .ended_ms()
                         .is_none_or(|ms| self.now.unix_ms <= ms + note.settle_grace_ms + 2 * note.lease_ms),
                     "{} is a duplicate of {holder}, whose lock has ended",
                     claim.id
@@ -105,18 +105,57 @@ impl World {
             (Request::Commit { claim, .. }, Reply::Commit(Committed::Held)) => {
                 let message = &mut self.shadow.messages[Shadow::index(&claim.id)];
                 // A worker's word that came long before is forgotten.
+                if message.count == Count::ByDelivery {
+                    message.count = Count::Twice;
+                }
                 message.ended_ms = message.ended_ms.filter(|ms| self.now.unix_ms < ms + FORGOTTEN_MS);
+            }
+            (Request::Admit { claim, .. }, Reply::Admit(digest, Admitted::Holds)) => {
+                self.holds(&Claim {
+                    digest: *digest,
+                    id: claim.id.clone(),
+                });
+                if free {
+                    self.shadow.messages[Shadow::index(&claim.id)].count = Count::ByDelivery;
+                }
+            }
+            (Request::Renew { claim, .. }, Reply::Renewed(Renewed::Retaken)) => self.holds(claim),
+            (Request::Admit { claim, reentrant, .. }, Reply::Admit(digest, Admitted::Held { holder, .. })) => {
+                assert!(!reentrant, "{} was delivered before and is a duplicate", claim.id);
+                let holds = &self.shadow.messages[Shadow::index(holder)];
+                assert_eq!(
+                    self.shadow.messages[Shadow::index(&claim.id)].key,
+                    holds.key,
+                    "{} is held up by {holder}, {digest}",
+                    claim.id
+                );
+                assert!(
+                    holds.reached_the_broker(),
+                    "{} is a duplicate of {holder}, which the broker does not have",
+                    claim.id
+                );
             }
             (Request::Signal { id, signal, .. }, _) => {
                 let message = &mut self.shadow.messages[Shadow::index(id)];
                 let rule = message.rule.unwrap_or(0);
-                if *signal != Signal::DeliveredNoAck || self.scopes[rule] == Scope::UntilStarted {
+                let mut rules = message.admitted.iter().chain(std::iter::once(&rule));
+                if *signal != Signal::DeliveredNoAck || rules.all(|rule| self.scopes[*rule] == Scope::UntilStarted) {
                     message.ended_ms.get_or_insert(self.now.unix_ms);
                 }
             }
             _ => {}
         }
         reply
+    }
+
+    /// A delivery holds its key: it is alive, whatever was heard of it before.
+    fn holds(&mut self, claim: &Claim) {
+        let (rule, key) = self.digests[&claim.digest];
+        let message = &mut self.shadow.messages[Shadow::index(&claim.id)];
+        assert_eq!(message.key, Some(key), "{} holds another key", claim.id);
+        message.ended_ms = None;
+        message.admitted.insert(rule);
+        self.shadow.safe.insert((rule, key));
     }
 
     /// An answer of the store comes in.
@@ -132,7 +171,9 @@ impl World {
         let answer = ask.answer.clone().unwrap_or(Err(StoreSilent::Timeout));
         let cancelled = connection.cancelled.contains(&ask.ticket);
         let Request::Acquire { claim, publish, note, .. } = &ask.request else {
-            panic!("only acquires are asked");
+            connection.session.handle_answer(Ticket(ask.ticket), answer, self.now);
+            self.collect(at);
+            return true;
         };
         let observed = note.shadow;
         let index = Shadow::index(&claim.id);
@@ -187,9 +228,13 @@ impl World {
         }
         let connection = &mut self.connections[at];
         connection.tells.extend(tells);
+        let mut forgotten = Vec::new();
         for ticket in connection.session.cancelled().drain(..) {
             connection.kept.retain(|ask| ask.ticket != ticket.0);
             connection.cancelled.insert(ticket.0);
+            // It reaches the store before all that comes of the delivery, or never.
+            let of_delivery = |ask: &mut Ask| ask.ticket == ticket.0 && matches!(ask.request, Request::Admit { .. });
+            forgotten.extend(connection.asks.extract_if(.., of_delivery));
         }
         let events = std::mem::take(connection.session.events());
         connection.session.take_counts();
@@ -197,9 +242,16 @@ impl World {
             self.shadow.deliveries.over.insert(at);
             connection.to_client.stop();
         }
+        for ask in forgotten {
+            if ask.answer.is_none() && self.random.percent(50) {
+                self.execute(&ask.request);
+            }
+        }
         for event in events {
-            if let Event::Publish(event) = event {
-                self.decided(&event);
+            match event {
+                Event::Publish(event) => self.decided(&event),
+                Event::Admission(event) => self.admitted(&event),
+                _ => {}
             }
         }
         if self.connections[at].drain == Drain::Begun {
@@ -210,9 +262,12 @@ impl World {
 
     /// A claim is of one rule set: the one in force when its publish was complete.
     fn asked(&mut self, request: &Request, in_force: usize) {
-        let Request::Acquire { claim, note, .. } = request else {
-            panic!("only acquires are asked");
+        let (Request::Acquire { claim, note, .. } | Request::Admit { claim, note, .. }) = request else {
+            panic!("neither a publish nor a delivery");
         };
+        if let Request::Admit { .. } = request {
+            return self.asked_of_delivery(claim, &note.rule, in_force);
+        }
         let message = &mut self.shadow.messages[Shadow::index(&claim.id)];
         if message.rule.is_none() {
             message.rule = Some(in_force);
@@ -234,6 +289,36 @@ impl World {
             "{} has the digest of another key or rule set",
             claim.id
         );
+    }
+
+    /// A delivery is of the rule set that is in force where it is consumed.
+    fn asked_of_delivery(&mut self, claim: &Claim, rule: &str, in_force: usize) {
+        let Some(key) = self.shadow.messages[Shadow::index(&claim.id)].key else {
+            panic!("{} has no key and is asked about", claim.id);
+        };
+        let set: usize = rule.strip_prefix('r').and_then(|set| set.parse().ok()).expect("a rule of ours");
+        assert!(!self.shadow.observes[set], "{} is asked about for a rule that observes", claim.id);
+        if *rule == *format!("r{in_force}") {
+            let known = self.digests.entry(claim.digest).or_insert((in_force, key));
+            assert_eq!(known.1, key, "{} has the digest of another key", claim.id);
+        }
+    }
+
+    fn admitted(&mut self, event: &DeliveryEvent) {
+        assert!(
+            matches!(
+                event.decision,
+                DeliveryDecision::Forwarded | DeliveryDecision::Dropped | DeliveryDecision::ForwardedUnchecked
+            ),
+            "{} was {:?}",
+            event.id,
+            event.decision
+        );
+        if event.decision == DeliveryDecision::Dropped {
+            let (rule, _) = self.digests[&event.digest];
+            let holder = event.holder.as_deref().expect("the holder of its key");
+            self.shadow.dropped_late(&event.id, holder, rule);
+        }
     }
 
     fn told(&mut self, request: &Request) {

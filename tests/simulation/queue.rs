@@ -66,8 +66,16 @@ impl Broker {
         let consumer = &channel.out.consumers[index];
         let (tag, no_ack) = (consumer.tag.clone(), consumer.no_ack);
         let id = (self.connection, number, channel.generation);
+        let again = shadow.deliveries.was_delivered(shadow.deliveries.ready[0]);
         let (delivery_tag, message) = channel.out.hand(id, Some(tag.clone()), no_ack, drains, shadow);
-        let arguments = [&short(&tag)[..], &delivery_tag.to_be_bytes(), &[0], &short(b""), &short(b"q")].concat();
+        let arguments = [
+            &short(&tag)[..],
+            &delivery_tag.to_be_bytes(),
+            &[u8::from(again)],
+            &short(b""),
+            &short(b"q"),
+        ]
+        .concat();
         self.out.extend(method(number, MethodId::BASIC_DELIVER, &arguments));
         self.out.extend(on_channel(content_of(&shadow.messages[message].bytes), number));
         true

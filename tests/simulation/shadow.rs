@@ -1,6 +1,6 @@
 //! What is true of each message, whoever knows it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::deliveries::{ChannelId, Deliveries};
 
@@ -13,6 +13,18 @@ pub enum Fate {
     Read,
     Acked,
     Nacked,
+}
+
+/// How the store has come to count a message.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Count {
+    /// Not at all, or by its publish.
+    #[default]
+    Once,
+    /// By its delivery, as the store was away at its publish.
+    ByDelivery,
+    /// By both, as its commit came after that: its lock lives until a worker's word other than the ack, or its ttl.
+    Twice,
 }
 
 /// One publish of a client.
@@ -43,6 +55,10 @@ pub struct Message {
     pub kept: bool,
     /// It has been put into the queue.
     pub queued: bool,
+    /// What the store knows of its publish and its delivery.
+    pub count: Count,
+    /// The rule sets under which it was admitted, and holds or held its key.
+    pub admitted: BTreeSet<usize>,
     /// How many signals of workers about it the store was told.
     pub signals: usize,
     /// How many words of workers, and deliveries that need none, may cause such signals.
@@ -74,9 +90,14 @@ pub struct Shadow {
 }
 
 impl Message {
-    /// True if the broker has, or has had, the message.
+    /// When the store heard a word that ends its lock, if it can know that.
+    pub fn ended_ms(&self) -> Option<u64> {
+        self.ended_ms.filter(|_| self.count != Count::Twice)
+    }
+
+    /// True if the broker has, or has had, the message: it says so, or has delivered it.
     pub fn reached_the_broker(&self) -> bool {
-        (self.fate == Fate::Acked || self.signals > 0) && !self.returned
+        (self.fate == Fate::Acked || self.signals > 0 || !self.admitted.is_empty()) && !self.returned
     }
 }
 
@@ -165,6 +186,18 @@ impl Shadow {
         );
         assert!(message.fate == Fate::Unseen, "{id} was dropped and sent");
         message.dropped = true;
+    }
+
+    /// A delivery may be dropped only when another message of its key is safe (P5), and never one that its client was shown.
+    pub fn dropped_late(&mut self, id: &str, holder: &str, rule: usize) {
+        let index = Shadow::index(id);
+        let key = self.messages[index].key.expect("only a message with a key is dropped");
+        assert!(id != holder, "{id} was dropped for itself");
+        assert!(
+            self.safe.contains(&(rule, key)),
+            "{id} was dropped before another message of key {key} was safe"
+        );
+        self.deliveries.dropped.insert(index);
     }
 
     /// The client reads a confirm.

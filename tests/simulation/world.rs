@@ -144,6 +144,7 @@ impl World {
                 connection.drain = Drain::Begun;
                 self.shadow.deliveries.draining.insert(at);
                 connection.session.handle_drain(0, Neighbours::Idle, self.now);
+                self.shadow.deliveries.draining.insert(at);
             }
             Drain::Begun if self.plan.end == End::DrainTimeout && (now || self.random.per_mille(3)) => {
                 connection.drain = Drain::TimeOver;
@@ -221,7 +222,7 @@ impl World {
                 holder.returned
             );
             assert!(
-                holder.ended_ms.is_none(),
+                holder.ended_ms().is_none(),
                 "{} holds key {key:?} ({:?}), and a worker has ended it at {:?}",
                 lock.holder,
                 lock.state,

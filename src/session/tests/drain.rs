@@ -422,7 +422,7 @@ fn an_ack_of_all_covers_only_what_the_client_was_handed() {
 
 #[test]
 fn what_an_ack_of_all_may_have_met_on_its_way_is_handed_over() {
-    let mut rig = Rig::new(spec());
+    let mut rig = Rig::new(unadmitting());
     rig.consumes(1, "c", false);
     rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
     rig.broker_got();

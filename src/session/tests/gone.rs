@@ -88,7 +88,7 @@ fn nothing_is_said_on_a_channel_whose_client_went_inside_a_publish() {
 
 #[test]
 fn an_ack_of_all_by_a_client_that_is_told_to_go_covers_only_what_it_was_handed() {
-    let mut rig = Rig::new(spec());
+    let mut rig = Rig::new(unadmitting());
     rig.consumes(1, "c", false);
     rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
     rig.client(&ack(1, 0, true));
@@ -105,4 +105,21 @@ fn an_ack_of_all_by_a_client_that_is_told_to_go_covers_only_what_it_was_handed()
         "what it will never see returns with the connection"
     );
     assert_eq!(rig.told(), [format!("signal y {:?}", Signal::Acked)]);
+}
+
+#[test]
+fn what_waits_for_its_admission_goes_back_as_the_client_is_told_to_go() {
+    let mut rig = Rig::new(spec());
+    rig.admits_all = false;
+    rig.consumes(1, "c", false);
+    rig.consumes(1, "control", true);
+    let both = [deliver(1, "c", 1, "t.unique", "x"), deliver(1, "c", 2, "t.other", "y")].concat();
+    rig.broker(&both);
+    assert_eq!(rig.admissions().len(), 1);
+    rig.broker_got();
+    rig.session.handle_close(rig.now.us + 5_000_000, rig.now);
+    assert_eq!(rig.client_got(), ["connection.close"]);
+    assert_eq!(rig.broker_got(), ["basic.cancel", "basic.nack 1", "basic.nack 2"]);
+    rig.client(&ack(1, 2, true));
+    assert_eq!(rig.broker_got(), [""; 0], "the client was handed neither");
 }
