@@ -130,7 +130,10 @@ fn unchecked(decisions: &[(String, u64)]) -> Option<String> {
 
 /// Deliveries of what is unique about which the store was not asked.
 fn unadmitted(work: Work, decisions: &[(String, u64)]) -> Option<String> {
-    let admitted = decisions.iter().find(|(name, _)| name == "deliveries forwarded").map_or(0, |(_, count)| *count);
+    let admitted = decisions
+        .iter()
+        .find(|(name, _)| name == "deliveries forwarded")
+        .map_or(0, |(_, count)| *count);
     let due = BACKLOG / 8 + BACKLOG / 4 * 3;
     (matches!(work, Work::Deliver(UNIQUE)) && admitted < due).then(|| format!("{admitted} deliveries were admitted, {due} were taken"))
 }

@@ -110,12 +110,7 @@ pub fn all(options: &Options) -> Vec<Scenario> {
             publish(Confirms::On, UNIQUE),
             redis,
         ),
-        (
-            "RabbitMQ: unique deliveries",
-            Broker::RabbitMq,
-            Work::Deliver(UNIQUE),
-            unique,
-        ),
+        ("RabbitMQ: unique deliveries", Broker::RabbitMq, Work::Deliver(UNIQUE), unique),
         (
             "RabbitMQ: half duplicates, confirmed",
             Broker::RabbitMq,
