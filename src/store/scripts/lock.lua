@@ -36,6 +36,9 @@ local function dead_of(digest, id) return prefix .. ':super:{' .. digest .. '}:'
 local function is_dead(digest, id) return call('EXISTS', dead_of(digest, id)) == 1 end
 
 local function parse(publishes)
+  -- Mostly there is one.
+  local nonce, mark, by = string.match(publishes or '', '^(%x+)([+-]?)(%x*)$')
+  if nonce then return { { nonce, mark, by } } end
   local list = {}
   for nonce, mark, by in string.gmatch(publishes or '', '(%x+)([+-]?)(%x*)') do
     list[#list + 1] = { nonce, mark, by }
@@ -114,7 +117,9 @@ local function take(lock, id, state, publishes, life, blob)
   call('PEXPIRE', lock, int(life))
 end
 
--- Whether the record lists the key: where its entry begins and ends.
+local function lists(record, digest) return string.find(record, '\n' .. digest .. ' ', 1, true) end
+
+-- Where in the record the entry of the key begins and ends, if it is there.
 local function find_entry(record, digest)
   return string.find(record, '\n' .. digest .. ' [^\n]*')
 end
@@ -127,7 +132,7 @@ end
 local function note_id(idkey, entry, life)
   if call('SET', idkey, entry, 'PX', int(life), 'NX') then return end
   local record = call('GET', idkey)
-  if find_entry(record, string.sub(entry, 2, 65)) then return live_at_least(idkey, life) end
+  if lists(record, string.sub(entry, 2, 65)) then return live_at_least(idkey, life) end
   call('SET', idkey, record .. entry, 'PX', int(math.max(life, call('PTTL', idkey))))
 end
 
@@ -236,7 +241,7 @@ function ops.A(lock, idkey, a)
     note_id(idkey, ARGV[a + 5], lease + life)
     return 1
   end
-  if ARGV[a + 2] == '1' or find_entry(call('GET', idkey) or '', digest_of(lock)) then
+  if ARGV[a + 2] == '1' or lists(call('GET', idkey) or '', digest_of(lock)) then
     note_id(idkey, ARGV[a + 5], lease + life)
     return 2
   end
@@ -313,6 +318,17 @@ function ops.U(lock, idkey, a)
   return { freed(digest_of(lock), ARGV[a + 2], id, l[4], l[5], l[6], l[7]) }
 end
 
+-- The lock of an id that goes on, with its full life.
+local function goes_on(lock, idkey, state, publishes, life, expires, told, ...)
+  local longer = now + life > (tonumber(expires) or 0)
+  if longer then expires = int(now + life) end
+  call('HSET', lock, 'state', state, 'publishes', publishes, 'expires', expires, ...)
+  if longer then call('PEXPIRE', lock, int(life)) end
+  if told then call('HDEL', lock, 'told') end
+  live_at_least(idkey, life)
+  return true
+end
+
 -- What a signal does to one lock: whether the id still claims the key, the publishes it ends if any, and what is told if the lock goes.
 local function signal_lock(digest, idkey, id, settlement, signal, worker)
   local lock = lock_of(digest)
@@ -343,16 +359,6 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker)
     live_at_least(idkey, kept)
     return true, all(list), telling
   end
-  local function becomes(state, ...)
-    local longer = now + life > (tonumber(l[5]) or 0)
-    local expires = longer and int(now + life) or l[5]
-    call('HSET', lock, 'state', state, 'publishes', format(list), 'expires', expires, ...)
-    if longer then call('PEXPIRE', lock, int(life)) end
-    if told then call('HDEL', lock, 'told') end
-    live_at_least(idkey, life)
-    return true
-  end
-
   if signal == 'a' or signal == 'd' or signal == 's' then
     -- Per run, started never follows ended.
     if told and signal ~= 'a' then
@@ -371,8 +377,9 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker)
       call('PEXPIRE', lock, int(grace))
       return true, settled(list), telling, grace
     end
-    if worker == '' then return becomes('running', 'delivered', '1') end
-    return becomes('running', 'delivered', '1', 'worker', worker)
+    local publishes = format(list)
+    if worker == '' then return goes_on(lock, idkey, 'running', publishes, life, l[5], told, 'delivered', '1') end
+    return goes_on(lock, idkey, 'running', publishes, life, l[5], told, 'delivered', '1', 'worker', worker)
   end
   if signal == 'r' then return frees('ended', settled(list)) end
   if signal == 'v' then return frees('revoked', all(list)) end
@@ -381,7 +388,7 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker)
     if call('HGET', lock, 'worker') ~= worker or in_flight(list) > 0 then return true end
     return frees('crash', all(list))
   end
-  if signal == 't' then return scope ~= 'until_finished' or becomes('queued') end
+  if signal == 't' then return scope ~= 'until_finished' or goes_on(lock, idkey, 'queued', format(list), life, l[5], told) end
   if signal == 'k' or signal == 'f' then
     local outcome, rest = signal == 'k' and 'success' or 'failure', 0
     local ends = call('HMGET', lock, 'release', 'cooldown')
@@ -450,11 +457,12 @@ local function delivered(lock, idkey, entry, worker, life)
   note_id(idkey, entry, life)
 end
 
--- Admission: id, delivery, reentrant, life, entry, ends, blob, worker.
+-- Admission: id, delivery, reentrant, life, entry, ends, blob, worker. 0: the id holds the key that was asked about; else what, of which key.
 function ops.M(lock, idkey, a)
   local id, nonce, life, entry, worker = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 3]), ARGV[a + 4], ARGV[a + 7]
   local digest, record = digest_of(lock), call('GET', idkey)
-  local known = record and find_entry(record, digest)
+  local asked = digest
+  local known = record and lists(record, digest)
   if record and not known then
     -- The key that the id has claimed goes before the one that the present rules compute.
     local rule = string.match(entry, '^\n%x+ %S+ (.*)$')
@@ -474,7 +482,7 @@ function ops.M(lock, idkey, a)
   if not holder then
     take(lock, id, 'queued', nonce .. '+', life, ARGV[a + 6])
     delivered(lock, idkey, entry, worker, life)
-    return { 'h', digest }
+    return digest == asked and 0 or { 'h', digest }
   end
   if holder == id then
     if l[2] == 'cooldown' then return { 'p', digest } end
@@ -498,7 +506,7 @@ function ops.M(lock, idkey, a)
     else
       note_id(idkey, entry, math.max(life, left))
     end
-    return { 'h', digest }
+    return digest == asked and 0 or { 'h', digest }
   end
   if ARGV[a + 2] == '1' or known then return { 'p', digest } end
   if l[2] == 'leased' then return { 'l', digest, holder } end
