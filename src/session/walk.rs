@@ -119,6 +119,10 @@ impl Session {
         let mut run = at;
         let mut before = self.frames_read(from);
         while !self.is_raw(from) {
+            if !self.wants(from) {
+                // A frame of this read was the peer's last word.
+                return (bytes.len(), Passed::default());
+            }
             let rest = bytes.get(at..).unwrap_or_default();
             match frame::split(rest, self.limit(from)) {
                 Split::Frame(frame) => {
