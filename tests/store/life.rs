@@ -85,6 +85,7 @@ async fn renew(w: &World, claim: &Claim, note: &Arc<LockNote>, running: bool) ->
         delivery: Nonce(500),
         note: note.clone(),
         running,
+        worker: WORKER.into(),
     };
     match w.ask(request).await {
         Reply::Renewed(renewed) => renewed,
