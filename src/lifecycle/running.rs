@@ -125,15 +125,23 @@ struct Early {
 }
 
 impl Early {
-    fn note(&mut self, id: &Arc<str>, now_ms: u64) {
+    fn turn(&mut self, now_ms: u64) {
+        if now_ms >= self.turned_ms + 2 * EARLY_MS {
+            self.now.clear();
+        }
         if now_ms >= self.turned_ms + EARLY_MS || self.now.len() >= EARLY_KEPT {
             self.before = std::mem::take(&mut self.now);
             self.turned_ms = now_ms;
         }
+    }
+
+    fn note(&mut self, id: &Arc<str>, now_ms: u64) {
+        self.turn(now_ms);
         self.now.insert(Arc::clone(id));
     }
 
-    fn has(&self, id: &str) -> bool {
+    fn has(&mut self, id: &str, now_ms: u64) -> bool {
+        self.turn(now_ms);
         self.now.contains(id) || self.before.contains(id)
     }
 }
@@ -191,7 +199,7 @@ impl Runs {
         let now_ms = self.nodes.now_ms();
         let mut state = self.state();
         // The end of a short task comes on another connection, and may have been read first.
-        if !state.early.has(&run.claim.id) {
+        if !state.early.has(&run.claim.id, now_ms) {
             state.track(Tracked::new(run, now_ms, now_ms));
         }
     }
@@ -209,7 +217,7 @@ impl Runs {
             digest: lock.digest,
             id: Arc::clone(&lock.holder),
         };
-        if state.early.has(&claim.id) || state.tracks(&claim) {
+        if state.early.has(&claim.id, now_ms) || state.tracks(&claim) {
             return;
         }
         let run = Run {
