@@ -379,7 +379,8 @@ impl Driver {
         }
     }
 
-    /// The connection cannot be used any more: questions are answered, orders wait for the next one.
+    /// The connection cannot be used any more: orders wait for the next one, and so do questions if that may come in time, as after a
+    /// server's restart. To be asked twice changes nothing.
     fn on_lost(&mut self, why: &Unavailable, now: Instant) {
         self.generation += 1;
         self.link = Link::Down;
@@ -389,16 +390,17 @@ impl Driver {
         tracing::debug!(%why, "the connection to the store is given up");
         let mut entries = std::mem::take(&mut self.unscripted);
         entries.extend(self.in_flight.drain(..).flat_map(|batch| batch.entries));
-        let mut orders = Vec::new();
+        let asks_again = *why == Unavailable::Disconnected && self.breaker.circuit() == Circuit::Closed;
+        let mut waiting = Vec::new();
         let mut questions = Vec::new();
         for entry in entries {
             match entry {
-                Entry::Question(_, question) => questions.extend(question),
+                Entry::Question(_, question) if !asks_again => questions.extend(question),
                 Entry::Order(_, order) if matches!(order.request, Request::Renew { .. }) => {}
-                Entry::Order(..) => orders.push(entry),
+                entry => waiting.push(entry),
             }
         }
-        self.queue.put_back(orders);
+        self.queue.put_back(waiting);
         for question in questions {
             self.answer(question.asker, Err(why.clone()));
         }
