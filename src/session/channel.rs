@@ -277,8 +277,9 @@ impl Channel {
         let Some(ack) = basic::Ack::decode(frame.payload).filter(|ack| ack.delivery_tag != 0) else {
             return false;
         };
-        self.deliveries
-            .settle(ack.delivery_tag, ack.multiple, |settled| shared.client_has_settled(settled, Signal::Acked));
+        self.deliveries.settle(ack.delivery_tag, ack.multiple, |settled| {
+            shared.client_has_settled(settled, Signal::Acked)
+        });
         true
     }
 

@@ -214,7 +214,11 @@ async fn renewals_are_not_kept_for_a_store_that_is_away() {
     }
     client.tell(commit(&claim(200, "b"), 1, &note(Scope::UntilFinished)));
     until("the order is taken in", async || client.health().orders_kept > 0).await;
-    assert_eq!(client.health().orders_kept, 1, "who has the locks renews them when the store is back");
+    assert_eq!(
+        client.health().orders_kept,
+        1,
+        "who has the locks renews them when the store is back"
+    );
     server.restart();
     until("it is connected again", async || *connects.borrow() == 2).await;
     client.tell(renewal("a", 7));

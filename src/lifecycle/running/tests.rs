@@ -377,10 +377,34 @@ async fn what_another_proxy_tracked_is_found_among_the_locks() {
     world.runs = Arc::new(Runs::new(&world.nodes));
     let lock = world.lock().await.expect("it is locked");
     for (other, follows) in [
-        (LockRecord { in_flight: 1, ..lock.clone() }, false),
-        (LockRecord { state: LockState::Queued, ..lock.clone() }, false),
-        (LockRecord { scope: Scope::UntilStarted, ..lock.clone() }, false),
-        (LockRecord { rule: "gone".into(), ..lock.clone() }, false),
+        (
+            LockRecord {
+                in_flight: 1,
+                ..lock.clone()
+            },
+            false,
+        ),
+        (
+            LockRecord {
+                state: LockState::Queued,
+                ..lock.clone()
+            },
+            false,
+        ),
+        (
+            LockRecord {
+                scope: Scope::UntilStarted,
+                ..lock.clone()
+            },
+            false,
+        ),
+        (
+            LockRecord {
+                rule: "gone".into(),
+                ..lock.clone()
+            },
+            false,
+        ),
         (lock, true),
     ] {
         world.runs.adopt(&other, &world.rules);

@@ -48,9 +48,16 @@ fn when_the_store_is_back_all_that_is_alive_is_renewed_at_once() {
     rig.client(&ack(1, 2, false));
     rig.told();
     rig.store_is_back();
-    assert_eq!(rig.told(), ["alive 1 None", "alive 3 None"], "what is settled, asked about or dropped is nothing to renew");
+    assert_eq!(
+        rig.told(),
+        ["alive 1 None", "alive 3 None"],
+        "what is settled, asked about or dropped is nothing to renew"
+    );
     rig.lives(29_000_000);
-    assert!(rig.told().is_empty(), "the next renewal is a third of a life later, or half a minute");
+    assert!(
+        rig.told().is_empty(),
+        "the next renewal is a third of a life later, or half a minute"
+    );
     rig.lives(1_000_000);
     assert_eq!(rig.told(), ["alive 1 None", "alive 3 None"]);
     rig.admit(w, Admitted::Holds);
@@ -109,7 +116,11 @@ fn a_delivery_that_a_silent_store_let_pass_claims_its_key_when_the_store_is_back
     rig.admit(y, Admitted::Passes);
     assert_eq!(rig.client_got(), ["basic.deliver x", "basic.deliver y"]);
     rig.store_is_back();
-    assert_eq!(rig.told(), ["alive x None"], "one that was let pass beside the holder claims nothing");
+    assert_eq!(
+        rig.told(),
+        ["alive x None"],
+        "one that was let pass beside the holder claims nothing"
+    );
 }
 
 #[test]
