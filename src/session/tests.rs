@@ -393,6 +393,7 @@ mod kept;
 mod leases;
 mod query;
 mod queues;
+mod renew;
 mod store;
 mod transactions;
 mod transparency;

@@ -274,9 +274,11 @@ impl World {
             orphan_grace: Duration::from_secs(20),
             ..RuleSpec::default()
         };
+        let nodes = Arc::new(Nodes::new(Arc::clone(&clock) as Arc<dyn Clock>));
         let watcher = Watcher {
             store: Store::memory(Arc::new(memory), Arc::new(Unobserved)).client(),
-            nodes: Arc::new(Nodes::new(Arc::clone(&clock) as Arc<dyn Clock>)),
+            runs: Arc::new(Runs::new(&nodes)),
+            nodes,
             note: "proxy:p1".to_owned(),
             orphans: Orphans::default(),
             cursor: None,

@@ -505,7 +505,7 @@ function ops.M(lock, idkey, a)
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
--- Renewal: id, delivery, running, life, entry, ends, blob. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
+-- Renewal: id, delivery, running, life, entry, ends, blob, worker. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
 function ops.N(lock, idkey, a)
   local id, life, ends = ARGV[a], tonumber(ARGV[a + 3]), ARGV[a + 5]
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'told')
@@ -516,8 +516,14 @@ function ops.N(lock, idkey, a)
     return 0
   end
   if ended(digest_of(lock), id, nil, ends) then return 2 end
-  take(lock, id, ARGV[a + 2] == '1' and 'running' or 'queued', ARGV[a + 1] .. '+', life, ARGV[a + 6])
-  delivered(lock, idkey, ARGV[a + 4], '', life)
+  local nonce = ARGV[a + 1]
+  if ARGV[a + 2] == '1' then
+    -- Its message is settled.
+    take(lock, id, 'running', nonce .. '-' .. nonce, life, ARGV[a + 6])
+  else
+    take(lock, id, 'queued', nonce .. '+', life, ARGV[a + 6])
+  end
+  delivered(lock, idkey, ARGV[a + 4], ARGV[a + 7], life)
   return 1
 end
 
@@ -554,7 +560,7 @@ function ops.Q(lock)
     'scope', 'shadow', 'publishes')
 end
 
-local arguments = { A = 8, C = 7, R = 7, U = 3, S = 4, M = 8, N = 7, W = 3, D = 3, Q = 0 }
+local arguments = { A = 8, C = 7, R = 7, U = 3, S = 4, M = 8, N = 8, W = 3, D = 3, Q = 0 }
 local answers, at = {}, 2
 for question = 1, #KEYS / 2 do
   local op = ARGV[at]
