@@ -103,9 +103,18 @@ def _die_with_parent():
 class Process:
     """A child in a session of its own, its output in a file."""
 
+    # All that were started, for what a failed test has to show.
+    started = []
+
     def __init__(self, name, command, directory, env=None, cwd=None):
         self.name = name
         self.log = pathlib.Path(directory) / f"{name}.log"
+        # What stands before its output where that is shown, and where else it writes.
+        self.about = ""
+        self.writes = self.log
+        # How much of its output is shown, in characters.
+        self.shown = 500
+        Process.started.append(self)
         with open(self.log, "ab") as out:
             self.popen = subprocess.Popen(
                 [str(part) for part in command],
@@ -124,6 +133,14 @@ class Process:
 
     def output(self):
         return self.log.read_text(errors="replace")
+
+    def story(self):
+        """What it is and how it ended, then the last that it wrote."""
+        code = self.popen.poll()
+        state = f"pid {self.pid}, " + ("runs" if code is None else f"ended with {code}")
+        written = self.writes if self.writes.exists() else self.log
+        text = written.read_text(errors="replace") if written.exists() else ""
+        return f"{state}\n{self.about}{text[-self.shown:]}"
 
     def send(self, number):
         if self.alive():
@@ -277,6 +294,8 @@ class RabbitMQ:
         self._process = Process(
             "rabbitmq", self._command("/usr/lib/rabbitmq/bin/rabbitmq-server"), self._outside, environment, cwd="/"
         )
+        self._process.writes = self._outside / "log" / f"{self.name}.log"
+        self._process.shown = 1500
         self.wait_ready()
         return self
 
@@ -478,6 +497,8 @@ class Gate:
         self.process = Process(
             self.name, [BINARY, "run", "--config", self.config, *self._arguments], self.directory, self._env, cwd=self.directory
         )
+        self.process.about = "\n".join(line for line in self.config.read_text().splitlines() if line) + "\n\n"
+        self.process.shown = 6000
         if wait:
             self.wait_ready()
         return self
@@ -730,6 +751,7 @@ class Worker:
             environment,
             cwd=APPS,
         )
+        self.process.shown = 3000
         self.scoreboard = scoreboard
         try:
             scoreboard.wait_ready(self.node)

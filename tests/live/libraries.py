@@ -92,8 +92,8 @@ class Library:
 
 
 @pytest.fixture
-def library(workspace, broker, vhost, stack, store, scoreboard, request):
-    """Makes the proxy and the application of a library's example; shows the proxy's log where the test failed."""
+def library(workspace, broker, vhost, stack, store, scoreboard):
+    """Makes the proxy and the application of a library's example."""
     made = []
 
     def make(name, results=None):
@@ -111,5 +111,3 @@ def library(workspace, broker, vhost, stack, store, scoreboard, request):
     yield make
     for gate in made:
         gate.stop()
-        if getattr(request.node, "failed", False):
-            print(f"--- {gate.name} ---\n{gate.log()[-8000:]}")
