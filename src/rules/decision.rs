@@ -124,6 +124,7 @@ impl Claimed {
             lease_ms: self.rule.lease.as_millis() as u64,
             settle_grace_ms: self.rule.settle_grace.as_millis() as u64,
             acks_late: self.rule.acks_late == AcksLate::True,
+            hears: self.rule.hears,
             release_on: self.rule.release_on,
             cooldown_ms: self.rule.cooldown.as_millis() as u64,
         }

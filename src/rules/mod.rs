@@ -13,6 +13,7 @@ pub mod outcome;
 mod params;
 pub mod question;
 mod show;
+pub mod source;
 pub mod spec;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use expr::Expr;
 use lock::ReleaseOn;
 use matcher::Globs;
 use params::Params;
+use source::{Hears, Source};
 use spec::{AcksLate, Canvas, Mode, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique};
 
 use crate::celery::body::Body;
@@ -112,6 +114,8 @@ pub struct Rule {
     pub orphan_grace: Duration,
     canvas: Canvas,
     acks_late: AcksLate,
+    /// Which signals start and end its locks (`completion`).
+    pub hears: Hears,
     release_on: ReleaseOn,
     cooldown: Duration,
     /// What a publish does while the store is silent.
@@ -135,7 +139,7 @@ impl Rule {
     /// An observing rule changes no frame, so it asks workers for nothing.
     fn needs_events(&self) -> bool {
         match self.unique {
-            _ if self.mode == Mode::Observe => false,
+            _ if self.mode == Mode::Observe || !self.hears.hears(Source::Events) => false,
             Some(Unique::UntilStarted) => self.acks_late != AcksLate::False,
             Some(Unique::UntilFinished) => true,
             _ => false,

@@ -17,6 +17,7 @@ use crate::amqp::frame::{Frame, FrameKind};
 use crate::amqp::method::{MethodId, basic};
 use crate::celery::control::Ask;
 use crate::rules::lock::Signal;
+use crate::rules::source::Source;
 
 /// Which close handshake a channel is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -413,6 +414,6 @@ impl Shared {
     /// The worker at the other end settled a delivery of this id.
     fn signal(&mut self, id: Arc<str>, signal: Signal) {
         let worker = Arc::clone(&self.worker);
-        self.tell_signal(id, signal, worker);
+        self.tell_signal(id, signal, Source::Ack, worker);
     }
 }

@@ -17,6 +17,7 @@ use crate::celery::queue::{self, Purpose};
 use crate::celery::result;
 use crate::celery::{Limits, task};
 use crate::rules::lock::{Request, Signal};
+use crate::rules::source::Source;
 
 /// The mailbox of the worker at the other end of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +123,7 @@ fn hear_events(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], li
         if *worker != *event.hostname {
             worker = event.hostname.into();
         }
-        shared.tell_signal(id.into(), signal, Arc::clone(&worker));
+        shared.tell_signal(id.into(), signal, Source::Events, Arc::clone(&worker));
     }
 }
 
@@ -131,7 +132,7 @@ fn hear_control(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], l
         && let Command::Revoke { ids, .. } = control.command
     {
         for id in ids {
-            shared.tell_signal(id.into(), Signal::RevokeAsked, "".into());
+            shared.tell_signal(id.into(), Signal::RevokeAsked, Source::Other, "".into());
         }
     }
 }
@@ -144,7 +145,7 @@ fn hear_result(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], li
     if shared.rules.follows_tasks()
         && let Some(signal) = Signal::of_result(result.status)
     {
-        shared.tell_signal(Arc::from(&*result.id), signal, "".into());
+        shared.tell_signal(Arc::from(&*result.id), signal, Source::Rpc, "".into());
     }
     true
 }
@@ -166,12 +167,13 @@ impl Shared {
     }
 
     /// Tells the store what was learnt of a task.
-    pub(super) fn tell_signal(&mut self, id: Arc<str>, signal: Signal, worker: Arc<str>) {
+    pub(super) fn tell_signal(&mut self, id: Arc<str>, signal: Signal, source: Source, worker: Arc<str>) {
         let settlement = self.nonce();
         self.tells.push(Request::Signal {
             id,
             settlement,
             signal,
+            source,
             worker,
         });
     }
