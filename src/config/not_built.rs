@@ -23,7 +23,6 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("rule.debounce_max", &[]),
     ("rule.result", &["none"]),
     ("rule.canvas", &[]),
-    ("rule.completion", &[]),
     ("rule.dead_letter", &[]),
     ("rule.expires_with_lock", &[]),
     ("rule.retry_delays", &[]),
