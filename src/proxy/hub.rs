@@ -21,7 +21,7 @@ use crate::lifecycle::purge::Purges;
 use crate::logging::{DecisionLog, OncePerMinute};
 use crate::metrics::Metrics;
 use crate::rules::RuleSet;
-use crate::session::{Now, Settings};
+use crate::session::{Now, Settings, Witness};
 use crate::store::QueueName;
 
 /// What all connections share.
@@ -40,6 +40,7 @@ pub struct Hub {
     draining: AtomicBool,
     topologies: Arc<Topologies>,
     nodes: Arc<Nodes>,
+    witness: Arc<Witness>,
 }
 
 /// What the hub knows of a connection.
@@ -112,6 +113,7 @@ impl Hub {
             draining: AtomicBool::new(false),
             topologies: Arc::default(),
             nodes,
+            witness: Arc::default(),
         }
     }
 
@@ -170,6 +172,11 @@ impl Hub {
     /// What is known of exchanges and queues.
     pub fn topologies(&self) -> &Arc<Topologies> {
         &self.topologies
+    }
+
+    /// What all sessions have seen of tasks.
+    pub fn witness(&self) -> &Arc<Witness> {
+        &self.witness
     }
 
     /// The workers that are connected.

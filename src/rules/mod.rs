@@ -146,6 +146,21 @@ impl Rule {
         }
     }
 
+    /// Whether it is learnt when its tasks acknowledge.
+    pub fn learns_acks(&self) -> bool {
+        self.acks_late == AcksLate::Auto
+    }
+
+    /// Whether its locks wait for an end that no ack is known to tell.
+    pub fn waits_for_ends(&self) -> bool {
+        let acks_tell = self.acks_late == AcksLate::True && self.hears.hears(Source::Ack);
+        let until_the_end = matches!(
+            self.unique,
+            Some(Unique::UntilFinished | Unique::WhileRunning | Unique::UntilStartedAndWhileRunning)
+        );
+        until_the_end && self.mode == Mode::Enforce && !acks_tell
+    }
+
     /// Whether the queue of a message can make a difference.
     fn asks_for_queue(&self) -> bool {
         let names = |expression: &Expr| expression.names().iter().any(|name| name == "queue");

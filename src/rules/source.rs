@@ -86,6 +86,14 @@ impl Hears {
         source == Source::Other || self.0 & source.bit() != 0
     }
 
+    /// The names of the sources, as users type them.
+    pub fn names(self) -> String {
+        let heard = CompletionSource::NAMES
+            .iter()
+            .filter(|name| CompletionSource::from_name(name).is_some_and(|source| self.hears(source.into())));
+        heard.copied().collect::<Vec<_>>().join(",")
+    }
+
     /// The letters of the sources, as the store holds them.
     pub fn letters(self) -> String {
         let heard = Source::NAMED.into_iter().filter(|source| self.hears(*source));
@@ -100,10 +108,11 @@ mod tests {
     #[test]
     fn what_is_listed_is_heard() {
         let hears = Hears::of(&Completion::Only(vec![CompletionSource::Redis, CompletionSource::Ack]));
-        let heard = Source::NAMED.map(|source| hears.hears(source));
-        assert_eq!(heard, [true, false, false, true]);
+        let of_each = Source::NAMED.map(|source| hears.hears(source));
+        assert_eq!(of_each, [true, false, false, true]);
         assert!(hears.hears(Source::Other));
         assert_eq!(hears.letters(), "AB");
+        assert_eq!(hears.names(), "ack,redis");
         assert_eq!(Hears::of(&Completion::Auto).letters(), "AEPB");
     }
 }

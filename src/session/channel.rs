@@ -414,6 +414,7 @@ impl Shared {
     /// The worker at the other end settled a delivery of this id.
     fn signal(&mut self, id: Arc<str>, signal: Signal) {
         let worker = Arc::clone(&self.worker);
+        let signal = if signal == Signal::Acked { self.judge_ack(&id) } else { signal };
         self.tell_signal(id, signal, Source::Ack, worker);
     }
 }

@@ -47,6 +47,11 @@ pub enum Event {
         /// What.
         reason: ExceptionReason,
     },
+    /// Many tasks of this rule were acknowledged, and none was ever heard to end.
+    EndsUnheard {
+        /// The rule.
+        rule: Arc<Rule>,
+    },
     /// The client is a worker whose mailbox is consumed on this connection from now on.
     Mailbox {
         /// The node name.

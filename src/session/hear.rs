@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::event::{Event, Pulse};
+use super::witness::Ack;
 use crate::amqp::content::Properties;
 use crate::amqp::encode;
 use crate::amqp::method::basic;
@@ -166,8 +167,23 @@ impl Shared {
         self.events.push(Event::Pulse { node, pulse });
     }
 
+    /// What an ack says, by what was seen of the run and of earlier ones.
+    pub(super) fn judge_ack(&mut self, id: &str) -> Signal {
+        let (ack, unheard) = self.witness.acked(id, self.now.us);
+        if let Some(rule) = unheard {
+            self.events.push(Event::EndsUnheard { rule });
+        }
+        match ack {
+            Ack::Begun => Signal::Acked,
+            Ack::Ended => Signal::AckedLate,
+        }
+    }
+
     /// Tells the store what was learnt of a task.
     pub(super) fn tell_signal(&mut self, id: Arc<str>, signal: Signal, source: Source, worker: Arc<str>) {
+        if source != Source::Ack {
+            self.witness.heard(&id, signal, source, self.now.us);
+        }
         let settlement = self.nonce();
         self.tells.push(Request::Signal {
             id,

@@ -34,6 +34,7 @@ mod spares;
 mod tests;
 pub mod topology;
 mod walk;
+mod witness;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -47,6 +48,7 @@ pub use event::{CloseReason, DeliveryEvent, Event, PublishEvent, Pulse, TasksKno
 pub use hear::{Mailbox, Told};
 pub use publish::Grant;
 pub use spares::Spares;
+pub use witness::{Ack, Witness};
 
 use walk::Passed;
 
@@ -232,6 +234,8 @@ struct Shared {
     observed: u64,
     /// What is known of the virtual host: the edge's last picture and what this connection has done since.
     topology: Arc<Topology>,
+    /// What the sessions of this process have seen of tasks.
+    witness: Arc<Witness>,
     /// What this connection has done to the exchanges and queues since it was last asked.
     changes: Vec<Change>,
     /// How many declarations and bindings of all channels wait for the broker's answer.
@@ -370,6 +374,7 @@ impl Session {
                 observing: HashMap::new(),
                 observed: 0,
                 topology: Arc::default(),
+                witness: Arc::default(),
                 changes: Vec::new(),
                 declaring: 0,
                 draining: false,
@@ -482,6 +487,11 @@ impl Session {
     /// What is known of the exchanges and queues of this virtual host.
     pub fn handle_topology(&mut self, topology: Arc<Topology>) {
         self.shared.topology = topology;
+    }
+
+    /// What all sessions of this process share of what they have seen of tasks.
+    pub fn handle_witness(&mut self, witness: Arc<Witness>) {
+        self.shared.witness = witness;
     }
 
     /// What this connection has done to exchanges and queues since the last call, in order.
