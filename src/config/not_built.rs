@@ -24,7 +24,6 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("rule.result", &["none"]),
     ("rule.canvas", &[]),
     ("rule.dead_letter", &[]),
-    ("rule.expires_with_lock", &[]),
     ("rule.retry_delays", &[]),
     ("rule.beat_lease", &[]),
     ("rule.beat_origins", &[]),

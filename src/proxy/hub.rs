@@ -33,6 +33,7 @@ pub struct Hub {
     metrics: Arc<Metrics>,
     log: Arc<DecisionLog>,
     unreadable: OncePerMinute,
+    unexpiring: OncePerMinute,
     purges: Purges,
     connections: Mutex<HashMap<u64, Entry>>,
     hosts: Mutex<Hosts>,
@@ -107,6 +108,7 @@ impl Hub {
             metrics,
             log,
             unreadable: OncePerMinute::default(),
+            unexpiring: OncePerMinute::default(),
             connections: Mutex::new(HashMap::new()),
             hosts: Mutex::new(Hosts::default()),
             next: AtomicU64::new(0),
@@ -167,6 +169,11 @@ impl Hub {
     /// Bounds the log lines about messages that cannot be keyed.
     pub fn unreadable(&self) -> &OncePerMinute {
         &self.unreadable
+    }
+
+    /// Bounds the log lines about messages that do not expire with their lock.
+    pub fn unexpiring(&self) -> &OncePerMinute {
+        &self.unexpiring
     }
 
     /// What is known of exchanges and queues.

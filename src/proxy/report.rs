@@ -135,6 +135,13 @@ impl Reporter {
                 }
             }
             Event::EndsUnheard { rule } => ends_unheard(&rule),
+            Event::ExpiryKept { rule, why, task, id } => {
+                if let Some(suppressed) = self.hub.unexpiring().allow(&rule.name) {
+                    tracing::warn!(rule = &*rule.name, reason = why, vhost, task = &*task, id = &*id, client = %self.peer, suppressed,
+                        "a message does not expire with its lock (expires_with_lock) and is forwarded as it came; such lines are written \
+                         once a minute for a rule");
+                }
+            }
             Event::Mailbox { node } => self.mailbox(node_of(vhost_name, node), seat),
             Event::Pulse { node, pulse } => self.hub.nodes().pulse(node_of(vhost_name, node), pulse),
             Event::TasksKnown(answer) => self.hub.nodes().answered(answer),

@@ -23,7 +23,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 pub use compile::Signatures;
-pub use decision::{Bypass, Claimed, Facts, Verdict};
+pub use decision::{Bypass, Claimed, Expiry, Facts, Verdict};
 pub use digest::{Domain, digest};
 
 use expr::Expr;
@@ -116,6 +116,7 @@ pub struct Rule {
     acks_late: AcksLate,
     /// Which signals start and end its locks (`completion`).
     pub hears: Hears,
+    expires_with_lock: bool,
     release_on: ReleaseOn,
     cooldown: Duration,
     /// What a publish does while the store is silent.

@@ -40,15 +40,16 @@ pub(super) struct Hold {
 }
 
 impl Hold {
-    /// When it is to be renewed, in monotonic microseconds: after a third of its life. A task that may not begin any more keeps no lock.
-    pub(super) fn renewal_us(&self) -> Option<u64> {
+    /// When it is to be renewed, in monotonic microseconds: after a third of its life.
+    pub(super) fn renewal_us(&self) -> u64 {
         let third = (self.note.life_ms.saturating_mul(1000) / 3).clamp(1, RENEWAL_MAX_US);
-        let due_us = self.renewed_us.saturating_add(third);
-        let ends = self
-            .note
-            .unstarted_ms
-            .map(|unstarted| self.judged_us.saturating_add(unstarted.saturating_mul(1000)));
-        ends.is_none_or(|ends| due_us < ends).then_some(due_us)
+        self.renewed_us.saturating_add(third)
+    }
+
+    /// Whether its task may begin no more, if it has not.
+    fn is_too_late(&self, now_us: u64) -> bool {
+        let unstarted_us = self.note.unstarted_ms.map(|unstarted| unstarted.saturating_mul(1000));
+        unstarted_us.is_some_and(|unstarted| now_us >= self.judged_us.saturating_add(unstarted))
     }
 
     /// The note, with its times counted from now.
@@ -328,9 +329,7 @@ impl Channel {
         match way {
             Way::Holding => {
                 let id = Arc::clone(&admission.hold.claim.id);
-                if admission.rule.learns_acks() || admission.rule.waits_for_ends() {
-                    shared.witness.delivered(&id, &admission.hold.note.task, &admission.rule);
-                }
+                shared.witness.delivered(&id, &admission.hold.note.task, &admission.rule);
                 self.show(shared, &admission.frames, admission.tag, id, Some(admission.hold));
             }
             Way::Killed => match admission.killed() {
@@ -377,11 +376,16 @@ impl Shared {
     /// The client still has the delivery that holds this lock.
     pub(super) fn renew_hold(&mut self, hold: &mut Hold) {
         hold.renewed_us = self.now.us;
+        let running = self.witness.has_begun(&hold.claim.id);
+        // A task that may not begin any more keeps no lock.
+        if !running && hold.is_too_late(self.now.us) {
+            return;
+        }
         self.tells.push(Request::Renew {
             claim: hold.claim.clone(),
             delivery: hold.delivery,
             note: hold.note_at(self.now.us),
-            running: false,
+            running,
         });
     }
 }

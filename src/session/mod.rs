@@ -23,6 +23,7 @@ mod deliver;
 mod drain;
 mod ends;
 mod event;
+mod expiry;
 mod handshake;
 mod hear;
 mod kept;
@@ -220,6 +221,8 @@ struct Shared {
     user: Option<Arc<str>>,
     /// The node name of the client, if it is a worker.
     worker: Arc<str>,
+    /// The largest frame that the peers have agreed on, in octets.
+    frame_max: usize,
     to_client: Vec<u8>,
     to_broker: Vec<u8>,
     asks: Vec<(u64, Request)>,
@@ -344,7 +347,6 @@ pub struct Session {
     /// The last bytes for a client that Oncegate has told to go.
     last_words: Vec<u8>,
     heartbeat_us: u64,
-    frame_max: usize,
     blocked: bool,
     /// The client has sent bytes that are no frame: they go to the broker as they come, and it judges.
     client_raw: bool,
@@ -362,6 +364,7 @@ impl Session {
                 vhost: Arc::from(""),
                 user: None,
                 worker: Arc::from(""),
+                frame_max: 131_072,
                 to_client: Vec::new(),
                 to_broker: Vec::new(),
                 asks: Vec::new(),
@@ -403,7 +406,6 @@ impl Session {
             end_by_us: u64::MAX,
             last_words: Vec::new(),
             heartbeat_us: 0,
-            frame_max: 131_072,
             blocked: false,
             client_raw: false,
             opened_us: now.us,

@@ -140,6 +140,12 @@ impl Witness {
         }
     }
 
+    /// Whether the run that was delivered last has been heard to begin, and not to end.
+    pub(super) fn has_begun(&self, id: &str) -> bool {
+        let seen = self.seen();
+        seen.runs.get(id).is_some_and(|run| run.started_us.is_some() && !run.ended)
+    }
+
     /// A worker has acknowledged a task: what that says, and the rule of which it is to be told that none of its tasks is heard to end.
     pub(super) fn acked(&self, id: &str, now_us: u64) -> (Ack, Option<Arc<Rule>>) {
         let mut seen = self.seen();
