@@ -41,6 +41,7 @@ use super::running::Runs;
 use super::spread;
 use crate::rules::RuleSet;
 use crate::rules::lock::{Digest, LockRecord, LockState, Nonce, Request, Scope, Signal};
+use crate::rules::source::Source;
 use crate::rules::spec::RuleSpec;
 use crate::session::TasksKnown;
 use crate::store::{Client, Filter, Store, Unavailable};
@@ -210,6 +211,7 @@ impl Watcher {
             // It is no settlement.
             settlement: Nonce(0),
             signal: Signal::Orphaned,
+            source: Source::Other,
             worker: Arc::clone(&lock.worker),
         });
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::rules::lock::{Claim, LockNote, ReleaseOn, Reply};
+use crate::rules::source::{Hears, Source};
 use crate::rules::spec::Unique;
 use crate::store::{Clock, Memory, Unobserved};
 
@@ -319,6 +320,7 @@ impl World {
             lease_ms: 10_000,
             settle_grace_ms: 1_000,
             acks_late: false,
+            hears: Hears::ALL,
             release_on: ReleaseOn::Both,
             cooldown_ms: 0,
         });
@@ -333,6 +335,7 @@ impl World {
             id: "a".into(),
             settlement: Nonce(2),
             signal: Signal::Acked,
+            source: Source::Ack,
             worker: "w@one".into(),
         };
         for request in [acquire, Request::Commit { claim, publish, note }, acked] {
