@@ -29,7 +29,7 @@ use expr::Expr;
 use lock::ReleaseOn;
 use matcher::Globs;
 use params::Params;
-use spec::{AcksLate, Canvas, Mode, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique};
+use spec::{AcksLate, Canvas, EnableEvents, Mode, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique};
 
 use crate::celery::body::Body;
 
@@ -111,7 +111,8 @@ pub struct Rule {
     /// How long a worker that was lost may come back before its locks are freed.
     pub orphan_grace: Duration,
     canvas: Canvas,
-    acks_late: AcksLate,
+    /// Whether its tasks acknowledge after their run.
+    pub acks_late: AcksLate,
     release_on: ReleaseOn,
     cooldown: Duration,
     /// What a publish does while the store is silent.
@@ -297,6 +298,15 @@ impl RuleSet {
     /// True if a rule needs task events: an early ack says nothing of the end, a late one nothing of the start and of the outcome.
     pub fn needs_events(&self) -> bool {
         self.rules.iter().any(|rule| rule.needs_events())
+    }
+
+    /// Whether workers are to be told to publish task events.
+    pub fn wants_events(&self, enable: EnableEvents) -> bool {
+        match enable {
+            EnableEvents::Auto => self.needs_events(),
+            EnableEvents::True => true,
+            EnableEvents::False => false,
+        }
     }
 
     /// The rules that are in force, in order.

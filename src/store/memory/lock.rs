@@ -45,6 +45,8 @@ pub(super) struct Lock {
     worker: Arc<str>,
     /// A worker has had the message in its hands.
     delivered: bool,
+    /// A proxy has carried the message to a worker.
+    carried: bool,
     /// That it goes was told when the settle grace began.
     told: bool,
     pub(super) since_ms: u64,
@@ -76,6 +78,7 @@ impl Lock {
             proxy,
             worker: "".into(),
             delivered: false,
+            carried: false,
             told: false,
             since_ms,
             publishes: vec![(publish, first)],
@@ -162,6 +165,7 @@ impl Lock {
             self.state = LockState::Queued;
         }
         self.delivered = true;
+        self.carried = true;
         self.told = false;
         self.note_worker(worker);
         self.prolong(until_ms);
@@ -207,7 +211,7 @@ impl Lock {
             Signal::Rejected => self.frees(ReleaseReason::Ended),
             Signal::Revoked => self.frees(ReleaseReason::Revoked),
             Signal::Crashed => self.frees(ReleaseReason::Crash),
-            Signal::Orphaned if self.worker == *worker && self.in_flight() == 0 => self.frees(ReleaseReason::Crash),
+            Signal::Orphaned if self.worker == *worker && (self.in_flight() == 0 || !self.carried) => self.frees(ReleaseReason::Crash),
             Signal::Acked | Signal::DeliveredNoAck | Signal::Started if self.note.scope == Scope::UntilStarted => {
                 self.frees(ReleaseReason::Started)
             }
@@ -339,6 +343,7 @@ impl Lock {
             expires_ms: self.expires_ms,
             scope: self.note.scope,
             in_flight: self.in_flight() as u32,
+            carried: self.carried,
             shadow: self.note.shadow,
         }
     }

@@ -395,7 +395,7 @@ fn freed(value: &Value) -> Option<Freed> {
 }
 
 /// The fields that [`record`] reads, as the script's `Q` asks for them.
-pub(super) const RECORD_FIELDS: [&str; 14] = [
+pub(super) const RECORD_FIELDS: [&str; 15] = [
     "holder",
     "state",
     "rule",
@@ -410,6 +410,7 @@ pub(super) const RECORD_FIELDS: [&str; 14] = [
     "scope",
     "shadow",
     "publishes",
+    "carried",
 ];
 
 /// A lock from its fields; `None` if it is not there, or not a lock.
@@ -429,6 +430,7 @@ pub(super) fn record(digest: Digest, fields: &[Value]) -> Option<LockRecord> {
         scope,
         shadow,
         publishes,
+        carried,
     ] = fields
     else {
         return None;
@@ -452,6 +454,7 @@ pub(super) fn record(digest: Digest, fields: &[Value]) -> Option<LockRecord> {
             .split(' ')
             .filter(|publish| !publish.is_empty() && !publish.contains('-'))
             .count() as u32,
+        carried: text(carried).is_some(),
         shadow: text(shadow).as_deref() == Some("1"),
     })
 }

@@ -5,7 +5,7 @@
 -- A lock is a hash; its field `publishes` lists the holder's publishes by nonce: `N` is forwarded, `N+` the broker has, `N-BY` is settled or
 -- withdrawn by the request BY. The field `grace` is there only if the ack ends the task: the settle grace.
 -- An id record is a string of entries, one per key that the id has claimed: a line feed, the digest, the scope, the rule.
--- The field `delivered` is there once a worker has had the message, `told` once the lock's going was told.
+-- The field `delivered` is there once a worker has had the message, `carried` once a proxy has carried it there, `told` once the lock's going was told.
 -- `PREFIX:ended:ID` is what workers' signals leave behind for the commits that come after them: words, each with a blank before and behind,
 -- of how much a signal says (d begun, a acknowledged, r over) and a publish that it ended, or `*`. `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key.
 
@@ -303,7 +303,7 @@ end
 local function signal_lock(digest, idkey, id, settlement, signal, worker)
   local lock = lock_of(digest)
   local l = call('HMGET', lock, 'holder', 'scope', 'publishes', 'grace', 'rule', 'task', 'since', 'shadow', 'expires', 'state', 'life',
-    'release', 'cooldown', 'delivered', 'told', 'worker')
+    'release', 'cooldown', 'delivered', 'told', 'worker', 'carried')
   if l[1] ~= id then
     if signal == 't' or signal == 'o' or is_dead(digest, id) then return true end
     return false, { '*' }
@@ -339,7 +339,8 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker)
   if signal == 'v' then return frees('revoked', all(list)) end
   if signal == 'c' then return frees('crash', all(list)) end
   if signal == 'o' then
-    if l[16] ~= worker or in_flight(list) > 0 then return true end
+    -- Of what no proxy has carried no settlement is seen.
+    if l[16] ~= worker or (l[17] and in_flight(list) > 0) then return true end
     return frees('crash', all(list))
   end
   -- Per run, started never follows ended.
@@ -426,7 +427,7 @@ function ops.S(_, idkey, a)
 end
 
 local function delivered(lock, idkey, entry, worker, life)
-  call('HSET', lock, 'delivered', '1')
+  call('HSET', lock, 'delivered', '1', 'carried', '1')
   if worker ~= '' then call('HSET', lock, 'worker', worker) end
   note_id(idkey, entry, life)
 end
@@ -520,7 +521,7 @@ end
 -- Show.
 function ops.Q(lock)
   return call('HMGET', lock, 'holder', 'state', 'rule', 'task', 'summary', 'worker', 'proxy', 'vhost', 'queue', 'since', 'expires',
-    'scope', 'shadow', 'publishes')
+    'scope', 'shadow', 'publishes', 'carried')
 end
 
 local arguments = { A = 8, C = 7, R = 7, U = 3, S = 4, M = 8, N = 7, W = 3, D = 3, Q = 0 }
