@@ -157,7 +157,7 @@ impl Rule {
     }
 
     /// True if the life of its locks depends on what workers do.
-    fn follows_tasks(&self) -> bool {
+    pub fn follows_tasks(&self) -> bool {
         matches!(self.unique, Some(Unique::UntilStarted | Unique::UntilFinished))
     }
 
