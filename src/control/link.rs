@@ -145,7 +145,7 @@ impl<'a> Served<'a> {
         match incoming {
             Incoming::Delivery(delivery) if delivery.consumer_tag == EVENTS_TAG => {
                 self.hear(&delivery);
-                self.heard = delivery.delivery_tag;
+                self.heard = delivery.tag;
                 Ok(())
             }
             Incoming::Delivery(delivery) => {

@@ -57,12 +57,12 @@ impl Step {
     /// The right that it takes.
     fn right(self) -> &'static str {
         match self {
-            Step::Exchange => "configure on the exchange celeryev",
-            Step::Queue => "configure on the queue oncegate.events",
-            Step::Bind => "write on the queue oncegate.events and read on the exchange celeryev",
-            Step::Tell => "write on the exchange celery.pidbox",
-            Step::Replies => "configure and read on queues oncegate.reply.*",
-            Step::Consume => "read on the queue oncegate.events",
+            Step::Exchange => "configure the exchange celeryev",
+            Step::Queue => "configure the queue oncegate.events",
+            Step::Bind => "write to the queue oncegate.events and to read the exchange celeryev",
+            Step::Tell => "write to the exchange celery.pidbox",
+            Step::Replies => "configure and to read queues oncegate.reply.*",
+            Step::Consume => "read the queue oncegate.events",
         }
     }
 }
@@ -92,7 +92,7 @@ pub struct StepFault {
 
 fn remedy(step: Step, fault: &Fault) -> String {
     match fault.code() {
-        Some(403) => format!(". It takes the right {}", step.right()),
+        Some(403) => format!(". The account needs the right to {}", step.right()),
         Some(406) if step == Step::Queue => ". Delete that queue; it is declared again".to_owned(),
         _ => String::new(),
     }

@@ -119,7 +119,7 @@ pub struct Dial {
 #[derive(Debug)]
 pub(super) struct Delivery {
     pub(super) consumer_tag: Vec<u8>,
-    pub(super) delivery_tag: u64,
+    pub(super) tag: u64,
     pub(super) routing_key: Vec<u8>,
     /// The payload of its content header.
     pub(super) header: Vec<u8>,
@@ -182,7 +182,10 @@ pub(super) struct Wire {
 impl Wire {
     /// Connects, logs in and opens the virtual host.
     pub(super) async fn open(dial: &Dial) -> Result<Wire, Fault> {
-        let stream = reach(dial).await?;
+        Wire::over(reach(dial).await?, dial).await
+    }
+
+    async fn over(stream: Box<dyn Stream>, dial: &Dial) -> Result<Wire, Fault> {
         let (reader, writer) = tokio::io::split(stream);
         let now = Instant::now();
         let mut wire = Wire {
@@ -411,7 +414,7 @@ fn take_method(frame: &Frame<'_>, partial: &mut Option<Partial>) -> Result<Optio
             *partial = Some(Partial {
                 delivery: Delivery {
                     consumer_tag: deliver.consumer_tag.to_vec(),
-                    delivery_tag: deliver.delivery_tag,
+                    tag: deliver.delivery_tag,
                     routing_key: deliver.routing_key.to_vec(),
                     header: Vec::new(),
                     body: Some(Vec::new()),
@@ -466,3 +469,6 @@ async fn reach(dial: &Dial) -> Result<Box<dyn Stream>, Fault> {
         .map_err(Fault::Tls)?;
     Ok(Box::new(stream))
 }
+
+#[cfg(test)]
+mod tests;

@@ -282,7 +282,7 @@ url = "memory:"
 [control]
 url = "amqp://me:secret@localhost:5673/""#,
         &[
-            r#"o.toml:6:8: url = *** dials 0.0.0.0:5673, where this proxy itself listens. Write the address of the broker, as in proxy.upstream."#,
+            "o.toml:6:8: url = *** dials 0.0.0.0:5673, where this proxy itself listens. Write the address of the broker, as in proxy.upstream.",
         ],
     ),
     (
