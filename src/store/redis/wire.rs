@@ -9,6 +9,7 @@ use crate::rules::lock::{
     Acquired, Admitted, Claim, Committed, Cooled, Digest, Freed, LockNote, LockRecord, LockState, ReleaseOn, ReleaseReason, Renewed, Reply,
     Request, Running, Scope, Signal,
 };
+use crate::rules::source::{Hears, Source};
 use crate::store::memory::LONGEST_MS;
 
 /// The script.
@@ -130,7 +131,8 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             cmd.arg("A").arg(&**id).arg(Hex(publish.0)).arg(u8::from(*reentrant));
             cmd.arg(span(note.lease_ms)).arg(span(note.life_ms));
             write_entry(cmd, *digest, note);
-            cmd.arg(Fields(note, names)).arg(if note.shadow { ends(note) } else { "n" });
+            cmd.arg(Fields(note, names))
+                .arg(if note.shadow { ends(note) } else { "n".to_owned() });
         }
         Request::Commit {
             claim: Claim { id, digest },
@@ -159,9 +161,12 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             id,
             settlement,
             signal,
+            source,
             worker,
         } => {
+            let source = if signal.counts_always() { Source::Other } else { *source };
             cmd.arg("S").arg(&**id).arg(Hex(settlement.0)).arg(letter(*signal)).arg(&**worker);
+            cmd.arg(source.letter());
         }
         Request::Admit {
             claim: Claim { id, digest },
@@ -180,12 +185,13 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             delivery,
             note,
             running,
+            worker,
         } => {
             let life = if *running { note.life_ms } else { note.queued_life_ms() };
             cmd.arg("N").arg(&**id).arg(Hex(delivery.0)).arg(u8::from(*running));
             cmd.arg(span(life));
             write_entry(cmd, *digest, note);
-            cmd.arg(ends(note)).arg(Fields(note, names));
+            cmd.arg(ends(note)).arg(Fields(note, names)).arg(&**worker);
         }
         Request::Cool { claim, note } => {
             cmd.arg("W").arg(&*claim.id).arg(span(note.cooldown_ms)).arg(Fields(note, names));
@@ -206,6 +212,7 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
 fn letter(signal: Signal) -> &'static str {
     match signal {
         Signal::Acked => "a",
+        Signal::AckedLate => "l",
         Signal::Rejected => "r",
         Signal::DeliveredNoAck => "d",
         Signal::Started => "s",
@@ -238,14 +245,15 @@ fn write_entry(cmd: &mut Cmd, digest: Digest, note: &LockNote) {
     cmd.arg(Parts([b"\n", &digest.hex_digits(), b" ", scope, b" ", rule]));
 }
 
-/// Which signals free such a lock.
-fn ends(note: &LockNote) -> &'static str {
-    match note.scope {
+/// Which signals free such a lock: how much they must say, and the sources that it listens to.
+fn ends(note: &LockNote) -> String {
+    let least = match note.scope {
         Scope::UntilStarted => "s",
         Scope::UntilFinished if note.acks_late => "a",
         Scope::UntilFinished => "r",
-        Scope::UntilExpired => "n",
-    }
+        Scope::UntilExpired => return "n".to_owned(),
+    };
+    least.to_owned() + &note.hears.letters()
 }
 
 /// The fields of a lock that do not change, as a `MessagePack` array of names and values.
@@ -263,8 +271,14 @@ impl Fields<'_> {
         put("vhost", &note.vhost);
         put("queue", &note.queue);
         put("scope", note.scope.as_str());
-        if note.scope == Scope::UntilFinished && note.acks_late {
+        if note.scope == Scope::UntilFinished {
             put("grace", decimal(note.settle_grace_ms.min(LONGEST_MS), &mut digits));
+            if note.acks_late {
+                put("late", "1");
+            }
+        }
+        if note.hears != Hears::ALL {
+            put("hears", &note.hears.letters());
         }
         if note.scope != Scope::UntilExpired {
             put("life", decimal(span(note.life_ms), &mut digits));
@@ -453,7 +467,7 @@ fn freed(value: &Value) -> Option<Freed> {
 }
 
 /// The fields that [`record`] reads, as the script's `Q` asks for them.
-pub(super) const RECORD_FIELDS: [&str; 14] = [
+pub(super) const RECORD_FIELDS: [&str; 15] = [
     "holder",
     "state",
     "rule",
@@ -468,6 +482,7 @@ pub(super) const RECORD_FIELDS: [&str; 14] = [
     "scope",
     "shadow",
     "publishes",
+    "carried",
 ];
 
 /// A lock from its fields; `None` if it is not there, or not a lock.
@@ -487,6 +502,7 @@ pub(super) fn record(digest: Digest, fields: &[Value]) -> Option<LockRecord> {
         scope,
         shadow,
         publishes,
+        carried,
     ] = fields
     else {
         return None;
@@ -510,6 +526,7 @@ pub(super) fn record(digest: Digest, fields: &[Value]) -> Option<LockRecord> {
             .split(' ')
             .filter(|publish| !publish.is_empty() && !publish.contains('-'))
             .count() as u32,
+        carried: text(carried).is_some(),
         shadow: text(shadow).as_deref() == Some("1"),
     })
 }
