@@ -279,7 +279,7 @@ impl Runs {
                 free(store, run);
             }
         }
-        if self.state().tracked.is_empty() {
+        if !self.state().is_anything_due(now_ms) {
             return;
         }
         let present = self.nodes.present();
@@ -343,6 +343,11 @@ fn free(store: &Client, run: &Run) {
 }
 
 impl State {
+    fn is_anything_due(&self, now_ms: u64) -> bool {
+        let due = |tracked: &Tracked| tracked.is_due(now_ms) || tracked.check_ms <= now_ms || tracked.has_lapsed(now_ms);
+        self.tracked.values().flatten().any(due)
+    }
+
     fn tracks(&self, claim: &Claim) -> bool {
         let tracked = self.tracked.get(&claim.id);
         tracked.is_some_and(|tracked| tracked.iter().any(|tracked| tracked.run.claim == *claim))
@@ -436,8 +441,11 @@ impl State {
 
     /// A worker has answered: the tasks that have ended, for all that it knows. What was not asked, or not of it, says nothing.
     fn answered(&mut self, answer: &TasksKnown, now_ms: u64) -> Vec<Run> {
-        let of_it = |asked: &&Asked| asked.node.name == answer.node;
-        if self.questions.get(&*answer.ticket).filter(of_it).is_none() {
+        if self
+            .questions
+            .get(&*answer.ticket)
+            .is_none_or(|asked| asked.node.name != answer.node)
+        {
             return Vec::new();
         }
         let Some(asked) = self.questions.remove(&*answer.ticket) else {
