@@ -113,6 +113,7 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     let observer = StoreObserver::new(Arc::clone(&metrics), logging.decisions(), Arc::clone(hub.runs()));
     let store = Store::open(&store_settings(&config, &instance), Arc::new(observer))?;
     metrics.set_store_type(store.kind());
+    hub.witness().configured(config.results.is_some());
     let acceptor = Arc::new(ArcSwapOption::from(acceptor(&config)?));
     let limits = Arc::new(ArcSwapOption::from_pointee(config.proxy.clone()));
 
@@ -295,6 +296,7 @@ impl Running<'_> {
         }
         self.limits.store(Some(Arc::new(new.proxy.clone())));
         self.metrics.connections_limit.set(new.proxy.max_connections as i64);
+        self.hub.witness().configured(new.results.is_some());
         self.hub.set_rules(&new.proxy, &new.rules);
         self.lifecycle.configure(&new);
         self.metrics.set_config(&new.sha256);

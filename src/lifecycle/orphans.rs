@@ -41,6 +41,7 @@ use super::running::Runs;
 use super::spread;
 use crate::rules::RuleSet;
 use crate::rules::lock::{Digest, LockRecord, LockState, Nonce, Request, Scope, Signal};
+use crate::rules::source::Source;
 use crate::rules::spec::RuleSpec;
 use crate::session::TasksKnown;
 use crate::store::{Client, Filter, Store, Unavailable};
@@ -210,6 +211,7 @@ impl Watcher {
             // It is no settlement.
             settlement: Nonce(0),
             signal: Signal::Orphaned,
+            source: Source::Other,
             worker: Arc::clone(&lock.worker),
         });
     }
@@ -275,7 +277,7 @@ impl Doubtful {
 struct Doubt {
     /// Since when the worker is there to which the rest belongs.
     since_ms: u64,
-    /// When to ask.
+    /// When to ask, once the grace is over.
     due_ms: u64,
     /// How often on end the worker has said that it does not know the task.
     unknown: u32,
@@ -388,7 +390,7 @@ impl Orphans {
         let pass = Pass(self.pass);
         let fresh = || Doubt {
             since_ms,
-            due_ms: since_ms + grace_ms,
+            due_ms: 0,
             unknown: 0,
             silent: 0,
             asked_ms: None,
@@ -410,7 +412,12 @@ impl Orphans {
             doubt.silent += 1;
             doubt.due_ms = if doubt.silent < 2 { now_ms } else { now_ms + AGAIN_MS };
         }
-        if now_ms < doubt.due_ms { Verdict::Keep } else { Verdict::Ask }
+        // The grace of the rules as they are now, whatever it was when the worker came.
+        if now_ms < doubt.due_ms.max(since_ms.saturating_add(grace_ms)) {
+            Verdict::Keep
+        } else {
+            Verdict::Ask
+        }
     }
 
     /// A question about these locks, which is asked now.

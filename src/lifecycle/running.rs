@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use super::nodes::{Node, Nodes, Presence, Question};
 use crate::rules::RuleSet;
 use crate::rules::lock::{Claim, LockRecord, LockState, Nonce, ReleaseOn, Renewed, Reply, Request, Scope, Signal};
+use crate::rules::source::Source;
 use crate::rules::spec::RuleSpec;
 use crate::session::{Run, TasksKnown};
 use crate::store::{Client, Store};
@@ -234,10 +235,14 @@ impl Runs {
 
     /// An order that is given to the store.
     pub fn hears(&self, order: &Request) {
-        let Request::Signal { id, signal, .. } = order else { return };
+        let Request::Signal { id, signal, source, .. } = order else {
+            return;
+        };
+        let ends = |run: &Run| signal.is_heard(*source, run.note.hears);
         match signal {
-            Signal::Retried => drop(self.state().forget(id)),
-            Signal::Rejected
+            Signal::Retried => drop(self.state().forget(id, ends)),
+            Signal::AckedLate
+            | Signal::Rejected
             | Signal::Succeeded
             | Signal::Failed
             | Signal::Revoked
@@ -246,7 +251,7 @@ impl Runs {
             | Signal::Orphaned => {
                 let now_ms = self.nodes.now_ms();
                 let mut state = self.state();
-                if !state.forget(id) {
+                if !state.forget(id, ends) {
                     state.early.note(id, now_ms);
                 }
             }
@@ -338,6 +343,7 @@ fn free(store: &Client, run: &Run) {
         // It is no settlement.
         settlement: Nonce(0),
         signal: Signal::Orphaned,
+        source: Source::Other,
         worker: Arc::clone(&run.worker),
     });
 }
@@ -365,11 +371,16 @@ impl State {
         }
     }
 
-    /// Nothing of this id runs any more. True if something did.
-    fn forget(&mut self, id: &str) -> bool {
-        let gone = self.tracked.remove(id);
-        self.count -= gone.as_ref().map_or(0, Vec::len);
-        gone.is_some()
+    /// Forgets those runs of an id. False if none was known.
+    fn forget(&mut self, id: &str, goes: impl Fn(&Run) -> bool) -> bool {
+        let Some(tracked) = self.tracked.get_mut(id) else { return false };
+        let before = tracked.len();
+        tracked.retain(|tracked| !goes(&tracked.run));
+        self.count -= before - tracked.len();
+        if tracked.is_empty() {
+            self.tracked.remove(id);
+        }
+        true
     }
 
     fn forget_claim(&mut self, claim: &Claim) {

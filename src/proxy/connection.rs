@@ -108,8 +108,10 @@ impl Connection {
         let (answer_sender, answers) = mpsc::unbounded_channel();
         let mut leg = Leg::default();
         leg.set(client);
+        let mut session = Session::new(hub.settings(), hub.rules(), uuid::Uuid::new_v4().as_u64_pair().0, now);
+        session.handle_witness(Arc::clone(hub.witness()));
         Connection {
-            session: Session::new(hub.settings(), hub.rules(), uuid::Uuid::new_v4().as_u64_pair().0, now),
+            session,
             client: leg,
             broker: Leg::default(),
             dial: Dial::NotYet,

@@ -22,7 +22,7 @@ use crate::lifecycle::running::Runs;
 use crate::logging::{DecisionLog, OncePerMinute};
 use crate::metrics::Metrics;
 use crate::rules::RuleSet;
-use crate::session::{Now, Settings};
+use crate::session::{Now, Settings, Witness};
 use crate::store::QueueName;
 
 /// What all connections share.
@@ -34,6 +34,7 @@ pub struct Hub {
     metrics: Arc<Metrics>,
     log: Arc<DecisionLog>,
     unreadable: OncePerMinute,
+    unexpiring: OncePerMinute,
     purges: Purges,
     connections: Mutex<HashMap<u64, Entry>>,
     hosts: Mutex<Hosts>,
@@ -41,6 +42,7 @@ pub struct Hub {
     draining: AtomicBool,
     topologies: Arc<Topologies>,
     runs: Arc<Runs>,
+    witness: Arc<Witness>,
 }
 
 /// What the hub knows of a connection.
@@ -109,12 +111,14 @@ impl Hub {
             metrics,
             log,
             unreadable: OncePerMinute::default(),
+            unexpiring: OncePerMinute::default(),
             connections: Mutex::new(HashMap::new()),
             hosts: Mutex::new(Hosts::default()),
             next: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             topologies: Arc::default(),
             runs: Arc::new(Runs::new(&nodes)),
+            witness: Arc::default(),
         }
     }
 
@@ -170,9 +174,19 @@ impl Hub {
         &self.unreadable
     }
 
+    /// Bounds the log lines about messages that do not expire with their lock.
+    pub fn unexpiring(&self) -> &OncePerMinute {
+        &self.unexpiring
+    }
+
     /// What is known of exchanges and queues.
     pub fn topologies(&self) -> &Arc<Topologies> {
         &self.topologies
+    }
+
+    /// What all sessions have seen of tasks.
+    pub fn witness(&self) -> &Arc<Witness> {
+        &self.witness
     }
 
     /// The workers that are connected.

@@ -278,13 +278,11 @@ impl Channel {
             holder,
         }));
         match way {
-            Way::Holding => self.show(
-                shared,
-                &admission.frames,
-                admission.tag,
-                Arc::clone(&admission.hold.claim.id),
-                Some(admission.hold),
-            ),
+            Way::Holding => {
+                let id = Arc::clone(&admission.hold.claim.id);
+                shared.witness.delivered(&id, &admission.hold.note.task, &admission.rule);
+                self.show(shared, &admission.frames, admission.tag, id, Some(admission.hold));
+            }
             Way::Killed => match admission.killed() {
                 Some(frames) => self.show(shared, &frames, admission.tag, Arc::clone(&admission.hold.claim.id), None),
                 None => self.ack_unrun(shared, admission.tag),

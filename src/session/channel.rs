@@ -17,6 +17,7 @@ use crate::amqp::frame::{Frame, FrameKind};
 use crate::amqp::method::{MethodId, basic};
 use crate::celery::control::Ask;
 use crate::rules::lock::Signal;
+use crate::rules::source::Source;
 
 /// Which close handshake a channel is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -305,7 +306,7 @@ impl Channel {
             self.deliveries.shown(tag, task);
         } else if let Some(id) = task {
             let worker = Arc::clone(&shared.worker);
-            shared.tell_signal(id, Signal::DeliveredNoAck, worker);
+            shared.tell_signal(id, Signal::DeliveredNoAck, Source::Ack, worker);
         }
     }
 
@@ -415,7 +416,12 @@ impl Shared {
     /// The worker at the other end settled a delivery.
     fn client_has_settled(&mut self, settled: Settled, signal: Signal) {
         let worker = Arc::clone(&self.worker);
-        self.tell_signal(settled.task, signal, worker);
+        let signal = if signal == Signal::Acked {
+            self.judge_ack(&settled.task)
+        } else {
+            signal
+        };
+        self.tell_signal(settled.task, signal, Source::Ack, worker);
         if let Some(hold) = settled.hold.filter(|_| signal == Signal::Acked) {
             self.runs_on(*hold);
         }

@@ -47,6 +47,22 @@ pub enum Event {
         /// What.
         reason: ExceptionReason,
     },
+    /// A message should expire with its lock and is forwarded as it came.
+    ExpiryKept {
+        /// The rule.
+        rule: Arc<Rule>,
+        /// Why.
+        why: &'static str,
+        /// The task.
+        task: Arc<str>,
+        /// The task id.
+        id: Arc<str>,
+    },
+    /// Many tasks of this rule were acknowledged, and none was ever heard to end.
+    EndsUnheard {
+        /// The rule.
+        rule: Arc<Rule>,
+    },
     /// The client is a worker whose mailbox is consumed on this connection from now on.
     Mailbox {
         /// The node name.

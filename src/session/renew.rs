@@ -49,16 +49,17 @@ impl Hold {
         self.renewed_us = now_us;
     }
 
-    /// When it is to be renewed, in monotonic microseconds: after a third of its life. A task that may not begin any more keeps no lock.
-    pub(super) fn renewal_us(&self) -> Option<u64> {
+    /// When it is to be renewed, in monotonic microseconds: after a third of its life.
+    pub(super) fn renewal_us(&self) -> u64 {
         let third = (self.note.life_ms.saturating_mul(1000) / 3).clamp(1, RENEWAL_MAX_US);
         let usual_us = self.renewed_us.saturating_add(third);
-        let due_us = self.hastened_us.map_or(usual_us, |hastened| hastened.min(usual_us));
-        let ends = self
-            .note
-            .unstarted_ms
-            .map(|unstarted| self.judged_us.saturating_add(unstarted.saturating_mul(1000)));
-        ends.is_none_or(|ends| due_us < ends).then_some(due_us)
+        self.hastened_us.map_or(usual_us, |hastened| hastened.min(usual_us))
+    }
+
+    /// Whether its task may begin no more, if it has not.
+    fn is_too_late(&self, now_us: u64) -> bool {
+        let unstarted_us = self.note.unstarted_ms.map(|unstarted| unstarted.saturating_mul(1000));
+        unstarted_us.is_some_and(|unstarted| now_us >= self.judged_us.saturating_add(unstarted))
     }
 
     /// The note, with its times counted from now.
@@ -105,11 +106,16 @@ impl Shared {
     pub(super) fn renew_hold(&mut self, hold: &mut Hold) {
         hold.renewed_us = self.now.us;
         hold.hastened_us = None;
+        let running = self.witness.has_begun(&hold.claim.id);
+        // A task that may not begin any more keeps no lock.
+        if !running && hold.is_too_late(self.now.us) {
+            return;
+        }
         self.tells.push(Request::Renew {
             claim: hold.claim.clone(),
             delivery: hold.delivery,
             note: hold.note_at(self.now.us),
-            running: false,
+            running,
             worker: Arc::clone(&self.worker),
         });
     }

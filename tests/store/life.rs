@@ -6,6 +6,7 @@ use oncegate::rules::lock::{
     Acquired, Admitted, Claim, Committed, Cooled, Digest, LockNote, LockRecord, LockState, Nonce, ReleaseOn, ReleaseReason, Renewed, Reply,
     Request, Running, Scope, Signal,
 };
+use oncegate::rules::source::Source;
 
 use crate::world::{COOLDOWN, GRACE, LEASE, LIFE, World, claim, digest, late, note, note_with};
 
@@ -53,11 +54,16 @@ scenarios! {
 
 const WORKER: &str = "celery@one";
 
-async fn tell(w: &World, id: &str, signal: Signal) -> Vec<ReleaseReason> {
+pub async fn tell(w: &World, id: &str, signal: Signal) -> Vec<ReleaseReason> {
+    tell_by(w, id, signal, Source::Events).await
+}
+
+pub async fn tell_by(w: &World, id: &str, signal: Signal, source: Source) -> Vec<ReleaseReason> {
     let request = Request::Signal {
         id: id.into(),
         settlement: Nonce(77),
         signal,
+        source,
         worker: WORKER.into(),
     };
     match w.ask(request).await {
@@ -95,14 +101,14 @@ async fn renew(w: &World, claim: &Claim, note: &Arc<LockNote>, running: bool) ->
 }
 
 /// A holder whose message the broker has.
-async fn queued(w: &World, key: u8, id: &str, note: &Arc<LockNote>) -> Claim {
+pub async fn queued(w: &World, key: u8, id: &str, note: &Arc<LockNote>) -> Claim {
     let claim = claim(key, id);
     assert_eq!(w.acquire(&claim, 1, note).await, Acquired::Taken);
     assert_eq!(w.commit(&claim, 1, note).await, Committed::Held);
     claim
 }
 
-async fn held(w: &World, key: u8) -> LockRecord {
+pub async fn held(w: &World, key: u8) -> LockRecord {
     w.show(digest(key)).await.expect("somebody holds it")
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::rules::lock::{Claim, LockNote, ReleaseOn, Reply};
+use crate::rules::source::{Hears, Source};
 use crate::rules::spec::Unique;
 use crate::store::{Clock, Memory, Unobserved};
 
@@ -127,6 +128,15 @@ fn a_worker_that_is_seen_meanwhile_has_the_grace_anew() {
         assert_eq!(rig.sees(Sight::Absent, 119_999), Verdict::Keep);
         assert_eq!(rig.sees(Sight::Absent, 120_000), Verdict::Crashed);
     }
+}
+
+#[test]
+fn a_grace_that_is_changed_holds_for_workers_that_are_in_doubt_already() {
+    let mut orphans = Orphans::default();
+    let now_ms = YOUNG_MS + 5_000;
+    assert_eq!(orphans.judge(&lock(), YOUNG, GRACE_MS, now_ms), Verdict::Keep);
+    assert_eq!(orphans.judge(&lock(), YOUNG, 1_000, now_ms), Verdict::Ask);
+    assert_eq!(orphans.judge(&lock(), YOUNG, u64::MAX, now_ms), Verdict::Keep);
 }
 
 #[test]
@@ -310,6 +320,7 @@ impl World {
             lease_ms: 10_000,
             settle_grace_ms: 1_000,
             acks_late: false,
+            hears: Hears::ALL,
             release_on: ReleaseOn::Both,
             cooldown_ms: 0,
         });
@@ -324,6 +335,7 @@ impl World {
             id: "a".into(),
             settlement: Nonce(2),
             signal: Signal::Acked,
+            source: Source::Ack,
             worker: "w@one".into(),
         };
         for request in [acquire, Request::Commit { claim, publish, note }, acked] {

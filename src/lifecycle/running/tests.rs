@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::rules::lock::{Digest, LockNote};
+use crate::rules::source::Hears;
 use crate::rules::spec::Unique;
 use crate::session::Pulse;
 use crate::store::{Clock, Memory, Observer};
@@ -63,6 +64,7 @@ fn note_with(change: impl FnOnce(&mut LockNote)) -> Arc<LockNote> {
         lease_ms: 10_000,
         settle_grace_ms: 1_000,
         acks_late: false,
+        hears: Hears::ALL,
         release_on: ReleaseOn::Both,
         cooldown_ms: 0,
     };
@@ -152,6 +154,7 @@ impl World {
             id: id.into(),
             settlement: Nonce(signal as u64),
             signal,
+            source: Source::Events,
             worker: "w@one".into(),
         });
     }

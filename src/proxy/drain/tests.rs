@@ -12,6 +12,7 @@ use crate::proxy::connection::Command;
 use crate::proxy::tests::hub;
 use crate::proxy::{Hub, Workers};
 use crate::rules::lock::{Nonce, Request, Signal};
+use crate::rules::source::Source;
 use crate::store::{self, Store};
 
 const PATIENCE: Patience = Patience {
@@ -183,6 +184,7 @@ fn workers(hub: &Arc<Hub>, store: &Store) -> Workers {
         client.tell(Request::Signal {
             id: Arc::from("id"),
             signal: Signal::Acked,
+            source: Source::Ack,
             settlement: Nonce(1),
             worker: Arc::from(""),
         });
