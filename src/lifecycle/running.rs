@@ -24,7 +24,7 @@ use tokio::sync::watch;
 
 use super::nodes::{Node, Nodes, Presence, Question};
 use crate::rules::RuleSet;
-use crate::rules::lock::{Claim, LockRecord, LockState, Nonce, ReleaseOn, Renewed, Reply, Request, Scope, Signal};
+use crate::rules::lock::{Alive, Claim, LockRecord, LockState, Nonce, ReleaseOn, Renewed, Reply, Request, Scope, Signal};
 use crate::rules::source::Source;
 use crate::rules::spec::RuleSpec;
 use crate::session::{Run, TasksKnown};
@@ -111,7 +111,7 @@ impl Tracked {
             claim: self.run.claim.clone(),
             delivery: self.run.delivery,
             note: Arc::clone(&self.run.note),
-            running: true,
+            alive: Alive::Acknowledged,
             worker: Arc::clone(&self.run.worker),
         }
     }
@@ -261,7 +261,7 @@ impl Runs {
 
     /// The store has done an order.
     pub fn heard(&self, order: &Request, reply: &Reply) {
-        if let (Request::Renew { claim, running: true, .. }, Reply::Renewed(Renewed::Gone)) = (order, reply) {
+        if let (Request::Renew { claim, .. }, Reply::Renewed(Renewed::Gone)) = (order, reply) {
             self.state().forget_claim(claim);
         }
     }

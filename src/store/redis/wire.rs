@@ -5,8 +5,8 @@ use std::sync::Arc;
 use redis::{Cmd, Script, ToRedisArgs, Value};
 
 use crate::rules::lock::{
-    Acquired, Admitted, Claim, Committed, Cooled, Digest, Freed, LockNote, LockRecord, LockState, ReleaseOn, ReleaseReason, Renewed, Reply,
-    Request, Running, Scope, Signal,
+    Acquired, Admitted, Alive, Claim, Committed, Cooled, Digest, Freed, LockNote, LockRecord, LockState, ReleaseOn, ReleaseReason, Renewed,
+    Reply, Request, Running, Scope, Signal,
 };
 use crate::rules::source::{Hears, Source};
 use crate::store::memory::LONGEST_MS;
@@ -163,11 +163,15 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             claim: Claim { id, digest },
             delivery,
             note,
-            running,
+            alive,
             worker,
         } => {
-            let life = if *running { note.life_ms } else { note.queued_life_ms() };
-            cmd.arg("N").arg(&**id).arg(Hex(delivery.0)).arg(u8::from(*running));
+            let life = if alive.runs() { note.life_ms } else { note.queued_life_ms() };
+            cmd.arg("N").arg(&**id).arg(Hex(delivery.0)).arg(match alive {
+                Alive::Delivered => "d",
+                Alive::Begun => "b",
+                Alive::Acknowledged => "a",
+            });
             cmd.arg(span(life)).arg(entry(*digest, note));
             cmd.arg(ends(note)).arg(fields(note, names)).arg(&**worker);
         }
