@@ -67,7 +67,7 @@ impl Lock {
         let first = match state {
             LockState::Leased => Stage::Open,
             LockState::Queued => Stage::Confirmed,
-            // The message of one that runs is settled; to one that was locked by hand there is none.
+            // One that begins as running has its message settled; to one that was locked by hand there is none.
             LockState::Running | LockState::Cooldown => Stage::Settled(publish),
         };
         Lock {

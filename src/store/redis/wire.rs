@@ -6,8 +6,8 @@ use std::sync::Arc;
 use redis::{Cmd, RedisWrite, Script, ToRedisArgs, Value};
 
 use crate::rules::lock::{
-    Acquired, Admitted, Claim, Committed, Cooled, Digest, Freed, LockNote, LockRecord, LockState, ReleaseOn, ReleaseReason, Renewed, Reply,
-    Request, Running, Scope, Signal,
+    Acquired, Admitted, Alive, Claim, Committed, Cooled, Digest, Freed, LockNote, LockRecord, LockState, ReleaseOn, ReleaseReason, Renewed,
+    Reply, Request, Running, Scope, Signal,
 };
 use crate::rules::source::{Hears, Source};
 use crate::store::memory::LONGEST_MS;
@@ -184,11 +184,15 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             claim: Claim { id, digest },
             delivery,
             note,
-            running,
+            alive,
             worker,
         } => {
-            let life = if *running { note.life_ms } else { note.queued_life_ms() };
-            cmd.arg("N").arg(&**id).arg(Hex(delivery.0)).arg(u8::from(*running));
+            let life = if alive.runs() { note.life_ms } else { note.queued_life_ms() };
+            cmd.arg("N").arg(&**id).arg(Hex(delivery.0)).arg(match alive {
+                Alive::Delivered => "d",
+                Alive::Begun => "b",
+                Alive::Acknowledged => "a",
+            });
             cmd.arg(span(life));
             write_entry(cmd, *digest, note);
             cmd.arg(ends(note)).arg(Fields(note, names)).arg(&**worker);

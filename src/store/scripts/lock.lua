@@ -541,7 +541,7 @@ function ops.M(lock, idkey, a)
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
--- Renewal: id, delivery, running, life, entry, ends, blob, worker. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
+-- Renewal: id, delivery, how it is alive (d delivered, b begun, a acknowledged), life, entry, ends, blob, worker. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
 function ops.N(lock, idkey, a)
   local id, life, ends = ARGV[a], tonumber(ARGV[a + 3]), ARGV[a + 5]
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'told')
@@ -553,12 +553,8 @@ function ops.N(lock, idkey, a)
   end
   if ended(digest_of(lock), id, nil, ends) then return 2 end
   local nonce = ARGV[a + 1]
-  if ARGV[a + 2] == '1' then
-    -- Its message is settled.
-    take(lock, id, 'running', nonce .. '-' .. nonce, life, ARGV[a + 6])
-  else
-    take(lock, id, 'queued', nonce .. '+', life, ARGV[a + 6])
-  end
+  take(lock, id, ARGV[a + 2] == 'd' and 'queued' or 'running', ARGV[a + 2] == 'a' and nonce .. '-' .. nonce or nonce .. '+', life,
+    ARGV[a + 6])
   delivered(lock, idkey, ARGV[a + 4], ARGV[a + 7], life)
   return 1
 end
