@@ -18,6 +18,7 @@ use super::upstream::Upstreams;
 use crate::config::{ProxyConfig, UpstreamConfirms};
 use crate::lifecycle::nodes::{Ask, Nodes};
 use crate::lifecycle::purge::Purges;
+use crate::lifecycle::running::Runs;
 use crate::logging::{DecisionLog, OncePerMinute};
 use crate::metrics::Metrics;
 use crate::rules::RuleSet;
@@ -40,13 +41,15 @@ pub struct Hub {
     next: AtomicU64,
     draining: AtomicBool,
     topologies: Arc<Topologies>,
-    nodes: Arc<Nodes>,
+    runs: Arc<Runs>,
     witness: Arc<Witness>,
 }
 
 /// What the hub knows of a connection.
 struct Entry {
     address: IpAddr,
+    /// The worker thread that it is on.
+    thread: usize,
     orders: UnboundedSender<Command>,
 }
 
@@ -114,7 +117,7 @@ impl Hub {
             next: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             topologies: Arc::default(),
-            nodes,
+            runs: Arc::new(Runs::new(&nodes)),
             witness: Arc::default(),
         }
     }
@@ -188,15 +191,29 @@ impl Hub {
 
     /// The workers that are connected.
     pub fn nodes(&self) -> &Arc<Nodes> {
-        &self.nodes
+        self.runs.nodes()
     }
 
-    /// Takes a seat for a new connection from this address.
-    pub fn seat(self: &Arc<Self>, address: IpAddr) -> (Seat, UnboundedReceiver<Command>) {
+    /// The tasks that run.
+    pub fn runs(&self) -> &Arc<Runs> {
+        &self.runs
+    }
+
+    /// The store can be asked again by the connections of this worker thread.
+    pub fn store_is_back(&self, thread: usize) {
+        for entry in self.lock().values().filter(|entry| entry.thread == thread) {
+            // A connection that has just ended needs no orders.
+            let _ = entry.orders.send(Command::StoreBack);
+        }
+    }
+
+    /// Takes a seat for a new connection from this address, on this worker thread.
+    pub fn seat(self: &Arc<Self>, address: IpAddr, thread: usize) -> (Seat, UnboundedReceiver<Command>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let entry = Entry {
             address,
+            thread,
             orders: sender.clone(),
         };
         self.lock().insert(number, entry);
@@ -238,7 +255,7 @@ impl Hub {
 
     /// Puts new rules in force everywhere.
     pub fn set_rules(&self, config: &ProxyConfig, rules: &Arc<RuleSet>) {
-        self.settings.store(Arc::new(settings(config, &self.nodes)));
+        self.settings.store(Arc::new(settings(config, self.nodes())));
         self.rules.store(Arc::clone(rules));
         self.order(&Command::Rules(Arc::clone(rules)));
     }

@@ -144,6 +144,7 @@ impl Reporter {
             }
             Event::Mailbox { node } => self.mailbox(node_of(vhost_name, node), seat),
             Event::Pulse { node, pulse } => self.hub.nodes().pulse(node_of(vhost_name, node), pulse),
+            Event::Runs(run) => self.hub.runs().began(run),
             Event::TasksKnown(answer) => self.hub.nodes().answered(answer),
             Event::Opened => tracing::debug!(client = %self.peer, vhost, "the client is logged in"),
             Event::Closed { by, reason } => self.closed(by, reason, vhost),

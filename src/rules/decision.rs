@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::digest::{Domain, digest};
 use super::expr::{Expr, ExprError, Scope};
-use super::lock::{Digest, LockNote, Scope as LockScope};
+use super::lock::{Digest, LockNote, LockRecord, Scope as LockScope};
 use super::outcome::UnkeyableReason;
 use super::show::{render, summary};
 use super::spec::{AcksLate, Canvas, Mode, Override, Unique};
@@ -146,6 +146,30 @@ impl Claimed {
             release_on: self.rule.release_on,
             cooldown_ms: self.rule.cooldown.as_millis() as u64,
         }
+    }
+}
+
+impl Rule {
+    /// What is written beside the lock of a task that runs and is acknowledged, as far as the lock itself and the rule tell; `None` if
+    /// such tasks end with their acknowledgement.
+    pub fn note_of_running(&self, lock: &LockRecord) -> Option<LockNote> {
+        (self.acks_late != AcksLate::True).then(|| LockNote {
+            rule: Arc::clone(&self.name),
+            task: Arc::clone(&lock.task),
+            summary: Arc::clone(&lock.summary),
+            vhost: Arc::clone(&lock.vhost),
+            queue: Arc::clone(&lock.queue),
+            scope: lock.scope,
+            shadow: lock.shadow,
+            life_ms: self.ttl.as_millis() as u64,
+            unstarted_ms: None,
+            lease_ms: self.lease.as_millis() as u64,
+            settle_grace_ms: self.settle_grace.as_millis() as u64,
+            acks_late: false,
+            hears: self.hears,
+            release_on: self.release_on,
+            cooldown_ms: self.cooldown.as_millis() as u64,
+        })
     }
 }
 

@@ -278,8 +278,10 @@ pub enum Request {
         delivery: Nonce,
         /// The same note as at admission.
         note: Arc<LockNote>,
-        /// Whether a worker runs it, as far as is known.
+        /// True if a worker runs it whose message is acknowledged: a lock that is taken again runs, and counts no message.
         running: bool,
+        /// The worker's node name, empty if it is not known.
+        worker: Arc<str>,
     },
     /// Locks a key by hand, as after a success. Answered by [`Reply::Cooled`].
     Cool {

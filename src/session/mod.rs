@@ -29,6 +29,7 @@ mod hear;
 mod kept;
 mod publish;
 mod query;
+mod renew;
 mod send;
 mod spares;
 #[cfg(test)]
@@ -42,10 +43,10 @@ use std::sync::Arc;
 
 pub use channel::Channel;
 pub use confirm::{Ledger, Outcome, UnknownTag};
-pub use deliver::{Deliveries, Pass};
+pub use deliver::{Deliveries, Pass, Settled};
 pub use drain::Neighbours;
 pub use ends::{BrokerEnd, ClientEnd};
-pub use event::{CloseReason, DeliveryEvent, Event, PublishEvent, Pulse, TasksKnown};
+pub use event::{CloseReason, DeliveryEvent, Event, PublishEvent, Pulse, Run, TasksKnown};
 pub use hear::{Mailbox, Told};
 pub use publish::Grant;
 pub use spares::Spares;

@@ -394,6 +394,7 @@ mod kept;
 mod leases;
 mod query;
 mod queues;
+mod renew;
 mod store;
 mod transactions;
 mod transparency;

@@ -214,7 +214,8 @@ impl Step<'_> {
                 delivery,
                 note,
                 running,
-            } => Reply::Renewed(self.renew(claim, *delivery, note, *running)),
+                worker,
+            } => Reply::Renewed(self.renew(claim, *delivery, note, *running, worker)),
             Request::Cool { claim, note } => Reply::Cooled(self.cool(claim, note)),
             Request::Release { digest, holder, running } => Reply::Released(self.release(*digest, holder.as_deref(), *running)),
             Request::Show { digest } => Reply::Lock(self.table.lock(digest, self.now).map(|lock| Box::new(lock.record(*digest)))),
@@ -444,7 +445,7 @@ impl Step<'_> {
         }
     }
 
-    fn renew(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<LockNote>, running: bool) -> Renewed {
+    fn renew(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<LockNote>, running: bool, worker: &Arc<str>) -> Renewed {
         let (state, life) = if running {
             (LockState::Running, note.life_ms)
         } else {
@@ -467,7 +468,10 @@ impl Step<'_> {
             return Renewed::Gone;
         }
         self.take(claim, delivery, note, state, until);
-        self.delivered(claim, delivery, note, &"".into());
+        if let Some(lock) = self.table.lock(&claim.digest, self.now) {
+            lock.reached(worker);
+        }
+        self.table.note_id(&claim.id, claim.digest, &note.rule, until, self.now);
         Renewed::Retaken
     }
 

@@ -46,6 +46,7 @@ scenarios! {
     renewal_gives_the_full_life
     renewal_retakes_and_never_steals
     renewal_after_the_end_is_of_no_use
+    renewal_of_what_runs_takes_a_lock_that_a_crash_frees
     locked_by_hand
     release_spares_what_runs
     renewal_does_not_undo_a_release
@@ -91,6 +92,7 @@ async fn renew(w: &World, claim: &Claim, note: &Arc<LockNote>, running: bool) ->
         delivery: Nonce(500),
         note: note.clone(),
         running,
+        worker: WORKER.into(),
     };
     match w.ask(request).await {
         Reply::Renewed(renewed) => renewed,
@@ -486,6 +488,20 @@ async fn renewal_retakes_and_never_steals(w: &World) {
     queued(w, 1, "b", &note).await;
     assert_eq!(renew(w, &a, &note, true).await, Renewed::Gone);
     assert_eq!(w.holder(digest(1)).await.as_deref(), Some("b"));
+}
+
+async fn renewal_of_what_runs_takes_a_lock_that_a_crash_frees(w: &World) {
+    let note = note(Scope::UntilFinished);
+    for (key, running) in [(1, true), (2, false)] {
+        let id = format!("task {key}");
+        let lost = claim(key, &id);
+        assert_eq!(renew(w, &lost, &note, running).await, Renewed::Retaken);
+        let lock = held(w, key).await;
+        assert_eq!((&*lock.worker, lock.in_flight), (WORKER, u32::from(!running)));
+        let freed = tell(w, &id, Signal::Orphaned).await;
+        assert_eq!(freed.is_empty(), !running, "a message in flight runs elsewhere");
+        assert_eq!(tell(w, &id, Signal::Purged).await, [], "a worker has it");
+    }
 }
 
 async fn renewal_after_the_end_is_of_no_use(w: &World) {

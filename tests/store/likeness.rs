@@ -66,6 +66,7 @@ fn request(dice: &mut Dice, notes: &[Arc<LockNote>]) -> Request {
             delivery: Nonce(200 + nonce),
             note: note.clone(),
             running: dice.roll(2) == 0,
+            worker,
         },
         _ if dice.roll(2) == 0 => Request::Cool {
             claim: Claim {

@@ -131,6 +131,15 @@ fn a_worker_that_is_seen_meanwhile_has_the_grace_anew() {
 }
 
 #[test]
+fn a_grace_that_is_changed_holds_for_workers_that_are_in_doubt_already() {
+    let mut orphans = Orphans::default();
+    let now_ms = YOUNG_MS + 5_000;
+    assert_eq!(orphans.judge(&lock(), YOUNG, GRACE_MS, now_ms), Verdict::Keep);
+    assert_eq!(orphans.judge(&lock(), YOUNG, 1_000, now_ms), Verdict::Ask);
+    assert_eq!(orphans.judge(&lock(), YOUNG, u64::MAX, now_ms), Verdict::Keep);
+}
+
+#[test]
 fn nothing_goes_at_first_sight() {
     let mut orphans = Orphans::default();
     assert_eq!(orphans.judge(&lock(), Sight::Absent, 0, 5_000), Verdict::Keep);
@@ -275,9 +284,11 @@ impl World {
             orphan_grace: Duration::from_secs(20),
             ..RuleSpec::default()
         };
+        let nodes = Arc::new(Nodes::new(Arc::clone(&clock) as Arc<dyn Clock>));
         let watcher = Watcher {
             store: Store::memory(Arc::new(memory), Arc::new(Unobserved)).client(),
-            nodes: Arc::new(Nodes::new(Arc::clone(&clock) as Arc<dyn Clock>)),
+            runs: Arc::new(Runs::new(&nodes)),
+            nodes,
             note: "proxy:p1".to_owned(),
             orphans: Orphans::default(),
             cursor: None,

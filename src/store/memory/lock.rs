@@ -64,9 +64,9 @@ impl Lock {
     ) -> Lock {
         let first = match state {
             LockState::Leased => Stage::Open,
-            LockState::Queued | LockState::Running => Stage::Confirmed,
-            // It was locked by hand: there is no message.
-            LockState::Cooldown => Stage::Settled(publish),
+            LockState::Queued => Stage::Confirmed,
+            // The message of one that runs is settled; to one that was locked by hand there is none.
+            LockState::Running | LockState::Cooldown => Stage::Settled(publish),
         };
         Lock {
             holder,
@@ -162,10 +162,15 @@ impl Lock {
         if self.state == LockState::Leased {
             self.state = LockState::Queued;
         }
-        self.delivered = true;
         self.told = false;
-        self.note_worker(worker);
         self.prolong(until_ms);
+        self.reached(worker);
+    }
+
+    /// A worker has or had the message.
+    pub(super) fn reached(&mut self, worker: &Arc<str>) {
+        self.delivered = true;
+        self.note_worker(worker);
     }
 
     /// True if the holder is known to have ended.

@@ -164,11 +164,12 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             delivery,
             note,
             running,
+            worker,
         } => {
             let life = if *running { note.life_ms } else { note.queued_life_ms() };
             cmd.arg("N").arg(&**id).arg(Hex(delivery.0)).arg(u8::from(*running));
             cmd.arg(span(life)).arg(entry(*digest, note));
-            cmd.arg(ends(note)).arg(fields(note, names));
+            cmd.arg(ends(note)).arg(fields(note, names)).arg(&**worker);
         }
         Request::Cool { claim, note } => {
             cmd.arg("W").arg(&*claim.id).arg(span(note.cooldown_ms)).arg(fields(note, names));

@@ -17,8 +17,16 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ENDED_KEPT, UNKNOWN_KEPT, PUBLISHES_KEPT, ENDED_WORDS = 60000, 10000, 16, 64
 local DEAD_KEPT, DEAD_LONGEST = 86400000, 34560000000
 
--- Redis writes a Lua number as a floating point number, which is slow.
-local function int(number) return string.format('%d', number) end
+-- Redis writes a Lua number as a floating point number, which is slow. Most questions of one call write the same few.
+local ints = {}
+local function int(number)
+  local text = ints[number]
+  if not text then
+    text = string.format('%d', number)
+    ints[number] = text
+  end
+  return text
+end
 local now_text = int(now)
 
 local function digest_of(lock) return string.sub(lock, -65, -2) end
@@ -95,9 +103,15 @@ local function settle(list, settlement)
   return true
 end
 
+-- What is written beside a lock, by its packed form: mostly the same for many questions of one call.
+local notes = {}
 local function take(lock, id, state, publishes, life, blob)
-  call('HSET', lock, 'holder', id, 'state', state, 'since', now_text, 'expires', int(now + life), 'publishes', publishes,
-    unpack(cmsgpack.unpack(blob)))
+  local note = notes[blob]
+  if not note then
+    note = cmsgpack.unpack(blob)
+    notes[blob] = note
+  end
+  call('HSET', lock, 'holder', id, 'state', state, 'since', now_text, 'expires', int(now + life), 'publishes', publishes, unpack(note))
   call('PEXPIRE', lock, int(life))
 end
 
@@ -106,12 +120,16 @@ local function find_entry(record, digest)
   return string.find(record, '\n' .. digest .. ' [^\n]*')
 end
 
+local function live_at_least(key, life)
+  if call('PTTL', key) < life then call('PEXPIRE', key, int(life)) end
+end
+
 -- The record lists the key, and lives at least that long.
 local function note_id(idkey, entry, life)
   if call('SET', idkey, entry, 'PX', int(life), 'NX') then return end
   local record = call('GET', idkey)
-  if not find_entry(record, string.sub(entry, 2, 65)) then record = record .. entry end
-  call('SET', idkey, record, 'PX', int(math.max(life, call('PTTL', idkey))))
+  if find_entry(record, string.sub(entry, 2, 65)) then return live_at_least(idkey, life) end
+  call('SET', idkey, record .. entry, 'PX', int(math.max(life, call('PTTL', idkey))))
 end
 
 local function forget_id(idkey, digest)
@@ -125,10 +143,6 @@ local function forget_id(idkey, digest)
   else
     call('SET', idkey, record, 'KEEPTTL')
   end
-end
-
-local function live_at_least(key, life)
-  if call('PTTL', key) < life then call('PEXPIRE', key, int(life)) end
 end
 
 local function prolong(lock, expires, life)
@@ -311,85 +325,91 @@ local SETTLING = { a = true, l = true, r = true, d = true }
 -- What a signal does to one lock: whether the id still claims the key, the publishes it ends if any, and what is told if the lock goes.
 local function signal_lock(digest, idkey, id, settlement, signal, worker, source)
   local lock = lock_of(digest)
-  local l = call('HMGET', lock, 'holder', 'scope', 'publishes', 'grace', 'rule', 'task', 'since', 'shadow', 'expires', 'state', 'life',
-    'release', 'cooldown', 'delivered', 'told', 'worker', 'late', 'hears')
+  local l = call('HMGET', lock, 'holder', 'scope', 'publishes', 'grace', 'expires', 'state', 'life', 'told', 'late', 'hears')
   if l[1] ~= id then
     if signal == 't' or signal == 'o' or is_dead(digest, id) then return true end
     return false, UNJUDGED
   end
-  local scope, runs, life = l[2], l[10] == 'running', tonumber(l[11]) or 1
-  if scope == 'until_expired' or l[10] == 'cooldown' then return true end
+  local scope, runs, life, told = l[2], l[6] == 'running', tonumber(l[7]) or 1, l[8]
+  if scope == 'until_expired' or l[6] == 'cooldown' then return true end
   local list = parse(l[3])
   if SETTLING[signal] and not settle(list, settlement) then return true end
 
   local function tell(reason)
-    return not l[15] and freed(digest, reason, id, l[5], l[6], l[7], l[8]) or nil
+    if told then return nil end
+    local about = call('HMGET', lock, 'rule', 'task', 'since', 'shadow')
+    return freed(digest, reason, id, about[1], about[2], about[3], about[4])
   end
   local function frees(reason, publishes)
+    local telling = tell(reason)
     call('DEL', lock)
-    return false, publishes, tell(reason)
+    return false, publishes, telling
   end
   local function supersedes(reason)
-    local kept = math.min(life + DEAD_KEPT, DEAD_LONGEST)
+    local kept, telling = math.min(life + DEAD_KEPT, DEAD_LONGEST), tell(reason)
     call('DEL', lock)
     call('SET', dead_of(digest, id), '1', 'PX', int(kept))
     live_at_least(idkey, kept)
-    return true, all(list), tell(reason)
+    return true, all(list), telling
   end
-  local function becomes(state)
-    call('HSET', lock, 'state', state, 'publishes', format(list))
-    if l[15] then call('HDEL', lock, 'told') end
-    prolong(lock, l[9], life)
+  local function becomes(state, ...)
+    local longer = now + life > (tonumber(l[5]) or 0)
+    local expires = longer and int(now + life) or l[5]
+    call('HSET', lock, 'state', state, 'publishes', format(list), 'expires', expires, ...)
+    if longer then call('PEXPIRE', lock, int(life)) end
+    if told then call('HDEL', lock, 'told') end
     live_at_least(idkey, life)
     return true
   end
 
-  if signal == 'r' then return frees('ended', settled(list)) end
-  if signal == 'v' then return frees('revoked', all(list)) end
-  if signal == 'c' then return frees('crash', all(list)) end
-  if signal == 'o' then
-    if l[16] ~= worker or in_flight(list) > 0 then return true end
-    return frees('crash', all(list))
-  end
-  -- Per run, started never follows ended.
-  if l[15] and (signal == 'd' or signal == 's') then
-    call('HSET', lock, 'publishes', format(list))
-    return true
-  end
-  local listens = not LISTENED[signal] or not l[18] or string.find(l[18], source, 1, true)
-  if not listens and (signal == 'a' and not l[17] or signal == 'd' or signal == 's') and scope == 'until_finished' then
-    -- A lock that lasts until the end shows nevertheless that a worker has begun: no revoke that is asked of all frees it then.
-    signal, listens = 's', true
-  end
-  if not listens then
-    call('HSET', lock, 'publishes', format(list))
-    return true
-  end
+  local listens = not LISTENED[signal] or not l[10] or string.find(l[10], source, 1, true)
   if signal == 'a' or signal == 'l' or signal == 'd' or signal == 's' then
+    -- Per run, started never follows ended.
+    if told and (signal == 'd' or signal == 's') then
+      call('HSET', lock, 'publishes', format(list))
+      return true
+    end
+    if not listens and (signal == 'a' and not l[9] or signal == 'd' or signal == 's') and scope == 'until_finished' then
+      -- A lock that lasts until the end shows nevertheless that a worker has begun: no revoke that is asked of all frees it then.
+      signal, listens = 's', true
+    end
+    if not listens then
+      call('HSET', lock, 'publishes', format(list))
+      return true
+    end
     if scope == 'until_started' then return frees('started', settled(list)) end
-    if signal == 'l' or signal == 'a' and l[17] then
+    if signal == 'l' or signal == 'a' and l[9] then
       if in_flight(list) > 0 then
         call('HSET', lock, 'publishes', format(list))
         return true
       end
-      local grace = math.min(tonumber(l[4]) or 0, math.max(0, (tonumber(l[9]) or now) - now))
+      local grace = math.min(tonumber(l[4]) or 0, math.max(0, (tonumber(l[5]) or now) - now))
+      local telling = tell('ended')
       call('HSET', lock, 'publishes', format(list), 'expires', int(now + grace), 'told', '1')
       call('PEXPIRE', lock, int(grace))
-      return true, settled(list), tell('ended'), grace
+      return true, settled(list), telling, grace
     end
-    call('HSET', lock, 'delivered', '1')
-    if worker ~= '' then call('HSET', lock, 'worker', worker) end
-    return becomes('running')
+    if worker == '' then return becomes('running', 'delivered', '1') end
+    return becomes('running', 'delivered', '1', 'worker', worker)
+  end
+  if signal == 'r' then return frees('ended', settled(list)) end
+  if signal == 'v' then return frees('revoked', all(list)) end
+  if signal == 'c' then return frees('crash', all(list)) end
+  if signal == 'o' then
+    if call('HGET', lock, 'worker') ~= worker or in_flight(list) > 0 then return true end
+    return frees('crash', all(list))
   end
   if signal == 't' then return scope ~= 'until_finished' or becomes('queued') end
+  if not listens then return true end
   if signal == 'k' or signal == 'f' then
     local outcome, rest = signal == 'k' and 'success' or 'failure', 0
+    local ends = call('HMGET', lock, 'release', 'cooldown')
     if scope == 'until_started' then
       rest = 0
-    elseif l[12] and l[12] ~= outcome then
+    elseif ends[1] and ends[1] ~= outcome then
       rest = life
     elseif signal == 'k' then
-      rest = tonumber(l[13]) or 0
+      rest = tonumber(ends[2]) or 0
     end
     if rest == 0 then return frees(outcome, all(list)) end
     call('HSET', lock, 'state', 'cooldown', 'expires', int(now + rest))
@@ -400,7 +420,7 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker, source
   if signal == 'x' and runs then return frees('expired', all(list)) end
   if signal == 'x' then return supersedes('expired') end
   if signal == 'q' and not runs then return supersedes('revoked') end
-  if signal == 'p' and not runs and not l[14] then return frees('purged', all(list)) end
+  if signal == 'p' and not runs and call('HEXISTS', lock, 'delivered') == 0 then return frees('purged', all(list)) end
   return true
 end
 
@@ -470,10 +490,11 @@ function ops.M(lock, idkey, a)
     end
     if not known then return { 'p', digest } end
   end
-  if is_dead(digest, id) then return { 'x', digest } end
-  if ARGV[a + 5] == 'n' then return { 'p', digest } end
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'told')
   local holder = l[1]
+  -- What is dead holds nothing: it has lost its lock by that.
+  if (holder ~= id or l[2] == 'cooldown') and is_dead(digest, id) then return { 'x', digest } end
+  if ARGV[a + 5] == 'n' then return { 'p', digest } end
   if not holder then
     take(lock, id, 'queued', nonce .. '+', life, ARGV[a + 6])
     delivered(lock, idkey, entry, worker, life)
@@ -481,15 +502,26 @@ function ops.M(lock, idkey, a)
   end
   if holder == id then
     if l[2] == 'cooldown' then return { 'p', digest } end
-    local list = parse(l[4])
+    local list, publishes = parse(l[4]), l[4] or ''
     if in_flight(list) == 0 then
       push(list, nonce, '+')
-      call('HSET', lock, 'publishes', format(list))
+      publishes = format(list)
     end
-    if l[2] == 'leased' then call('HSET', lock, 'state', 'queued') end
-    call('HDEL', lock, 'told')
-    prolong(lock, l[3], life)
-    delivered(lock, idkey, entry, worker, math.max(life, (tonumber(l[3]) or now) - now))
+    local left = (tonumber(l[3]) or now) - now
+    local state, expires = l[2] == 'leased' and 'queued' or l[2], int(now + math.max(life, left))
+    -- A field more or less costs little, a call costs much.
+    if worker == '' then
+      call('HSET', lock, 'state', state, 'publishes', publishes, 'expires', expires, 'delivered', '1')
+    else
+      call('HSET', lock, 'state', state, 'publishes', publishes, 'expires', expires, 'delivered', '1', 'worker', worker)
+    end
+    if life > left then call('PEXPIRE', lock, int(life)) end
+    if l[5] then call('HDEL', lock, 'told') end
+    if known and record then
+      live_at_least(idkey, math.max(life, left))
+    else
+      note_id(idkey, entry, math.max(life, left))
+    end
     return { 'h', digest }
   end
   if ARGV[a + 2] == '1' or known then return { 'p', digest } end
@@ -497,7 +529,7 @@ function ops.M(lock, idkey, a)
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
--- Renewal: id, delivery, running, life, entry, ends, blob. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
+-- Renewal: id, delivery, running, life, entry, ends, blob, worker. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
 function ops.N(lock, idkey, a)
   local id, life, ends = ARGV[a], tonumber(ARGV[a + 3]), ARGV[a + 5]
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'told')
@@ -508,8 +540,14 @@ function ops.N(lock, idkey, a)
     return 0
   end
   if ended(digest_of(lock), id, nil, ends) then return 2 end
-  take(lock, id, ARGV[a + 2] == '1' and 'running' or 'queued', ARGV[a + 1] .. '+', life, ARGV[a + 6])
-  delivered(lock, idkey, ARGV[a + 4], '', life)
+  local nonce = ARGV[a + 1]
+  if ARGV[a + 2] == '1' then
+    -- Its message is settled.
+    take(lock, id, 'running', nonce .. '-' .. nonce, life, ARGV[a + 6])
+  else
+    take(lock, id, 'queued', nonce .. '+', life, ARGV[a + 6])
+  end
+  delivered(lock, idkey, ARGV[a + 4], ARGV[a + 7], life)
   return 1
 end
 
@@ -546,7 +584,7 @@ function ops.Q(lock)
     'scope', 'shadow', 'publishes')
 end
 
-local arguments = { A = 8, C = 7, R = 7, U = 3, S = 5, M = 8, N = 7, W = 3, D = 3, Q = 0 }
+local arguments = { A = 8, C = 7, R = 7, U = 3, S = 5, M = 8, N = 8, W = 3, D = 3, Q = 0 }
 local answers, at = {}, 2
 for question = 1, #KEYS / 2 do
   local op = ARGV[at]
