@@ -179,6 +179,20 @@ def test_a_worker_without_heartbeats_answers_and_keeps_its_lock(gate, stack, sto
     assert proxy.count("oncegate_locks_released_total", rule="gated", reason="crash") == 0
 
 
+def test_a_worker_that_is_busy_keeps_its_lock_as_long_as_its_mailbox_is_there(gate, stack, store, scoreboard, straight, mailboxes):
+    """A solo worker neither answers nor publishes anything while it runs a task."""
+    proxy = gate("gated")
+    worker = straight("-E", "-P", "solo")
+    stack.produce(proxy, "gated.delay('one')")
+    [run] = scoreboard.wait_runs(1)
+    harness.wait_until(lambda: state(store) == ["running"], "the start to be known")
+    harness.wait_until(lambda: len(mailboxes.sent("query_task", worker.node)) >= 4, "the worker to be asked", timeout=120)
+    assert [lock["holder"] for lock in store.locks()] == [run["id"]]
+    scoreboard.open_gate("one")
+    proxy.expect("oncegate_locks_released_total", 1, rule="gated", reason="success")
+    assert proxy.count("oncegate_locks_released_total", rule="gated", reason="crash") == 0
+
+
 def test_a_worker_started_anew_does_not_know_the_task(gate, stack, store, scoreboard, straight, mailboxes):
     proxy = gate("gated")
     worker = straight()

@@ -311,7 +311,10 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker)
   local scope, runs, life = l[2], l[10] == 'running', tonumber(l[11]) or 1
   if scope == 'until_expired' or l[10] == 'cooldown' then return true end
   local list = parse(l[3])
-  if (signal == 'a' or signal == 'r' or signal == 'd') and not settle(list, settlement) then return true end
+  if signal == 'a' or signal == 'r' or signal == 'd' then
+    if not settle(list, settlement) then return true end
+    if not l[17] then call('HSET', lock, 'carried', '1') end
+  end
 
   local function tell(reason)
     return not l[15] and freed(digest, reason, id, l[5], l[6], l[7], l[8]) or nil
