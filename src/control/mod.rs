@@ -9,7 +9,7 @@
 //!
 //! The broker is dialled, never a proxy. A connection that is lost is made anew; until then what needs it is off, and the proxy works on.
 //!
-//! - [`wire`](self): a connection as a client, on the codec of this crate.
+//! - `wire`: a connection as a client, on the codec of this crate.
 //! - `prepare`: what is declared and consumed, and the rights that this takes.
 //! - `link`: one virtual host.
 //! - `told`: which workers are to be told to publish events.
