@@ -18,6 +18,7 @@ use crate::amqp::method::basic::Ack;
 use crate::celery::control::{self, Answer, Answers, Ask, DEFAULT_NAMESPACE, Message};
 use crate::celery::{Limits, event};
 use crate::rules::lock::{Nonce, Request};
+use crate::rules::source::Source;
 use crate::session::{Heard, Pulse, TasksKnown, read_events};
 use crate::store::Client;
 
@@ -199,6 +200,7 @@ impl<'a> Served<'a> {
                     // None of these signals is a settlement.
                     settlement: Nonce(0),
                     signal,
+                    source: Source::Events,
                     worker,
                 }),
                 Heard::Pulse { node, pulse } => {

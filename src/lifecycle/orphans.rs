@@ -41,10 +41,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::nodes::{Node, Nodes, Presence, Question};
+use super::running::Runs;
 use super::spread;
 use crate::control::{Control, Say};
 use crate::rules::RuleSet;
 use crate::rules::lock::{Digest, LockRecord, LockState, Nonce, Request, Scope, Signal};
+use crate::rules::source::Source;
 use crate::rules::spec::{AcksLate, RuleSpec};
 use crate::session::TasksKnown;
 use crate::store::{Client, Filter, Store, Unavailable};
@@ -65,12 +67,15 @@ const AGAIN_MS: u64 = 60_000;
 const SKEW_MS: u64 = 10_000;
 /// How many locks are remembered to be in doubt.
 const DOUBTS_KEPT: usize = 100_000;
+/// What the tickets of the questions of this module begin with.
+const TICKETS: &str = "orphan-";
 
 /// Frees what is orphaned until the sender of the rules is gone. `instance` is the name of this process, as locks show it.
-pub(super) async fn run(store: Store, nodes: Arc<Nodes>, control: Control, instance: Arc<str>, mut rules: watch::Receiver<Arc<RuleSet>>) {
+pub(super) async fn run(store: Store, runs: Arc<Runs>, control: Control, instance: Arc<str>, mut rules: watch::Receiver<Arc<RuleSet>>) {
     let mut watcher = Watcher {
         store: store.client(),
-        nodes,
+        nodes: Arc::clone(runs.nodes()),
+        runs,
         control,
         note: format!("proxy:{instance}"),
         orphans: Orphans::default(),
@@ -94,6 +99,7 @@ pub(super) async fn run(store: Store, nodes: Arc<Nodes>, control: Control, insta
 struct Watcher {
     store: Client,
     nodes: Arc<Nodes>,
+    runs: Arc<Runs>,
     /// The way to workers that are not connected to this process.
     control: Control,
     /// The name of the note about this process.
@@ -114,7 +120,7 @@ impl Watcher {
     async fn try_look(&mut self, rules: &RuleSet) -> Result<(), Unavailable> {
         let present = self.nodes.present();
         self.store.announce(&self.notes(&present), NOTE_LIFE).await?;
-        for answer in self.nodes.take_answers() {
+        for answer in self.nodes.take_answers(TICKETS) {
             self.orphans.answered(&answer, self.nodes.now_ms());
         }
         // Their locks end by time alone.
@@ -126,6 +132,9 @@ impl Watcher {
         }
         let page = self.store.list(&Filter::default(), self.cursor.as_deref(), LOOKED_AT).await?;
         let locks: Vec<LockRecord> = page.locks.into_iter().filter(|lock| may_be_orphaned(lock, rules)).collect();
+        for lock in locks.iter().filter(|lock| present.contains_key(&worker_of(lock))) {
+            self.runs.adopt(lock, rules);
+        }
         let sights = self.sights(&present, &locks).await?;
         self.cursor = page.cursor;
         self.judge(rules, &locks, &sights);
@@ -203,7 +212,7 @@ impl Watcher {
             for locks in locks.chunks(ASKED_ABOUT) {
                 let question = self
                     .orphans
-                    .ask(&node, locks, uuid::Uuid::new_v4().simple().to_string().into(), now_ms);
+                    .ask(&node, locks, format!("{TICKETS}{}", uuid::Uuid::new_v4().simple()).into(), now_ms);
                 if let Err(question) = self.nodes.ask(&node, question) {
                     let say = Say::QueryTask {
                         ids: question.ids,
@@ -229,6 +238,7 @@ impl Watcher {
             // It is no settlement.
             settlement: Nonce(0),
             signal: Signal::Orphaned,
+            source: Source::Other,
             worker: Arc::clone(&lock.worker),
         });
     }
@@ -313,7 +323,7 @@ impl Doubtful {
 struct Doubt {
     /// Since when the worker is there to which the rest belongs.
     since_ms: u64,
-    /// When to ask.
+    /// When to ask, once the grace is over.
     due_ms: u64,
     /// How often on end the worker has said that it does not know the task.
     unknown: u32,
@@ -455,7 +465,7 @@ impl Orphans {
         let pass = Pass(self.pass);
         let fresh = || Doubt {
             since_ms,
-            due_ms: since_ms + grace_ms,
+            due_ms: 0,
             unknown: 0,
             silent: 0,
             asked_ms: None,
@@ -480,7 +490,12 @@ impl Orphans {
             }
             doubt.due_ms = if doubt.silent < 2 { now_ms } else { now_ms + AGAIN_MS };
         }
-        if now_ms < doubt.due_ms { Verdict::Keep } else { Verdict::Ask }
+        // The grace of the rules as they are now, whatever it was when the worker came.
+        if now_ms < doubt.due_ms.max(since_ms.saturating_add(grace_ms)) {
+            Verdict::Keep
+        } else {
+            Verdict::Ask
+        }
     }
 
     /// A question about these locks, which is asked now.

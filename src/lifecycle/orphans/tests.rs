@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::rules::lock::{Claim, LockNote, ReleaseOn, Reply};
+use crate::rules::source::{Hears, Source};
 use crate::rules::spec::Unique;
 use crate::store::{Clock, Memory, Unobserved};
 
@@ -220,6 +221,15 @@ fn a_worker_that_is_seen_meanwhile_has_the_grace_anew() {
 }
 
 #[test]
+fn a_grace_that_is_changed_holds_for_workers_that_are_in_doubt_already() {
+    let mut orphans = Orphans::default();
+    let now_ms = YOUNG_MS + 5_000;
+    assert_eq!(orphans.judge(&lock(), YOUNG, GRACE_MS, now_ms), Verdict::Keep);
+    assert_eq!(orphans.judge(&lock(), YOUNG, 1_000, now_ms), Verdict::Ask);
+    assert_eq!(orphans.judge(&lock(), YOUNG, u64::MAX, now_ms), Verdict::Keep);
+}
+
+#[test]
 fn nothing_goes_at_first_sight() {
     let mut orphans = Orphans::default();
     assert_eq!(orphans.judge(&lock(), Sight::Absent, 0, 5_000), Verdict::Keep);
@@ -364,9 +374,11 @@ impl World {
             orphan_grace: Duration::from_secs(20),
             ..RuleSpec::default()
         };
+        let nodes = Arc::new(Nodes::new(Arc::clone(&clock) as Arc<dyn Clock>));
         let watcher = Watcher {
             store: Store::memory(Arc::new(memory), Arc::new(Unobserved)).client(),
-            nodes: Arc::new(Nodes::new(Arc::clone(&clock) as Arc<dyn Clock>)),
+            runs: Arc::new(Runs::new(&nodes)),
+            nodes,
             control: Control::default(),
             note: "proxy:p1".to_owned(),
             orphans: Orphans::default(),
@@ -399,6 +411,7 @@ impl World {
             lease_ms: 10_000,
             settle_grace_ms: 1_000,
             acks_late: false,
+            hears: Hears::ALL,
             release_on: ReleaseOn::Both,
             cooldown_ms: 0,
         });
@@ -413,6 +426,7 @@ impl World {
             id: "a".into(),
             settlement: Nonce(2),
             signal: Signal::Acked,
+            source: Source::Ack,
             worker: "w@one".into(),
         };
         for request in [acquire, Request::Commit { claim, publish, note }, acked] {

@@ -355,6 +355,23 @@ fn a_broker_that_closes_while_the_client_is_told_to_go_is_answered() {
 }
 
 #[test]
+fn nothing_that_comes_after_the_close_of_a_client_that_was_told_to_go_reaches_the_broker() {
+    let mut rig = Rig::new(spec());
+    rig.drain(0);
+    rig.broker_got();
+    assert_eq!(rig.client_got(), ["connection.close"]);
+    let mut close = Vec::new();
+    encode::connection_close(&mut close, 200, "bye", None);
+    // Both sides close at once, and the client's close and its answer are read together.
+    rig.client(&[close, close_ok()].concat());
+    assert_eq!(
+        rig.broker_got(),
+        ["connection.close"],
+        "that of Oncegate, which nobody has to answer"
+    );
+}
+
+#[test]
 fn a_broker_that_closes_while_a_client_that_left_is_settled_is_answered() {
     let mut rig = Rig::new(spec());
     let a = rig.publish_asked("a");
