@@ -205,8 +205,11 @@ impl Lock {
         if self.note.scope == Scope::UntilExpired || self.state == LockState::Cooldown {
             return SignalEffect::None;
         }
-        if signal.settles() && !self.settle(settlement) {
-            return SignalEffect::None;
+        if signal.settles() {
+            if !self.settle(settlement) {
+                return SignalEffect::None;
+            }
+            self.carried = true;
         }
         // Per run, started never follows ended.
         if self.told && signal.verdict() == SignalVerdict::Starts {

@@ -341,7 +341,8 @@ local SETTLING = { a = true, l = true, r = true, d = true }
 -- What a signal does to one lock: whether the id still claims the key, the publishes it ends if any, and what is told if the lock goes.
 local function signal_lock(digest, idkey, id, settlement, signal, worker, source)
   local lock = lock_of(digest)
-  local l = call('HMGET', lock, 'holder', 'scope', 'publishes', 'grace', 'expires', 'state', 'life', 'told', 'late', 'hears')
+  local l = call('HMGET', lock, 'holder', 'scope', 'publishes', 'grace', 'expires', 'state', 'life', 'told', 'late', 'hears',
+    'carried')
   if l[1] ~= id then
     if signal == 't' or signal == 'o' or is_dead(digest, id) then return true end
     return false, UNJUDGED
@@ -349,7 +350,10 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker, source
   local scope, runs, life, told = l[2], l[6] == 'running', tonumber(l[7]) or 1, l[8]
   if scope == 'until_expired' or l[6] == 'cooldown' then return true end
   local list = parse(l[3])
-  if SETTLING[signal] and not settle(list, settlement) then return true end
+  if SETTLING[signal] then
+    if not settle(list, settlement) then return true end
+    if not l[11] then call('HSET', lock, 'carried', '1') end
+  end
 
   local function tell(reason)
     if told then return nil end
@@ -403,9 +407,8 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker, source
   if signal == 'v' then return frees('revoked', all(list)) end
   if signal == 'c' then return frees('crash', all(list)) end
   if signal == 'o' then
-    local carrier = call('HMGET', lock, 'worker', 'carried')
     -- Of what no proxy has carried no settlement is seen.
-    if carrier[1] ~= worker or (carrier[2] and in_flight(list) > 0) then return true end
+    if call('HGET', lock, 'worker') ~= worker or (l[11] and in_flight(list) > 0) then return true end
     return frees('crash', all(list))
   end
   if signal == 't' then return scope ~= 'until_finished' or goes_on(lock, idkey, 'queued', format(list), life, l[5], told) end
