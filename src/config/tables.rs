@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::address::{HostPort, Listen, RedisUrl, StoreUrl, Transport, Upstream};
 use super::admin::{read_admin, read_token};
-use super::check::Ends;
+use super::check::Offered;
 use super::context::Context;
 use super::layer::Layered;
 use super::reader::TableReader;
@@ -36,12 +36,11 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
     let decisions = read_decisions(&mut root);
     let results = read_results(&mut root);
     read_unbuilt_tables(&mut root);
-    let ends = if proxy.enable_events == EnableEvents::False && results.is_none() {
-        Ends::Untold
-    } else {
-        Ends::Told
+    let offered = Offered {
+        events: proxy.enable_events != EnableEvents::False,
+        redis: results.is_some(),
     };
-    let rules = rule::read_set(&mut root, ends);
+    let rules = rule::read_set(&mut root, offered);
     let shown = root.finish();
     let mut read = layered.included.clone();
     read.extend(reader.files());

@@ -12,12 +12,14 @@
 //! - [`results`]: what the Redis result backend says of tasks.
 //! - [`purge`]: the locks of tasks whose queue was purged or deleted.
 //! - `orphans`: locks whose worker is gone, by what [`nodes`] sees of workers.
+//! - [`running`]: the locks of tasks that run and that no delivery keeps alive.
 #![doc = include_str!("LIFECYCLE.md")]
 
 pub mod nodes;
 mod orphans;
 pub mod purge;
 pub mod results;
+pub mod running;
 
 use std::io;
 use std::sync::Arc;
@@ -29,8 +31,8 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::rules::RuleSet;
 use crate::store::Store;
-use nodes::Nodes;
 use purge::Purges;
+use running::Runs;
 
 /// How often the holders of locks are looked up in the result backend.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -44,17 +46,18 @@ pub struct Lifecycle {
 
 impl Lifecycle {
     /// Starts the thread. No result backend is followed yet. `instance` is the name of this process, as locks show it.
-    pub fn start(store: &Store, metrics: &Arc<Metrics>, purges: &Purges, nodes: &Arc<Nodes>, instance: &str) -> io::Result<Lifecycle> {
+    pub fn start(store: &Store, metrics: &Arc<Metrics>, purges: &Purges, runs: &Arc<Runs>, instance: &str) -> io::Result<Lifecycle> {
         let (results, settings) = watch::channel(None);
         let (rules, in_force) = watch::channel(Arc::default());
         let purges = purges.clone();
         let (store, metrics) = (store.clone(), Arc::clone(metrics));
-        let (nodes, instance) = (Arc::clone(nodes), Arc::from(instance));
+        let (runs, instance) = (Arc::clone(runs), Arc::from(instance));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("lifecycle".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::spawn(purge::run(store.clone(), purges));
-                tokio::spawn(orphans::run(store.clone(), nodes, instance, in_force));
+                tokio::spawn(orphans::run(store.clone(), Arc::clone(&runs), instance, in_force.clone()));
+                tokio::spawn(running::run(store.clone(), runs, in_force));
                 results::run(store, metrics, settings).await;
             });
         })?;

@@ -238,8 +238,10 @@ impl Nodes {
         }
     }
 
-    /// The answers since the last call.
-    pub fn take_answers(&self) -> Vec<TasksKnown> {
-        std::mem::take(&mut self.seen().answers)
+    /// The answers since the last call to questions whose tickets begin like this.
+    pub fn take_answers(&self, tickets: &str) -> Vec<TasksKnown> {
+        let mut seen = self.seen();
+        let taken = seen.answers.extract_if(.., |answer| answer.ticket.starts_with(tickets));
+        taken.collect()
     }
 }

@@ -37,9 +37,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::nodes::{Node, Nodes, Presence, Question};
+use super::running::Runs;
 use super::spread;
 use crate::rules::RuleSet;
 use crate::rules::lock::{Digest, LockRecord, LockState, Nonce, Request, Scope, Signal};
+use crate::rules::source::Source;
 use crate::rules::spec::RuleSpec;
 use crate::session::TasksKnown;
 use crate::store::{Client, Filter, Store, Unavailable};
@@ -60,12 +62,15 @@ const AGAIN_MS: u64 = 60_000;
 const SKEW_MS: u64 = 10_000;
 /// How many locks are remembered to be in doubt.
 const DOUBTS_KEPT: usize = 100_000;
+/// What the tickets of the questions of this module begin with.
+const TICKETS: &str = "orphan-";
 
 /// Frees what is orphaned until the sender of the rules is gone. `instance` is the name of this process, as locks show it.
-pub(super) async fn run(store: Store, nodes: Arc<Nodes>, instance: Arc<str>, mut rules: watch::Receiver<Arc<RuleSet>>) {
+pub(super) async fn run(store: Store, runs: Arc<Runs>, instance: Arc<str>, mut rules: watch::Receiver<Arc<RuleSet>>) {
     let mut watcher = Watcher {
         store: store.client(),
-        nodes,
+        nodes: Arc::clone(runs.nodes()),
+        runs,
         note: format!("proxy:{instance}"),
         orphans: Orphans::default(),
         cursor: None,
@@ -88,6 +93,7 @@ pub(super) async fn run(store: Store, nodes: Arc<Nodes>, instance: Arc<str>, mut
 struct Watcher {
     store: Client,
     nodes: Arc<Nodes>,
+    runs: Arc<Runs>,
     /// The name of the note about this process.
     note: String,
     orphans: Orphans,
@@ -106,7 +112,7 @@ impl Watcher {
     async fn try_look(&mut self, rules: &RuleSet) -> Result<(), Unavailable> {
         let present = self.nodes.present();
         self.store.announce(&self.notes(&present), NOTE_LIFE).await?;
-        for answer in self.nodes.take_answers() {
+        for answer in self.nodes.take_answers(TICKETS) {
             self.orphans.answered(&answer, self.nodes.now_ms());
         }
         // Their locks end by time alone.
@@ -118,6 +124,9 @@ impl Watcher {
         }
         let page = self.store.list(&Filter::default(), self.cursor.as_deref(), LOOKED_AT).await?;
         let locks: Vec<LockRecord> = page.locks.into_iter().filter(may_be_orphaned).collect();
+        for lock in locks.iter().filter(|lock| present.contains_key(&worker_of(lock))) {
+            self.runs.adopt(lock, rules);
+        }
         let sights = self.sights(&present, &locks).await?;
         self.cursor = page.cursor;
         self.judge(rules, &locks, &sights);
@@ -182,7 +191,7 @@ impl Watcher {
             for locks in locks.chunks(ASKED_ABOUT) {
                 let question = self
                     .orphans
-                    .ask(&node, locks, uuid::Uuid::new_v4().simple().to_string().into(), now_ms);
+                    .ask(&node, locks, format!("{TICKETS}{}", uuid::Uuid::new_v4().simple()).into(), now_ms);
                 self.nodes.ask(&node, question);
             }
         }
@@ -202,6 +211,7 @@ impl Watcher {
             // It is no settlement.
             settlement: Nonce(0),
             signal: Signal::Orphaned,
+            source: Source::Other,
             worker: Arc::clone(&lock.worker),
         });
     }

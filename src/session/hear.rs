@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::event::{Event, Pulse};
+use super::witness::Ack;
 use crate::amqp::content::Properties;
 use crate::amqp::encode;
 use crate::amqp::method::basic;
@@ -17,6 +18,7 @@ use crate::celery::queue::{self, Purpose};
 use crate::celery::result;
 use crate::celery::{Limits, task};
 use crate::rules::lock::{Request, Signal};
+use crate::rules::source::Source;
 
 /// The mailbox of the worker at the other end of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +124,7 @@ fn hear_events(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], li
         if *worker != *event.hostname {
             worker = event.hostname.into();
         }
-        shared.tell_signal(id.into(), signal, Arc::clone(&worker));
+        shared.tell_signal(id.into(), signal, Source::Events, Arc::clone(&worker));
     }
 }
 
@@ -131,7 +133,7 @@ fn hear_control(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], l
         && let Command::Revoke { ids, .. } = control.command
     {
         for id in ids {
-            shared.tell_signal(id.into(), Signal::RevokeAsked, "".into());
+            shared.tell_signal(id.into(), Signal::RevokeAsked, Source::Other, "".into());
         }
     }
 }
@@ -144,7 +146,7 @@ fn hear_result(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], li
     if shared.rules.follows_tasks()
         && let Some(signal) = Signal::of_result(result.status)
     {
-        shared.tell_signal(Arc::from(&*result.id), signal, "".into());
+        shared.tell_signal(Arc::from(&*result.id), signal, Source::Rpc, "".into());
     }
     true
 }
@@ -165,13 +167,29 @@ impl Shared {
         self.events.push(Event::Pulse { node, pulse });
     }
 
+    /// What an ack says, by what was seen of the run and of earlier ones.
+    pub(super) fn judge_ack(&mut self, id: &str) -> Signal {
+        let (ack, unheard) = self.witness.acked(id, self.now.us);
+        if let Some(rule) = unheard {
+            self.events.push(Event::EndsUnheard { rule });
+        }
+        match ack {
+            Ack::Begun => Signal::Acked,
+            Ack::Ended => Signal::AckedLate,
+        }
+    }
+
     /// Tells the store what was learnt of a task.
-    pub(super) fn tell_signal(&mut self, id: Arc<str>, signal: Signal, worker: Arc<str>) {
+    pub(super) fn tell_signal(&mut self, id: Arc<str>, signal: Signal, source: Source, worker: Arc<str>) {
+        if source != Source::Ack {
+            self.witness.heard(&id, signal, source, self.now.us);
+        }
         let settlement = self.nonce();
         self.tells.push(Request::Signal {
             id,
             settlement,
             signal,
+            source,
             worker,
         });
     }

@@ -245,6 +245,37 @@ fn ends_that_nobody_tells_are_warned_about() {
 }
 
 #[test]
+fn a_listed_signal_that_nothing_offers_is_warned_about() {
+    let warnings = |rule: &str, beside: &str| {
+        let text = format!("[[rule]]\ntask = \"a\"\nttl = \"10m\"\n{rule}\n{beside}");
+        let config = load(&text, &[], &Flags::default()).unwrap();
+        config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let finished = |completion: &str| format!("unique = \"until_finished\"\ncompletion = {completion}");
+    let start = "rule \"a\" hears of the end of a task by nothing that its completion lists, since";
+    let then = "its locks go by ttl, after 10m. Write completion = \"auto\"; or";
+    let late = "write acks_late = true if the tasks acknowledge after their run";
+    let backend = "set results.url to Celery's Redis result backend";
+    let redis = format!("o.toml:5:14: {start} results.url is not set: {then} {backend}.");
+    assert_eq!(warnings(&finished("[\"redis\"]"), ""), [redis]);
+    assert_eq!(warnings(&finished("[\"redis\"]"), "[results]\nurl = \"redis://h\""), [""; 0]);
+    let both = format!(
+        "o.toml:5:14: {start} an ack before the run says nothing of the end and results.url is not set: {then} {late}; or {backend}."
+    );
+    assert_eq!(warnings(&finished("[\"ack\", \"redis\"]"), ""), [both]);
+    let events =
+        format!("o.toml:5:14: {start} control.enable_events is false: {then} leave enable_events out, or start the workers with -E.");
+    assert_eq!(warnings(&finished("[\"events\"]"), "[control]\nenable_events = false"), [events]);
+    for offered in ["[\"events\"]", "[\"rpc\"]", "[\"ack\", \"rpc\"]", "[\"ack\"]\nacks_late = true"] {
+        assert_eq!(warnings(&finished(offered), ""), [""; 0], "{offered}");
+    }
+    for (completion, count) in [("[\"ack\"]", 0), ("[\"redis\"]", 1)] {
+        let started = format!("unique = \"until_started\"\ncompletion = {completion}");
+        assert_eq!(warnings(&started, "").len(), count, "{completion}");
+    }
+}
+
+#[test]
 fn the_result_backend_is_read_where_it_is_named() {
     let of = |text: &str| {
         let config = load(text, &[], &Flags::default()).unwrap();

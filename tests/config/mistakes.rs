@@ -247,7 +247,6 @@ max_wait = "1m"
 [[rule.limit]]
 key = ["a"]"#,
         &[
-            r#"o.toml:3:14: completion = ["ack"] is not available in this version. Leave completion out."#,
             r#"o.toml:4:13: cooldown = "5m" begins after a success, and completion = ["ack"] never tells of one. Add "events", "rpc" or "redis" to completion, which tell success from failure."#,
             r#"o.toml:5:14: release_on = ["success"] needs the outcome of a task, and completion = ["ack"] never tells it. Add "events", "rpc" or "redis" to completion, which tell success from failure."#,
             r#"o.toml:6:17: on_duplicate = "dead_letter" is not available in this version. Leave on_duplicate out."#,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use oncegate::rules::lock::{Claim, Nonce, ReleaseReason, Reply, Request, Scope, Signal};
+use oncegate::rules::source::Source;
 
 use crate::world::{World, claim, digest, note};
 
@@ -68,6 +69,7 @@ async fn tell(w: &World, id: &str, settlement: u64, signal: Signal, worker: &str
         id: id.into(),
         settlement: Nonce(settlement),
         signal,
+        source: Source::Events,
         worker: worker.into(),
     };
     match w.ask(request).await {

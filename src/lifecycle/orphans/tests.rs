@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::rules::lock::{Claim, LockNote, ReleaseOn, Reply};
+use crate::rules::source::{Hears, Source};
 use crate::rules::spec::Unique;
 use crate::store::{Clock, Memory, Unobserved};
 
@@ -283,9 +284,11 @@ impl World {
             orphan_grace: Duration::from_secs(20),
             ..RuleSpec::default()
         };
+        let nodes = Arc::new(Nodes::new(Arc::clone(&clock) as Arc<dyn Clock>));
         let watcher = Watcher {
             store: Store::memory(Arc::new(memory), Arc::new(Unobserved)).client(),
-            nodes: Arc::new(Nodes::new(Arc::clone(&clock) as Arc<dyn Clock>)),
+            runs: Arc::new(Runs::new(&nodes)),
+            nodes,
             note: "proxy:p1".to_owned(),
             orphans: Orphans::default(),
             cursor: None,
@@ -317,6 +320,7 @@ impl World {
             lease_ms: 10_000,
             settle_grace_ms: 1_000,
             acks_late: false,
+            hears: Hears::ALL,
             release_on: ReleaseOn::Both,
             cooldown_ms: 0,
         });
@@ -331,6 +335,7 @@ impl World {
             id: "a".into(),
             settlement: Nonce(2),
             signal: Signal::Acked,
+            source: Source::Ack,
             worker: "w@one".into(),
         };
         for request in [acquire, Request::Commit { claim, publish, note }, acked] {
