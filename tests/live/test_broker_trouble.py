@@ -44,6 +44,7 @@ def ids_in(port, queue):
 def test_a_killed_broker_leaves_no_lock_and_loses_nothing_confirmed(gates, own_broker, store):
     gate = gates(own_broker.port, RULES, store=store.url)
     client = confirming(gate.port, "kill")
+    own_broker.write_down()
     confirms = wire.Confirms()
     ids = {}
 
