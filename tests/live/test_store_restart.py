@@ -76,9 +76,12 @@ def test_running_unacknowledged_it_is_locked_again(oncegate, stack, store, score
     stack.worker(gate, conf=conf)
     stack.produce(gate, f"{task}.delay('one')")
     [run] = scoreboard.wait_runs(1)
+    store.wait_locks(1, "running")
     for _ in range(2):
         restart_empty(store)
-        assert locked_again(store, run["id"])["state"] == "queued"
+        locked_again(store, run["id"])
+        # Its start was heard before, and is not forgotten.
+        store.wait_locks(1, "running")
     dropped(stack, gate, task)
     ends(stack, gate, store, scoreboard, task, 1)
 
