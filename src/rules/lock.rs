@@ -344,7 +344,8 @@ pub enum Signal {
     /// Its worker is gone and does not know it any more.
     Crashed,
     /// The worker that is named with it is gone, or does not know it any more: crashed, if the lock still names that worker and none of
-    /// the holder's messages is in flight, since what the broker has will run elsewhere.
+    /// the holder's messages is in flight, since what the broker has will run elsewhere. Where no proxy has carried the message to its
+    /// worker, the count says nothing, and is not looked at.
     Orphaned,
     /// Its queue was purged or deleted while the message lay in it.
     Purged,
@@ -668,6 +669,8 @@ pub struct LockRecord {
     pub scope: Scope,
     /// How many messages of the holder are published and not settled.
     pub in_flight: u32,
+    /// Whether a proxy has carried the holder's message to a worker; else its settlement is not seen, and `in_flight` says nothing of it.
+    pub carried: bool,
     /// True for the lock of an observing rule.
     pub shadow: bool,
 }

@@ -409,7 +409,7 @@ fn freed(value: &Value) -> Option<Freed> {
 }
 
 /// The fields that [`record`] reads, as the script's `Q` asks for them.
-pub(super) const RECORD_FIELDS: [&str; 14] = [
+pub(super) const RECORD_FIELDS: [&str; 15] = [
     "holder",
     "state",
     "rule",
@@ -424,6 +424,7 @@ pub(super) const RECORD_FIELDS: [&str; 14] = [
     "scope",
     "shadow",
     "publishes",
+    "carried",
 ];
 
 /// A lock from its fields; `None` if it is not there, or not a lock.
@@ -443,6 +444,7 @@ pub(super) fn record(digest: Digest, fields: &[Value]) -> Option<LockRecord> {
         scope,
         shadow,
         publishes,
+        carried,
     ] = fields
     else {
         return None;
@@ -466,6 +468,7 @@ pub(super) fn record(digest: Digest, fields: &[Value]) -> Option<LockRecord> {
             .split(' ')
             .filter(|publish| !publish.is_empty() && !publish.contains('-'))
             .count() as u32,
+        carried: text(carried).is_some(),
         shadow: text(shadow).as_deref() == Some("1"),
     })
 }

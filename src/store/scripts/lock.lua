@@ -6,7 +6,7 @@
 -- withdrawn by the request BY. The field `grace` is the settle grace, `late` is there only if the ack ends the task, `hears` only if the lock
 -- does not listen to every source of signals: A acks, E events, P rpc results, B the result backend.
 -- An id record is a string of entries, one per key that the id has claimed: a line feed, the digest, the scope, the rule.
--- The field `delivered` is there once a worker has had the message, `told` once the lock's going was told.
+-- The field `delivered` is there once a worker has had the message, `carried` once a proxy has carried it there, `told` once the lock's going was told.
 -- `PREFIX:ended:ID` is what workers' signals leave behind for the commits that come after them: words, each with a blank before and behind,
 -- of how much a signal says (d begun, a acknowledged, r over), its source if no lock has heard it, and a publish that it ended, or `*`. `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key.
 
@@ -396,7 +396,9 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker, source
   if signal == 'v' then return frees('revoked', all(list)) end
   if signal == 'c' then return frees('crash', all(list)) end
   if signal == 'o' then
-    if call('HGET', lock, 'worker') ~= worker or in_flight(list) > 0 then return true end
+    local carrier = call('HMGET', lock, 'worker', 'carried')
+    -- Of what no proxy has carried no settlement is seen.
+    if carrier[1] ~= worker or (carrier[2] and in_flight(list) > 0) then return true end
     return frees('crash', all(list))
   end
   if signal == 't' then return scope ~= 'until_finished' or becomes('queued') end
@@ -469,7 +471,7 @@ function ops.S(_, idkey, a)
 end
 
 local function delivered(lock, idkey, entry, worker, life)
-  call('HSET', lock, 'delivered', '1')
+  call('HSET', lock, 'delivered', '1', 'carried', '1')
   if worker ~= '' then call('HSET', lock, 'worker', worker) end
   note_id(idkey, entry, life)
 end
@@ -511,9 +513,11 @@ function ops.M(lock, idkey, a)
     local state, expires = l[2] == 'leased' and 'queued' or l[2], int(now + math.max(life, left))
     -- A field more or less costs little, a call costs much.
     if worker == '' then
-      call('HSET', lock, 'state', state, 'publishes', publishes, 'expires', expires, 'delivered', '1')
+      call('HSET', lock, 'state', state, 'publishes', publishes, 'expires', expires, 'delivered', '1',
+        'carried', '1')
     else
-      call('HSET', lock, 'state', state, 'publishes', publishes, 'expires', expires, 'delivered', '1', 'worker', worker)
+      call('HSET', lock, 'state', state, 'publishes', publishes, 'expires', expires, 'delivered', '1',
+        'carried', '1', 'worker', worker)
     end
     if life > left then call('PEXPIRE', lock, int(life)) end
     if l[5] then call('HDEL', lock, 'told') end
@@ -581,7 +585,7 @@ end
 -- Show.
 function ops.Q(lock)
   return call('HMGET', lock, 'holder', 'state', 'rule', 'task', 'summary', 'worker', 'proxy', 'vhost', 'queue', 'since', 'expires',
-    'scope', 'shadow', 'publishes')
+    'scope', 'shadow', 'publishes', 'carried')
 end
 
 local arguments = { A = 8, C = 7, R = 7, U = 3, S = 5, M = 8, N = 8, W = 3, D = 3, Q = 0 }
