@@ -105,7 +105,7 @@ def test_killed_under_load(gates, own_broker, store, victim):
             store.kill()
             store.start()
         else:
-            own_broker.kill()
+            own_broker.kill(written=True)
             own_broker.start()
     for producer in producers:
         producer.join(180)

@@ -315,8 +315,13 @@ class RabbitMQ:
 
         wait_until(ready, "RabbitMQ to accept connections", 120, 0.1)
 
-    def kill(self):
-        """kill -9: the node ends with no word to anyone; its files stay for the next start."""
+    def kill(self, written=False):
+        """kill -9: the node ends with no word to anyone; its files stay for the next start.
+
+        What was declared is on the disk by then; that takes a moment, unless it is known to be `written` down.
+        """
+        if not written:
+            self.write_down()
         self._process.kill()
 
     def write_down(self, *queues, vhost="/"):

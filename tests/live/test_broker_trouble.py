@@ -63,7 +63,7 @@ def test_a_killed_broker_leaves_no_lock_and_loses_nothing_confirmed(gates, own_b
             client.publish(1, "", "kill", payload, properties)
             if number == 3000:
                 harness.wait_until(lambda: confirms.acked, "a first confirm")
-                own_broker.kill()
+                own_broker.kill(written=True)
     except OSError:
         pass
     reader.join(harness.DEADLINE)

@@ -201,7 +201,7 @@ def test_the_broker_restarted_while_queued_delivered_and_running(gates, workspac
         lambda: {lock["holder"]: lock["state"] for lock in store.locks()}[early["id"]] == "running", "the early ack to be known"
     )
     own_broker.write_down("restart", "nobody")
-    own_broker.kill()
+    own_broker.kill(written=True)
     own_broker.start()
     # The worker comes back, and is given what it had not acknowledged: the same again.
     again = scoreboard.wait_runs(3)[2]
