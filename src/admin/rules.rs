@@ -67,7 +67,11 @@ pub(super) async fn cooldown(State(admin): State<Arc<Admin>>, Body(body): Body) 
         let (question, seconds) = cooldown_of(&body)?;
         let explained = explained(&admin, &question)?;
         let claimed = claim_of(&explained)?;
-        let mut note = claimed.note(question.task.as_str().into(), question.goes_to().unwrap_or_default().into());
+        let queue = question.goes_to().unwrap_or_default().into();
+        let Some(mut note) = claimed.note(question.task.as_str().into(), queue) else {
+            let message = format!("rule {} locks runs only: no publish of the key can be refused", claimed.rule.name);
+            return Err(Problem::not_found("no_publish_lock", message));
+        };
         // The cast saturates, and the bound is far below.
         note.cooldown_ms = (seconds * 1000.0).ceil() as u64;
         let holder = if question.id == NO_ID { BY_HAND } else { question.id.as_str() };

@@ -7,6 +7,7 @@ use super::digest::{Domain, digest};
 use super::expr::{Expr, ExprError, Scope};
 use super::lock::{Digest, LockNote, Scope as LockScope};
 use super::outcome::UnkeyableReason;
+use super::running::RunNote;
 use super::show::{render, summary};
 use super::spec::{AcksLate, Canvas, Mode, Override, Unique};
 use super::{Key, Rule, SignaturesOf};
@@ -100,24 +101,26 @@ pub struct Claimed {
     pub summary: Arc<str>,
     /// The virtual host of the message.
     pub vhost: Arc<str>,
-    /// Which signal frees the lock.
-    pub scope: LockScope,
-    /// The full life of the lock from now, in milliseconds.
+    /// Which signal frees the publish lock; none if the key is locked for runs only.
+    pub scope: Option<LockScope>,
+    /// Whether its runs take the running lock of the key.
+    pub runs_alone: bool,
+    /// The full life of the publish lock from now, in milliseconds.
     pub life_ms: u64,
     /// How long from now its holder may still begin, in milliseconds, if its message expires.
     pub unstarted_ms: Option<u64>,
 }
 
 impl Claimed {
-    /// What is written beside the lock.
-    pub fn note(&self, task: Arc<str>, queue: Arc<str>) -> LockNote {
-        LockNote {
+    /// What is written beside the publish lock, if there is one.
+    pub fn note(&self, task: Arc<str>, queue: Arc<str>) -> Option<LockNote> {
+        Some(LockNote {
             rule: Arc::clone(&self.rule.name),
             task,
             summary: Arc::clone(&self.summary),
             vhost: Arc::clone(&self.vhost),
             queue,
-            scope: self.scope,
+            scope: self.scope?,
             shadow: self.rule.mode == Mode::Observe,
             life_ms: self.life_ms,
             unstarted_ms: self.unstarted_ms,
@@ -126,7 +129,22 @@ impl Claimed {
             acks_late: self.rule.acks_late == AcksLate::True,
             release_on: self.rule.release_on,
             cooldown_ms: self.rule.cooldown.as_millis() as u64,
-        }
+        })
+    }
+
+    /// What is written beside the running lock, if its runs take one.
+    pub fn run_note(&self, task: Arc<str>, queue: Arc<str>, retries: u32) -> Option<RunNote> {
+        self.runs_alone.then(|| RunNote {
+            rule: Arc::clone(&self.rule.name),
+            task,
+            summary: Arc::clone(&self.summary),
+            vhost: Arc::clone(&self.vhost),
+            queue,
+            life_ms: self.rule.running_ttl.as_millis() as u64,
+            settle_grace_ms: self.rule.settle_grace.as_millis() as u64,
+            acks_late: self.rule.acks_late == AcksLate::True,
+            retries,
+        })
     }
 }
 
@@ -214,9 +232,10 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
     if rule.bypass {
         return bypassed(Bypass::Rule);
     }
-    let Some(lock_scope) = rule.unique.and_then(lock_scope) else {
+    let Some(unique) = rule.unique else {
         return Verdict::Unmatched { queue_unknown: None };
     };
+    let lock_scope = lock_scope(unique);
     let allows = |what| rule.overrides.contains(&what);
     if allows(Override::Bypass) && given_text(facts.task, "x-oncegate").is_some_and(|text| text == "bypass") {
         return bypassed(Bypass::Header);
@@ -262,7 +281,7 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
     let life_ms = ttl_ms(rule, facts).saturating_add(eta.saturating_sub(now_ms));
     // A start just before the end becomes known a moment after it.
     let grace = rule.settle_grace.as_millis() as u64;
-    let expires = facts.task.expires.filter(|_| lock_scope != LockScope::UntilExpired);
+    let expires = facts.task.expires.filter(|_| lock_scope != Some(LockScope::UntilExpired));
     let unstarted_ms = expires.map(|expires| u64::try_from(expires).unwrap_or(0).saturating_sub(now_ms).saturating_add(grace));
     Verdict::Claim(Claimed {
         rule: Arc::clone(rule),
@@ -270,6 +289,7 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
         summary,
         vhost: Arc::from(facts.vhost),
         scope: lock_scope,
+        runs_alone: matches!(unique, Unique::WhileRunning | Unique::UntilStartedAndWhileRunning),
         life_ms,
         unstarted_ms,
     })
@@ -277,10 +297,10 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
 
 fn lock_scope(unique: Unique) -> Option<LockScope> {
     match unique {
-        Unique::UntilStarted => Some(LockScope::UntilStarted),
+        Unique::UntilStarted | Unique::UntilStartedAndWhileRunning => Some(LockScope::UntilStarted),
         Unique::UntilFinished => Some(LockScope::UntilFinished),
         Unique::UntilExpired => Some(LockScope::UntilExpired),
-        Unique::WhileRunning | Unique::UntilStartedAndWhileRunning => None,
+        Unique::WhileRunning => None,
     }
 }
 

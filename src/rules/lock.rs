@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::running::{IfBusy, Ran, RunNote};
 use crate::celery::result::Status;
 
 /// The identity of a unique key: SHA-256 over the canonical encoding of domain, vhost, namespace and key parts.
@@ -243,7 +244,8 @@ pub enum Request {
     Signal {
         /// The task id.
         id: Arc<str>,
-        /// This settlement: the same again changes nothing. Of no meaning where the signal is no settlement.
+        /// This settlement: the same again changes nothing. Where the delivery that is settled was asked about, its nonce: it names the
+        /// run. Of no meaning where the signal is no settlement.
         settlement: Nonce,
         /// What was learnt.
         signal: Signal,
@@ -275,6 +277,41 @@ pub enum Request {
         note: Arc<LockNote>,
         /// Whether a worker runs it, as far as is known.
         running: bool,
+    },
+    /// May this delivery begin to run? Takes the running lock of the key, unless another run has it. Answered by [`Reply::Run`].
+    ///
+    /// The same run asked about twice has the lock. A second copy of the id that runs waits like any other, unless the run was retried.
+    Run {
+        /// The key and the id that is delivered.
+        claim: Claim,
+        /// This delivery: with the id it names the run.
+        delivery: Nonce,
+        /// What to write if the lock is taken.
+        note: Arc<RunNote>,
+        /// What is to be done with it if another run has the lock.
+        busy: IfBusy,
+        /// The worker's node name, empty if it is not known.
+        worker: Arc<str>,
+    },
+    /// The run goes on: its lock gets its full life anew; one that is missing is taken again, never one that another run holds, nor one
+    /// whose run has ended. Answered by [`Reply::Renewed`].
+    RenewRun {
+        /// The key and the id.
+        claim: Claim,
+        /// The delivery that was handed over.
+        delivery: Nonce,
+        /// The same note as when it was taken.
+        note: Arc<RunNote>,
+        /// The worker's node name, empty if it is not known.
+        worker: Arc<str>,
+    },
+    /// This delivery does not wait any more, or has been given back: its place is free, and so is the running lock if this run has it.
+    /// Answered by [`Reply::Released`].
+    LeaveRun {
+        /// The key and the id.
+        claim: Claim,
+        /// The delivery.
+        delivery: Nonce,
     },
     /// Locks a key by hand, as after a success. Answered by [`Reply::Cooled`].
     Cool {
@@ -490,7 +527,7 @@ pub enum Reply {
     Acquire(Acquired),
     /// To [`Request::Commit`].
     Commit(Committed),
-    /// To [`Request::Unpublish`], [`Request::Signal`] and [`Request::Release`]: the locks that were freed, none if none.
+    /// To [`Request::Unpublish`], [`Request::Signal`], [`Request::LeaveRun`] and [`Request::Release`]: the locks that were freed, none if none.
     Released(Vec<Freed>),
     /// To [`Request::Show`].
     Lock(Option<Box<LockRecord>>),
@@ -498,8 +535,10 @@ pub enum Reply {
     Done,
     /// To [`Request::Admit`]: which key the id has, and what was found.
     Admit(Digest, Admitted),
-    /// To [`Request::Renew`].
+    /// To [`Request::Renew`] and [`Request::RenewRun`].
     Renewed(Renewed),
+    /// To [`Request::Run`].
+    Run(Ran),
     /// To [`Request::Cool`].
     Cooled(Cooled),
 }

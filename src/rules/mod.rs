@@ -12,6 +12,7 @@ mod matcher;
 pub mod outcome;
 mod params;
 pub mod question;
+pub mod running;
 mod show;
 pub mod spec;
 #[cfg(test)]
@@ -29,7 +30,7 @@ use expr::Expr;
 use lock::ReleaseOn;
 use matcher::Globs;
 use params::Params;
-use spec::{AcksLate, Canvas, Mode, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique};
+use spec::{AcksLate, Canvas, Mode, OnRunning, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique};
 
 use crate::celery::body::Body;
 
@@ -106,6 +107,7 @@ pub struct Rule {
     namespace: Option<Arc<str>>,
     ttl: Duration,
     max_ttl: Duration,
+    running_ttl: Duration,
     lease: Duration,
     settle_grace: Duration,
     /// How long a worker that was lost may come back before its locks are freed.
@@ -114,6 +116,10 @@ pub struct Rule {
     acks_late: AcksLate,
     release_on: ReleaseOn,
     cooldown: Duration,
+    /// What becomes of a delivery whose key runs elsewhere.
+    pub on_running: OnRunning,
+    /// For how long a delivery is held here before it is parked.
+    pub hold_max: Duration,
     /// What a publish does while the store is silent.
     pub on_store_error: OnStoreError,
     /// How long a publish waits for a silent store, where it waits.
@@ -137,8 +143,8 @@ impl Rule {
         match self.unique {
             _ if self.mode == Mode::Observe => false,
             Some(Unique::UntilStarted) => self.acks_late != AcksLate::False,
-            Some(Unique::UntilFinished) => true,
-            _ => false,
+            Some(Unique::UntilFinished | Unique::WhileRunning | Unique::UntilStartedAndWhileRunning) => true,
+            Some(Unique::UntilExpired) | None => false,
         }
     }
 
@@ -157,7 +163,7 @@ impl Rule {
 
     /// True if the life of its locks depends on what workers do.
     fn follows_tasks(&self) -> bool {
-        matches!(self.unique, Some(Unique::UntilStarted | Unique::UntilFinished))
+        self.unique.is_some_and(|unique| unique != Unique::UntilExpired)
     }
 
     fn matches(&self, facts: &Facts<'_>) -> Match {
@@ -270,7 +276,7 @@ impl RuleSet {
 
     /// True if the life of a lock depends on what workers do: what they publish of it is worth reading.
     pub fn follows_tasks(&self) -> bool {
-        let follows = |rule: &Arc<Rule>| matches!(rule.unique, Some(Unique::UntilStarted | Unique::UntilFinished));
+        let follows = |rule: &Arc<Rule>| rule.follows_tasks();
         self.rules.iter().any(follows)
     }
 

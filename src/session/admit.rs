@@ -238,10 +238,10 @@ impl Channel {
         let Verdict::Claim(claimed) = shared.rules.decide(&facts, &body, shared.now.unix_ms) else {
             return None;
         };
-        if claimed.rule.mode != Mode::Enforce || claimed.scope == Scope::UntilExpired {
+        if claimed.rule.mode != Mode::Enforce || claimed.scope == Some(Scope::UntilExpired) {
             return None;
         }
-        let note = claimed.note(Arc::from(&*task.name), queue.clone().unwrap_or_default());
+        let note = claimed.note(Arc::from(&*task.name), queue.clone().unwrap_or_default())?;
         Some(Admission {
             frames: Vec::new(),
             header_at: 0,

@@ -411,7 +411,7 @@ fn settling(frame: &Frame<'_>, tag: u64, multiple: bool) -> Vec<u8> {
 
 impl Shared {
     /// The worker at the other end settled a delivery of this id.
-    fn signal(&mut self, id: Arc<str>, signal: Signal) {
+    pub(super) fn signal(&mut self, id: Arc<str>, signal: Signal) {
         let worker = Arc::clone(&self.worker);
         self.tell_signal(id, signal, worker);
     }

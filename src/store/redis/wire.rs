@@ -86,6 +86,9 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
         | Request::Unpublish { claim, .. }
         | Request::Admit { claim, .. }
         | Request::Renew { claim, .. }
+        | Request::Run { claim, .. }
+        | Request::RenewRun { claim, .. }
+        | Request::LeaveRun { claim, .. }
         | Request::Cool { claim, .. } => cmd.arg(names.lock(claim.digest)).arg(names.id(&claim.id)),
         Request::Signal { id, .. } => {
             let key = names.id(id);
@@ -165,6 +168,9 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             cmd.arg("N").arg(&**id).arg(Hex(delivery.0)).arg(u8::from(*running));
             cmd.arg(span(life)).arg(entry(*digest, note));
             cmd.arg(ends(note)).arg(fields(note, names));
+        }
+        Request::Run { .. } | Request::RenewRun { .. } | Request::LeaveRun { .. } => {
+            cmd.arg("Q");
         }
         Request::Cool { claim, note } => {
             cmd.arg("W").arg(&*claim.id).arg(span(note.cooldown_ms)).arg(fields(note, names));
@@ -313,6 +319,7 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
             Value::Int(2) => Ok(Reply::Renewed(Renewed::Gone)),
             _ => Err(unread),
         },
+        Request::Run { .. } | Request::RenewRun { .. } | Request::LeaveRun { .. } => Err(unread),
         Request::Cool { .. } => match value {
             Value::Int(0) => Ok(Reply::Cooled(Cooled::Locked)),
             Value::Array(parts) => parts
