@@ -300,6 +300,14 @@ impl RuleSet {
         })
     }
 
+    /// Whether deliveries of this queue may be held: the name may not be known.
+    pub fn may_hold(&self, queue: Option<&str>) -> bool {
+        let runs_alone = |unique| matches!(unique, Unique::WhileRunning | Unique::UntilStartedAndWhileRunning);
+        let takes = |rule: &Rule| rule.unique.is_some_and(runs_alone) && queue.is_none_or(|queue| rule.queue.is_any() || rule.queue.is_match(queue));
+        // `continue` may join the mode of one rule with the scope of another.
+        self.admits && self.rules.iter().any(|rule| takes(rule))
+    }
+
     /// True if a rule needs task events: an early ack says nothing of the end, a late one nothing of the start and of the outcome.
     pub fn needs_events(&self) -> bool {
         self.rules.iter().any(|rule| rule.needs_events())

@@ -33,6 +33,17 @@ pub enum Event {
         /// The rule.
         rule: Arc<Rule>,
     },
+    /// A delivery that was held went back to its queue.
+    GivenBack {
+        /// The rule.
+        rule: Arc<Rule>,
+        /// The task.
+        task: Arc<str>,
+        /// The task id.
+        id: Arc<str>,
+        /// Why.
+        reason: &'static str,
+    },
     /// A queue was purged or deleted: the messages that lay in it are gone.
     Emptied {
         /// The queue.

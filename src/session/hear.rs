@@ -16,7 +16,7 @@ use crate::celery::event::{self, Kind, TaskEvent, WorkerEvent};
 use crate::celery::queue::{self, Purpose};
 use crate::celery::result;
 use crate::celery::{Limits, task};
-use crate::rules::lock::{Request, Signal};
+use crate::rules::lock::{Nonce, Request, Signal};
 
 /// The mailbox of the worker at the other end of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +122,7 @@ fn hear_events(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], li
         if *worker != *event.hostname {
             worker = event.hostname.into();
         }
-        shared.tell_signal(id.into(), signal, Arc::clone(&worker));
+        shared.tell_signal(id.into(), signal, Arc::clone(&worker), None);
     }
 }
 
@@ -131,7 +131,7 @@ fn hear_control(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], l
         && let Command::Revoke { ids, .. } = control.command
     {
         for id in ids {
-            shared.tell_signal(id.into(), Signal::RevokeAsked, "".into());
+            shared.tell_signal(id.into(), Signal::RevokeAsked, "".into(), None);
         }
     }
 }
@@ -144,7 +144,7 @@ fn hear_result(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], li
     if shared.rules.follows_tasks()
         && let Some(signal) = Signal::of_result(result.status)
     {
-        shared.tell_signal(Arc::from(&*result.id), signal, "".into());
+        shared.tell_signal(Arc::from(&*result.id), signal, "".into(), None);
     }
     true
 }
@@ -165,9 +165,10 @@ impl Shared {
         self.events.push(Event::Pulse { node, pulse });
     }
 
-    /// Tells the store what was learnt of a task.
-    pub(super) fn tell_signal(&mut self, id: Arc<str>, signal: Signal, worker: Arc<str>) {
-        let settlement = self.nonce();
+    /// Tells the store what was learnt of a task, by the settlement of a delivery that it knows, perhaps.
+    pub(super) fn tell_signal(&mut self, id: Arc<str>, signal: Signal, worker: Arc<str>, asked: Option<Nonce>) {
+        self.run_ended(&id);
+        let settlement = asked.unwrap_or_else(|| self.nonce());
         self.tells.push(Request::Signal {
             id,
             settlement,

@@ -142,6 +142,8 @@ impl Rig {
                 Request::RenewLease { claim, .. } => format!("renew {}", claim.id),
                 Request::Signal { id, signal, .. } => format!("signal {id} {signal:?}"),
                 Request::Renew { claim, note, .. } => format!("alive {} {:?}", claim.id, note.unstarted_ms),
+                Request::RenewRun { claim, .. } => format!("runs on {}", claim.id),
+                Request::LeaveRun { claim, .. } => format!("leaves {}", claim.id),
                 other => panic!("not an order: {other:?}"),
             })
             .collect()
@@ -388,6 +390,7 @@ mod emptied;
 mod ends;
 mod gone;
 mod hear;
+mod hold;
 mod invariants;
 mod kept;
 mod leases;
@@ -396,3 +399,4 @@ mod queues;
 mod store;
 mod transactions;
 mod transparency;
+mod window;
