@@ -39,7 +39,7 @@ use tokio::sync::watch;
 use super::nodes::{Node, Nodes, Presence, Question};
 use super::spread;
 use crate::rules::RuleSet;
-use crate::rules::lock::{Digest, LockRecord, LockState, Nonce, Request, Scope, Signal};
+use crate::rules::lock::{Digest, LockRecord, LockState, Nonce, Request, Signal};
 use crate::rules::spec::RuleSpec;
 use crate::session::TasksKnown;
 use crate::store::{Client, Filter, Store, Unavailable};
@@ -216,7 +216,7 @@ fn worker_of(lock: &LockRecord) -> Node {
 
 /// Whether nobody but the worker that the lock names can still end it.
 fn may_be_orphaned(lock: &LockRecord) -> bool {
-    let follows = matches!(lock.scope, Scope::UntilStarted | Scope::UntilFinished);
+    let follows = lock.follows_its_task();
     let waits = matches!(lock.state, LockState::Queued | LockState::Running);
     follows && waits && lock.in_flight == 0 && !lock.worker.is_empty() && !lock.vhost.is_empty()
 }

@@ -86,6 +86,33 @@ impl Scope {
     }
 }
 
+/// What a lock in the store spans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Extent {
+    /// A publish lock: from the publish on.
+    Publish(Scope),
+    /// A running lock: from the hand-over to the end of the run.
+    Run,
+}
+
+impl Extent {
+    /// The name that users type and that the store holds.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Extent::Publish(scope) => scope.as_str(),
+            Extent::Run => "while_running",
+        }
+    }
+
+    /// The extent of that name.
+    pub fn from_name(name: &str) -> Option<Extent> {
+        if name == Extent::Run.as_str() {
+            return Some(Extent::Run);
+        }
+        Scope::from_name(name).map(Extent::Publish)
+    }
+}
+
 /// Where a lock is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LockState {
@@ -320,17 +347,23 @@ pub enum Request {
         /// What to write beside it; its cooldown is the life of the lock.
         note: Arc<LockNote>,
     },
-    /// An operator frees a lock: renewals of a holder that runs on do not bring it back. Answered by [`Reply::Released`].
+    /// An operator frees the locks of a key, the running lock only with [`Running::Include`]: renewals of a holder that runs on do not
+    /// bring them back. Answered by [`Reply::Released`].
     Release {
         /// The key.
         digest: Digest,
-        /// If given, only if this id holds it.
+        /// If given, only what this id holds.
         holder: Option<Arc<str>>,
         /// What becomes of it if its holder runs.
         running: Running,
     },
-    /// What is known of a key. Answered by [`Reply::Lock`].
+    /// What is known of the publish lock of a key. Answered by [`Reply::Lock`].
     Show {
+        /// The key.
+        digest: Digest,
+    },
+    /// What is known of the running lock of a key. Answered by [`Reply::Lock`].
+    ShowRun {
         /// The key.
         digest: Digest,
     },
@@ -529,7 +562,7 @@ pub enum Reply {
     Commit(Committed),
     /// To [`Request::Unpublish`], [`Request::Signal`], [`Request::LeaveRun`] and [`Request::Release`]: the locks that were freed, none if none.
     Released(Vec<Freed>),
-    /// To [`Request::Show`].
+    /// To [`Request::Show`] and [`Request::ShowRun`].
     Lock(Option<Box<LockRecord>>),
     /// To [`Request::RenewLease`].
     Done,
@@ -679,10 +712,25 @@ pub struct LockRecord {
     pub since_ms: u64,
     /// When it lapses by itself, in milliseconds since the Unix epoch, on the store's clock.
     pub expires_ms: u64,
-    /// Which signal frees it.
-    pub scope: Scope,
+    /// Whether it is the publish lock of the key, and which signal then frees it, or the running lock.
+    pub scope: Extent,
     /// How many messages of the holder are published and not settled.
     pub in_flight: u32,
     /// True for the lock of an observing rule.
     pub shadow: bool,
+}
+
+impl LockRecord {
+    /// Whether what a worker does with the holder frees it.
+    pub fn follows_its_task(&self) -> bool {
+        matches!(
+            self.scope,
+            Extent::Publish(Scope::UntilStarted | Scope::UntilFinished) | Extent::Run
+        )
+    }
+
+    /// Whether freeing it may let a second run begin beside the first: a run begins, as far as anybody can tell, with its hand-over.
+    pub fn runs(&self) -> bool {
+        self.scope == Extent::Run || self.state == LockState::Running
+    }
 }

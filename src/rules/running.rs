@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use super::lock::Freed;
+
 /// What is written beside a running lock when it is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunNote {
@@ -36,7 +38,8 @@ pub enum IfBusy {
         /// Its place, as the store has told it before; none at the first question.
         place_ms: Option<u64>,
     },
-    /// It will not run: a publish lock that its id holds goes in the same step.
+    /// It will not run: a publish lock that its id holds goes in the same step. A second copy of the id that runs is told to wait all the
+    /// same: it may be the only one left.
     Leave,
 }
 
@@ -59,6 +62,8 @@ pub enum Ran {
     Leaves {
         /// The task id that runs.
         holder: Arc<str>,
+        /// That publish lock; none if its id held none.
+        freed: Vec<Freed>,
     },
     /// It is a second copy of a run that has succeeded meanwhile: it is not to run again.
     Succeeded,

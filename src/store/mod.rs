@@ -79,7 +79,7 @@ pub enum Op {
     Cool,
     /// [`Request::Release`].
     Release,
-    /// [`Request::Show`].
+    /// [`Request::Show`] and [`Request::ShowRun`].
     Show,
 }
 
@@ -135,7 +135,7 @@ impl Op {
             Request::LeaveRun { .. } => Op::LeaveRun,
             Request::Cool { .. } => Op::Cool,
             Request::Release { .. } => Op::Release,
-            Request::Show { .. } => Op::Show,
+            Request::Show { .. } | Request::ShowRun { .. } => Op::Show,
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::LONGEST_MS;
-use crate::rules::lock::{Digest, Freed, LockNote, LockRecord, LockState, Nonce, ReleaseOn, ReleaseReason, Scope, Signal, SignalVerdict};
+use crate::rules::lock::{
+    Digest, Extent, Freed, LockNote, LockRecord, LockState, Nonce, ReleaseOn, ReleaseReason, Scope, Signal, SignalVerdict,
+};
 
 /// How many publishes of a holder are remembered.
 const PUBLISHES_KEPT: usize = 16;
@@ -239,6 +241,12 @@ impl Lock {
         true
     }
 
+    /// The delivery is not to run: the message that it brings is over. Which publishes are.
+    pub(super) fn leave(&mut self, delivery: Nonce) -> Vec<Nonce> {
+        self.settle(delivery);
+        self.settled()
+    }
+
     /// The publishes that are over.
     fn settled(&self) -> Vec<Nonce> {
         self.publishes
@@ -337,7 +345,7 @@ impl Lock {
             queue: self.note.queue.clone(),
             since_ms: self.since_ms,
             expires_ms: self.expires_ms,
-            scope: self.note.scope,
+            scope: Extent::Publish(self.note.scope),
             in_flight: self.in_flight() as u32,
             shadow: self.note.shadow,
         }

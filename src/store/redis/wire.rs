@@ -5,13 +5,18 @@ use std::sync::Arc;
 use redis::{Cmd, Script, ToRedisArgs, Value};
 
 use crate::rules::lock::{
-    Acquired, Admitted, Claim, Committed, Cooled, Digest, Freed, LockNote, LockRecord, LockState, ReleaseOn, ReleaseReason, Renewed, Reply,
-    Request, Running, Scope, Signal,
+    Acquired, Admitted, Claim, Committed, Cooled, Digest, Extent, Freed, LockNote, LockRecord, LockState, ReleaseOn, ReleaseReason,
+    Renewed, Reply, Request, Running, Scope, Signal,
 };
+use crate::rules::running::{IfBusy, Ran, RunNote};
 use crate::store::memory::LONGEST_MS;
 
 /// The script.
-pub(super) const SCRIPT: &str = include_str!("../scripts/lock.lua");
+pub(super) const SCRIPT: &str = concat!(
+    include_str!("../scripts/lock.lua"),
+    include_str!("../scripts/run.lua"),
+    include_str!("../scripts/answer.lua")
+);
 
 /// The names of this program in a store.
 #[derive(Debug, Clone)]
@@ -22,11 +27,21 @@ pub(super) struct Names {
 
 impl Names {
     /// The key of a lock.
-    pub(super) fn lock(&self, digest: Digest) -> String {
+    fn lock(&self, digest: Digest) -> String {
         format!("{}:lock:{{{}}}", self.prefix, digest.to_hex())
     }
 
-    /// The pattern that matches the keys of all locks, for SCAN.
+    fn run(&self, digest: Digest) -> String {
+        format!("{}:run:{{{}}}", self.prefix, digest.to_hex())
+    }
+
+    /// Whose lock this is, publish or running, if it is one.
+    pub(super) fn digest_of(&self, key: &str) -> Option<Digest> {
+        let digest = Digest::from_hex(key.get(key.len().checked_sub(65)?..key.len() - 1)?)?;
+        (key == self.lock(digest) || key == self.run(digest)).then_some(digest)
+    }
+
+    /// A pattern that matches the keys of all locks, publish and running, for SCAN.
     pub(super) fn lock_pattern(&self) -> String {
         let mut pattern = String::new();
         for letter in self.prefix.chars() {
@@ -35,7 +50,7 @@ impl Names {
             }
             pattern.push(letter);
         }
-        pattern + ":lock:{*}"
+        pattern + ":[lr]*:{*}"
     }
 
     /// The key of a note.
@@ -94,7 +109,7 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
             let key = names.id(id);
             cmd.arg(&key).arg(&key)
         }
-        Request::Release { digest, .. } | Request::Show { digest } => {
+        Request::Release { digest, .. } | Request::Show { digest } | Request::ShowRun { digest } => {
             let key = names.lock(*digest);
             cmd.arg(&key).arg(&key)
         }
@@ -169,8 +184,32 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             cmd.arg(span(life)).arg(entry(*digest, note));
             cmd.arg(ends(note)).arg(fields(note, names));
         }
-        Request::Run { .. } | Request::RenewRun { .. } | Request::LeaveRun { .. } => {
-            cmd.arg("Q");
+        Request::Run {
+            claim: Claim { id, digest },
+            delivery,
+            note,
+            busy,
+            worker,
+        } => {
+            let (busy, place_ms) = match busy {
+                IfBusy::Wait { place_ms } => ("w", *place_ms),
+                IfBusy::Leave => ("l", None),
+            };
+            let place_ms = place_ms.map(|place_ms| place_ms.to_string()).unwrap_or_default();
+            cmd.arg("G").arg(&**id).arg(Hex(delivery.0)).arg(busy).arg(place_ms);
+            write_run(cmd, *digest, note, worker, names);
+        }
+        Request::RenewRun {
+            claim: Claim { id, digest },
+            delivery,
+            note,
+            worker,
+        } => {
+            cmd.arg("K").arg(&**id).arg(Hex(delivery.0));
+            write_run(cmd, *digest, note, worker, names);
+        }
+        Request::LeaveRun { claim, delivery } => {
+            cmd.arg("L").arg(&*claim.id).arg(Hex(delivery.0));
         }
         Request::Cool { claim, note } => {
             cmd.arg("W").arg(&*claim.id).arg(span(note.cooldown_ms)).arg(fields(note, names));
@@ -183,6 +222,9 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
         }
         Request::Show { .. } => {
             cmd.arg("Q");
+        }
+        Request::ShowRun { .. } => {
+            cmd.arg("V");
         }
     }
 }
@@ -216,6 +258,13 @@ fn write_note(cmd: &mut Cmd, digest: Digest, note: &LockNote, names: &Names) {
         .arg(span(note.queued_life_ms()))
         .arg(entry(digest, note));
     cmd.arg(ends(note)).arg(fields(note, names));
+}
+
+/// What it needs to take a running lock.
+fn write_run(cmd: &mut Cmd, digest: Digest, note: &RunNote, worker: &str, names: &Names) {
+    cmd.arg(worker).arg(note.retries).arg(span(note.life_ms));
+    cmd.arg(format!("\n+{} {} {}", digest.to_hex(), Extent::Run.as_str(), note.rule));
+    cmd.arg(run_fields(note, names));
 }
 
 /// The entry of a key in an id record.
@@ -256,6 +305,23 @@ fn fields(note: &LockNote, names: &Names) -> Vec<u8> {
     if note.shadow {
         fields.extend(["shadow", "1"]);
     }
+    packed(&fields)
+}
+
+/// The fields of a running lock that do not change, likewise.
+fn run_fields(note: &RunNote, names: &Names) -> Vec<u8> {
+    let grace = note.settle_grace_ms.min(LONGEST_MS).to_string();
+    let life = span(note.life_ms).to_string();
+    let mut fields: Vec<&str> = vec!["rule", &note.rule, "task", &note.task, "summary", &note.summary];
+    fields.extend(["proxy", &*names.proxy, "vhost", &note.vhost, "queue", &note.queue]);
+    fields.extend(["scope", Extent::Run.as_str(), "life", &life]);
+    if note.acks_late {
+        fields.extend(["grace", &grace]);
+    }
+    packed(&fields)
+}
+
+fn packed(fields: &[&str]) -> Vec<u8> {
     let mut packed = Vec::with_capacity(3 + fields.iter().map(|field| field.len() + 5).sum::<usize>());
     packed.push(0xdc);
     packed.extend((fields.len() as u16).to_be_bytes());
@@ -303,7 +369,7 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
         Request::Acquire { .. } => acquired(value).map(Reply::Acquire).ok_or(unread),
         Request::Commit { .. } => committed(value).map(Reply::Commit).ok_or(unread),
         Request::RenewLease { .. } => Ok(Reply::Done),
-        Request::Unpublish { .. } | Request::Signal { .. } | Request::Release { .. } => {
+        Request::Unpublish { .. } | Request::Signal { .. } | Request::LeaveRun { .. } | Request::Release { .. } => {
             let Value::Array(locks) = value else { return Err(unread) };
             locks
                 .iter()
@@ -313,13 +379,13 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
                 .ok_or(unread)
         }
         Request::Admit { claim, .. } => admitted(claim.digest, value).ok_or(unread),
-        Request::Renew { .. } => match value {
+        Request::Renew { .. } | Request::RenewRun { .. } => match value {
             Value::Int(0) => Ok(Reply::Renewed(Renewed::Held)),
             Value::Int(1) => Ok(Reply::Renewed(Renewed::Retaken)),
             Value::Int(2) => Ok(Reply::Renewed(Renewed::Gone)),
             _ => Err(unread),
         },
-        Request::Run { .. } | Request::RenewRun { .. } | Request::LeaveRun { .. } => Err(unread),
+        Request::Run { .. } => ran(value).map(Reply::Run).ok_or(unread),
         Request::Cool { .. } => match value {
             Value::Int(0) => Ok(Reply::Cooled(Cooled::Locked)),
             Value::Array(parts) => parts
@@ -329,7 +395,7 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
                 .ok_or(unread),
             _ => Err(unread),
         },
-        Request::Show { digest } => {
+        Request::Show { digest } | Request::ShowRun { digest } => {
             let Value::Array(fields) = value else { return Err(unread) };
             Ok(Reply::Lock(record(*digest, &fields).map(Box::new)))
         }
@@ -372,6 +438,30 @@ fn admitted(computed: Digest, value: Value) -> Option<Reply> {
         _ => return None,
     };
     Some(Reply::Admit(digest, admitted))
+}
+
+fn ran(value: Value) -> Option<Ran> {
+    match value {
+        Value::Int(0) => Some(Ran::Runs),
+        Value::Int(1) => Some(Ran::Succeeded),
+        Value::Array(parts) => match parts.as_slice() {
+            [holder] => Some(Ran::Leaves {
+                holder: text(holder)?,
+                freed: Vec::new(),
+            }),
+            [holder, lock] => Some(Ran::Leaves {
+                holder: text(holder)?,
+                freed: vec![freed(lock)?],
+            }),
+            [holder, place_ms, expires_in_ms] => Some(Ran::Waits {
+                holder: text(holder)?,
+                place_ms: number(place_ms)?,
+                expires_in_ms: number(expires_in_ms)?,
+            }),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn committed(value: Value) -> Option<Committed> {
@@ -454,7 +544,7 @@ pub(super) fn record(digest: Digest, fields: &[Value]) -> Option<LockRecord> {
         queue: or_empty(queue),
         since_ms: number(since).unwrap_or_default(),
         expires_ms: number(expires).unwrap_or_default(),
-        scope: Scope::from_name(&or_empty(scope)).unwrap_or(Scope::UntilExpired),
+        scope: Extent::from_name(&or_empty(scope)).unwrap_or(Extent::Publish(Scope::UntilExpired)),
         in_flight: or_empty(publishes)
             .split(' ')
             .filter(|publish| !publish.is_empty() && !publish.contains('-'))
