@@ -20,27 +20,28 @@ impl StoreObserver {
     pub fn new(metrics: Arc<Metrics>, log: Arc<DecisionLog>) -> StoreObserver {
         StoreObserver { metrics, log }
     }
+}
 
-    fn freed(&self, freed: &Freed) {
-        let mode = if freed.shadow { "observe" } else { "enforce" };
-        self.metrics.rule(&freed.rule).count_released(freed.reason, freed.held_ms);
-        self.log.log(
-            DecisionKind::Other,
-            &Decision {
-                event: "release",
-                rule: &freed.rule,
-                decision: "released",
-                reason: Some(freed.reason.as_str()),
-                mode,
-                vhost: "",
-                task: &freed.task,
-                id: &freed.holder,
-                holder: Some(&freed.holder),
-                digest: Some(freed.digest),
-                client: "",
-            },
-        );
-    }
+/// Counts and logs that a lock was freed.
+pub fn report_freed(metrics: &Metrics, log: &DecisionLog, freed: &Freed) {
+    let mode = if freed.shadow { "observe" } else { "enforce" };
+    metrics.rule(&freed.rule).count_released(freed.reason, freed.held_ms);
+    log.log(
+        DecisionKind::Other,
+        &Decision {
+            event: "release",
+            rule: &freed.rule,
+            decision: "released",
+            reason: Some(freed.reason.as_str()),
+            mode,
+            vhost: "",
+            task: &freed.task,
+            id: &freed.holder,
+            holder: Some(&freed.holder),
+            digest: Some(freed.digest),
+            client: "",
+        },
+    );
 }
 
 impl Observer for StoreObserver {
@@ -54,7 +55,7 @@ impl Observer for StoreObserver {
 
     fn on_told(&self, request: &Request, reply: &Reply) {
         match (request, reply) {
-            (_, Reply::Released(freed)) => freed.iter().for_each(|freed| self.freed(freed)),
+            (_, Reply::Released(freed)) => freed.iter().for_each(|freed| report_freed(&self.metrics, &self.log, freed)),
             // What an observing rule lets pass may well be a duplicate.
             (Request::Commit { claim, note, .. }, Reply::Commit(Committed::Lost { holder })) if !note.shadow => {
                 self.metrics.rule(&note.rule).count_exception(ExceptionReason::Lost);

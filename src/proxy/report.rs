@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::hub::{Hub, Seat};
+use super::observer::report_freed;
 use super::upstream::DialError;
 use crate::lifecycle::nodes::Node;
 use crate::logging::{Decision, DecisionKind};
@@ -140,6 +141,7 @@ impl Reporter {
             }
             Event::Admission(delivery) => self.delivery(&delivery, vhost),
             Event::Delivered { rule } => self.rule(&rule).count_delivery(DeliveryDecision::Forwarded, mode(&rule)),
+            Event::Freed(freed) => report_freed(self.hub.metrics(), self.hub.log(), &freed),
             Event::GivenBack { rule, task, id, reason } => {
                 tracing::info!(rule = &*rule.name, reason, vhost, task = &*task, id = &*id, client = %self.peer,
                     "a delivery that was held goes back to its queue");

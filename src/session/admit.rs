@@ -17,7 +17,7 @@ use crate::amqp::frame::{self, Split};
 use crate::amqp::method::basic::{self, Ack};
 use crate::amqp::table::FieldValue;
 use crate::celery::{Limits, routing, task};
-use crate::rules::lock::{Admitted, Claim, LockNote, Nonce, Reply, Request, Scope};
+use crate::rules::lock::{Admitted, Claim, Freed, LockNote, Nonce, Reply, Request, Scope};
 use crate::rules::running::RunNote;
 use crate::rules::outcome::DeliveryDecision;
 use crate::rules::spec::Mode;
@@ -112,8 +112,8 @@ pub(super) enum Way {
     Dropped(Arc<str>),
     /// To nobody for now: this one runs, or waits before it, or its time has not come.
     Held(Option<Arc<str>>),
-    /// To nobody: it is acknowledged unrun, as this one runs.
-    Busy(Arc<str>),
+    /// To nobody: it is acknowledged unrun, as this one runs; its publish lock went.
+    Busy(Arc<str>, Vec<Freed>),
     /// To nobody: it is acknowledged unrun, as another copy of it has succeeded.
     Succeeded,
     /// Back to its queue.
@@ -167,7 +167,7 @@ impl Admission {
     }
 
     pub(super) fn withhold(&mut self) {
-        if !matches!(self.wait, Await::Turn(Way::Dropped(_) | Way::Busy(_) | Way::Succeeded)) {
+        if !matches!(self.wait, Await::Turn(Way::Dropped(_) | Way::Busy(..) | Way::Succeeded)) {
             self.wait = Await::Turn(Way::Withheld);
         }
     }
@@ -395,7 +395,10 @@ impl Channel {
             Way::Unchecked(reason) => (D::ForwardedUnchecked, *reason, None),
             Way::Killed => (D::Superseded, "superseded", None),
             Way::Dropped(holder) => (D::Dropped, "duplicate", Some(Arc::clone(holder))),
-            Way::Busy(holder) => (D::Dropped, "running", Some(Arc::clone(holder))),
+            Way::Busy(holder, freed) => {
+                shared.events.extend(freed.iter().cloned().map(Event::Freed));
+                (D::Dropped, "running", Some(Arc::clone(holder)))
+            }
             Way::Succeeded => (D::Dropped, "succeeded", None),
             Way::Held(holder) => (D::Held, "running", holder.clone()),
             Way::Withheld => return,
@@ -411,7 +414,7 @@ impl Channel {
                 }
                 None => self.ack_unrun(shared, admission.tag),
             },
-            Way::Dropped(_) | Way::Busy(_) | Way::Succeeded => self.ack_unrun(shared, admission.tag),
+            Way::Dropped(_) | Way::Busy(..) | Way::Succeeded => self.ack_unrun(shared, admission.tag),
             Way::Holding => self.show(shared, admission),
             _ => {
                 admission.hold.lock = None;

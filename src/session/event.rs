@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::rules::Rule;
-use crate::rules::lock::Digest;
+use crate::rules::lock::{Digest, Freed};
 use crate::rules::outcome::{DeliveryDecision, ExceptionReason, PublishDecision, UnkeyableReason};
 
 use super::Side;
@@ -33,6 +33,8 @@ pub enum Event {
         /// The rule.
         rule: Arc<Rule>,
     },
+    /// A lock was freed with the answer to a question.
+    Freed(Freed),
     /// A delivery that was held went back to its queue.
     GivenBack {
         /// The rule.

@@ -90,7 +90,7 @@ impl Admission {
                 run.place_ms = Some(place_ms);
                 Way::Held(Some(holder))
             }
-            Ran::Leaves { holder } => Way::Busy(holder),
+            Ran::Leaves { holder, freed } => Way::Busy(holder, freed),
             Ran::Succeeded => Way::Succeeded,
         }
     }
