@@ -34,6 +34,8 @@ mod memory;
 mod notes;
 #[path = "store/results.rs"]
 mod results;
+#[path = "store/running.rs"]
+mod running;
 #[path = "store/scenarios.rs"]
 mod scenarios;
 #[path = "store/world.rs"]
