@@ -20,7 +20,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::{Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 use process::ProcessMetrics;
 use rule::RuleFamilies;
@@ -186,7 +188,10 @@ impl Metrics {
                 gauge(r, "oncegate_held_messages", "Deliveries that are held.")?,
                 register(
                     r,
-                    Gauge::new("oncegate_held_oldest_seconds", "How long the delivery that is held longest is held, in seconds.")?,
+                    Gauge::new(
+                        "oncegate_held_oldest_seconds",
+                        "How long the delivery that is held longest is held, in seconds.",
+                    )?,
                 )?,
             ),
             store_up: gauge(r, "oncegate_store_up", "1 while the store answers.")?,

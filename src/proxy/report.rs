@@ -94,7 +94,9 @@ impl Reporter {
         }
         let (held, oldest_us) = session.held();
         if (held, oldest_us) != self.held {
-            metrics.held.change(self.number, self.held.0, held, oldest_us.map(|us| self.hub.time_of(us)));
+            metrics
+                .held
+                .change(self.number, self.held.0, held, oldest_us.map(|us| self.hub.time_of(us)));
             self.held = (held, oldest_us);
         }
         let channels = session.channel_count();

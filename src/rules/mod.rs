@@ -303,7 +303,9 @@ impl RuleSet {
     /// Whether deliveries of this queue may be held: the name may not be known.
     pub fn may_hold(&self, queue: Option<&str>) -> bool {
         let runs_alone = |unique| matches!(unique, Unique::WhileRunning | Unique::UntilStartedAndWhileRunning);
-        let takes = |rule: &Rule| rule.unique.is_some_and(runs_alone) && queue.is_none_or(|queue| rule.queue.is_any() || rule.queue.is_match(queue));
+        let takes = |rule: &Rule| {
+            rule.unique.is_some_and(runs_alone) && queue.is_none_or(|queue| rule.queue.is_any() || rule.queue.is_match(queue))
+        };
         // `continue` may join the mode of one rule with the scope of another.
         self.admits && self.rules.iter().any(|rule| takes(rule))
     }

@@ -6,10 +6,10 @@ use super::agenda::Place;
 use super::arrive::Arrival;
 use super::channel::{Channel, Collect, Life};
 use super::collect::body_of;
+use super::deliver::Known;
 use super::event::{DeliveryEvent, Event};
 use super::run::Run;
 use super::window::Source;
-use super::deliver::Known;
 use super::{Now, Session, Shared, StoreSilent, Ticket};
 use crate::amqp::content::{ContentHeader, splice_header};
 use crate::amqp::encode;
@@ -18,8 +18,8 @@ use crate::amqp::method::basic::{self, Ack};
 use crate::amqp::table::FieldValue;
 use crate::celery::{Limits, routing, task};
 use crate::rules::lock::{Admitted, Claim, Freed, LockNote, Nonce, Reply, Request, Scope};
-use crate::rules::running::RunNote;
 use crate::rules::outcome::DeliveryDecision;
+use crate::rules::running::RunNote;
 use crate::rules::spec::Mode;
 use crate::rules::{Facts, Rule, Verdict};
 
@@ -299,7 +299,10 @@ impl Channel {
         let lock = claimed.note(Arc::clone(&task_name), Arc::clone(&queue)).map(Arc::new);
         let retries = u32::try_from(task.retries).unwrap_or_default();
         let run = claimed.run_note(Arc::clone(&task_name), queue, retries).map(Arc::new);
-        let eta = task.eta.and_then(|eta| u64::try_from(eta).ok()).filter(|eta| *eta > shared.now.unix_ms);
+        let eta = task
+            .eta
+            .and_then(|eta| u64::try_from(eta).ok())
+            .filter(|eta| *eta > shared.now.unix_ms);
         let run = run.map(|note| Box::new(Run::new(note, &claimed.rule, eta, delivery_count(&header))));
         let mut admission = Admission {
             frames: Vec::new(),
@@ -512,5 +515,8 @@ impl Shared {
 fn delivery_count(header: &ContentHeader<'_>) -> u64 {
     let headers = header.properties.headers;
     let count = headers.and_then(|headers| headers.get(b"x-delivery-count").ok().flatten());
-    count.and_then(|count| count.as_i64()).and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
+    count
+        .and_then(|count| count.as_i64())
+        .and_then(|count| u64::try_from(count).ok())
+        .unwrap_or(0)
 }

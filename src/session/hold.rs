@@ -187,7 +187,9 @@ impl Channel {
     /// Something is due for a held delivery.
     pub(super) fn held_is_due(&mut self, shared: &mut Shared, number: u64) {
         let now_us = shared.now.us;
-        let Some(held) = self.held.deliveries.get_mut(&number) else { return };
+        let Some(held) = self.held.deliveries.get_mut(&number) else {
+            return;
+        };
         if now_us >= held.ends_us {
             match (held.end, held.back_us) {
                 (End::Park, back_us) if now_us < back_us => match park(held) {
@@ -228,7 +230,9 @@ impl Channel {
 
     fn held_answered(&mut self, shared: &mut Shared, number: u64, answer: Result<Reply, StoreSilent>) {
         let now_us = shared.now.us;
-        let Some(held) = self.held.deliveries.get_mut(&number) else { return };
+        let Some(held) = self.held.deliveries.get_mut(&number) else {
+            return;
+        };
         if !matches!(held.until, Until::Answer) {
             return;
         }

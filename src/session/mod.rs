@@ -689,8 +689,8 @@ impl Session {
             for channel in &mut self.channels.open {
                 for (since, to) in [
                     (channel.oldest_wait_us(), Filling::Publish),
-                    (channel.oldest_arrival_us(), Filling::Arrival),
                     (channel.held.oldest_us(), Filling::Held),
+                    (channel.oldest_arrival_us(), Filling::Arrival),
                 ] {
                     if let Some(us) = since
                         && oldest.is_none_or(|(found, ..)| us < found)

@@ -10,11 +10,11 @@
 
 use std::collections::VecDeque;
 
-use super::{BrokerEnd, ClientEnd, Session, Shared};
 use super::admit::Admission;
 use super::agenda::Place;
 use super::channel::{Channel, Life, Up};
 use super::deliver::Standing;
+use super::{BrokerEnd, ClientEnd, Session, Shared};
 use crate::amqp::encode;
 use crate::amqp::frame::{Frame, HEADER_LEN};
 use crate::amqp::method::basic::{Consume, Deliver, Qos};
@@ -220,7 +220,12 @@ impl Channel {
     /// One more delivery is held, or one less.
     pub(super) fn note_held(&mut self, admission: &Admission, change: isize) {
         let count = match admission.source {
-            Source::Own(number) => self.windows.own.iter_mut().find(|own| own.number == number).map(|own| &mut own.held),
+            Source::Own(number) => self
+                .windows
+                .own
+                .iter_mut()
+                .find(|own| own.number == number)
+                .map(|own| &mut own.held),
             Source::Client => {
                 let consumer = admission.consumer();
                 let mut consumers = self.consumers.iter_mut();

@@ -57,7 +57,11 @@ fn what_goes_late_gets_a_tag_above_all_before_it() {
 fn each_tag_of_the_clients_settles_its_own_delivery() {
     let mut deliveries = with_a_late_one();
     assert_eq!(deliveries.settle(6, false, |_| ()), Pass::Singly(vec![2]));
-    assert_eq!(deliveries.settle(6, false, |_| panic!("twice")), Pass::Singly(vec![2]), "which the broker refuses");
+    assert_eq!(
+        deliveries.settle(6, false, |_| panic!("twice")),
+        Pass::Singly(vec![2]),
+        "which the broker refuses"
+    );
     assert_eq!(deliveries.settle(3, false, |_| ()), Pass::Verbatim);
 }
 

@@ -215,7 +215,7 @@ fn nothing_reads_ahead_for_a_consumer_that_has_its_queue_for_itself() {
     let mut rig = Rig::new(running());
     rig.admits_all = false;
     let mut declare = b"\0\0\x01q\0".to_vec();
-    declare.extend_from_slice(&28u32.to_be_bytes());
+    declare.extend_from_slice(&27u32.to_be_bytes());
     declare.extend_from_slice(b"\x18x-single-active-consumert\x01");
     rig.client(&method(1, MethodId::QUEUE_DECLARE, &declare));
     rig.client(&qos(1, false));
@@ -285,5 +285,8 @@ fn a_drain_and_a_client_that_is_gone_end_reading_ahead() {
     rig.session.questions().0.clear();
     rig.session.handle_eof(Side::Client, rig.now);
     let (lines, _) = rig.windows();
-    assert!(lines.iter().all(|line| !line.starts_with("qos") && !line.starts_with("consume")), "{lines:?}");
+    assert!(
+        lines.iter().all(|line| !line.starts_with("qos") && !line.starts_with("consume")),
+        "{lines:?}"
+    );
 }
