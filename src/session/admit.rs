@@ -297,8 +297,7 @@ impl Channel {
         }
         let (queue, task_name) = (queue.clone().unwrap_or_default(), Arc::<str>::from(&*task.name));
         let lock = claimed.note(Arc::clone(&task_name), Arc::clone(&queue)).map(Arc::new);
-        let retries = u32::try_from(task.retries).unwrap_or_default();
-        let run = claimed.run_note(Arc::clone(&task_name), queue, retries).map(Arc::new);
+        let run = claimed.run_note(Arc::clone(&task_name), queue, task.retries).map(Arc::new);
         let eta = task
             .eta
             .and_then(|eta| u64::try_from(eta).ok())
@@ -413,21 +412,21 @@ impl Channel {
                     admission.frames = frames;
                     admission.run = None;
                     admission.hold.lock = None;
-                    self.show(shared, admission);
+                    self.show(shared, *admission);
                 }
                 None => self.ack_unrun(shared, admission.tag),
             },
             Way::Dropped(_) | Way::Busy(..) | Way::Succeeded => self.ack_unrun(shared, admission.tag),
-            Way::Holding => self.show(shared, admission),
+            Way::Holding => self.show(shared, *admission),
             _ => {
                 admission.hold.lock = None;
-                self.show(shared, admission);
+                self.show(shared, *admission);
             }
         }
     }
 
     /// A delivery goes to the client.
-    fn show(&mut self, shared: &mut Shared, admission: Box<Admission>) {
+    fn show(&mut self, shared: &mut Shared, admission: Admission) {
         let Admission {
             mut frames,
             tag: broker,
@@ -435,7 +434,7 @@ impl Channel {
             mut hold,
             run,
             ..
-        } = *admission;
+        } = admission;
         let tag = self.deliveries.number(broker);
         if tag != broker {
             encode::set_delivery_tag(&mut frames, tag);

@@ -198,9 +198,9 @@ impl Channel {
                 _ => return self.holding_ends(shared, number),
             }
         }
-        let hold = &mut held.admission.hold;
-        if hold.renewal_us().is_some_and(|us| us <= now_us) {
-            shared.renew_hold(hold);
+        let locks = &mut held.admission.hold;
+        if locks.renewal_us().is_some_and(|us| us <= now_us) {
+            shared.renew_hold(locks);
         }
         if matches!(held.until, Until::Poll(us) if us <= now_us) {
             held.until = Until::Answer;
@@ -351,6 +351,8 @@ impl Channel {
             return false;
         };
         self.bound_window(shared);
+        // First, or the broker would send it here again at once.
+        self.adjust_windows(shared);
         self.give_back(shared, &held.admission, reason);
         true
     }

@@ -53,6 +53,7 @@ pub use spares::Spares;
 pub use window::{ReadsAhead, Window};
 
 use walk::Passed;
+use window::Fit;
 
 use crate::rules::RuleSet;
 use crate::rules::lock::{Claim, Nonce, Reply, Request};
@@ -255,8 +256,7 @@ struct Shared {
     next_held: u64,
     /// Task ids whose runs may have ended, while something is held.
     ended: Vec<Arc<str>>,
-    /// A window at the broker may have to be another one.
-    windows_change: bool,
+    windows: Fit,
     /// Queues declared here of which a second consumer would get nothing, or what the first has.
     single_active: HashSet<Box<str>>,
     observing: HashMap<Ticket, Box<Grant>>,
@@ -413,7 +413,7 @@ impl Session {
                 held: 0,
                 next_held: 0,
                 ended: Vec::new(),
-                windows_change: false,
+                windows: Fit::Right,
                 single_active: HashSet::new(),
                 observing: HashMap::new(),
                 observed: 0,
@@ -495,7 +495,7 @@ impl Session {
             && !self.shared.draining
             && self.shared.held_bytes <= self.shared.settings.connection_memory
             && self.shared.asks.is_empty()
-            && !self.shared.windows_change
+            && self.shared.windows == Fit::Right
             && self.shared.ended.is_empty()
     }
 
@@ -661,7 +661,7 @@ impl Session {
         if !self.shared.ended.is_empty() {
             self.ask_soon();
         }
-        if self.shared.windows_change {
+        if self.shared.windows == Fit::Unsure {
             self.adjust_windows();
         }
         let nobody_reads = matches!(self.client_end, ClientEnd::Told { .. } | ClientEnd::Left { .. });

@@ -36,6 +36,15 @@ const BOUND_US: u64 = 30_000_000;
 /// The most queues of one connection that are remembered to have one consumer at a time.
 const SINGLE_ACTIVE_MAX: usize = 10_000;
 
+/// Whether the windows at the broker are what they should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// They are.
+    Right,
+    /// They have to be looked at.
+    Unsure,
+}
+
 /// Which consumer at the broker a delivery came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Source {
@@ -191,14 +200,14 @@ impl Windows {
 impl Session {
     /// Makes the windows what they should be, as far as they can be told now.
     pub(super) fn adjust_windows(&mut self) {
-        self.shared.windows_change = false;
+        self.shared.windows = Fit::Right;
         // Between bytes that are no frames nothing can be said to the broker.
         if self.broker_end != BrokerEnd::Open || self.client_end != ClientEnd::Open || self.client_raw {
             return;
         }
         for channel in &mut self.channels.open {
             if !channel.adjust_windows(&mut self.shared) {
-                self.shared.windows_change = true;
+                self.shared.windows = Fit::Unsure;
             }
         }
     }
@@ -208,13 +217,15 @@ impl Channel {
     /// How much is held has changed, or what the client wants.
     pub(super) fn windows_change(&mut self, shared: &mut Shared) {
         self.windows.changed = true;
-        shared.windows_change = true;
+        shared.windows = Fit::Unsure;
     }
 
     /// The client has settled a delivery that came to this consumer.
     pub(super) fn source_settled(&mut self, shared: &mut Shared, source: Source) {
         self.windows.settles(source);
-        shared.windows_change |= self.windows.changed;
+        if self.windows.changed {
+            shared.windows = Fit::Unsure;
+        }
     }
 
     /// One more delivery is held, or one less.
@@ -458,7 +469,9 @@ impl Channel {
         } else if wanted < there {
             self.narrow(shared, index, there - wanted);
         }
-        shared.windows_change |= self.windows.changed;
+        if self.windows.changed {
+            shared.windows = Fit::Unsure;
+        }
     }
 
     /// Starts a consumer of Oncegate's own beside one of the client's.
