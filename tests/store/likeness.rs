@@ -28,10 +28,11 @@ const NAMED: u64 = 1_000;
 /// One per kind of lock.
 const KEYS: u64 = 7;
 
-struct Dice(u64);
+/// Random numbers from a seed.
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -47,6 +47,7 @@ scenarios! {
     renewal_behind_the_end_is_of_no_use
     renewal_does_not_undo_a_release
     renewal_behind_an_end_that_met_no_lock_is_of_no_use
+    renewals_of_what_was_given_up_never_bring_it_back
     an_orphan_is_freed_if_its_worker_is_named
     revokes_and_purges_leave_a_run_alone
     publish_lock_and_run_of_one_key_are_two
@@ -673,6 +674,15 @@ async fn renewal_behind_an_end_that_met_no_lock_is_of_no_use(w: &World) {
         "the store was emptied, and the end came first"
     );
     assert_eq!(ask(w, &a, 8, &early(), WAIT).await, Ran::Runs);
+}
+
+async fn renewals_of_what_was_given_up_never_bring_it_back(w: &World) {
+    let a = running(w, 1, "a", 7, &early()).await;
+    assert_eq!(tell(w, "a", Signal::Orphaned).await, [ReleaseReason::Crash]);
+    for _ in 0..6 {
+        w.pass(LIFE / 2);
+        assert_eq!(renew(w, &a, 7, &early()).await, Renewed::Gone);
+    }
 }
 
 async fn an_orphan_is_freed_if_its_worker_is_named(w: &World) {
