@@ -249,6 +249,10 @@ async fn tell_the_same_story_of_runs(seed: u64, steps: usize) {
         memory.pass(now - passed);
         passed = now;
         let (left, right) = (memory.ask(request.clone()).await, redis.ask(request.clone()).await);
+        if redis.client.now_ms().await.expect("the time") - began >= UNSEEN {
+            // On a slow machine one of them may pass somebody over before the other does.
+            break;
+        }
         assert_eq!(timeless(left), timeless(right), "seed {seed} step {step}: {request:?}");
         for key in 0..2 {
             let (left, right) = (memory.show_run(digest(key)).await, redis.show_run(digest(key)).await);
