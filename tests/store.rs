@@ -32,6 +32,8 @@ mod likeness;
 mod memory;
 #[path = "store/notes.rs"]
 mod notes;
+#[path = "store/overlap.rs"]
+mod overlap;
 #[path = "store/results.rs"]
 mod results;
 #[path = "store/running.rs"]

@@ -28,10 +28,11 @@ const NAMED: u64 = 1_000;
 /// One per kind of lock.
 const KEYS: u64 = 7;
 
-struct Dice(u64);
+/// Random numbers from a seed.
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -248,6 +249,10 @@ async fn tell_the_same_story_of_runs(seed: u64, steps: usize) {
         memory.pass(now - passed);
         passed = now;
         let (left, right) = (memory.ask(request.clone()).await, redis.ask(request.clone()).await);
+        if redis.client.now_ms().await.expect("the time") - began >= UNSEEN {
+            // On a slow machine one of them may pass somebody over before the other does.
+            break;
+        }
         assert_eq!(timeless(left), timeless(right), "seed {seed} step {step}: {request:?}");
         for key in 0..2 {
             let (left, right) = (memory.show_run(digest(key)).await, redis.show_run(digest(key)).await);

@@ -92,9 +92,14 @@ impl Step<'_> {
             return Renewed::Held;
         }
         let key = (claim.digest, claim.id.clone());
-        let is_over = self.table.done.get(&key, self.now).is_some_and(|done| done.is_over(delivery));
+        let done = self.table.done.get_mut(&key, self.now);
+        if let Some(done) = done.filter(|done| done.is_over(delivery)) {
+            // Who has not heard of the end by now renews again.
+            done.until_ms = done.until_ms.max(self.now + life);
+            return Renewed::Gone;
+        }
         let ended = self.table.ended(&claim.id, self.now);
-        if is_over || ended.is_some_and(|ended| ended.by(|verdict| verdict == SignalVerdict::Ends, None)) {
+        if ended.is_some_and(|ended| ended.by(|verdict| verdict == SignalVerdict::Ends, None)) {
             return Renewed::Gone;
         }
         self.take_run(claim, delivery, note, worker, life);
@@ -157,8 +162,11 @@ impl Step<'_> {
                 freed
             }
             RunEffect::Ends(reason) => {
-                let now = self.now;
-                self.note_over(digest, id, Some(delivery), ENDED_KEPT_MS);
+                let (now, life_ms) = (self.now, run.note.life_ms.min(LONGEST_MS));
+                // A worker that is given up may still have its message, which is renewed.
+                let crashed = reason == ReleaseReason::Crash;
+                let kept_ms = if crashed { ENDED_KEPT_MS.max(life_ms) } else { ENDED_KEPT_MS };
+                self.note_over(digest, id, Some(delivery), kept_ms);
                 if reason == ReleaseReason::Success
                     && copied
                     && let Some(done) = self.table.done.get_mut(&(digest, id.clone()), now)

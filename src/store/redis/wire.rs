@@ -1,5 +1,7 @@
 //! Requests and replies as `scripts/lock.lua` reads and writes them.
 
+mod running;
+
 use std::sync::Arc;
 
 use redis::{Cmd, Script, ToRedisArgs, Value};
@@ -8,7 +10,6 @@ use crate::rules::lock::{
     Acquired, Admitted, Claim, Committed, Cooled, Digest, Extent, Freed, LockNote, LockRecord, LockState, ReleaseOn, ReleaseReason,
     Renewed, Reply, Request, Running, Scope, Signal,
 };
-use crate::rules::running::{IfBusy, Ran, RunNote};
 use crate::store::memory::LONGEST_MS;
 
 /// The script.
@@ -184,32 +185,8 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             cmd.arg(span(life)).arg(entry(*digest, note));
             cmd.arg(ends(note)).arg(fields(note, names));
         }
-        Request::Run {
-            claim: Claim { id, digest },
-            delivery,
-            note,
-            busy,
-            worker,
-        } => {
-            let (busy, place_ms) = match busy {
-                IfBusy::Wait { place_ms } => ("w", *place_ms),
-                IfBusy::Leave => ("l", None),
-            };
-            let place_ms = place_ms.map(|place_ms| place_ms.to_string()).unwrap_or_default();
-            cmd.arg("G").arg(&**id).arg(Hex(delivery.0)).arg(busy).arg(place_ms);
-            write_run(cmd, *digest, note, worker, names);
-        }
-        Request::RenewRun {
-            claim: Claim { id, digest },
-            delivery,
-            note,
-            worker,
-        } => {
-            cmd.arg("K").arg(&**id).arg(Hex(delivery.0));
-            write_run(cmd, *digest, note, worker, names);
-        }
-        Request::LeaveRun { claim, delivery } => {
-            cmd.arg("L").arg(&*claim.id).arg(Hex(delivery.0));
+        Request::Run { .. } | Request::RenewRun { .. } | Request::LeaveRun { .. } | Request::ShowRun { .. } => {
+            running::write_arguments(cmd, names, request);
         }
         Request::Cool { claim, note } => {
             cmd.arg("W").arg(&*claim.id).arg(span(note.cooldown_ms)).arg(fields(note, names));
@@ -222,9 +199,6 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
         }
         Request::Show { .. } => {
             cmd.arg("Q");
-        }
-        Request::ShowRun { .. } => {
-            cmd.arg("V");
         }
     }
 }
@@ -258,13 +232,6 @@ fn write_note(cmd: &mut Cmd, digest: Digest, note: &LockNote, names: &Names) {
         .arg(span(note.queued_life_ms()))
         .arg(entry(digest, note));
     cmd.arg(ends(note)).arg(fields(note, names));
-}
-
-/// What it needs to take a running lock.
-fn write_run(cmd: &mut Cmd, digest: Digest, note: &RunNote, worker: &str, names: &Names) {
-    cmd.arg(worker).arg(note.retries).arg(span(note.life_ms));
-    cmd.arg(format!("\n+{} {} {}", digest.to_hex(), Extent::Run.as_str(), note.rule));
-    cmd.arg(run_fields(note, names));
 }
 
 /// The entry of a key in an id record.
@@ -304,19 +271,6 @@ fn fields(note: &LockNote, names: &Names) -> Vec<u8> {
     }
     if note.shadow {
         fields.extend(["shadow", "1"]);
-    }
-    packed(&fields)
-}
-
-/// The fields of a running lock that do not change, likewise.
-fn run_fields(note: &RunNote, names: &Names) -> Vec<u8> {
-    let grace = note.settle_grace_ms.min(LONGEST_MS).to_string();
-    let life = span(note.life_ms).to_string();
-    let mut fields: Vec<&str> = vec!["rule", &note.rule, "task", &note.task, "summary", &note.summary];
-    fields.extend(["proxy", &*names.proxy, "vhost", &note.vhost, "queue", &note.queue]);
-    fields.extend(["scope", Extent::Run.as_str(), "life", &life]);
-    if note.acks_late {
-        fields.extend(["grace", &grace]);
     }
     packed(&fields)
 }
@@ -385,7 +339,7 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
             Value::Int(2) => Ok(Reply::Renewed(Renewed::Gone)),
             _ => Err(unread),
         },
-        Request::Run { .. } => ran(value).map(Reply::Run).ok_or(unread),
+        Request::Run { .. } => running::ran(value).map(Reply::Run).ok_or(unread),
         Request::Cool { .. } => match value {
             Value::Int(0) => Ok(Reply::Cooled(Cooled::Locked)),
             Value::Array(parts) => parts
@@ -438,30 +392,6 @@ fn admitted(computed: Digest, value: Value) -> Option<Reply> {
         _ => return None,
     };
     Some(Reply::Admit(digest, admitted))
-}
-
-fn ran(value: Value) -> Option<Ran> {
-    match value {
-        Value::Int(0) => Some(Ran::Runs),
-        Value::Int(1) => Some(Ran::Succeeded),
-        Value::Array(parts) => match parts.as_slice() {
-            [holder] => Some(Ran::Leaves {
-                holder: text(holder)?,
-                freed: Vec::new(),
-            }),
-            [holder, lock] => Some(Ran::Leaves {
-                holder: text(holder)?,
-                freed: vec![freed(lock)?],
-            }),
-            [holder, place_ms, expires_in_ms] => Some(Ran::Waits {
-                holder: text(holder)?,
-                place_ms: number(place_ms)?,
-                expires_in_ms: number(expires_in_ms)?,
-            }),
-            _ => None,
-        },
-        _ => None,
-    }
 }
 
 fn committed(value: Value) -> Option<Committed> {

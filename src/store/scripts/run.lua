@@ -196,7 +196,12 @@ function ops.K(lock, idkey, a)
     note_run(idkey, entry, life)
     return 0
   end
-  if is_over(digest, id, delivery) or heard(id, nil, 'r') then return 2 end
+  if is_over(digest, id, delivery) then
+    -- Who has not heard of the end by now renews again.
+    live_at_least(done_of(digest, id), life)
+    return 2
+  end
+  if heard(id, nil, 'r') then return 2 end
   take_run(digest, idkey, id, delivery, worker, tonumber(ARGV[a + 3]), life, entry, ARGV[a + 6])
   return 1
 end
@@ -274,7 +279,8 @@ local function signal_run(digest, idkey, id, settlement, signal, worker)
 
   if ENDS[signal] then
     call('DEL', run)
-    note_over(digest, id, delivery, ENDED_KEPT)
+    -- A worker that is given up may still have its message, which is renewed.
+    note_over(digest, id, delivery, ENDS[signal] == 'crash' and math.max(ENDED_KEPT, life) or ENDED_KEPT)
     if signal == 'k' and r[14] then
       local key = done_of(digest, id)
       call('HSET', key, 'at', now_text, 'retries', r[13])
