@@ -256,6 +256,7 @@ impl Channel {
             match arrival {
                 Arrival::Delivery(admission) => {
                     if admission.is_open() {
+                        shared.cancelled.push(ticket);
                         shared.abandon_run(ticket, &admission);
                     }
                     shared.leave_run(&admission);
@@ -271,7 +272,9 @@ impl Channel {
         for (position, arrival) in self.arrivals.iter_mut() {
             if let Arrival::Delivery(admission) = arrival {
                 if admission.is_open() {
-                    shared.abandon_run(Ticket::of_delivery(position, self.number), admission);
+                    let ticket = Ticket::of_delivery(position, self.number);
+                    shared.cancelled.push(ticket);
+                    shared.abandon_run(ticket, admission);
                 }
                 admission.withhold();
             }

@@ -354,6 +354,7 @@ impl Channel {
     fn client_recovers(&mut self, shared: &mut Shared) {
         self.forget_arrivals(shared);
         self.forget_held(shared);
+        self.windows.all_void();
         for hold in self.deliveries.holds() {
             shared.given_up(hold);
         }

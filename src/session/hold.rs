@@ -34,8 +34,8 @@ const RETURNS_MAX: u64 = 10;
 /// What a held delivery waits for.
 #[derive(Debug)]
 enum Until {
-    /// The store's answer.
-    Answer,
+    /// The store's answer to this question.
+    Answer(Ticket),
     /// The next question, at this time in monotonic microseconds.
     Poll(u64),
     /// The end of the broker's content; then it goes this way.
@@ -102,7 +102,7 @@ impl HeldList {
     pub(super) fn due_us(&self, number: u64) -> Option<u64> {
         let held = self.deliveries.get(&number)?;
         let asks_us = match held.until {
-            Until::Answer => held.ends_us,
+            Until::Answer(_) => held.ends_us,
             Until::Poll(us) => us.min(held.ends_us),
             Until::Boundary(_) => return None,
         };
@@ -203,10 +203,11 @@ impl Channel {
             shared.renew_hold(locks);
         }
         if matches!(held.until, Until::Poll(us) if us <= now_us) {
-            held.until = Until::Answer;
+            let ticket = Ticket::of_held(number, self.number);
+            held.until = Until::Answer(ticket);
             held.admission.wait = Await::Run;
             if let Some(question) = held.admission.run_question(&shared.worker) {
-                shared.asks.push((Ticket::of_held(number, self.number).0, question));
+                shared.asks.push((ticket.0, question));
             }
         }
     }
@@ -217,7 +218,7 @@ impl Channel {
         let returns = held.admission.run.as_ref().map_or(0, |run| run.returns);
         if returns < RETURNS_MAX {
             if let Some(held) = self.take_held(shared, number) {
-                self.give_back(shared, &held.admission, "consumer_timeout");
+                self.give_back_held(shared, &held, "consumer_timeout");
             }
             return;
         }
@@ -233,9 +234,10 @@ impl Channel {
         let Some(held) = self.held.deliveries.get_mut(&number) else {
             return;
         };
-        if !matches!(held.until, Until::Answer) {
+        if !matches!(held.until, Until::Answer(_)) {
             return;
         }
+        held.until = Until::Poll(now_us + POLL_US);
         let silent = match answer {
             Ok(Reply::Run(ran)) => {
                 held.silent_us = None;
@@ -257,7 +259,6 @@ impl Channel {
                 return self.let_go(shared, number, Way::Unchecked(silent.as_str()));
             }
         }
-        held.until = Until::Poll(now_us + POLL_US);
         self.schedule(shared, Place::Held(number));
     }
 
@@ -302,7 +303,8 @@ impl Channel {
         self.windows_change(shared);
         self.note_held(&held.admission, -1);
         match held.until {
-            Until::Answer => shared.abandon_run(Ticket::of_held(number, self.number), &held.admission),
+            // Nobody waits for it any more.
+            Until::Answer(ticket) => shared.cancelled.push(ticket),
             Until::Boundary(_) => self.held.boundary -= 1,
             Until::Poll(_) => {}
         }
@@ -315,6 +317,11 @@ impl Channel {
         let numbers = self.held.deliveries.iter().filter(|(_, held)| meant(held));
         let numbers: Vec<u64> = numbers.map(|(number, _)| *number).collect();
         numbers.into_iter().filter_map(|number| self.take_held(shared, number)).collect()
+    }
+
+    fn give_back_held(&mut self, shared: &mut Shared, held: &Held, reason: &'static str) {
+        shared.abandon_held(held);
+        self.give_back(shared, &held.admission, reason);
     }
 
     /// A delivery that the client has not seen goes back to its queue, behind the client's frames that wait and outside of its contents.
@@ -353,35 +360,35 @@ impl Channel {
         self.bound_window(shared);
         // First, or the broker would send it here again at once.
         self.adjust_windows(shared);
-        self.give_back(shared, &held.admission, reason);
+        self.give_back_held(shared, &held, reason);
         true
     }
 
     /// The client has cancelled a consumer, or the broker has: what is held for it goes back.
     pub(super) fn give_back_held_of(&mut self, shared: &mut Shared, consumer: &[u8]) {
         for held in self.take_all_held(shared, Some(consumer)) {
-            self.give_back(shared, &held.admission, "cancelled");
+            self.give_back_held(shared, &held, "cancelled");
         }
     }
 
     /// All that is held goes back to its queue.
     pub(super) fn give_back_all_held(&mut self, shared: &mut Shared, reason: &'static str) {
         for held in self.take_all_held(shared, None) {
-            self.give_back(shared, &held.admission, reason);
+            self.give_back_held(shared, &held, reason);
         }
     }
 
     /// The broker takes back all that is held by itself.
     pub(super) fn forget_held(&mut self, shared: &mut Shared) {
         for held in self.take_all_held(shared, None) {
-            shared.leave_run(&held.admission);
+            shared.leave_held(&held);
         }
     }
 
     /// Oncegate hands out no more work: all that is held goes back behind the cancels.
     pub(super) fn withhold_held(&mut self, shared: &mut Shared) {
         for held in self.take_all_held(shared, None) {
-            shared.leave_run(&held.admission);
+            shared.leave_held(&held);
             self.deliveries.hidden(held.admission.tag);
         }
     }
@@ -402,6 +409,21 @@ impl Channel {
         for number in numbers {
             self.schedule(shared, Place::Held(number));
         }
+    }
+}
+
+impl Shared {
+    /// A question about this delivery may be open: its answer may give it the lock.
+    fn abandon_held(&mut self, held: &Held) {
+        if let Until::Answer(ticket) = held.until {
+            self.abandon_run(ticket, &held.admission);
+        }
+    }
+
+    /// The broker takes this delivery back.
+    fn leave_held(&mut self, held: &Held) {
+        self.abandon_held(held);
+        self.leave_run(&held.admission);
     }
 }
 

@@ -127,7 +127,6 @@ impl Shared {
 
     /// The question of this ticket has no delivery any more. Its answer, which may come yet, may give it the lock.
     pub(super) fn abandon_run(&mut self, ticket: super::Ticket, admission: &Admission) {
-        self.cancelled.push(ticket);
         if let Some(order) = admission.leaving() {
             self.abandoned_runs.insert(ticket, order);
         }

@@ -268,6 +268,8 @@ fn what_waits_is_held_and_what_comes_behind_it_goes_on() {
     assert_eq!(rig.seen(), ["c 3 x"]);
     assert_eq!(rig.decided(), [(DeliveryDecision::Forwarded, "runs")]);
     assert_eq!((rig.session.held(), rig.session.held_bytes()), ((0, None), 0));
+    assert_eq!(rig.told(), [""; 0], "it has not left");
+    assert!(rig.session.shared.abandoned_runs.is_empty());
     // Its tag is above all before it; at the broker it has its own.
     rig.broker_got();
     rig.client(&ack(1, 3, false));
@@ -562,6 +564,7 @@ fn a_channel_that_closes_takes_everything_back() {
         // The store may have let it run meanwhile.
         rig.ran(open[0].0, Ran::Runs);
         assert_eq!(rig.told(), ["leaves x"]);
+        assert!(rig.session.shared.abandoned_runs.is_empty());
         let nacked = rig.broker_got().into_iter().filter(|line| line.starts_with("basic.nack")).count();
         assert_eq!(nacked, 0, "the broker takes it back itself");
     }
