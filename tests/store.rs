@@ -34,8 +34,12 @@ mod likeness;
 mod memory;
 #[path = "store/notes.rs"]
 mod notes;
+#[path = "store/overlap.rs"]
+mod overlap;
 #[path = "store/results.rs"]
 mod results;
+#[path = "store/running.rs"]
+mod running;
 #[path = "store/scenarios.rs"]
 mod scenarios;
 #[path = "store/world.rs"]

@@ -77,12 +77,12 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>, query: Result<Query<Li
 pub(super) async fn show(State(admin): State<Arc<Admin>>, Path(digest): Path<String>) -> Answered {
     let answer = async {
         let digest = read_digest(&digest)?;
-        let lock = operator::show(&admin.store, digest).await?.ok_or_else(|| no_lock(digest))?;
+        let locks = operator::show(&admin.store, digest).await?.to_json();
         Ok(respond(
             StatusCode::OK,
             &admin.instance,
             admin.store_reach,
-            operator::lock_json(&lock),
+            locks.ok_or_else(|| no_lock(digest))?,
         ))
     };
     admin.answer(answer.await)

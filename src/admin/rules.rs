@@ -54,8 +54,8 @@ pub(super) async fn lookup(State(admin): State<Arc<Admin>>, Body(body): Body) ->
     let answer = async {
         let explained = answer_to(&admin, &body)?;
         let claimed = claim_of(&explained)?;
-        let lock = operator::show(&admin.store, claimed.digest).await?;
-        let fields = state_of(claimed, lock.as_deref());
+        let locks = operator::show(&admin.store, claimed.digest).await?;
+        let fields = state_of(claimed, locks.publish.or(locks.run).as_deref());
         Ok(respond(StatusCode::OK, &admin.instance, admin.store_reach, fields))
     };
     admin.answer(answer.await)
@@ -67,7 +67,11 @@ pub(super) async fn cooldown(State(admin): State<Arc<Admin>>, Body(body): Body) 
         let (question, seconds) = cooldown_of(&body)?;
         let explained = explained(&admin, &question)?;
         let claimed = claim_of(&explained)?;
-        let mut note = claimed.note(question.task.as_str().into(), question.goes_to().unwrap_or_default().into());
+        let queue = question.goes_to().unwrap_or_default().into();
+        let Some(mut note) = claimed.note(question.task.as_str().into(), queue) else {
+            let message = format!("rule {} locks runs only: no publish of the key can be refused", claimed.rule.name);
+            return Err(Problem::not_found("no_publish_lock", message));
+        };
         // The cast saturates, and the bound is far below.
         note.cooldown_ms = (seconds * 1000.0).ceil() as u64;
         let holder = if question.id == NO_ID { BY_HAND } else { question.id.as_str() };
@@ -79,7 +83,7 @@ pub(super) async fn cooldown(State(admin): State<Arc<Admin>>, Body(body): Body) 
             return Err(held(claimed.digest, &holder));
         }
         admin.metrics.rule(&claimed.rule.name).count_cooldown();
-        let lock = operator::show(&admin.store, claimed.digest).await?;
+        let lock = operator::show(&admin.store, claimed.digest).await?.publish;
         let fields = state_of(claimed, lock.as_deref());
         let mut response = respond(StatusCode::OK, &admin.instance, admin.store_reach, fields);
         response.extensions_mut().insert(Changed {
@@ -128,7 +132,7 @@ fn claim_of(explained: &Explained) -> Result<&Claimed, Problem> {
     }
 }
 
-/// Whether a key is locked, and how.
+/// Whether a key is locked, and how. A run locks the key for other runs only: `unique` then says `while_running`.
 fn state_of(claimed: &Claimed, lock: Option<&LockRecord>) -> Value {
     json!({
         "rule": &*claimed.rule.name,
@@ -137,6 +141,7 @@ fn state_of(claimed: &Claimed, lock: Option<&LockRecord>) -> Value {
         "locked": lock.is_some(),
         "holder": lock.map(|lock| &*lock.holder),
         "state": lock.map(|lock| lock.state.as_str()),
+        "unique": lock.map(|lock| lock.scope.as_str()),
         "worker": lock.map(|lock| &*lock.worker).filter(|worker| !worker.is_empty()),
         "since": lock.map(|lock| operator::time_json(lock.since_ms)),
         "expires": lock.map(|lock| operator::time_json(lock.expires_ms)),

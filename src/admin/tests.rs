@@ -12,7 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::config::unit::Secret;
 use crate::config::{self, AdminToken, Flags};
-use crate::rules::lock::{Claim, Digest, LockNote, Nonce, ReleaseOn, Request as Ask, Scope, Signal};
+use crate::rules::lock::{Claim, Digest, LockNote, Nonce, ReleaseOn, Reply, Request as Ask, Scope, Signal};
+use crate::rules::running::{IfBusy, Ran, RunNote};
 use crate::rules::source::{Hears, Source};
 use crate::store::{Memory, Store, SystemClock, Unobserved};
 
@@ -133,6 +134,32 @@ impl Proxy {
     async fn lock(&self, key: u8, rule: &str, task: &str, id: &str) -> Digest {
         let digest = Digest([key; 32]);
         self.lock_key(digest, rule, task, id).await;
+        digest
+    }
+
+    /// A delivery that was handed to a worker.
+    async fn run(&self, key: u8, rule: &str, id: &str) -> Digest {
+        let digest = Digest([key; 32]);
+        let request = Ask::Run {
+            claim: Claim { digest, id: id.into() },
+            delivery: Nonce(9),
+            note: Arc::new(RunNote {
+                rule: rule.into(),
+                task: "reports.build".into(),
+                summary: "a, b".into(),
+                vhost: "/".into(),
+                queue: "celery".into(),
+                life_ms: 60_000,
+                settle_grace_ms: 1_000,
+                acks_late: false,
+                hears: Hears::ALL,
+                retries: 0,
+            }),
+            busy: IfBusy::Wait { place_ms: None },
+            worker: "celery@one".into(),
+        };
+        let ran = self.store.ask(request).await;
+        assert_eq!(ran, Ok(Reply::Run(Ran::Runs)));
         digest
     }
 

@@ -8,7 +8,7 @@ use super::coding::{EncodeError, cut_to_short, put_short};
 use super::content::{CLASS_BASIC, Properties};
 use super::frame::{END, Frame, FrameKind, HEADER_LEN, OVERHEAD};
 use super::method::MethodId;
-use super::method::basic::{Ack, Deliver, MANDATORY, Nack, Publish, Reject};
+use super::method::basic::{Ack, Consume, Deliver, GetOk, MANDATORY, Nack, Publish, Qos, Reject};
 
 /// Appends a frame whose payload `fill` writes. On error nothing is appended.
 fn frame(
@@ -141,6 +141,71 @@ pub fn basic_cancel(out: &mut Vec<u8>, channel: u16, consumer_tag: &[u8], nowait
         out.push(bits([nowait]));
         Ok(())
     })
+}
+
+/// `basic.qos`.
+pub fn basic_qos(out: &mut Vec<u8>, channel: u16, qos: Qos) {
+    method(
+        out,
+        channel,
+        MethodId::BASIC_QOS,
+        [
+            &qos.prefetch_size.to_be_bytes(),
+            &qos.prefetch_count.to_be_bytes(),
+            &[bits([qos.global])],
+        ],
+    );
+}
+
+/// `basic.consume`. On error nothing is appended.
+pub fn basic_consume(out: &mut Vec<u8>, channel: u16, consume: &Consume<'_>) -> Result<(), EncodeError> {
+    frame(out, FrameKind::Method, channel, |out| {
+        put_id(out, MethodId::BASIC_CONSUME);
+        out.extend_from_slice(&[0, 0]);
+        put_short(out, consume.queue)?;
+        put_short(out, consume.consumer_tag)?;
+        out.push(bits([consume.no_local, consume.no_ack, consume.exclusive, consume.nowait]));
+        let table = consume.arguments.raw();
+        let size = u32::try_from(table.len()).map_err(|_| EncodeError::LongString(table.len()))?;
+        out.extend_from_slice(&size.to_be_bytes());
+        out.extend_from_slice(table);
+        Ok(())
+    })
+}
+
+/// The frames of a delivery with another delivery tag. `false` if they do not begin with `basic.deliver` or `basic.get-ok`; then nothing
+/// changes.
+pub fn set_delivery_tag(raw: &mut [u8], tag: u64) -> bool {
+    let payload = raw.get(HEADER_LEN..).unwrap_or_default();
+    let offset = Deliver::decode(payload)
+        .map(|deliver| deliver.tag_offset)
+        .or_else(|| GetOk::decode(payload).map(|get| get.tag_offset));
+    let octets = offset.and_then(|offset| raw.get_mut(HEADER_LEN + offset..)?.get_mut(..8));
+    match octets {
+        Some(octets) => {
+            octets.copy_from_slice(&tag.to_be_bytes());
+            true
+        }
+        None => false,
+    }
+}
+
+/// The frames of a delivery with another consumer tag; `None` if they do not begin with `basic.deliver`, or the tag does not fit.
+pub fn retagged(raw: &[u8], consumer_tag: &[u8]) -> Option<Vec<u8>> {
+    let super::frame::Split::Frame(first) = super::frame::split(raw, usize::MAX) else {
+        return None;
+    };
+    let deliver = Deliver::decode(first.payload)?;
+    let mut out = Vec::with_capacity(raw.len() + consumer_tag.len());
+    frame(&mut out, FrameKind::Method, first.channel, |out| {
+        put_id(out, MethodId::BASIC_DELIVER);
+        put_short(out, consumer_tag)?;
+        out.extend_from_slice(first.payload.get(deliver.tag_offset..).unwrap_or_default());
+        Ok(())
+    })
+    .ok()?;
+    out.extend_from_slice(raw.get(first.raw.len()..)?);
+    Some(out)
 }
 
 fn put_id(out: &mut Vec<u8>, id: MethodId) {

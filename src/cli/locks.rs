@@ -45,8 +45,11 @@ pub(super) fn locks(command: LocksCommand, output: &mut Output<'_>) -> Result<Ex
         LocksCommand::Release { place, digest, holder } => {
             let answer = Place::new(&place)?.release(digest, holder.as_deref())?;
             output.answer(&answer, |answer| {
-                let freed = &answer["locks"][0];
-                format!("released {} held by {}\n", plain(&freed["digest"]), plain(&freed["holder"]))
+                let mut text = String::new();
+                for freed in answer["locks"].as_array().into_iter().flatten() {
+                    let _ = writeln!(text, "released {} held by {}", plain(&freed["digest"]), plain(&freed["holder"]));
+                }
+                text
             });
             Ok(Exit::Done)
         }
@@ -135,8 +138,8 @@ impl Place {
         match self {
             Place::Proxy(proxy) => proxy.get(&format!("/api/v1/locks/{digest}"), &[]),
             Place::Store(direct) => {
-                let lock = direct.ask(operator::show(&direct.store, digest))?;
-                lock.map(|lock| operator::lock_json(&lock)).ok_or_else(|| no_lock(digest))
+                let locks = direct.ask(operator::show(&direct.store, digest))?;
+                locks.to_json().ok_or_else(|| no_lock(digest))
             }
         }
     }
@@ -234,9 +237,13 @@ fn no_lock(digest: Digest) -> Failure {
 fn lock_text(lock: &Value) -> String {
     let mut text = String::new();
     for (name, value) in lock.as_object().into_iter().flatten() {
-        if !matches!(name.as_str(), "instance" | "scope") && (name != "vhost" || other_vhost(lock).is_some()) {
+        if !matches!(name.as_str(), "instance" | "scope" | "run") && (name != "vhost" || other_vhost(lock).is_some()) {
             let _ = writeln!(text, "{name:<10} {}", plain(value));
         }
+    }
+    if let Some(run) = lock.get("run") {
+        text.push('\n');
+        text.push_str(&lock_text(run));
     }
     text
 }
@@ -249,7 +256,11 @@ fn other_vhost(lock: &Value) -> Option<&str> {
 fn list_text(list: &Value) -> String {
     let mut text = String::new();
     for lock in list["locks"].as_array().into_iter().flatten() {
-        let shadow = if lock["shadow"] == true { " (shadow)" } else { "" };
+        let shadow = match (&lock["shadow"], lock["unique"].as_str()) {
+            (Value::Bool(true), _) => " (shadow)",
+            (_, Some("while_running")) => " (run)",
+            _ => "",
+        };
         let worker = match lock["worker"].as_str() {
             None | Some("") => String::new(),
             Some(worker) => format!(" on {}", printable(worker)),

@@ -101,6 +101,10 @@ pub struct ProxyConfig {
     pub tcp_keepalive: Duration,
     /// The most memory that one connection's kept and waiting messages take, in bytes. At least `max_message` and 1 MiB.
     pub connection_memory: usize,
+    /// The most deliveries that are held for one connection. At least 1.
+    pub held_max: usize,
+    /// After how long the broker closes a channel that leaves a delivery unsettled.
+    pub consumer_timeout: Duration,
     /// How long new connections are still accepted after SIGTERM, while `/readyz` already says 503.
     pub drain_delay: Duration,
     /// After how long the connections that are left are closed.

@@ -2,8 +2,6 @@
 
 /// Each key whose behaviour is not built, with the values beside the default that work nevertheless. A key that is built has no line.
 const NOT_BUILT: &[(&str, &[&str])] = &[
-    ("proxy.held_max", &[]),
-    ("proxy.consumer_timeout", &[]),
     ("proxy.proxy_protocol_from", &[]),
     ("proxy.send_proxy_protocol", &[]),
     ("results.kind", &["redis", "none"]),
@@ -12,11 +10,8 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("events.exchange", &[]),
     ("decisions.keep", &[]),
     ("decisions.max", &[]),
-    ("rule.unique", &["until_started", "until_finished", "until_expired"]),
-    ("rule.running_ttl", &[]),
-    ("rule.hold_max", &[]),
     ("rule.on_duplicate", &[]),
-    ("rule.on_running", &[]),
+    ("rule.on_running", &["wait", "drop"]),
     ("rule.debounce", &[]),
     ("rule.debounce_max", &[]),
     ("rule.result", &["none"]),

@@ -153,6 +153,8 @@ fn read_proxy(root: &mut TableReader<'_>) -> ProxyConfig {
         handshake_timeout: positive(&mut table, "handshake_timeout", Duration::from_secs(10)),
         tcp_keepalive: read_keepalive(&mut table),
         connection_memory,
+        held_max: at_least_one(&mut table, "held_max", 10_000) as usize,
+        consumer_timeout: positive(&mut table, "consumer_timeout", Duration::from_secs(30 * 60)),
         drain_delay: table.get("drain_delay", Duration::from_secs(5)),
         drain_timeout: table.get("drain_timeout", Duration::from_secs(30)),
         upstream_confirms: if table.get("upstream_confirms", true) {
@@ -166,8 +168,6 @@ fn read_proxy(root: &mut TableReader<'_>) -> ProxyConfig {
         listen,
         upstream,
     };
-    at_least_one(&mut table, "held_max", 10_000);
-    positive(&mut table, "consumer_timeout", Duration::from_secs(30 * 60));
     table.get("proxy_protocol_from", Vec::<String>::new());
     table.choice("send_proxy_protocol", "off", &[("off", "off"), ("v1", "v1"), ("v2", "v2")]);
     check_tls(&table, &config);

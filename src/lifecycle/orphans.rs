@@ -45,7 +45,7 @@ use super::running::Runs;
 use super::spread;
 use crate::control::{Control, Say};
 use crate::rules::RuleSet;
-use crate::rules::lock::{Digest, LockRecord, LockState, Nonce, Request, Scope, Signal};
+use crate::rules::lock::{Digest, LockRecord, LockState, Nonce, Request, Signal};
 use crate::rules::source::Source;
 use crate::rules::spec::{AcksLate, RuleSpec};
 use crate::session::TasksKnown;
@@ -253,7 +253,7 @@ fn worker_of(lock: &LockRecord) -> Node {
 
 /// Whether nobody but the worker that the lock names can still end it.
 fn may_be_orphaned(lock: &LockRecord, rules: &RuleSet) -> bool {
-    let follows = matches!(lock.scope, Scope::UntilStarted | Scope::UntilFinished);
+    let follows = lock.follows_its_task();
     let waits = matches!(lock.state, LockState::Queued | LockState::Running);
     // No settlement is seen of what no proxy has carried; where tasks acknowledge late, the broker has it again and it runs elsewhere.
     let acks_late = || {

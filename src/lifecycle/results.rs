@@ -28,7 +28,7 @@ use crate::celery::Limits;
 use crate::celery::result::{self, TaskResult};
 use crate::config::address::RedisUrl;
 use crate::metrics::Metrics;
-use crate::rules::lock::{LockRecord, LockState, Nonce, Request, Scope, Signal};
+use crate::rules::lock::{LockRecord, LockState, Nonce, Request, Signal};
 use crate::rules::source::Source;
 use crate::store::{Client, Filter, Store};
 
@@ -316,7 +316,7 @@ fn pattern(prefix: &str) -> String {
 
 /// Whether what a worker does with the holder frees the lock or changes its state.
 fn waits_for_a_signal(lock: &LockRecord) -> bool {
-    let follows = matches!(lock.scope, Scope::UntilStarted | Scope::UntilFinished);
+    let follows = lock.follows_its_task();
     follows && matches!(lock.state, LockState::Queued | LockState::Running)
 }
 

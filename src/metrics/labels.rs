@@ -29,6 +29,12 @@ label_values! {
         Admit = "admit",
         /// The holder is alive.
         Renew = "renew",
+        /// May this delivery begin to run?
+        Run = "run",
+        /// The run goes on.
+        RenewRun = "renew_run",
+        /// A delivery does not wait for its run any more.
+        LeaveRun = "leave_run",
         /// A key is locked by hand.
         Cool = "cool",
         /// An operator frees a lock.

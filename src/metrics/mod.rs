@@ -4,12 +4,14 @@
 //! it once and hashes no label. The series of a rule that vanishes at a reload stay, unmoving, until the process ends: a counter that
 //! disappears and returns would look like a reset. A series that nothing feeds is not exported.
 
+mod held;
 mod labels;
 mod process;
 mod rule;
 #[cfg(test)]
 mod tests;
 
+pub use held::HeldMetrics;
 pub use labels::{CloseReason, ClosedBy, Direction, Mode, Peer, RejectReason, StoreOp};
 pub use rule::RuleMetrics;
 
@@ -18,7 +20,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 use process::ProcessMetrics;
 use rule::RuleFamilies;
@@ -82,6 +86,8 @@ pub struct Metrics {
     pub connections_limit: IntGauge,
     /// Channels that are open, over all connections.
     pub channels: IntGauge,
+    /// Deliveries that are held, over all connections.
+    pub held: HeldMetrics,
     /// 1 while the store answers.
     pub store_up: IntGauge,
     /// 1 while the circuit breaker keeps questions from the store.
@@ -185,6 +191,16 @@ impl Metrics {
             connections: gauge(r, "oncegate_connections", "Client connections that are open.")?,
             connections_limit: gauge(r, "oncegate_connections_limit", "Most client connections that may be open.")?,
             channels: gauge(r, "oncegate_channels", "Channels that are open.")?,
+            held: HeldMetrics::new(
+                gauge(r, "oncegate_held_messages", "Deliveries that are held.")?,
+                register(
+                    r,
+                    Gauge::new(
+                        "oncegate_held_oldest_seconds",
+                        "How long the delivery that is held longest is held, in seconds.",
+                    )?,
+                )?,
+            ),
             store_up: gauge(r, "oncegate_store_up", "1 while the store answers.")?,
             store_circuit_open: circuit.with_label_values(&["store"]),
             circuit,
@@ -305,6 +321,7 @@ impl Metrics {
     /// All series in the Prometheus text format, with `process_*` read anew.
     pub fn render(&self) -> prometheus::Result<String> {
         self.process.refresh();
+        self.held.refresh();
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }

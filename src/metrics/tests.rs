@@ -104,7 +104,6 @@ fn nothing_is_exported_that_has_no_source() {
     for prefix in [
         "oncegate_limit_",
         "oncegate_messages_parked",
-        "oncegate_held_",
         "oncegate_control_up",
         "oncegate_mode_override",
     ] {

@@ -116,7 +116,7 @@ impl Connection {
             broker: Leg::default(),
             dial: Dial::NotYet,
             upstream: None,
-            reporter: Reporter::new(&hub, peer),
+            reporter: Reporter::new(&hub, seat.number(), peer),
             view: View::new(hub.topologies()),
             hub,
             seat,

@@ -139,6 +139,11 @@ impl Hub {
         }
     }
 
+    /// The moment that a time of a session's is.
+    pub fn time_of(&self, us: u64) -> std::time::Instant {
+        (self.started + Duration::from_micros(us)).into_std()
+    }
+
     /// What sessions need of the configuration.
     pub fn settings(&self) -> Arc<Settings> {
         self.settings.load_full()
@@ -299,6 +304,8 @@ fn settings(config: &ProxyConfig, nodes: &Nodes) -> Settings {
     Settings {
         max_message: config.max_message,
         connection_memory: config.connection_memory,
+        held_max: config.held_max,
+        consumer_timeout_us: u64::try_from(config.consumer_timeout.as_micros()).unwrap_or(u64::MAX),
         upstream_confirms: config.upstream_confirms == UpstreamConfirms::Select,
         enable_events: config.enable_events,
         handshake_us: config.handshake_timeout.as_micros() as u64,

@@ -22,27 +22,28 @@ impl StoreObserver {
     pub fn new(metrics: Arc<Metrics>, log: Arc<DecisionLog>, runs: Arc<Runs>) -> StoreObserver {
         StoreObserver { metrics, log, runs }
     }
+}
 
-    fn freed(&self, freed: &Freed) {
-        let mode = if freed.shadow { "observe" } else { "enforce" };
-        self.metrics.rule(&freed.rule).count_released(freed.reason, freed.held_ms);
-        self.log.log(
-            DecisionKind::Other,
-            &Decision {
-                event: "release",
-                rule: &freed.rule,
-                decision: "released",
-                reason: Some(freed.reason.as_str()),
-                mode,
-                vhost: "",
-                task: &freed.task,
-                id: &freed.holder,
-                holder: Some(&freed.holder),
-                digest: Some(freed.digest),
-                client: "",
-            },
-        );
-    }
+/// Counts and logs that a lock was freed.
+pub fn report_freed(metrics: &Metrics, log: &DecisionLog, freed: &Freed) {
+    let mode = if freed.shadow { "observe" } else { "enforce" };
+    metrics.rule(&freed.rule).count_released(freed.reason, freed.held_ms);
+    log.log(
+        DecisionKind::Other,
+        &Decision {
+            event: "release",
+            rule: &freed.rule,
+            decision: "released",
+            reason: Some(freed.reason.as_str()),
+            mode,
+            vhost: "",
+            task: &freed.task,
+            id: &freed.holder,
+            holder: Some(&freed.holder),
+            digest: Some(freed.digest),
+            client: "",
+        },
+    );
 }
 
 impl Observer for StoreObserver {
@@ -61,7 +62,7 @@ impl Observer for StoreObserver {
     fn on_told(&self, request: &Request, reply: &Reply) {
         self.runs.heard(request, reply);
         match (request, reply) {
-            (_, Reply::Released(freed)) => freed.iter().for_each(|freed| self.freed(freed)),
+            (_, Reply::Released(freed)) => freed.iter().for_each(|freed| report_freed(&self.metrics, &self.log, freed)),
             // What an observing rule lets pass may well be a duplicate.
             (Request::Commit { claim, note, .. }, Reply::Commit(Committed::Lost { holder })) if !note.shadow => {
                 self.metrics.rule(&note.rule).count_exception(ExceptionReason::Lost);
@@ -74,7 +75,7 @@ impl Observer for StoreObserver {
 
     fn on_given_up(&self, request: &Request, why: GivenUp) {
         // Who has the lock renews it again, at the latest when the store is back.
-        if matches!(request, Request::Renew { .. }) {
+        if matches!(request, Request::Renew { .. } | Request::RenewRun { .. }) {
             return;
         }
         let rule = match request {
@@ -115,6 +116,9 @@ fn label(op: Op) -> StoreOp {
         Op::Signal => StoreOp::Signal,
         Op::Admit => StoreOp::Admit,
         Op::Renew => StoreOp::Renew,
+        Op::Run => StoreOp::Run,
+        Op::RenewRun => StoreOp::RenewRun,
+        Op::LeaveRun => StoreOp::LeaveRun,
         Op::Cool => StoreOp::Cool,
         Op::Release => StoreOp::Release,
         Op::Show => StoreOp::Show,

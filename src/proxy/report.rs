@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::hub::{Hub, Seat};
+use super::observer::report_freed;
 use super::upstream::DialError;
 use crate::lifecycle::nodes::Node;
 use crate::logging::{Decision, DecisionKind};
 use crate::metrics::{ClosedBy, Direction, Metrics, Mode, Peer, RuleMetrics};
 use crate::rules::Rule;
-use crate::rules::outcome::{DeliveryDecision, PublishDecision};
+use crate::rules::outcome::{DeliveryDecision, ExceptionReason, PublishDecision};
 use crate::rules::spec;
 use crate::session::{CloseReason, DeliveryEvent, Event, PublishEvent, Session, Side};
 
@@ -20,6 +21,10 @@ pub struct Reporter {
     peer: SocketAddr,
     rules: HashMap<Arc<str>, Arc<RuleMetrics>>,
     channels: usize,
+    /// How many deliveries are held, and since when the first of them, in monotonic microseconds.
+    held: (usize, Option<u64>),
+    /// The number of the connection.
+    number: u64,
     /// The workers whose mailboxes are consumed on the connection, and its number.
     workers: Vec<(Node, u64)>,
 }
@@ -30,17 +35,20 @@ impl Drop for Reporter {
             self.hub.nodes().detach(node, *connection);
         }
         self.hub.metrics().channels.sub(self.channels as i64);
+        self.hub.metrics().held.change(self.number, self.held.0, 0, None);
     }
 }
 
 impl Reporter {
     /// A reporter for a client at this address.
-    pub fn new(hub: &Arc<Hub>, peer: SocketAddr) -> Reporter {
+    pub fn new(hub: &Arc<Hub>, number: u64, peer: SocketAddr) -> Reporter {
         Reporter {
             hub: Arc::clone(hub),
             peer,
             rules: HashMap::new(),
             channels: 0,
+            held: (0, None),
+            number,
             workers: Vec::new(),
         }
     }
@@ -83,6 +91,13 @@ impl Reporter {
         }
         for us in counts.added_us {
             metrics.publish_added_seconds.observe(f64::from(us) / 1e6);
+        }
+        let (held, oldest_us) = session.held();
+        if (held, oldest_us) != self.held {
+            metrics
+                .held
+                .change(self.number, self.held.0, held, oldest_us.map(|us| self.hub.time_of(us)));
+            self.held = (held, oldest_us);
         }
         let channels = session.channel_count();
         if channels != self.channels {
@@ -128,10 +143,19 @@ impl Reporter {
             }
             Event::Admission(delivery) => self.delivery(&delivery, vhost),
             Event::Delivered { rule } => self.rule(&rule).count_delivery(DeliveryDecision::Forwarded, mode(&rule)),
+            Event::Freed(freed) => report_freed(self.hub.metrics(), self.hub.log(), &freed),
+            Event::GivenBack { rule, task, id, reason } => {
+                tracing::info!(rule = &*rule.name, reason, vhost, task = &*task, id = &*id, client = %self.peer,
+                    "a delivery that was held goes back to its queue");
+            }
             Event::Emptied { queue, at_us } => self.hub.queue_emptied(vhost, queue, at_us),
             Event::Exception { rule, reason } => {
                 if let Some(rule) = rule {
                     self.rule(&rule).count_exception(reason);
+                    if reason == ExceptionReason::DeliveryLimit {
+                        tracing::warn!(rule = &*rule.name, reason = reason.as_str(), vhost, client = %self.peer,
+                            "a delivery that waits for a run is handed over: its queue would drop it if it went back again");
+                    }
                 }
             }
             Event::EndsUnheard { rule } => ends_unheard(&rule),

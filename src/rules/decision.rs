@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::digest::{Domain, digest};
 use super::expr::{Expr, ExprError, Scope};
-use super::lock::{Digest, LockNote, LockRecord, Scope as LockScope};
+use super::lock::{Digest, Extent, LockNote, LockRecord, Scope as LockScope};
 use super::outcome::UnkeyableReason;
+use super::running::RunNote;
 use super::show::{render, summary};
 use super::spec::{AcksLate, Canvas, Mode, Override, Unique};
 use super::{Key, Rule, SignaturesOf};
@@ -116,9 +117,11 @@ pub struct Claimed {
     pub summary: Arc<str>,
     /// The virtual host of the message.
     pub vhost: Arc<str>,
-    /// Which signal frees the lock.
-    pub scope: LockScope,
-    /// The full life of the lock from now, in milliseconds.
+    /// Which signal frees the publish lock; none if the key is locked for runs only.
+    pub scope: Option<LockScope>,
+    /// Whether its runs take the running lock of the key.
+    pub runs_alone: bool,
+    /// The full life of the publish lock from now, in milliseconds.
     pub life_ms: u64,
     /// How long from now its holder may still begin, in milliseconds, if its message expires.
     pub unstarted_ms: Option<u64>,
@@ -127,15 +130,15 @@ pub struct Claimed {
 }
 
 impl Claimed {
-    /// What is written beside the lock.
-    pub fn note(&self, task: Arc<str>, queue: Arc<str>) -> LockNote {
-        LockNote {
+    /// What is written beside the publish lock, if there is one.
+    pub fn note(&self, task: Arc<str>, queue: Arc<str>) -> Option<LockNote> {
+        Some(LockNote {
             rule: Arc::clone(&self.rule.name),
             task,
             summary: Arc::clone(&self.summary),
             vhost: Arc::clone(&self.vhost),
             queue,
-            scope: self.scope,
+            scope: self.scope?,
             shadow: self.rule.mode == Mode::Observe,
             life_ms: self.life_ms,
             unstarted_ms: self.unstarted_ms,
@@ -145,7 +148,23 @@ impl Claimed {
             hears: self.rule.hears,
             release_on: self.rule.release_on,
             cooldown_ms: self.rule.cooldown.as_millis() as u64,
-        }
+        })
+    }
+
+    /// What is written beside the running lock, if its runs take one.
+    pub fn run_note(&self, task: Arc<str>, queue: Arc<str>, retries: u32) -> Option<RunNote> {
+        self.runs_alone.then(|| RunNote {
+            rule: Arc::clone(&self.rule.name),
+            task,
+            summary: Arc::clone(&self.summary),
+            vhost: Arc::clone(&self.vhost),
+            queue,
+            life_ms: self.rule.running_ttl.as_millis() as u64,
+            settle_grace_ms: self.rule.settle_grace.as_millis() as u64,
+            acks_late: self.rule.acks_late == AcksLate::True,
+            hears: self.rule.hears,
+            retries,
+        })
     }
 }
 
@@ -153,13 +172,14 @@ impl Rule {
     /// What is written beside the lock of a task that runs and is acknowledged, as far as the lock itself and the rule tell; `None` if
     /// such tasks end with their acknowledgement.
     pub fn note_of_running(&self, lock: &LockRecord) -> Option<LockNote> {
+        let Extent::Publish(scope) = lock.scope else { return None };
         (self.acks_late != AcksLate::True).then(|| LockNote {
             rule: Arc::clone(&self.name),
             task: Arc::clone(&lock.task),
             summary: Arc::clone(&lock.summary),
             vhost: Arc::clone(&lock.vhost),
             queue: Arc::clone(&lock.queue),
-            scope: lock.scope,
+            scope,
             shadow: lock.shadow,
             life_ms: self.ttl.as_millis() as u64,
             unstarted_ms: None,
@@ -257,9 +277,10 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
     if rule.bypass {
         return bypassed(Bypass::Rule);
     }
-    let Some(lock_scope) = rule.unique.and_then(lock_scope) else {
+    let Some(unique) = rule.unique else {
         return Verdict::Unmatched { queue_unknown: None };
     };
+    let lock_scope = lock_scope(unique);
     let allows = |what| rule.overrides.contains(&what);
     if allows(Override::Bypass) && given_text(facts.task, "x-oncegate").is_some_and(|text| text == "bypass") {
         return bypassed(Bypass::Header);
@@ -306,7 +327,7 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
     // A start just before the end becomes known a moment after it.
     let grace = rule.settle_grace.as_millis() as u64;
     let until = |expires: Option<i64>| {
-        let expires = expires.filter(|_| lock_scope != LockScope::UntilExpired)?;
+        let expires = expires.filter(|_| lock_scope != Some(LockScope::UntilExpired))?;
         Some(u64::try_from(expires).unwrap_or(0).saturating_sub(now_ms).saturating_add(grace))
     };
     let mut expiry = expiry(rule, facts.task, life_ms, now_ms);
@@ -320,6 +341,7 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
         summary,
         vhost: Arc::from(facts.vhost),
         scope: lock_scope,
+        runs_alone: matches!(unique, Unique::WhileRunning | Unique::UntilStartedAndWhileRunning),
         life_ms,
         unstarted_ms,
         expiry,
@@ -353,10 +375,10 @@ fn expiry(rule: &Rule, task: &Task<'_>, life_ms: u64, now_ms: u64) -> Expiry {
 
 fn lock_scope(unique: Unique) -> Option<LockScope> {
     match unique {
-        Unique::UntilStarted => Some(LockScope::UntilStarted),
+        Unique::UntilStarted | Unique::UntilStartedAndWhileRunning => Some(LockScope::UntilStarted),
         Unique::UntilFinished => Some(LockScope::UntilFinished),
         Unique::UntilExpired => Some(LockScope::UntilExpired),
-        Unique::WhileRunning | Unique::UntilStartedAndWhileRunning => None,
+        Unique::WhileRunning => None,
     }
 }
 

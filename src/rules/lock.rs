@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::running::{IfBusy, Ran, RunNote};
 use super::source::{Hears, Source};
 use crate::celery::result::Status;
 
@@ -87,6 +88,33 @@ impl Scope {
         [Scope::UntilStarted, Scope::UntilFinished, Scope::UntilExpired]
             .into_iter()
             .find(|scope| scope.as_str() == name)
+    }
+}
+
+/// What a lock in the store spans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Extent {
+    /// A publish lock: from the publish on.
+    Publish(Scope),
+    /// A running lock: from the hand-over to the end of the run.
+    Run,
+}
+
+impl Extent {
+    /// The name that users type and that the store holds.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Extent::Publish(scope) => scope.as_str(),
+            Extent::Run => "while_running",
+        }
+    }
+
+    /// The extent of that name.
+    pub fn from_name(name: &str) -> Option<Extent> {
+        if name == Extent::Run.as_str() {
+            return Some(Extent::Run);
+        }
+        Scope::from_name(name).map(Extent::Publish)
     }
 }
 
@@ -250,7 +278,8 @@ pub enum Request {
     Signal {
         /// The task id.
         id: Arc<str>,
-        /// This settlement: the same again changes nothing. Of no meaning where the signal is no settlement.
+        /// This settlement: the same again changes nothing. Where the delivery that is settled was asked about, its nonce: it names the
+        /// run. Of no meaning where the signal is no settlement.
         settlement: Nonce,
         /// What was learnt.
         signal: Signal,
@@ -287,6 +316,41 @@ pub enum Request {
         /// The worker's node name, empty if it is not known.
         worker: Arc<str>,
     },
+    /// May this delivery begin to run? Takes the running lock of the key, unless another run has it. Answered by [`Reply::Run`].
+    ///
+    /// The same run asked about twice has the lock. A second copy of the id that runs waits like any other, unless the run was retried.
+    Run {
+        /// The key and the id that is delivered.
+        claim: Claim,
+        /// This delivery: with the id it names the run.
+        delivery: Nonce,
+        /// What to write if the lock is taken.
+        note: Arc<RunNote>,
+        /// What is to be done with it if another run has the lock.
+        busy: IfBusy,
+        /// The worker's node name, empty if it is not known.
+        worker: Arc<str>,
+    },
+    /// The run goes on: its lock gets its full life anew; one that is missing is taken again, never one that another run holds, nor one
+    /// whose run has ended. Answered by [`Reply::Renewed`].
+    RenewRun {
+        /// The key and the id.
+        claim: Claim,
+        /// The delivery that was handed over.
+        delivery: Nonce,
+        /// The same note as when it was taken.
+        note: Arc<RunNote>,
+        /// The worker's node name, empty if it is not known.
+        worker: Arc<str>,
+    },
+    /// This delivery does not wait any more, or has been given back: its place is free, and so is the running lock if this run has it.
+    /// Answered by [`Reply::Released`].
+    LeaveRun {
+        /// The key and the id.
+        claim: Claim,
+        /// The delivery.
+        delivery: Nonce,
+    },
     /// Locks a key by hand, as after a success. Answered by [`Reply::Cooled`].
     Cool {
         /// The key, and the id that is written as its holder.
@@ -294,17 +358,23 @@ pub enum Request {
         /// What to write beside it; its cooldown is the life of the lock.
         note: Arc<LockNote>,
     },
-    /// An operator frees a lock: renewals of a holder that runs on do not bring it back. Answered by [`Reply::Released`].
+    /// An operator frees the locks of a key, the running lock only with [`Running::Include`]: renewals of a holder that runs on do not
+    /// bring them back. Answered by [`Reply::Released`].
     Release {
         /// The key.
         digest: Digest,
-        /// If given, only if this id holds it.
+        /// If given, only what this id holds.
         holder: Option<Arc<str>>,
         /// What becomes of it if its holder runs.
         running: Running,
     },
-    /// What is known of a key. Answered by [`Reply::Lock`].
+    /// What is known of the publish lock of a key. Answered by [`Reply::Lock`].
     Show {
+        /// The key.
+        digest: Digest,
+    },
+    /// What is known of the running lock of a key. Answered by [`Reply::Lock`].
+    ShowRun {
         /// The key.
         digest: Digest,
     },
@@ -537,16 +607,18 @@ pub enum Reply {
     Acquire(Acquired),
     /// To [`Request::Commit`].
     Commit(Committed),
-    /// To [`Request::Unpublish`], [`Request::Signal`] and [`Request::Release`]: the locks that were freed, none if none.
+    /// To [`Request::Unpublish`], [`Request::Signal`], [`Request::LeaveRun`] and [`Request::Release`]: the locks that were freed, none if none.
     Released(Vec<Freed>),
-    /// To [`Request::Show`].
+    /// To [`Request::Show`] and [`Request::ShowRun`].
     Lock(Option<Box<LockRecord>>),
     /// To [`Request::RenewLease`].
     Done,
     /// To [`Request::Admit`]: which key the id has, and what was found.
     Admit(Digest, Admitted),
-    /// To [`Request::Renew`].
+    /// To [`Request::Renew`] and [`Request::RenewRun`].
     Renewed(Renewed),
+    /// To [`Request::Run`].
+    Run(Ran),
     /// To [`Request::Cool`].
     Cooled(Cooled),
 }
@@ -687,12 +759,27 @@ pub struct LockRecord {
     pub since_ms: u64,
     /// When it lapses by itself, in milliseconds since the Unix epoch, on the store's clock.
     pub expires_ms: u64,
-    /// Which signal frees it.
-    pub scope: Scope,
+    /// Whether it is the publish lock of the key, and which signal then frees it, or the running lock.
+    pub scope: Extent,
     /// How many messages of the holder are published and not settled.
     pub in_flight: u32,
     /// Whether a proxy has carried the holder's message to a worker; else its settlement is not seen, and `in_flight` says nothing of it.
     pub carried: bool,
     /// True for the lock of an observing rule.
     pub shadow: bool,
+}
+
+impl LockRecord {
+    /// Whether what a worker does with the holder frees it.
+    pub fn follows_its_task(&self) -> bool {
+        matches!(
+            self.scope,
+            Extent::Publish(Scope::UntilStarted | Scope::UntilFinished) | Extent::Run
+        )
+    }
+
+    /// Whether freeing it may let a second run begin beside the first: a run begins, as far as anybody can tell, with its hand-over.
+    pub fn runs(&self) -> bool {
+        self.scope == Extent::Run || self.state == LockState::Running
+    }
 }

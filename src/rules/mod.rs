@@ -12,6 +12,7 @@ mod matcher;
 pub mod outcome;
 mod params;
 pub mod question;
+pub mod running;
 mod show;
 pub mod source;
 pub mod spec;
@@ -31,7 +32,7 @@ use lock::ReleaseOn;
 use matcher::Globs;
 use params::Params;
 use source::{Hears, Source};
-use spec::{AcksLate, Canvas, EnableEvents, Mode, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique};
+use spec::{AcksLate, Canvas, EnableEvents, Mode, OnRunning, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique};
 
 use crate::celery::body::Body;
 
@@ -108,6 +109,7 @@ pub struct Rule {
     namespace: Option<Arc<str>>,
     ttl: Duration,
     max_ttl: Duration,
+    running_ttl: Duration,
     lease: Duration,
     settle_grace: Duration,
     /// How long a worker that was lost may come back before its locks are freed.
@@ -120,6 +122,10 @@ pub struct Rule {
     expires_with_lock: bool,
     release_on: ReleaseOn,
     cooldown: Duration,
+    /// What becomes of a delivery whose key runs elsewhere.
+    pub on_running: OnRunning,
+    /// For how long a delivery is held here before it is parked.
+    pub hold_max: Duration,
     /// What a publish does while the store is silent.
     pub on_store_error: OnStoreError,
     /// How long a publish waits for a silent store, where it waits.
@@ -143,8 +149,8 @@ impl Rule {
         match self.unique {
             _ if self.mode == Mode::Observe || !self.hears.hears(Source::Events) => false,
             Some(Unique::UntilStarted) => self.acks_late != AcksLate::False,
-            Some(Unique::UntilFinished) => true,
-            _ => false,
+            Some(Unique::UntilFinished | Unique::WhileRunning | Unique::UntilStartedAndWhileRunning) => true,
+            Some(Unique::UntilExpired) | None => false,
         }
     }
 
@@ -178,7 +184,7 @@ impl Rule {
 
     /// True if the life of its locks depends on what workers do.
     pub fn follows_tasks(&self) -> bool {
-        matches!(self.unique, Some(Unique::UntilStarted | Unique::UntilFinished))
+        self.unique.is_some_and(|unique| unique != Unique::UntilExpired)
     }
 
     fn matches(&self, facts: &Facts<'_>) -> Match {
@@ -291,7 +297,7 @@ impl RuleSet {
 
     /// True if the life of a lock depends on what workers do: what they publish of it is worth reading.
     pub fn follows_tasks(&self) -> bool {
-        let follows = |rule: &Arc<Rule>| matches!(rule.unique, Some(Unique::UntilStarted | Unique::UntilFinished));
+        let follows = |rule: &Arc<Rule>| rule.follows_tasks();
         self.rules.iter().any(follows)
     }
 
@@ -313,6 +319,16 @@ impl RuleSet {
             enforces |= rule.mode == Mode::Enforce;
             follows && enforces
         })
+    }
+
+    /// Whether deliveries of this queue may be held: the name may not be known.
+    pub fn may_hold(&self, queue: Option<&str>) -> bool {
+        let runs_alone = |unique| matches!(unique, Unique::WhileRunning | Unique::UntilStartedAndWhileRunning);
+        let takes = |rule: &Rule| {
+            rule.unique.is_some_and(runs_alone) && queue.is_none_or(|queue| rule.queue.is_any() || rule.queue.is_match(queue))
+        };
+        // `continue` may join the mode of one rule with the scope of another.
+        self.admits && self.rules.iter().any(|rule| takes(rule))
     }
 
     /// True if a rule needs task events: an early ack says nothing of the end, a late one nothing of the start and of the outcome.

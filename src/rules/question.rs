@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value as Json, json};
 
 use super::lock::Digest;
+use super::spec::Unique;
 use super::{Facts, Rule, RuleSet, Step, Verdict};
 use crate::amqp::coding::EncodeError;
 use crate::amqp::content::Properties;
@@ -304,7 +305,7 @@ impl Explained {
         put("detail", detail.into());
         put("digest", self.digest().map(Digest::to_hex).into());
         if let Verdict::Claim(claimed) = &self.verdict {
-            put("unique", claimed.scope.as_str().into());
+            put("unique", claimed.rule.unique.map(Unique::as_str).into());
             put("summary", (*claimed.summary).into());
             put("life_seconds", (claimed.life_ms as f64 / 1000.0).into());
         }
@@ -339,7 +340,7 @@ impl Explained {
                 text,
                 "it claims {} {} for {} s at most ({})",
                 claimed.digest,
-                claimed.scope.as_str(),
+                claimed.rule.unique.map_or("nothing", Unique::as_str),
                 claimed.life_ms.div_ceil(1000),
                 if claimed.summary.is_empty() {
                     "no summary"

@@ -4,18 +4,21 @@ use std::sync::Arc;
 
 use super::agenda::Place;
 use super::arrive::Arrival;
-use super::channel::{Channel, Collect, Down, Life};
+use super::channel::{Channel, Collect, Life};
 use super::collect::body_of;
+use super::deliver::Known;
 use super::event::{DeliveryEvent, Event};
 use super::expiry::with_expires;
 use super::renew::Hold;
-use super::{Session, Shared, StoreSilent, Ticket};
+use super::run::Run;
+use super::window::Feed;
+use super::{Now, Session, Shared, StoreSilent, Ticket};
 use crate::amqp::content::ContentHeader;
 use crate::amqp::encode;
 use crate::amqp::frame::{self, Split};
 use crate::amqp::method::basic::{self, Ack};
 use crate::celery::{Limits, routing, task};
-use crate::rules::lock::{Admitted, Digest, Reply, Request, Scope};
+use crate::rules::lock::{Admitted, Freed, Reply, Request, Scope};
 use crate::rules::outcome::DeliveryDecision;
 use crate::rules::spec::Mode;
 use crate::rules::{Facts, Rule, Verdict};
@@ -33,6 +36,8 @@ pub(super) enum Await {
     Answer { until_us: Option<u64> },
     /// The key is leased to another: the next question, in monotonic microseconds, and the end of the wait.
     Lease { again_us: u64, until_us: u64 },
+    /// The store's answer about the running lock.
+    Run,
     /// Its turn.
     Turn(Way),
 }
@@ -44,12 +49,20 @@ pub(super) enum Way {
     Holding,
     /// To the client, without one.
     Passing,
+    /// To the client; its key is locked for runs only.
+    Running,
     /// To the client, without a decision.
     Unchecked(&'static str),
     /// To the client as a task whose time has passed.
     Killed,
     /// To nobody: it is acknowledged unrun, as a duplicate of this holder.
     Dropped(Arc<str>),
+    /// To nobody for now: this one runs, or waits before it, or its time has not come.
+    Held(Option<Arc<str>>),
+    /// To nobody: it is acknowledged unrun, as this one runs; its publish lock went.
+    Busy(Arc<str>, Vec<Freed>),
+    /// To nobody: it is acknowledged unrun, as another copy of it has succeeded.
+    Succeeded,
     /// Back to its queue.
     Withheld,
 }
@@ -60,9 +73,15 @@ pub(super) struct Admission {
     /// Its frames as they came.
     pub frames: Vec<u8>,
     header_at: usize,
-    tag: u64,
+    /// The broker's tag.
+    pub tag: u64,
+    /// Which consumer at the broker it came to.
+    pub feed: Feed,
     pub hold: Box<Hold>,
-    rule: Arc<Rule>,
+    /// What its run takes, if it takes a running lock.
+    pub run: Option<Box<Run>>,
+    pub rule: Arc<Rule>,
+    pub task: Arc<str>,
     reentrant: bool,
     pub wait: Await,
 }
@@ -73,6 +92,12 @@ impl Admission {
         Admission { frames, header_at, ..self }
     }
 
+    /// The client's consumer that it is for.
+    pub(super) fn consumer(&self) -> &[u8] {
+        let method = self.frames.get(frame::HEADER_LEN..).unwrap_or_default();
+        basic::Deliver::decode(method).map_or(&[], |deliver| deliver.consumer_tag)
+    }
+
     pub(super) fn is_open(&self) -> bool {
         !matches!(self.wait, Await::Turn(_))
     }
@@ -80,7 +105,7 @@ impl Admission {
     pub(super) fn due_us(&self) -> Option<u64> {
         match self.wait {
             Await::Lease { again_us, .. } => Some(again_us),
-            Await::Answer { .. } | Await::Turn(_) => None,
+            Await::Answer { .. } | Await::Run | Await::Turn(_) => None,
         }
     }
 
@@ -89,39 +114,55 @@ impl Admission {
     }
 
     pub(super) fn withhold(&mut self) {
-        if !matches!(self.wait, Await::Turn(Way::Dropped(_))) {
+        if !matches!(self.wait, Await::Turn(Way::Dropped(_) | Way::Busy(..) | Way::Succeeded)) {
             self.wait = Await::Turn(Way::Withheld);
         }
     }
 
-    fn question(&self, worker: &Arc<str>, now_us: u64) -> Request {
-        Request::Admit {
+    /// What the store is to be asked next.
+    pub(super) fn question(&mut self, worker: &Arc<str>, now_us: u64) -> Option<Request> {
+        if matches!(self.wait, Await::Run) {
+            return self.run_question(worker);
+        }
+        Some(Request::Admit {
             claim: self.hold.claim.clone(),
             delivery: self.hold.delivery,
-            note: self.hold.note_at(now_us),
+            note: self.hold.note_at(now_us)?,
             reentrant: self.reentrant,
             worker: Arc::clone(worker),
+        })
+    }
+
+    fn answered(&mut self, answer: Result<Reply, StoreSilent>, now: Now) {
+        match (&self.wait, answer) {
+            (Await::Answer { .. } | Await::Lease { .. }, Ok(Reply::Admit(digest, admitted))) => {
+                self.hold.claim.digest = digest;
+                self.admitted(admitted, now);
+            }
+            (Await::Run, Ok(Reply::Run(ran))) => self.wait = Await::Turn(self.ran(ran, now.us)),
+            (Await::Turn(_), _) => {}
+            // A reply of another kind says nothing of the question.
+            (_, Ok(_)) => self.go_unchecked(StoreSilent::Unreachable.as_str()),
+            (_, Err(silent)) => self.go_unchecked(silent.as_str()),
         }
     }
 
-    fn answered(&mut self, answer: Result<(Digest, Admitted), StoreSilent>, now_us: u64) {
-        let (digest, admitted) = match answer {
-            Ok(answer) => answer,
-            Err(silent) => return self.go_unchecked(silent.as_str()),
-        };
-        self.hold.answered(digest, now_us);
+    fn admitted(&mut self, admitted: Admitted, now: Now) {
+        let now_us = now.us;
+        self.hold.renewed(now_us);
         let until_us = match self.wait {
             Await::Answer { until_us } => until_us,
             Await::Lease { until_us, .. } => Some(until_us),
-            Await::Turn(_) => return,
+            Await::Run | Await::Turn(_) => return,
         };
         self.wait = match admitted {
-            Admitted::Holds => Await::Turn(Way::Holding),
-            Admitted::Passes => Await::Turn(Way::Passing),
+            Admitted::Holds => self.may_run(Way::Holding, now),
+            Admitted::Passes => self.may_run(Way::Passing, now),
             Admitted::Superseded => Await::Turn(Way::Killed),
             Admitted::Held { holder, .. } => Await::Turn(Way::Dropped(holder)),
             Admitted::Leased { .. } => {
-                let until_us = until_us.unwrap_or_else(|| now_us.saturating_add(self.hold.note.lease_ms.saturating_mul(1000)));
+                let lease_ms = self.hold.lock.as_ref().map_or(0, |note| note.lease_ms);
+                let until_us = until_us.unwrap_or_else(|| now_us.saturating_add(lease_ms.saturating_mul(1000)));
                 if now_us >= until_us {
                     Await::Turn(Way::Unchecked("leased"))
                 } else {
@@ -150,23 +191,21 @@ impl Admission {
 impl Session {
     /// The store's answer to a question about a delivery, or that there is none.
     pub(super) fn delivery_answered(&mut self, ticket: Ticket, answer: Result<Reply, StoreSilent>) {
-        let answer = match answer {
-            Ok(Reply::Admit(digest, admitted)) => Ok((digest, admitted)),
-            // A reply of another kind says nothing of the question.
-            Ok(_) => Err(StoreSilent::Unreachable),
-            Err(silent) => Err(silent),
-        };
-        let now_us = self.shared.now.us;
         let Some(channel) = self.channels.get_mut(ticket.channel()) else {
             return;
         };
-        let position = ticket.position();
+        let (shared, position) = (&mut self.shared, ticket.position());
         let Some(admission) = channel.open_admission(position) else {
             return;
         };
-        admission.answered(answer, now_us);
-        channel.schedule(&mut self.shared, Place::Arrival(position));
-        channel.advance_arrivals(&mut self.shared);
+        admission.answered(answer, shared.now);
+        if matches!(admission.wait, Await::Run)
+            && let Some(question) = admission.question(&shared.worker, shared.now.us)
+        {
+            shared.asks.push((ticket.0, question));
+        }
+        channel.schedule(shared, Place::Arrival(position));
+        channel.advance_arrivals(shared);
     }
 }
 
@@ -184,7 +223,8 @@ impl Channel {
         let limits = Limits::new(shared.settings.max_message);
         let (task, body) = task::read_with_body(&header.properties, &body_of(collect), limits).ok()??;
         let routing_key = routing::strip_delay(deliver.exchange, deliver.routing_key).unwrap_or(deliver.routing_key);
-        let queue = self.queue_of(deliver.consumer_tag);
+        let (feed, consumer) = self.resolve(deliver.consumer_tag);
+        let queue = self.queue_of(consumer);
         let facts = Facts {
             task: &task,
             vhost: &shared.vhost,
@@ -196,19 +236,33 @@ impl Channel {
         let Verdict::Claim(claimed) = shared.rules.decide(&facts, &body, shared.now.unix_ms) else {
             return None;
         };
-        if claimed.rule.mode != Mode::Enforce || claimed.scope == Scope::UntilExpired {
+        if claimed.rule.mode != Mode::Enforce || claimed.scope == Some(Scope::UntilExpired) {
             return None;
         }
-        let note = claimed.note(Arc::from(&*task.name), queue.clone().unwrap_or_default());
-        Some(Admission {
+        let (queue, task_name) = (queue.clone().unwrap_or_default(), Arc::<str>::from(&*task.name));
+        let lock = claimed.note(Arc::clone(&task_name), Arc::clone(&queue)).map(Arc::new);
+        let run = claimed.run_note(Arc::clone(&task_name), queue, task.retries).map(Arc::new);
+        let eta = task
+            .eta
+            .and_then(|eta| u64::try_from(eta).ok())
+            .filter(|eta| *eta > shared.now.unix_ms);
+        let run = run.map(|note| Box::new(Run::new(note, &claimed.rule, eta, delivery_count(&header))));
+        let mut admission = Admission {
             frames: Vec::new(),
             header_at: 0,
             tag: deliver.delivery_tag,
-            hold: Box::new(Hold::new(shared, claimed.digest, Arc::from(&*task.id), note)),
+            feed,
+            hold: Box::new(Hold::new(shared, claimed.digest, Arc::from(&*task.id), lock)),
+            run,
             rule: claimed.rule,
+            task: task_name,
             reentrant: deliver.redelivered || task.retries > 0 || task.replaced_task_nesting > 0,
             wait: Await::Answer { until_us: None },
-        })
+        };
+        if admission.hold.lock.is_none() {
+            admission.wait = admission.may_run(Way::Running, shared.now);
+        }
+        Some(admission)
     }
 
     /// The queue that this consumer of the client's consumes, if it is known.
@@ -223,12 +277,16 @@ impl Channel {
     }
 
     /// Asks the store about a delivery, which waits.
-    pub(super) fn ask_about(&mut self, shared: &mut Shared, admission: Admission) {
+    pub(super) fn ask_about(&mut self, shared: &mut Shared, mut admission: Admission) {
         let ticket = Ticket::of_delivery(self.arrivals.next_position(), self.number);
-        let question = admission.question(&shared.worker, shared.now.us);
-        shared.asks.push((ticket.0, question));
+        if admission.is_open()
+            && let Some(question) = admission.question(&shared.worker, shared.now.us)
+        {
+            shared.asks.push((ticket.0, question));
+        }
         shared.held_bytes += admission.frames.len();
         self.arrivals.push(Arrival::Delivery(Box::new(admission)));
+        self.advance_arrivals(shared);
     }
 
     /// A delivery whose key is leased to another is asked about again, or has waited long enough.
@@ -241,73 +299,102 @@ impl Channel {
             self.advance_arrivals(shared);
         } else {
             admission.wait = Await::Answer { until_us: Some(until_us) };
-            let question = admission.question(&shared.worker, shared.now.us);
-            shared.asks.push((ticket.0, question));
+            if let Some(question) = admission.question(&shared.worker, shared.now.us) {
+                shared.asks.push((ticket.0, question));
+            }
         }
     }
 
     /// The turn of a delivery has come.
-    pub(super) fn admission_ends(&mut self, shared: &mut Shared, admission: Admission) {
-        use DeliveryDecision as D;
+    pub(super) fn admission_ends(&mut self, shared: &mut Shared, admission: Box<Admission>) {
         let Await::Turn(way) = &admission.wait else { return };
+        let way = way.clone();
+        match way {
+            Way::Held(holder) => self.hold_back(shared, admission, holder),
+            Way::Withheld => {
+                if self.withhold(admission.consumer(), admission.tag) {
+                    return shared.leave_run(&admission);
+                }
+                self.goes(shared, admission, &Way::Unchecked("drain"));
+            }
+            way => self.goes(shared, admission, &way),
+        }
+    }
+
+    /// A delivery goes where it is to go; it waits no longer.
+    pub(super) fn goes(&mut self, shared: &mut Shared, mut admission: Box<Admission>, way: &Way) {
+        use DeliveryDecision as D;
         let (decision, reason, holder) = match way {
             Way::Holding => (D::Forwarded, "holds", None),
             Way::Passing => (D::Forwarded, "passes", None),
+            Way::Running => (D::Forwarded, "runs", None),
             Way::Unchecked(reason) => (D::ForwardedUnchecked, *reason, None),
             Way::Killed => (D::Superseded, "superseded", None),
             Way::Dropped(holder) => (D::Dropped, "duplicate", Some(Arc::clone(holder))),
-            Way::Withheld => {
-                let method = admission.frames.get(frame::HEADER_LEN..).unwrap_or_default();
-                let consumer = basic::Deliver::decode(method).map_or(&[][..], |deliver| deliver.consumer_tag);
-                if self.withhold(consumer, admission.tag) {
-                    return;
-                }
-                (D::ForwardedUnchecked, "drain", None)
+            Way::Busy(holder, freed) => {
+                shared.events.extend(freed.iter().cloned().map(Event::Freed));
+                (D::Dropped, "running", Some(Arc::clone(holder)))
             }
+            Way::Succeeded => (D::Dropped, "succeeded", None),
+            Way::Held(holder) => (D::Held, "running", holder.clone()),
+            Way::Withheld => return,
         };
-        shared.events.push(Event::Admission(DeliveryEvent {
-            rule: Arc::clone(&admission.rule),
-            decision,
-            reason,
-            id: Arc::clone(&admission.hold.claim.id),
-            task: Arc::clone(&admission.hold.note.task),
-            digest: admission.hold.claim.digest,
-            holder,
-        }));
+        shared.admission(&admission, decision, reason, holder);
         match way {
-            Way::Holding => {
-                let id = Arc::clone(&admission.hold.claim.id);
-                shared.witness.delivered(&id, &admission.hold.note.task, &admission.rule);
-                self.show(shared, &admission.frames, admission.tag, id, Some(admission.hold));
-            }
             Way::Killed => match admission.killed() {
-                Some(frames) => self.show(shared, &frames, admission.tag, Arc::clone(&admission.hold.claim.id), None),
+                Some(frames) => {
+                    admission.frames = frames;
+                    admission.run = None;
+                    admission.hold.lock = None;
+                    self.show(shared, *admission);
+                }
                 None => self.ack_unrun(shared, admission.tag),
             },
-            Way::Dropped(_) => self.ack_unrun(shared, admission.tag),
+            Way::Dropped(_) | Way::Busy(..) | Way::Succeeded => self.ack_unrun(shared, admission.tag),
             // If its key is free when the store can be asked again, it is its own: nobody else runs for it.
-            Way::Unchecked(_) => {
-                let id = Arc::clone(&admission.hold.claim.id);
-                self.show(shared, &admission.frames, admission.tag, id, Some(admission.hold));
-            }
-            Way::Passing | Way::Withheld => {
-                self.show(shared, &admission.frames, admission.tag, Arc::clone(&admission.hold.claim.id), None);
+            Way::Unchecked(_) => self.show(shared, *admission),
+            way => {
+                if !matches!(way, Way::Holding) {
+                    admission.hold.lock = None;
+                }
+                if admission.hold.lock.is_some() || admission.run.is_some() {
+                    let id = &admission.hold.claim.id;
+                    shared.witness.delivered(id, &admission.task, &admission.rule);
+                }
+                self.show(shared, *admission);
             }
         }
     }
 
     /// A delivery goes to the client.
-    fn show(&mut self, shared: &mut Shared, frames: &[u8], tag: u64, id: Arc<str>, hold: Option<Box<Hold>>) {
-        match self.down {
-            Down::Idle => shared.to_client.extend_from_slice(frames),
-            Down::Method(_) | Down::Passing(_) | Down::Swallowing(_) => self.after_content.extend_from_slice(frames),
+    fn show(&mut self, shared: &mut Shared, admission: Admission) {
+        let Admission {
+            mut frames,
+            tag: broker,
+            feed,
+            mut hold,
+            run,
+            ..
+        } = admission;
+        let tag = self.deliveries.number(broker);
+        if tag != broker {
+            encode::set_delivery_tag(&mut frames, tag);
         }
-        self.deliveries.shown_holding(tag, Some(id), hold);
+        self.put_in(shared, &frames);
+        hold.run = run.map(|run| run.note);
+        let known = Known {
+            task: Some(Arc::clone(&hold.claim.id)),
+            asked: Some(hold.delivery),
+            hold: (hold.lock.is_some() || hold.run.is_some()).then_some(hold),
+            feed,
+        };
+        self.windows.shows(feed);
+        self.deliveries.shown(tag, broker, known);
         self.schedule(shared, Place::Delivered(tag));
     }
 
     /// Acknowledges a delivery that the client is not shown, outside of its contents.
-    fn ack_unrun(&mut self, shared: &mut Shared, delivery_tag: u64) {
+    pub(super) fn ack_unrun(&mut self, shared: &mut Shared, delivery_tag: u64) {
         // A channel that its client has closed may be closed at the broker before this comes.
         if self.life != Life::Open {
             return;
@@ -323,4 +410,29 @@ impl Channel {
         };
         encode::basic_ack(out, self.number, ack);
     }
+}
+
+impl Shared {
+    /// Counts and logs what became of a delivery.
+    pub(super) fn admission(&mut self, admission: &Admission, decision: DeliveryDecision, reason: &'static str, holder: Option<Arc<str>>) {
+        self.events.push(Event::Admission(DeliveryEvent {
+            rule: Arc::clone(&admission.rule),
+            decision,
+            reason,
+            id: Arc::clone(&admission.hold.claim.id),
+            task: Arc::clone(&admission.task),
+            digest: admission.hold.claim.digest,
+            holder,
+        }));
+    }
+}
+
+/// How often the broker has had this message back, as quorum queues count it.
+fn delivery_count(header: &ContentHeader<'_>) -> u64 {
+    let headers = header.properties.headers;
+    let count = headers.and_then(|headers| headers.get(b"x-delivery-count").ok().flatten());
+    count
+        .and_then(|count| count.as_i64())
+        .and_then(|count| u64::try_from(count).ok())
+        .unwrap_or(0)
 }

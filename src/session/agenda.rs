@@ -22,6 +22,10 @@ pub(super) enum Place {
     Arrival(u64),
     /// With the client, under this delivery tag.
     Delivered(u64),
+    /// Held, under this number.
+    Held(u64),
+    /// The windows at the broker.
+    Windows,
 }
 
 /// The places of one channel by the time when something is due there, in monotonic microseconds.
@@ -61,7 +65,9 @@ impl Channel {
             Place::AfterPublish(position) => Wait::Turn.due_us(self.after_publish.get(position)?),
             Place::Sent(tag) => self.ledger.grant(tag)?.renewal_us(),
             Place::Arrival(position) => self.arrivals.get(position)?.due_us(),
-            Place::Delivered(tag) => Some(self.deliveries.hold(tag)?.renewal_us()),
+            Place::Delivered(tag) => self.deliveries.hold(tag)?.renewal_us(),
+            Place::Held(number) => self.held.due_us(number),
+            Place::Windows => self.windows.due_us(),
         }
     }
 
@@ -70,7 +76,7 @@ impl Channel {
         let Some(us) = self.due_us(place) else { return };
         shared.wake_at(us);
         let to_broker = self.queue.len() + self.kept.len() + self.after_publish.len() + self.ledger.open_grants();
-        let live = to_broker + self.arrivals.len() + self.deliveries.unsettled();
+        let live = to_broker + self.arrivals.len() + self.held.len() + self.deliveries.unsettled();
         if self.agenda.0.len() > 2 * live + Agenda::SLACK {
             let mut agenda = std::mem::take(&mut self.agenda);
             agenda.0.retain(|Reverse((us, place))| self.due_us(*place) == Some(*us));
@@ -123,6 +129,8 @@ impl Channel {
                     shared.renew_hold(hold);
                 }
             }
+            Place::Held(number) => self.held_is_due(shared, number),
+            Place::Windows => self.windows_change(shared),
         }
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! What ends a channel or gives everything back to the queues does not wait: the deliveries before it are void then.
 
-use super::admit::{Admission, Await};
+use super::admit::Admission;
 use super::channel::{Channel, Collect, Life};
 use super::collect::room_for;
 use super::{Shared, Ticket};
@@ -65,6 +65,9 @@ impl Channel {
 
     /// A frame of the broker on this channel.
     pub(super) fn broker_frame(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
+        if self.answers_own(shared, frame) {
+            return;
+        }
         match frame.kind {
             FrameKind::Method => {
                 // A method where the rest of a content is due: what has come goes on as it is, and the client judges.
@@ -76,6 +79,7 @@ impl Channel {
                     }
                     Some(MethodId::CHANNEL_CLOSE | MethodId::CHANNEL_CLOSE_OK | MethodId::BASIC_RECOVER_OK) => {
                         self.forget_arrivals(shared);
+                        self.forget_held(shared);
                     }
                     Some(MethodId::BASIC_CONSUME_OK) => {
                         if let Some(ok) = basic::ConsumeOk::decode(frame.payload) {
@@ -117,7 +121,7 @@ impl Channel {
             // A task of protocol 1 shows itself only by its body.
             None => header.properties.content_type.is_some(),
         };
-        self.asks(shared) && may_admit() && self.surely_acknowledges(deliver.consumer_tag)
+        self.asks(shared) && may_admit() && self.surely_acknowledges(self.resolve(deliver.consumer_tag).1)
     }
 
     fn arriving_header(&mut self, shared: &mut Shared, mut frames: Vec<u8>, frame: &Frame<'_>) {
@@ -172,7 +176,12 @@ impl Channel {
         };
         shared.held_bytes -= collect.frames.len();
         match self.judge_delivery(shared, &collect) {
-            Some(judged) => self.ask_about(shared, judged.with(collect.frames, collect.header_at)),
+            Some(judged) => {
+                let before = collect.frames.len();
+                let (_, frames) = self.for_client(collect.frames);
+                let header_at = (collect.header_at + frames.len()).saturating_sub(before);
+                self.ask_about(shared, judged.with(frames, header_at));
+            }
             None => self.pass_in(shared, &collect.frames),
         }
     }
@@ -234,7 +243,7 @@ impl Channel {
         {
             shared.held_bytes -= arrival.size();
             match arrival {
-                Arrival::Delivery(admission) => self.admission_ends(shared, *admission),
+                Arrival::Delivery(admission) => self.admission_ends(shared, admission),
                 Arrival::Frames(frames) => self.take_turns(shared, &frames),
             }
         }
@@ -247,8 +256,13 @@ impl Channel {
             let Some(arrival) = self.arrivals.pop() else { break };
             shared.held_bytes -= arrival.size();
             match arrival {
-                Arrival::Delivery(admission) if admission.is_open() => shared.cancelled.push(ticket),
-                Arrival::Delivery(_) => {}
+                Arrival::Delivery(admission) => {
+                    if admission.is_open() {
+                        shared.cancelled.push(ticket);
+                        shared.abandon_run(ticket, &admission);
+                    }
+                    shared.leave_run(&admission);
+                }
                 Arrival::Frames(frames) => self.take_turns(shared, &frames),
             }
         }
@@ -260,7 +274,9 @@ impl Channel {
         for (position, arrival) in self.arrivals.iter_mut() {
             if let Arrival::Delivery(admission) = arrival {
                 if admission.is_open() {
-                    shared.cancelled.push(Ticket::of_delivery(position, self.number));
+                    let ticket = Ticket::of_delivery(position, self.number);
+                    shared.cancelled.push(ticket);
+                    shared.abandon_run(ticket, admission);
                 }
                 admission.withhold();
             }
@@ -300,7 +316,7 @@ impl Channel {
     pub(super) fn open_admission(&mut self, position: u64) -> Option<&mut Admission> {
         match self.arrivals.at(position)? {
             Arrival::Delivery(admission) => Some(admission)
-                .filter(|admission| matches!(admission.wait, Await::Answer { .. } | Await::Lease { .. }))
+                .filter(|admission| admission.is_open())
                 .map(|admission| &mut **admission),
             Arrival::Frames(_) => None,
         }

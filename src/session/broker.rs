@@ -8,7 +8,9 @@ use super::collect::{concerned, task_id};
 use super::confirm::{Outcome, UnknownTag};
 use super::deliver::{Consumer, Standing};
 use super::event::Event;
+use super::window::Feed;
 use crate::amqp::content::ContentHeader;
+use crate::amqp::encode;
 use crate::amqp::frame::{Frame, FrameKind};
 use crate::amqp::method::{MethodId, basic};
 use crate::celery::task;
@@ -42,6 +44,7 @@ impl Channel {
         if matches!(self.down, Down::Passing(0) | Down::Swallowing(0)) {
             self.down = Down::Idle;
             shared.to_client.append(&mut self.after_content);
+            self.boundary_reached(shared);
         }
     }
 
@@ -71,16 +74,19 @@ impl Channel {
             }
             Some(MethodId::BASIC_CANCEL) => {
                 if let Some(cancel) = basic::Cancel::decode(frame.payload) {
-                    self.cancelled(cancel.consumer_tag);
+                    self.cancelled(shared, cancel.consumer_tag);
                 }
             }
             Some(MethodId::BASIC_CANCEL_OK) => {
                 if let Some(ok) = basic::CancelOk::decode(frame.payload) {
-                    self.cancelled(ok.consumer_tag);
+                    self.cancelled(shared, ok.consumer_tag);
                 }
             }
             // All that came before this has gone back to its queue, also what was on its way when the client asked for that.
-            Some(MethodId::BASIC_RECOVER_OK) => self.deliveries.recovered(),
+            Some(MethodId::BASIC_RECOVER_OK) => {
+                self.deliveries.recovered();
+                self.windows.all_void();
+            }
             Some(MethodId::BASIC_GET_EMPTY) => {
                 self.gets.pop_front();
             }
@@ -153,14 +159,14 @@ impl Channel {
     }
 
     fn broker_header(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
-        let Down::Method(method) = std::mem::replace(&mut self.down, Down::Idle) else {
+        let Down::Method(mut method) = std::mem::replace(&mut self.down, Down::Idle) else {
             shared.to_client.extend_from_slice(frame.raw);
             return;
         };
         let header = ContentHeader::decode(frame.payload);
         let left = header.as_ref().map_or(0, |header| header.body_size);
         let swallow = match &header {
-            Some(header) => self.content_begins(shared, &method, header),
+            Some(header) => self.content_begins(shared, &mut method, header),
             None => false,
         };
         if swallow {
@@ -174,30 +180,41 @@ impl Channel {
     }
 
     /// A content of the broker's begins. True if it is not for the client.
-    fn content_begins(&mut self, shared: &mut Shared, method: &[u8], header: &ContentHeader<'_>) -> bool {
-        let Some(payload) = method.get(crate::amqp::frame::HEADER_LEN..) else {
-            return false;
-        };
-        if let Some(deliver) = basic::Deliver::decode(payload) {
-            return self.deliver_begins(shared, &deliver, header);
-        }
-        if let Some(get) = basic::GetOk::decode(payload) {
+    fn content_begins(&mut self, shared: &mut Shared, method: &mut Vec<u8>, header: &ContentHeader<'_>) -> bool {
+        let (feed, retagged) = self.for_client(std::mem::take(method));
+        *method = retagged;
+        let payload = method.get(crate::amqp::frame::HEADER_LEN..).unwrap_or_default();
+        let shown = if let Some(deliver) = basic::Deliver::decode(payload) {
+            let shown = self.deliver_begins(shared, &deliver, header, feed);
+            shown.map(|tag| (deliver.delivery_tag, tag))
+        } else if let Some(get) = basic::GetOk::decode(payload) {
             let task = tracked_task(shared, header);
             let no_ack = self.gets.pop_front().unwrap_or(false);
-            self.delivered(shared, None, get.delivery_tag, Some(no_ack), task);
-            return false;
+            let tag = self.delivered(shared, None, get.delivery_tag, Some(no_ack), task, Feed::Client);
+            Some((get.delivery_tag, tag))
+        } else {
+            return self.returned(shared, header);
+        };
+        let Some((broker, tag)) = shown else { return true };
+        if broker != tag {
+            encode::set_delivery_tag(method, tag);
         }
-        self.returned(shared, header)
+        false
     }
 
-    /// A delivery begins. True if it is kept from the client: Oncegate drains and hands no more work out.
-    pub(super) fn deliver_begins(&mut self, shared: &mut Shared, deliver: &basic::Deliver<'_>, header: &ContentHeader<'_>) -> bool {
+    /// A delivery begins; its tag for the client. `None` if it is kept from the client: Oncegate drains and hands no more work out.
+    pub(super) fn deliver_begins(
+        &mut self,
+        shared: &mut Shared,
+        deliver: &basic::Deliver<'_>,
+        header: &ContentHeader<'_>,
+        feed: Feed,
+    ) -> Option<u64> {
         if shared.draining && !self.tx && !self.no_ack(deliver.consumer_tag) && self.withhold(deliver.consumer_tag, deliver.delivery_tag) {
-            return true;
+            return None;
         }
         let task = tracked_task(shared, header);
-        self.delivered(shared, Some(deliver.consumer_tag), deliver.delivery_tag, None, task);
-        false
+        Some(self.delivered(shared, Some(deliver.consumer_tag), deliver.delivery_tag, None, task, feed))
     }
 
     /// The broker returns a publish that no queue took. True if the client did not ask to be told.

@@ -7,11 +7,13 @@ use super::agenda::Agenda;
 use super::arrive::{Arrival, Arriving};
 use super::confirm::Ledger;
 use super::declare::Declarations;
-use super::deliver::{Consumer, Deliveries, Pass, Settled, Standing};
+use super::deliver::{Consumer, Deliveries, Known, Pass, Standing};
 use super::event::Event;
 use super::hear::{Mailbox, Told};
+use super::hold::HeldList;
 use super::kept::Kept;
 use super::publish::{Publish, Queue, Waiting};
+use super::window::{Feed, Windows};
 use super::{Shared, Ticket};
 use crate::amqp::frame::{Frame, FrameKind};
 use crate::amqp::method::{MethodId, basic};
@@ -92,6 +94,9 @@ pub struct Channel {
     pub(super) arriving: Arriving,
     /// What the broker has sent and the client has not, in order: deliveries that were asked about, and what came after them.
     pub(super) arrivals: Queue<Arrival>,
+    /// What is neither shown to the client nor settled for now.
+    pub(super) held: HeldList,
+    pub(super) windows: Windows,
     /// Acknowledgements of Oncegate's own that wait for the end of the client's content.
     pub(super) own_acks: Vec<u8>,
     /// Its client is gone: all that was out has been given back to its queue, also what was still on its way, or will return with the
@@ -119,6 +124,8 @@ impl Channel {
             after_content: Vec::new(),
             arriving: Arriving::Idle,
             arrivals: Queue::starting_at(first_position),
+            held: HeldList::default(),
+            windows: Windows::default(),
             own_acks: Vec::new(),
             given_back: false,
             declarations: Declarations::default(),
@@ -158,11 +165,11 @@ impl Channel {
             }
             Some(MethodId::BASIC_ACK | MethodId::BASIC_NACK | MethodId::BASIC_REJECT) => return self.client_settles(shared, frame),
             Some(MethodId::BASIC_RECOVER) if !self.tx => {
-                self.forget_arrivals(shared);
+                self.client_recovers(shared);
                 self.deliveries.recover();
             }
             Some(MethodId::BASIC_RECOVER_ASYNC) if !self.tx => {
-                self.forget_arrivals(shared);
+                self.client_recovers(shared);
                 self.deliveries.recover_unanswered();
             }
             Some(MethodId::CONFIRM_SELECT) => {
@@ -182,19 +189,32 @@ impl Channel {
                         shared.events.push(Event::Mailbox { node });
                     }
                     let queue = self.queue_meant(consume.queue);
+                    let window = self.client_consumes(shared, &consume, queue.as_deref(), frame.raw);
                     self.consumers.push(Consumer {
+                        window,
                         tag: consume.consumer_tag.to_vec(),
                         queue,
                         no_ack: consume.no_ack,
                         standing: if consume.nowait { Standing::Running } else { Standing::Asked },
                         mailbox: mailbox.map(Box::new),
                     });
+                    return;
                 }
             }
             // Deliveries come until the broker answers; where it does not answer, there is no better time than now.
             Some(MethodId::BASIC_CANCEL) => {
-                if let Some(cancel) = basic::Cancel::decode(frame.payload).filter(|cancel| cancel.nowait) {
-                    self.client_cancels(cancel.consumer_tag);
+                if let Some(cancel) = basic::Cancel::decode(frame.payload) {
+                    self.pass_on(shared, frame.raw);
+                    self.consumer_leaves(shared, cancel.consumer_tag);
+                    if cancel.nowait {
+                        self.client_cancels(cancel.consumer_tag);
+                    }
+                    return;
+                }
+            }
+            Some(MethodId::BASIC_QOS) => {
+                if let Some(qos) = basic::Qos::decode(frame.payload) {
+                    self.client_qos(shared, qos);
                 }
             }
             Some(MethodId::BASIC_GET) => {
@@ -202,7 +222,10 @@ impl Channel {
                     self.gets.push_back(get.no_ack);
                 }
             }
-            Some(MethodId { class: 40 | 50, .. }) => self.client_declares(shared, frame),
+            Some(MethodId { class: 40 | 50, .. }) => {
+                shared.note_single_active(frame);
+                self.client_declares(shared, frame);
+            }
             _ => {}
         }
         self.pass_on(shared, frame.raw);
@@ -225,14 +248,19 @@ impl Channel {
         let Some((tag, multiple, how)) = settlement(frame) else {
             return self.pass_on(shared, frame.raw);
         };
-        if self.tx {
+        if self.tx && self.deliveries.is_plain() {
             return self.pass_on(shared, frame.raw);
         }
-        // A word for all that waits would meet all that comes meanwhile, what a drain keeps back, and what waits for its admission.
-        let names_last = shared.draining || !self.queue.is_empty() || shared.rules.admits() || !self.arrives_freely();
-        let each = |settled| {
-            if let Some(signal) = how {
-                shared.client_has_settled(settled, signal);
+        // A word for all that waits would meet all that comes meanwhile, what is kept back, and what waits for its admission.
+        let plain = self.deliveries.is_plain() && self.arrives_freely();
+        let names_last = shared.draining || !self.queue.is_empty() || shared.rules.admits() || !plain;
+        let (tx, mut from_own) = (self.tx, Vec::new());
+        let each = |known: Known| {
+            if let Feed::Own(_) = known.feed {
+                from_own.push(known.feed);
+            }
+            if !tx {
+                shared.settled(known, how);
             }
         };
         let pass = if multiple && tag == 0 {
@@ -240,6 +268,9 @@ impl Channel {
         } else {
             self.deliveries.settle(tag, multiple, each)
         };
+        for feed in from_own {
+            self.feed_settled(shared, feed);
+        }
         match pass {
             Pass::Verbatim if multiple => self.pass_on(shared, &settling(frame, tag, true)),
             Pass::Verbatim => self.pass_on(shared, frame.raw),
@@ -255,6 +286,7 @@ impl Channel {
 
     fn client_closes(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
         self.forget_arrivals(shared);
+        self.forget_held(shared);
         self.life = Life::ClientClosing;
         if self.ledger.client_confirms() {
             self.forget_kept_unconfirmed(shared);
@@ -265,6 +297,7 @@ impl Channel {
 
     fn client_starts_transactions(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
         self.let_arrivals_go(shared, "tx_select");
+        self.give_back_all_held(shared, "tx_select");
         self.tx = true;
         let (frame, until_us) = (frame.raw.to_vec(), shared.now.us + shared.settings.lease_us);
         self.wait_in_turn(shared, Waiting::Transaction { frame, until_us });
@@ -272,15 +305,14 @@ impl Channel {
 
     /// A client's ack on its short way. True if it passes as it is.
     pub(super) fn quick_ack(&mut self, shared: &mut Shared, frame: &Frame<'_>) -> bool {
-        if self.tx || self.deliveries.any_hidden() {
+        if self.tx || !self.deliveries.is_plain() || self.windows.any_own() {
             return false;
         }
         let Some(ack) = basic::Ack::decode(frame.payload).filter(|ack| ack.delivery_tag != 0) else {
             return false;
         };
-        self.deliveries.settle(ack.delivery_tag, ack.multiple, |settled| {
-            shared.client_has_settled(settled, Signal::Acked);
-        });
+        self.deliveries
+            .settle(ack.delivery_tag, ack.multiple, |known| shared.settled(known, Some(Signal::Acked)));
         true
     }
 
@@ -289,24 +321,43 @@ impl Channel {
         self.life == Life::Open && matches!(self.up, Up::Idle) && self.queue.is_empty()
     }
 
-    /// Notes a delivery that passes to the client.
+    /// Notes a delivery that passes to the client; its tag for the client.
     pub(super) fn delivered(
         &mut self,
         shared: &mut Shared,
         consumer: Option<&[u8]>,
-        tag: u64,
+        broker: u64,
         no_ack: Option<bool>,
         task: Option<Arc<str>>,
-    ) {
-        if self.tx {
-            return;
+        feed: Feed,
+    ) -> u64 {
+        let tag = self.deliveries.number(broker);
+        // What a transaction settles is known while the broker has other tags for it.
+        if self.tx && tag == broker && self.deliveries.is_plain() {
+            return tag;
         }
         let no_ack = no_ack.unwrap_or_else(|| consumer.is_some_and(|tag| self.no_ack(tag)));
         if !no_ack {
-            self.deliveries.shown(tag, task);
-        } else if let Some(id) = task {
-            let worker = Arc::clone(&shared.worker);
-            shared.tell_signal(id, Signal::DeliveredNoAck, Source::Ack, worker);
+            let known = Known {
+                task,
+                feed,
+                ..Known::default()
+            };
+            self.windows.shows(feed);
+            self.deliveries.shown(tag, broker, known);
+        } else if let Some(id) = task.filter(|_| !self.tx) {
+            shared.signal(id, Signal::DeliveredNoAck);
+        }
+        tag
+    }
+
+    /// The client wants everything back in its queue.
+    fn client_recovers(&mut self, shared: &mut Shared) {
+        self.forget_arrivals(shared);
+        self.forget_held(shared);
+        self.windows.all_void();
+        for hold in self.deliveries.holds() {
+            shared.given_up(hold);
         }
     }
 
@@ -381,7 +432,8 @@ impl Channel {
     }
 
     /// A consumer is gone; another of the same tag may already have been asked for.
-    pub(super) fn cancelled(&mut self, tag: &[u8]) {
+    pub(super) fn cancelled(&mut self, shared: &mut Shared, tag: &[u8]) {
+        self.consumer_left(shared, tag);
         if let Some(index) = self.consumers.iter().position(|consumer| consumer.tag == tag) {
             self.consumers.remove(index);
         }
@@ -413,17 +465,29 @@ fn settling(frame: &Frame<'_>, tag: u64, multiple: bool) -> Vec<u8> {
 }
 
 impl Shared {
-    /// The worker at the other end settled a delivery.
-    fn client_has_settled(&mut self, settled: Settled, signal: Signal) {
+    /// The worker at the other end has a delivery of this id, and settles nothing.
+    pub(super) fn signal(&mut self, id: Arc<str>, signal: Signal) {
         let worker = Arc::clone(&self.worker);
-        let signal = if signal == Signal::Acked {
-            self.judge_ack(&settled.task)
-        } else {
-            signal
-        };
-        self.tell_signal(settled.task, signal, Source::Ack, worker);
-        if let Some(hold) = settled.hold.filter(|_| signal == Signal::Acked) {
-            self.runs_on(*hold);
+        self.tell_signal(id, signal, Source::Ack, worker, None);
+    }
+
+    /// The worker at the other end settled a delivery; without a signal it gave it back.
+    pub(super) fn settled(&mut self, known: Known, how: Option<Signal>) {
+        match (known.task, how) {
+            (Some(id), Some(how)) => {
+                let signal = if how == Signal::Acked { self.judge_ack(&id) } else { how };
+                let worker = Arc::clone(&self.worker);
+                self.tell_signal(id, signal, Source::Ack, worker, known.asked);
+                if let Some(hold) = known.hold.filter(|_| signal == Signal::Acked) {
+                    self.runs_on(*hold);
+                }
+            }
+            (_, None) => {
+                if let Some(hold) = &known.hold {
+                    self.given_up(hold);
+                }
+            }
+            (None, Some(_)) => {}
         }
     }
 }

@@ -12,10 +12,11 @@ use crate::amqp::content::{ContentHeader, Properties};
 use crate::amqp::frame::{self, Frame, Split};
 use crate::amqp::method::basic;
 use crate::celery::{Limits, Unreadable, routing, task};
-use crate::rules::lock::{Claim, Request};
+use crate::rules::lock::{Claim, Request, Signal};
 use crate::rules::outcome::{ExceptionReason, PublishDecision, UnkeyableReason};
+use crate::rules::source::Source;
 use crate::rules::spec::Mode;
-use crate::rules::{Facts, Verdict};
+use crate::rules::{Claimed, Facts, Verdict};
 
 impl Channel {
     /// The content header of a publish: it passes, unless a rule may concern it; then it is read in full.
@@ -390,7 +391,10 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, queue:
             None
         }
         Verdict::Claim(claimed) => {
-            let note = Arc::new(claimed.note(Arc::from(&*task.name), queue));
+            let Some(note) = claimed.note(Arc::from(&*task.name), queue).map(Arc::new) else {
+                run_alone(shared, claimed, task, id);
+                return None;
+            };
             let publish = shared.nonce();
             Some(Box::new(Grant {
                 publish,
@@ -409,6 +413,23 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, queue:
             }))
         }
     }
+}
+
+/// A publish whose key is locked for runs only: it passes. One of a task that was tried before tells that it will run again.
+fn run_alone(shared: &mut Shared, claimed: Claimed, task: &task::Task<'_>, id: Arc<str>) {
+    if task.retries > 0 && claimed.rule.mode == Mode::Enforce {
+        let worker = Arc::clone(&shared.worker);
+        shared.tell_signal(Arc::clone(&id), Signal::Retried, Source::Other, worker, None);
+    }
+    shared.events.push(Event::Publish(super::event::PublishEvent {
+        rule: claimed.rule,
+        decision: PublishDecision::Forwarded,
+        reason: "runs_alone",
+        id,
+        task: Arc::from(&*task.name),
+        digest: Some(claimed.digest),
+        holder: None,
+    }));
 }
 
 /// The task id as the properties show it: Celery sets it in both places, and without a header the message is of protocol 1.

@@ -1,39 +1,47 @@
 //! What one channel has delivered and the client has not yet settled.
+//!
+//! The client's delivery tags are the broker's, until a delivery goes to the client later than one that came after it. From then on they
+//! are Oncegate's own: each delivery gets a tag above all before it, so that what the client settles up to a tag is what it has seen up to
+//! that tag. They agree with the broker's again as soon as those have come up to them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::hear::Mailbox;
 use super::renew::Hold;
+use super::window::{Feed, Window};
+use crate::rules::lock::Nonce;
 
-/// Who sees a delivery.
+/// How far the client is with a delivery that it was handed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sight {
     /// The client has it.
     Shown,
-    /// It was kept from the client; the broker has it back, or gets it back.
-    Hidden,
     /// The client has settled it.
     Settled,
 }
 
-#[derive(Debug)]
-struct Delivery {
-    tag: u64,
-    sight: Sight,
+/// What is known of a delivery that the client was handed.
+#[derive(Debug, Default)]
+pub(super) struct Known {
     /// The task id, where a rule may care for the task.
-    task: Option<Arc<str>>,
-    /// The lock that it holds, as long as the client has it.
-    hold: Option<Box<Hold>>,
+    pub task: Option<Arc<str>>,
+    /// The delivery as the store knows it, if it was asked about it.
+    pub asked: Option<Nonce>,
+    /// The locks that it holds, as long as the client has it.
+    pub hold: Option<Box<Hold>>,
+    /// Which consumer at the broker it came to.
+    pub feed: Feed,
 }
 
-/// A delivery that the client settles.
 #[derive(Debug)]
-pub struct Settled {
-    /// The task id.
-    pub task: Arc<str>,
-    /// The lock that it held until now.
-    pub(super) hold: Option<Box<Hold>>,
+struct Delivery {
+    /// The client's tag.
+    tag: u64,
+    /// The broker's tag.
+    broker: u64,
+    sight: Sight,
+    known: Known,
 }
 
 /// How far a consumer has come.
@@ -62,6 +70,8 @@ pub struct Consumer {
     pub queue: Option<Arc<str>>,
     /// How far it has come.
     pub standing: Standing,
+    /// What the broker lets out to it.
+    pub window: Window,
 }
 
 impl Consumer {
@@ -79,7 +89,7 @@ pub enum Pass {
     Verbatim,
     /// With this tag in place of the client's.
     UpTo(u64),
-    /// One by one with these tags: what the client has seen and what it has not are mixed.
+    /// One by one with these tags: what the client has seen and what it has not are mixed, or its tags are not the broker's.
     Singly(Vec<u64>),
     /// Not at all: it would settle nothing that the client has seen.
     Swallow,
@@ -97,13 +107,22 @@ enum Coming {
     Forgone,
 }
 
-/// The unsettled deliveries of one channel, by delivery tag, which rises with each delivery.
+/// A tag that no broker has given out: it answers a settlement of it as one of any unknown tag.
+const UNKNOWN_TAG: u64 = u64::MAX;
+
+/// The unsettled deliveries of one channel.
 #[derive(Debug, Default)]
 pub struct Deliveries {
+    /// Those that the client was handed, by its tag, which rises with each delivery.
     open: VecDeque<Delivery>,
+    /// The last tag that the client was handed.
+    last: u64,
     shown: usize,
-    hidden: usize,
-    /// The hidden ones that the broker has not been given back.
+    /// How many of those that the client has have another tag at the broker.
+    shifted: usize,
+    /// The broker's tags of what the client does not see, and the broker has not been told of yet, or gets back.
+    aside: BTreeSet<u64>,
+    /// Those of them that go back to the broker.
     returns: Vec<u64>,
     /// How many requests of the client's to take everything back the broker has not answered.
     recovers: usize,
@@ -111,62 +130,79 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
-    /// A delivery that needs an acknowledgement passes to the client.
-    pub fn shown(&mut self, tag: u64, task: Option<Arc<str>>) {
-        self.shown_holding(tag, task, None);
+    /// True if a delivery with this tag of the broker's may have it for the client too.
+    pub fn agrees(&self, broker: u64) -> bool {
+        broker > self.last
     }
 
-    /// As [`Deliveries::shown`]; its task holds a lock, perhaps.
-    pub(super) fn shown_holding(&mut self, tag: u64, task: Option<Arc<str>>, hold: Option<Box<Hold>>) {
+    /// The client's tag of the delivery with this tag of the broker's, which it is handed now.
+    pub fn number(&mut self, broker: u64) -> u64 {
+        self.last = broker.max(self.last.saturating_add(1));
+        self.last
+    }
+
+    /// A delivery that needs an acknowledgement passes to the client, under the tag that [`Deliveries::number`] has given it.
+    pub(super) fn shown(&mut self, tag: u64, broker: u64, known: Known) {
         self.shown += 1;
+        self.shifted += usize::from(tag != broker);
         self.open.push_back(Delivery {
             tag,
+            broker,
             sight: Sight::Shown,
-            task,
-            hold,
+            known,
         });
     }
 
-    /// The lock of a delivery that the client has not settled.
+    /// The locks of a delivery that the client has not settled, by the client's tag.
     pub(super) fn hold(&self, tag: u64) -> Option<&Hold> {
-        self.find(tag).and_then(|index| self.open.get(index)?.hold.as_deref())
+        self.find(tag).and_then(|index| self.open.get(index)?.known.hold.as_deref())
     }
 
     /// As [`Deliveries::hold`], to be changed.
     pub(super) fn hold_mut(&mut self, tag: u64) -> Option<&mut Hold> {
         let index = self.find(tag)?;
-        self.open.get_mut(index)?.hold.as_deref_mut()
+        self.open.get_mut(index)?.known.hold.as_deref_mut()
     }
 
-    /// The locks of all deliveries that the client has not settled, with their tags.
+    /// The locks of all that the client has.
+    pub(super) fn holds(&self) -> impl Iterator<Item = &Hold> {
+        self.open.iter().filter_map(|delivery| delivery.known.hold.as_deref())
+    }
+
+    /// As [`Deliveries::holds`], to be changed, with the client's tags.
     pub(super) fn holds_mut(&mut self) -> impl Iterator<Item = (u64, &mut Hold)> {
         self.open
             .iter_mut()
-            .filter_map(|delivery| Some((delivery.tag, delivery.hold.as_deref_mut()?)))
+            .filter_map(|delivery| Some((delivery.tag, delivery.known.hold.as_deref_mut()?)))
     }
 
-    /// The last delivery that the client has and has not settled.
+    /// The client's tag of the last delivery that it has and has not settled.
     fn last_shown(&self) -> Option<u64> {
         let shown = |delivery: &&Delivery| delivery.sight == Sight::Shown;
         self.open.iter().rfind(shown).map(|delivery| delivery.tag)
     }
 
-    /// A delivery that needs an acknowledgement is kept from the client.
-    pub fn hidden(&mut self, tag: u64) {
-        self.hidden += 1;
-        // To settle it once more would cost the channel.
-        if self.coming != Coming::Forgone {
-            self.returns.push(tag);
-        }
-        self.open.push_back(Delivery {
-            tag,
-            sight: Sight::Hidden,
-            task: None,
-            hold: None,
-        });
+    /// A delivery that needs an acknowledgement is held: the client does not see it for now.
+    pub fn held(&mut self, broker: u64) {
+        self.aside.insert(broker);
     }
 
-    /// The tags of the deliveries kept from the client since the last call, none while the broker is about to take everything back itself.
+    /// A delivery that was held goes to the client, or is settled.
+    pub fn unheld(&mut self, broker: u64) {
+        self.aside.remove(&broker);
+    }
+
+    /// A delivery that needs an acknowledgement is kept from the client.
+    pub fn hidden(&mut self, broker: u64) {
+        // To settle it once more would cost the channel.
+        if self.coming != Coming::Forgone {
+            self.returns.push(broker);
+        }
+        self.aside.insert(broker);
+    }
+
+    /// The broker's tags of the deliveries kept from the client since the last call, none while the broker is about to take everything
+    /// back itself.
     pub fn take_returns(&mut self) -> Vec<u64> {
         if self.recovers > 0 {
             return Vec::new();
@@ -195,75 +231,87 @@ impl Deliveries {
         self.open.len()
     }
 
-    /// True if something was kept from the client.
-    pub fn any_hidden(&self) -> bool {
-        self.hidden > 0
+    /// True if a settlement of the client's means the same to the broker.
+    pub fn is_plain(&self) -> bool {
+        self.shifted == 0 && self.aside.is_empty()
     }
 
     /// True if the broker waits for an acknowledgement of anything.
     pub fn any_open(&self) -> bool {
-        self.shown + self.hidden > 0
+        self.shown > 0 || !self.aside.is_empty()
     }
 
-    /// The client settles one delivery, or all up to `tag` (0 with `multiple`: all). `each` gets what it settles of tasks that a rule may care for.
+    /// The client settles one delivery, or all up to `tag` (0 with `multiple`: all). `each` gets what is known of those that it settles.
     ///
     /// The answer says how to pass it on so that a `multiple` covers nothing that the client has not seen.
-    pub fn settle(&mut self, tag: u64, multiple: bool, mut each: impl FnMut(Settled)) -> Pass {
+    pub(super) fn settle(&mut self, tag: u64, multiple: bool, mut each: impl FnMut(Known)) -> Pass {
         if !multiple {
             return self.settle_one(tag, each);
         }
+        let plain = self.is_plain();
         let end = if tag == 0 {
             self.open.len()
         } else {
             self.open.partition_point(|delivery| delivery.tag <= tag)
         };
-        let mut shown = Vec::new();
-        let mut first_hidden = None;
-        for delivery in self.open.range_mut(..end) {
-            match delivery.sight {
-                Sight::Shown => {
-                    delivery.sight = Sight::Settled;
-                    let hold = delivery.hold.take();
-                    self.shown -= 1;
-                    if self.hidden > 0 {
-                        shown.push(delivery.tag);
-                    }
-                    if let Some(task) = delivery.task.take() {
-                        each(Settled { task, hold });
-                    }
-                }
-                Sight::Hidden => first_hidden = first_hidden.or(Some(delivery.tag)),
-                Sight::Settled => {}
+        let mut settled = Vec::new();
+        for delivery in self.open.range_mut(..end).filter(|delivery| delivery.sight == Sight::Shown) {
+            delivery.sight = Sight::Settled;
+            self.shown -= 1;
+            if !plain {
+                self.shifted -= usize::from(delivery.tag != delivery.broker);
+                settled.push(delivery.broker);
             }
+            each(std::mem::take(&mut delivery.known));
         }
+        let pass = if plain { Pass::Verbatim } else { self.pass_of(tag, settled) };
         self.forget_settled();
-        match (first_hidden, shown.last()) {
-            (None, _) => Pass::Verbatim,
-            (Some(hidden), Some(last)) if *last < hidden => Pass::UpTo(*last),
-            (Some(_), Some(_)) => Pass::Singly(shown),
-            (Some(_), None) => Pass::Swallow,
-        }
+        pass
     }
 
-    fn settle_one(&mut self, tag: u64, mut each: impl FnMut(Settled)) -> Pass {
-        let Some(delivery) = self.find(tag).and_then(|index| self.open.get_mut(index)) else {
-            return Pass::Verbatim;
+    /// How to settle these at the broker, and nothing else.
+    fn pass_of(&self, tag: u64, mut settled: Vec<u64>) -> Pass {
+        let Some(last) = settled.iter().max().copied() else {
+            let aside = self.shifted > 0 || tag == 0 || self.aside.range(..=tag).next().is_some();
+            return if aside { Pass::Swallow } else { Pass::Verbatim };
         };
-        match delivery.sight {
-            Sight::Hidden => return Pass::Swallow,
-            Sight::Settled => return Pass::Verbatim,
-            Sight::Shown => delivery.sight = Sight::Settled,
+        let in_hand = |delivery: &Delivery| delivery.sight == Sight::Shown && delivery.broker < last;
+        let others = self.aside.range(..last).next().is_some() || self.open.iter().any(in_hand);
+        if others {
+            settled.sort_unstable();
+            Pass::Singly(settled)
+        } else {
+            Pass::UpTo(last)
         }
-        let hold = delivery.hold.take();
-        if let Some(task) = delivery.task.take() {
-            each(Settled { task, hold });
-        }
-        self.shown -= 1;
-        self.forget_settled();
-        Pass::Verbatim
     }
 
-    /// The place of this tag. Mostly no tag is missing between two, which saves the search.
+    fn settle_one(&mut self, tag: u64, mut each: impl FnMut(Known)) -> Pass {
+        let shifted = self.shifted > 0;
+        let Some(delivery) = self.find(tag).and_then(|index| self.open.get_mut(index)) else {
+            return match self.aside.contains(&tag) {
+                _ if shifted => Pass::Singly(vec![UNKNOWN_TAG]),
+                true => Pass::Swallow,
+                false => Pass::Verbatim,
+            };
+        };
+        let broker = delivery.broker;
+        let pass = if broker == tag {
+            Pass::Verbatim
+        } else {
+            Pass::Singly(vec![broker])
+        };
+        if delivery.sight == Sight::Settled {
+            return pass;
+        }
+        delivery.sight = Sight::Settled;
+        each(std::mem::take(&mut delivery.known));
+        self.shown -= 1;
+        self.shifted -= usize::from(broker != tag);
+        self.forget_settled();
+        pass
+    }
+
+    /// The place of this tag of the client's. Mostly no tag is missing between two, which saves the search.
     fn find(&self, tag: u64) -> Option<usize> {
         let likely = tag.checked_sub(self.open.front()?.tag)? as usize;
         if self.open.get(likely).is_some_and(|delivery| delivery.tag == tag) {
@@ -277,15 +325,14 @@ impl Deliveries {
         while self.open.front().is_some_and(|delivery| delivery.sight == Sight::Settled) {
             self.open.pop_front();
         }
-        let live = self.shown + self.hidden;
-        if self.open.len() > 2 * live + 64 {
+        if self.open.len() > 2 * self.shown + 64 {
             self.open.retain(|delivery| delivery.sight != Sight::Settled);
         }
     }
 
     /// The client settles all that is out, and names no tag. With `names_last` the last one that it has seen is named for it, so that what
     /// is on its way is not met.
-    pub fn settle_all(&mut self, names_last: bool, each: impl FnMut(Settled)) -> Pass {
+    pub(super) fn settle_all(&mut self, names_last: bool, each: impl FnMut(Known)) -> Pass {
         if !names_last || self.recovers > 0 {
             self.coming = Coming::MaybeSettled;
             self.settle(0, true, each);
@@ -333,28 +380,11 @@ impl Deliveries {
         *self = Deliveries {
             recovers: self.recovers,
             coming: self.coming,
+            last: self.last,
             ..Deliveries::default()
         };
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tag_is_found_though_others_are_missing_before_it() {
-        let mut deliveries = Deliveries::default();
-        // Deliveries without acknowledgement take tags too.
-        for tag in [2, 3, 7, 8, 20] {
-            deliveries.shown(tag, Some(tag.to_string().into()));
-        }
-        let mut settled = Vec::new();
-        for tag in [8, 7, 5, 21, 1, 8, 20, 2, 3] {
-            let pass = deliveries.settle(tag, false, |delivery| settled.push(delivery.task));
-            assert_eq!(pass, Pass::Verbatim, "{tag}");
-        }
-        assert_eq!(settled, ["8", "7", "20", "2", "3"].map(Arc::from));
-        assert_eq!((deliveries.unsettled(), deliveries.remembered()), (0, 0));
-    }
-}
+mod tests;

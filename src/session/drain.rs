@@ -27,6 +27,7 @@
 use super::channel::{Channel, Down, Life, Up};
 use super::deliver::{Consumer, Standing};
 use super::event::CloseReason;
+use super::window::Window;
 use super::{BrokerEnd, ClientEnd, Now, Phase, Session, Shared, Side};
 use crate::amqp::encode;
 use crate::amqp::method::basic::Nack;
@@ -54,6 +55,7 @@ impl Session {
         self.neighbours = neighbours;
         for channel in &mut self.channels.open {
             channel.withhold_arrivals(&mut self.shared);
+            channel.withhold_held(&mut self.shared);
         }
         if self.close_from_us > now.us {
             self.shared.wake_at(self.close_from_us);
@@ -191,6 +193,7 @@ impl Channel {
                 standing: Standing::Running,
                 mailbox: None,
                 queue: None,
+                window: Window::default(),
             }),
         }
     }
@@ -208,6 +211,7 @@ impl Channel {
                 let _ = encode::basic_cancel(&mut shared.to_broker, self.number, &consumer.tag, true);
             }
         }
+        self.stop_reading_ahead(shared);
         for delivery_tag in self.deliveries.take_returns() {
             let nack = Nack {
                 delivery_tag,

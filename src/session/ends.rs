@@ -161,6 +161,7 @@ impl Session {
         self.shared.asks_deliveries = false;
         for channel in &mut self.channels.open {
             channel.withhold_arrivals(&mut self.shared);
+            channel.withhold_held(&mut self.shared);
             channel.deliveries.client_told();
         }
         self.last_words = std::mem::take(&mut self.shared.to_client);
@@ -192,6 +193,7 @@ impl Session {
         self.shared.asks_deliveries = false;
         for channel in &mut self.channels.open {
             channel.forget_arrivals(&mut self.shared);
+            channel.forget_held(&mut self.shared);
         }
     }
 
@@ -375,6 +377,7 @@ impl Channel {
                     // A tag that does not fit a short string cannot have come in one.
                     let _ = encode::basic_cancel(&mut shared.to_broker, self.number, &consumer.tag, true);
                 }
+                self.leave_own(shared);
                 self.give_back_all(shared);
             }
         }

@@ -17,7 +17,7 @@ use crate::celery::event::{self, Kind, TaskEvent, WorkerEvent};
 use crate::celery::queue::{self, Purpose};
 use crate::celery::result;
 use crate::celery::{Limits, task};
-use crate::rules::lock::{Request, Signal};
+use crate::rules::lock::{Nonce, Request, Signal};
 use crate::rules::source::Source;
 
 /// The mailbox of the worker at the other end of a session.
@@ -100,7 +100,7 @@ pub(super) fn hear(shared: &mut Shared, publish: &basic::Publish<'_>, properties
 fn hear_events(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], limits: Limits) {
     for heard in read_events(properties, body, limits) {
         match heard {
-            Heard::Signal { id, signal, worker } => shared.tell_signal(id, signal, Source::Events, worker),
+            Heard::Signal { id, signal, worker } => shared.tell_signal(id, signal, Source::Events, worker, None),
             Heard::Pulse { node, pulse } => shared.events.push(Event::Pulse { node, pulse }),
         }
     }
@@ -195,7 +195,7 @@ fn hear_control(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], l
         && let Command::Revoke { ids, .. } = control.command
     {
         for id in ids {
-            shared.tell_signal(id.into(), Signal::RevokeAsked, Source::Other, "".into());
+            shared.tell_signal(id.into(), Signal::RevokeAsked, Source::Other, "".into(), None);
         }
     }
 }
@@ -208,7 +208,7 @@ fn hear_result(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], li
     if shared.rules.follows_tasks()
         && let Some(signal) = Signal::of_result(result.status)
     {
-        shared.tell_signal(Arc::from(&*result.id), signal, Source::Rpc, "".into());
+        shared.tell_signal(Arc::from(&*result.id), signal, Source::Rpc, "".into(), None);
     }
     true
 }
@@ -226,12 +226,13 @@ impl Shared {
         }
     }
 
-    /// Tells the store what was learnt of a task.
-    pub(super) fn tell_signal(&mut self, id: Arc<str>, signal: Signal, source: Source, worker: Arc<str>) {
+    /// Tells the store what was learnt of a task, by the settlement of a delivery that it knows, perhaps.
+    pub(super) fn tell_signal(&mut self, id: Arc<str>, signal: Signal, source: Source, worker: Arc<str>, asked: Option<Nonce>) {
+        self.run_ended(&id);
         if source != Source::Ack {
             self.witness.heard(&id, signal, source, self.now.us);
         }
-        let settlement = self.nonce();
+        let settlement = asked.unwrap_or_else(|| self.nonce());
         self.tells.push(Request::Signal {
             id,
             settlement,

@@ -26,33 +26,38 @@ mod event;
 mod expiry;
 mod handshake;
 mod hear;
+mod hold;
 mod kept;
 mod publish;
 mod query;
 mod renew;
+mod run;
 mod send;
 mod spares;
 #[cfg(test)]
 mod tests;
 pub mod topology;
 mod walk;
+mod window;
 mod witness;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 pub use channel::Channel;
 pub use confirm::{Ledger, Outcome, UnknownTag};
-pub use deliver::{Deliveries, Pass, Settled};
+pub use deliver::{Deliveries, Pass};
 pub use drain::Neighbours;
 pub use ends::{BrokerEnd, ClientEnd};
-pub use event::{CloseReason, DeliveryEvent, Event, PublishEvent, Pulse, Run, TasksKnown};
+pub use event::{CloseReason, DeliveryEvent, Event, Kept, PublishEvent, Pulse, Run, TasksKnown};
 pub use hear::{Heard, Mailbox, Told, read_events};
 pub use publish::Grant;
 pub use spares::Spares;
+pub use window::{ReadsAhead, Window};
 pub use witness::{Ack, Witness};
 
 use walk::Passed;
+use window::Fit;
 
 use crate::rules::RuleSet;
 use crate::rules::lock::{Claim, Nonce, Reply, Request};
@@ -105,6 +110,11 @@ impl Ticket {
         Ticket(Ticket::at(position, channel).0 | Ticket::ADMITS)
     }
 
+    /// That of the held delivery with this number.
+    fn of_held(number: u64, channel: u16) -> Ticket {
+        Ticket(Ticket::at(number, channel).0 | Ticket::ADMITS | Ticket::OBSERVES)
+    }
+
     fn channel(self) -> u16 {
         self.0 as u16
     }
@@ -118,7 +128,11 @@ impl Ticket {
     }
 
     fn observes(self) -> bool {
-        self.0 & Ticket::OBSERVES != 0
+        self.0 & (Ticket::OBSERVES | Ticket::ADMITS) == Ticket::OBSERVES
+    }
+
+    fn holds(self) -> bool {
+        self.0 & (Ticket::OBSERVES | Ticket::ADMITS) == Ticket::OBSERVES | Ticket::ADMITS
     }
 }
 
@@ -151,6 +165,10 @@ pub struct Settings {
     pub max_message: usize,
     /// The bound on what is kept in memory for one connection, in bytes.
     pub connection_memory: usize,
+    /// How many deliveries may be held on one connection.
+    pub held_max: usize,
+    /// After how long the broker closes a channel that leaves a delivery unsettled, in microseconds.
+    pub consumer_timeout_us: u64,
     /// Whether Oncegate asks for confirms on channels whose client does not.
     pub upstream_confirms: bool,
     /// How long the login may take, in microseconds.
@@ -170,6 +188,8 @@ impl Default for Settings {
         Settings {
             max_message: 16 << 20,
             connection_memory: 32 << 20,
+            held_max: 10_000,
+            consumer_timeout_us: 1_800_000_000,
             upstream_confirms: true,
             handshake_us: 10_000_000,
             lease_us: 10_000_000,
@@ -234,6 +254,17 @@ struct Shared {
     /// Bytes of publishes and deliveries that wait or are kept.
     held_bytes: usize,
     abandoned: HashMap<Ticket, (Claim, Nonce)>,
+    /// Questions for running locks whose delivery is gone, with what then is to be told.
+    abandoned_runs: HashMap<Ticket, Request>,
+    /// How many deliveries are held.
+    held: usize,
+    /// The number of the next one.
+    next_held: u64,
+    /// Task ids whose runs may have ended, while something is held.
+    ended: Vec<Arc<str>>,
+    windows: Fit,
+    /// Queues declared here of which a second consumer would get nothing, or what the first has.
+    single_active: HashSet<Box<str>>,
     observing: HashMap<Ticket, Box<Grant>>,
     observed: u64,
     /// What is known of the virtual host: the edge's last picture and what this connection has done since.
@@ -314,6 +345,17 @@ impl Channels {
     }
 }
 
+/// What takes memory until something is decided about it.
+#[derive(Debug, Clone, Copy)]
+enum Filling {
+    /// A publish that waits or is kept.
+    Publish,
+    /// A delivery that the store was asked about.
+    Arrival,
+    /// A delivery that is held.
+    Held,
+}
+
 /// What is known of the bytes of one peer.
 #[derive(Debug, Default)]
 struct Input {
@@ -371,6 +413,12 @@ impl Session {
                 counts: Counts::default(),
                 held_bytes: 0,
                 abandoned: HashMap::new(),
+                abandoned_runs: HashMap::new(),
+                held: 0,
+                next_held: 0,
+                ended: Vec::new(),
+                windows: Fit::Right,
+                single_active: HashSet::new(),
                 observing: HashMap::new(),
                 observed: 0,
                 topology: Arc::default(),
@@ -451,13 +499,20 @@ impl Session {
             && !self.shared.draining
             && self.shared.held_bytes <= self.shared.settings.connection_memory
             && self.shared.asks.is_empty()
+            && self.shared.windows == Fit::Right
+            && self.shared.ended.is_empty()
     }
 
     /// The store's answer to a question.
     pub fn handle_answer(&mut self, ticket: Ticket, answer: Result<Reply, StoreSilent>, now: Now) {
         self.shared.now = now;
-        if ticket.admits() {
-            self.delivery_answered(ticket, answer);
+        if ticket.admits() || ticket.holds() {
+            if self.shared.abandoned_run_answered(ticket) {
+            } else if ticket.admits() {
+                self.delivery_answered(ticket, answer);
+            } else {
+                self.held_answered(ticket, answer);
+            }
             return self.settle();
         }
         let answer = match answer {
@@ -609,8 +664,15 @@ impl Session {
     /// After every input: keeps the memory bound, and ends what is ready to end.
     fn settle(&mut self) {
         self.relieve();
+        self.relieve_held();
         self.refuse_unknown_confirm();
         self.finish();
+        if !self.shared.ended.is_empty() {
+            self.ask_soon();
+        }
+        if self.shared.windows == Fit::Unsure {
+            self.adjust_windows();
+        }
         let nobody_reads = matches!(self.client_end, ClientEnd::Told { .. } | ClientEnd::Left { .. });
         // What the broker answers to the end that Oncegate makes for a client that is gone is not for that client.
         if nobody_reads || matches!(self.broker_end, BrokerEnd::Closing { .. }) {
@@ -629,14 +691,15 @@ impl Session {
         }
     }
 
-    /// At the bound messages go unchecked, oldest first: nobody is held up for Oncegate's own sake.
+    /// At the bound messages go unchecked, oldest first: nobody is held up for Oncegate's own sake. Those that are held go back.
     fn relieve(&mut self) {
         while self.shared.held_bytes > self.shared.settings.connection_memory {
-            let mut oldest: Option<(u64, u16, Side)> = None;
+            let mut oldest: Option<(u64, u16, Filling)> = None;
             for channel in &mut self.channels.open {
                 for (since, to) in [
-                    (channel.oldest_wait_us(), Side::Broker),
-                    (channel.oldest_arrival_us(), Side::Client),
+                    (channel.oldest_wait_us(), Filling::Publish),
+                    (channel.held.oldest_us(), Filling::Held),
+                    (channel.oldest_arrival_us(), Filling::Arrival),
                 ] {
                     if let Some(us) = since
                         && oldest.is_none_or(|(found, ..)| us < found)
@@ -650,8 +713,9 @@ impl Session {
             };
             let Some(channel) = self.channels.get_mut(number) else { return };
             let went = match to {
-                Side::Broker => channel.let_oldest_go(&mut self.shared),
-                Side::Client => channel.let_oldest_arrival_go(&mut self.shared, "memory"),
+                Filling::Publish => channel.let_oldest_go(&mut self.shared),
+                Filling::Arrival => channel.let_oldest_arrival_go(&mut self.shared, "memory"),
+                Filling::Held => channel.give_back_oldest(&mut self.shared, "memory"),
             };
             if !went {
                 return;

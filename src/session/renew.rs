@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use super::agenda::Place;
-use super::event::{Event, Run};
+use super::channel::Channel;
+use super::event::{Event, Kept, Run};
 use super::{Now, Session, Shared};
 use crate::rules::lock::{Alive, Claim, Digest, LockNote, Nonce, Request, Scope};
+use crate::rules::running::RunNote;
 
 /// Locks are renewed at least so often, in microseconds, however long they live.
 const RENEWAL_MAX_US: u64 = 30_000_000;
@@ -17,61 +19,67 @@ const LOT_US: u64 = 20_000;
 /// There are at most so many lots, so that all is done two seconds after the first.
 const LOTS: usize = 100;
 
-/// The lock of a delivery.
+/// The locks of a delivery.
 #[derive(Debug)]
 pub(super) struct Hold {
     pub claim: Claim,
     pub delivery: Nonce,
-    pub note: Arc<LockNote>,
-    /// When the delivery was judged, in monotonic microseconds: the times in the note count from then.
+    /// The publish lock, if its key has one.
+    pub lock: Option<Arc<LockNote>>,
+    /// The running lock, if its run has taken one.
+    pub run: Option<Arc<RunNote>>,
+    /// When the delivery was judged, in monotonic microseconds: the times in the notes count from then.
     pub judged_us: u64,
     renewed_us: u64,
-    /// When it is to be renewed though its time has not come.
+    /// When they are to be renewed though their time has not come.
     hastened_us: Option<u64>,
 }
 
 impl Hold {
     /// That of a delivery that is judged now.
-    pub(super) fn new(shared: &mut Shared, digest: Digest, id: Arc<str>, note: LockNote) -> Hold {
+    pub(super) fn new(shared: &mut Shared, digest: Digest, id: Arc<str>, lock: Option<Arc<LockNote>>) -> Hold {
         Hold {
             claim: Claim { digest, id },
             delivery: shared.nonce(),
-            note: Arc::new(note),
+            lock,
+            run: None,
             judged_us: shared.now.us,
             renewed_us: shared.now.us,
             hastened_us: None,
         }
     }
 
-    /// The store has answered the question about the delivery, and knows it by this key.
-    pub(super) fn answered(&mut self, digest: Digest, now_us: u64) {
-        self.claim.digest = digest;
+    /// The store has answered a question about the delivery: the lock that it told of has its full life.
+    pub(super) fn renewed(&mut self, now_us: u64) {
         self.renewed_us = now_us;
     }
 
-    /// When it is to be renewed, in monotonic microseconds: after a third of its life.
-    pub(super) fn renewal_us(&self) -> u64 {
-        let third = (self.note.life_ms.saturating_mul(1000) / 3).clamp(1, RENEWAL_MAX_US);
+    /// When they are to be renewed, in monotonic microseconds: after a third of their life. `None` if there is no lock.
+    pub(super) fn renewal_us(&self) -> Option<u64> {
+        let lock = self.lock.as_ref().map(|note| note.life_ms);
+        let life_ms = lock.into_iter().chain(self.run.as_ref().map(|note| note.life_ms)).min()?;
+        let third = (life_ms.saturating_mul(1000) / 3).clamp(1, RENEWAL_MAX_US);
         let usual_us = self.renewed_us.saturating_add(third);
-        self.hastened_us.map_or(usual_us, |hastened| hastened.min(usual_us))
+        Some(self.hastened_us.map_or(usual_us, |hastened| hastened.min(usual_us)))
     }
 
-    /// Whether its task may begin no more, if it has not.
-    fn is_too_late(&self, now_us: u64) -> bool {
-        let unstarted_us = self.note.unstarted_ms.map(|unstarted| unstarted.saturating_mul(1000));
-        unstarted_us.is_some_and(|unstarted| now_us >= self.judged_us.saturating_add(unstarted))
+    /// Lets them be renewed then, if not before. False if there is no lock.
+    pub(super) fn hasten(&mut self, us: u64) -> bool {
+        self.hastened_us = Some(us);
+        self.lock.is_some() || self.run.is_some()
     }
 
-    /// The note, with its times counted from now.
-    pub(super) fn note_at(&self, now_us: u64) -> Arc<LockNote> {
-        let Some(unstarted) = self.note.unstarted_ms else {
-            return Arc::clone(&self.note);
+    /// The note of the publish lock, with its times counted from now.
+    pub(super) fn note_at(&self, now_us: u64) -> Option<Arc<LockNote>> {
+        let note = self.lock.as_ref()?;
+        let Some(unstarted) = note.unstarted_ms else {
+            return Some(Arc::clone(note));
         };
         let passed_ms = now_us.saturating_sub(self.judged_us) / 1000;
-        Arc::new(LockNote {
+        Some(Arc::new(LockNote {
             unstarted_ms: Some(unstarted.saturating_sub(passed_ms)),
-            ..LockNote::clone(&self.note)
-        })
+            ..LockNote::clone(note)
+        }))
     }
 }
 
@@ -81,18 +89,19 @@ impl Session {
     pub fn handle_store_back(&mut self, now: Now) {
         self.shared.now = now;
         let channels = &mut self.channels.open;
-        let count: usize = channels.iter_mut().map(|channel| channel.deliveries.holds_mut().count()).sum();
+        let count: usize = channels.iter_mut().map(|channel| channel.holds_mut().count()).sum();
         let at_a_time = AT_A_TIME.max(count.div_ceil(LOTS));
         let mut number = 0;
         for channel in channels {
-            let mut tags = Vec::new();
-            for (tag, hold) in channel.deliveries.holds_mut() {
-                hold.hastened_us = Some(now.us + (number / at_a_time) as u64 * LOT_US);
-                tags.push(tag);
-                number += 1;
+            let mut places = Vec::new();
+            for (place, hold) in channel.holds_mut() {
+                if hold.hasten(now.us + (number / at_a_time) as u64 * LOT_US) {
+                    places.push(place);
+                    number += 1;
+                }
             }
-            for tag in tags {
-                channel.schedule(&mut self.shared, Place::Delivered(tag));
+            for place in places {
+                channel.schedule(&mut self.shared, place);
             }
         }
         if number > 0 {
@@ -101,35 +110,57 @@ impl Session {
     }
 }
 
+impl Channel {
+    /// The locks of all deliveries that the client has not settled, and of those that are held.
+    fn holds_mut(&mut self) -> impl Iterator<Item = (Place, &mut Hold)> {
+        let shown = self.deliveries.holds_mut().map(|(tag, hold)| (Place::Delivered(tag), hold));
+        let held = self.held.holds_mut().map(|(number, hold)| (Place::Held(number), hold));
+        shown.chain(held)
+    }
+}
+
 impl Shared {
-    /// The client still has the delivery that holds this lock.
+    /// The delivery that holds these locks is with the client, or held.
     pub(super) fn renew_hold(&mut self, hold: &mut Hold) {
         hold.renewed_us = self.now.us;
         hold.hastened_us = None;
-        let running = self.witness.has_begun(&hold.claim.id);
-        // A task that may not begin any more keeps no lock.
-        if !running && hold.is_too_late(self.now.us) {
-            return;
+        if let Some(note) = hold.note_at(self.now.us) {
+            let running = self.witness.has_begun(&hold.claim.id);
+            // A task that may not begin any more keeps no publish lock.
+            if running || note.unstarted_ms != Some(0) {
+                self.tells.push(Request::Renew {
+                    claim: hold.claim.clone(),
+                    delivery: hold.delivery,
+                    note,
+                    alive: if running { Alive::Begun } else { Alive::Delivered },
+                    worker: Arc::clone(&self.worker),
+                });
+            }
         }
-        self.tells.push(Request::Renew {
-            claim: hold.claim.clone(),
-            delivery: hold.delivery,
-            note: hold.note_at(self.now.us),
-            alive: if running { Alive::Begun } else { Alive::Delivered },
-            worker: Arc::clone(&self.worker),
-        });
+        if let Some(note) = &hold.run {
+            self.tells.push(Request::RenewRun {
+                claim: hold.claim.clone(),
+                delivery: hold.delivery,
+                note: Arc::clone(note),
+                worker: Arc::clone(&self.worker),
+            });
+        }
     }
 
-    /// The client has acknowledged the delivery that holds this lock. Where that does not end the task, a worker runs it from now on.
+    /// The client has acknowledged the delivery that holds these locks. Where that does not end the task, a worker runs it from now on.
     pub(super) fn runs_on(&mut self, hold: Hold) {
-        if hold.note.scope != Scope::UntilFinished || hold.note.acks_late || self.worker.is_empty() {
+        if self.worker.is_empty() {
             return;
         }
-        self.events.push(Event::Runs(Run {
-            claim: hold.claim,
-            delivery: hold.delivery,
-            note: hold.note,
-            worker: Arc::clone(&self.worker),
-        }));
+        let lock = hold.lock.filter(|note| note.scope == Scope::UntilFinished && !note.acks_late);
+        let run = hold.run.filter(|note| !note.acks_late);
+        for kept in lock.map(Kept::Lock).into_iter().chain(run.map(Kept::Run)) {
+            self.events.push(Event::Runs(Run {
+                claim: hold.claim.clone(),
+                delivery: hold.delivery,
+                kept,
+                worker: Arc::clone(&self.worker),
+            }));
+        }
     }
 }

@@ -190,6 +190,7 @@ impl Channel {
     /// The channel is lost: what the broker has not spoken on is unconfirmed, what waits is gone.
     pub(super) fn lost(&mut self, shared: &mut Shared) {
         self.forget_arrivals(shared);
+        self.forget_held(shared);
         self.own_acks = Vec::new();
         for grant in self.ledger.take_grants() {
             shared.unpublish(&grant, ReleaseReason::Unconfirmed);

@@ -142,6 +142,8 @@ impl Rig {
                 Request::RenewLease { claim, .. } => format!("renew {}", claim.id),
                 Request::Signal { id, signal, .. } => format!("signal {id} {signal:?}"),
                 Request::Renew { claim, note, .. } => format!("alive {} {:?}", claim.id, note.unstarted_ms),
+                Request::RenewRun { claim, .. } => format!("runs on {}", claim.id),
+                Request::LeaveRun { claim, .. } => format!("leaves {}", claim.id),
                 other => panic!("not an order: {other:?}"),
             })
             .collect()
@@ -389,6 +391,7 @@ mod ends;
 mod expiry;
 mod gone;
 mod hear;
+mod hold;
 mod invariants;
 mod kept;
 mod leases;
@@ -398,4 +401,5 @@ mod renew;
 mod store;
 mod transactions;
 mod transparency;
+mod window;
 mod witness;

@@ -4,6 +4,7 @@ use super::channel::{Down, Life, Up};
 use super::collect::concerned;
 use super::confirm::Outcome;
 use super::event::CloseReason;
+use super::window::Feed;
 use super::{Phase, Session, Side};
 use crate::amqp::content::ContentHeader;
 use crate::amqp::frame::{self, Frame, FrameKind, ProtocolHeader, Split};
@@ -305,7 +306,7 @@ impl Session {
             let size = frame.payload.len() as u64;
             if *left <= size {
                 // The end of a content may let frames of our own out, after this one.
-                if !channel.after_content.is_empty() {
+                if !channel.after_content.is_empty() || channel.held.waits_for_boundary() {
                     return None;
                 }
                 channel.down = Down::Idle;
@@ -323,15 +324,19 @@ impl Session {
                 };
                 let header = ContentHeader::decode_to_headers(header_frame.payload)?;
                 let deliver = basic::Deliver::decode(frame.payload)?;
+                if !channel.deliveries.agrees(deliver.delivery_tag) || channel.windows.any_own() {
+                    return None;
+                }
                 if concerned(&self.shared, &header) {
                     if channel.asks_about(&self.shared, &deliver, &header) {
                         return None;
                     }
                     let header = ContentHeader::decode(header_frame.payload)?;
-                    channel.deliver_begins(&mut self.shared, &deliver, &header);
+                    channel.deliver_begins(&mut self.shared, &deliver, &header, Feed::Client);
                 } else {
                     self.shared.counts.unmatched_deliveries += 1;
-                    channel.delivered(&mut self.shared, Some(deliver.consumer_tag), deliver.delivery_tag, None, None);
+                    let tag = deliver.delivery_tag;
+                    channel.delivered(&mut self.shared, Some(deliver.consumer_tag), tag, None, None, Feed::Client);
                 }
                 if header.body_size > 0 {
                     channel.down = Down::Passing(header.body_size);

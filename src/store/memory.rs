@@ -3,7 +3,10 @@
 //! One mutex, no I/O, no allocation per request but for what is stored. Everything has an end: a lapsed lock is never seen, and each
 //! request removes a few of those whose time has passed.
 
+mod lapsing;
 mod lock;
+mod run;
+mod running;
 mod table;
 
 use std::collections::BinaryHeap;
@@ -18,7 +21,7 @@ use crate::rules::lock::{
 };
 use crate::rules::source::Source;
 use lock::{Lock, SignalEffect};
-use table::{EndedPublishes, Said, Table};
+use table::{Claimed, Claims, EndedPublishes, Said, Table};
 
 /// How long after a worker's signal a late commit is known to be late. A commit that the store could not take is repeated within
 /// seconds of the store's return, and one that waits for the broker prolongs this by its lease renewals.
@@ -29,6 +32,18 @@ pub(super) const UNKNOWN_KEPT_MS: u64 = 10_000;
 pub(super) const DEAD_KEPT_MS: u64 = 24 * 3_600_000;
 /// No id is known to be dead for longer: 400 days.
 pub(super) const DEAD_LONGEST_MS: u64 = 400 * 24 * 3_600_000;
+/// So many may wait for one running lock; of more it is not noted who came first.
+const WAITERS_KEPT: usize = 100_000;
+/// Who waits is passed over when it has not asked for so long.
+const UNSEEN_MS: u64 = 5_000;
+/// How many are passed over at once.
+const PASSED_OVER: usize = 1_000;
+/// For how long it is known who waits, if nobody asks.
+const WAIT_KEPT_MS: u64 = 60_000;
+/// For how long a success is known to a copy that was about.
+const DONE_KEPT_MS: u64 = 3_600_000;
+/// How many ended runs of one id are remembered under one key.
+const OVER_KEPT: usize = 16;
 /// No life or lease is longer: ten years.
 pub(super) const LONGEST_MS: u64 = 315_360_000_000;
 
@@ -135,37 +150,73 @@ impl Memory {
         self.table().len()
     }
 
-    /// One page of locks in the order of their digests; the cursor is the last digest of the page before.
+    /// How many running locks are held, how many keys have had somebody wait, and of how many ended runs something is known; lapsed ones
+    /// included until they are swept.
+    pub fn runs_len(&self) -> (usize, usize, usize) {
+        let table = self.table();
+        (table.runs.len(), table.waiting.len(), table.done.len())
+    }
+
+    /// One page of locks in the order of their digests, publish locks first; the cursor names the last lock of the page before.
     pub(super) fn list(&self, filter: &Filter, cursor: Option<&str>, limit: usize) -> Page {
         let now = self.clock.now_ms();
-        let after = cursor.and_then(Digest::from_hex);
+        let after = cursor.and_then(read_cursor);
         let limit = limit.max(1);
-        let takes = |note: &LockNote| filter.takes(&note.rule, &note.task, &note.vhost, &note.queue);
         let mut table = self.table();
         // The first ones of all, found in one pass that holds publishes up as little as possible.
         let mut first = BinaryHeap::new();
-        for (digest, lock) in table.locks(now) {
-            if after.is_none_or(|after| *digest > after) && takes(&lock.note) {
-                if first.len() > limit {
-                    if first.peek().is_some_and(|last| *last < *digest) {
-                        continue;
-                    }
-                    first.pop();
+        let mut offer = |place: Place| {
+            if after.is_some_and(|after| place <= after) {
+                return;
+            }
+            if first.len() > limit {
+                if first.peek().is_some_and(|last| *last < place) {
+                    return;
                 }
-                first.push(*digest);
+                first.pop();
+            }
+            first.push(place);
+        };
+        for (digest, lock) in table.locks(now) {
+            let note = &lock.note;
+            if filter.takes(&note.rule, &note.task, &note.vhost, &note.queue) {
+                offer((*digest, Claims::Publish));
+            }
+        }
+        for (digest, run) in table.runs.iter(now) {
+            let note = &run.note;
+            if filter.takes(&note.rule, &note.task, &note.vhost, &note.queue) {
+                offer((*digest, Claims::Run));
             }
         }
         let more = first.len() > limit;
-        let mut digests = first.into_sorted_vec();
-        digests.truncate(limit);
-        let locks = digests
-            .iter()
-            .filter_map(|digest| table.lock(digest, now).map(|lock| lock.record(*digest)))
-            .collect();
+        let mut places = first.into_sorted_vec();
+        places.truncate(limit);
+        let record = |(digest, what): &Place| match what {
+            Claims::Publish => table.lock(digest, now).map(|lock| lock.record(*digest)),
+            Claims::Run => table.runs.get(digest, now).map(|run| run.record(*digest)),
+        };
         Page {
-            locks,
-            cursor: digests.last().filter(|_| more).map(|digest| digest.to_hex()),
+            locks: places.iter().filter_map(record).collect(),
+            cursor: places.last().filter(|_| more).map(write_cursor),
         }
+    }
+}
+
+/// A lock among those of a list.
+type Place = (Digest, Claims);
+
+fn write_cursor((digest, what): &Place) -> String {
+    match what {
+        Claims::Publish => digest.to_hex(),
+        Claims::Run => format!("{digest}r"),
+    }
+}
+
+fn read_cursor(cursor: &str) -> Option<Place> {
+    match cursor.strip_suffix('r') {
+        Some(digest) => Some((Digest::from_hex(digest)?, Claims::Run)),
+        None => Some((Digest::from_hex(cursor)?, Claims::Publish)),
     }
 }
 
@@ -216,9 +267,30 @@ impl Step<'_> {
                 alive,
                 worker,
             } => Reply::Renewed(self.renew(claim, *delivery, note, *alive, worker)),
+            Request::Run {
+                claim,
+                delivery,
+                note,
+                busy,
+                worker,
+            } => Reply::Run(self.run(claim, *delivery, note, *busy, worker)),
+            Request::RenewRun {
+                claim,
+                delivery,
+                note,
+                worker,
+            } => Reply::Renewed(self.renew_run(claim, *delivery, note, worker)),
+            Request::LeaveRun { claim, delivery } => Reply::Released(self.leave_run(claim, *delivery)),
             Request::Cool { claim, note } => Reply::Cooled(self.cool(claim, note)),
-            Request::Release { digest, holder, running } => Reply::Released(self.release(*digest, holder.as_deref(), *running)),
+            Request::Release { digest, holder, running } => {
+                let mut freed = self.release(*digest, holder.as_deref(), *running);
+                if *running == Running::Include {
+                    freed.extend(self.release_run(*digest, holder.as_deref()));
+                }
+                Reply::Released(freed)
+            }
             Request::Show { digest } => Reply::Lock(self.table.lock(digest, self.now).map(|lock| Box::new(lock.record(*digest)))),
+            Request::ShowRun { digest } => Reply::Lock(self.table.runs.get(digest, self.now).map(|run| Box::new(run.record(*digest)))),
         }
     }
 
@@ -322,16 +394,19 @@ impl Step<'_> {
 
     fn signal(&mut self, id: &Arc<str>, settlement: Nonce, signal: Signal, source: Source, worker: &Arc<str>) -> Vec<Freed> {
         let claims = self.table.claims(id, self.now).to_vec();
-        let unknown = claims.is_empty();
-        let mut freed = Vec::new();
+        let (mut freed, only) = (Vec::new(), claims.len() == 1);
+        for claimed in claims.iter().filter(|claimed| claimed.what == Claims::Run) {
+            freed.extend(self.signal_run(claimed.digest, id, (settlement, signal, source), worker));
+        }
+        let unknown = claims.iter().all(|claimed| claimed.what == Claims::Run);
         // Whether some key of the id has no lock of its own that would say whether the signal counts.
         let mut unjudged = unknown;
         let mut ended = None;
-        for (digest, rule) in claims {
+        for Claimed { digest, rule, .. } in claims.into_iter().filter(|claimed| claimed.what == Claims::Publish) {
             let Some(lock) = self.table.lock(&digest, self.now).filter(|lock| lock.holder == *id) else {
                 let of_the_lock = signal.verdict() == SignalVerdict::GoesOn || signal == Signal::Orphaned;
                 if !of_the_lock && !self.table.is_superseded(id, digest, self.now) {
-                    self.table.forget_id(id, &digest, self.now);
+                    self.table.forget_id(id, &digest, Claims::Publish, self.now);
                     unjudged = true;
                 }
                 continue;
@@ -361,7 +436,9 @@ impl Step<'_> {
                     let expires = lock.expires_ms.min(expires);
                     freed.extend((!told).then(|| lock.freed(digest, ReleaseReason::Ended, self.now)));
                     ended.get_or_insert_with(EndedPublishes::none).add(settled);
-                    self.table.shorten_id(id, &digest, expires);
+                    if only {
+                        self.table.shorten_id(id, expires);
+                    }
                 }
             }
         }
@@ -388,11 +465,12 @@ impl Step<'_> {
 
     fn admit(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<LockNote>, reentrant: bool, worker: &Arc<str>) -> (Digest, Admitted) {
         let claims = self.table.claims(&claim.id, self.now);
-        let known = claims.iter().any(|(digest, _)| *digest == claim.digest);
+        let known = claims.iter().any(|claimed| claimed.digest == claim.digest);
+        let by_rule = |what| claims.iter().find(|claimed| claimed.what == what && claimed.rule == note.rule);
         let digest = if known || claims.is_empty() {
             claim.digest
-        } else if let Some((digest, _)) = claims.iter().find(|(_, rule)| *rule == note.rule) {
-            *digest
+        } else if let Some(claimed) = by_rule(Claims::Publish).or_else(|| by_rule(Claims::Run)) {
+            claimed.digest
         } else {
             return (claim.digest, Admitted::Passes);
         };
@@ -529,7 +607,7 @@ impl Step<'_> {
 
     fn free(&mut self, digest: Digest, reason: ReleaseReason) -> Option<Freed> {
         let lock = self.table.remove(&digest)?;
-        self.table.forget_id(&lock.holder, &digest, self.now);
+        self.table.forget_id(&lock.holder, &digest, Claims::Publish, self.now);
         Some(lock.freed(digest, reason, self.now))
     }
 

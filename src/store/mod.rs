@@ -70,17 +70,23 @@ pub enum Op {
     Admit,
     /// [`Request::Renew`].
     Renew,
+    /// [`Request::Run`].
+    Run,
+    /// [`Request::RenewRun`].
+    RenewRun,
+    /// [`Request::LeaveRun`].
+    LeaveRun,
     /// [`Request::Cool`].
     Cool,
     /// [`Request::Release`].
     Release,
-    /// [`Request::Show`].
+    /// [`Request::Show`] and [`Request::ShowRun`].
     Show,
 }
 
 impl Op {
     /// Every kind, so that metrics can be made for all of them at the start.
-    pub const ALL: [Op; 10] = [
+    pub const ALL: [Op; 13] = [
         Op::Acquire,
         Op::Commit,
         Op::RenewLease,
@@ -88,6 +94,9 @@ impl Op {
         Op::Signal,
         Op::Admit,
         Op::Renew,
+        Op::Run,
+        Op::RenewRun,
+        Op::LeaveRun,
         Op::Cool,
         Op::Release,
         Op::Show,
@@ -103,6 +112,9 @@ impl Op {
             Op::Signal => "signal",
             Op::Admit => "admit",
             Op::Renew => "renew",
+            Op::Run => "run",
+            Op::RenewRun => "renew_run",
+            Op::LeaveRun => "leave_run",
             Op::Cool => "cool",
             Op::Release => "release",
             Op::Show => "show",
@@ -119,9 +131,12 @@ impl Op {
             Request::Signal { .. } => Op::Signal,
             Request::Admit { .. } => Op::Admit,
             Request::Renew { .. } => Op::Renew,
+            Request::Run { .. } => Op::Run,
+            Request::RenewRun { .. } => Op::RenewRun,
+            Request::LeaveRun { .. } => Op::LeaveRun,
             Request::Cool { .. } => Op::Cool,
             Request::Release { .. } => Op::Release,
-            Request::Show { .. } => Op::Show,
+            Request::Show { .. } | Request::ShowRun { .. } => Op::Show,
         }
     }
 }

@@ -60,15 +60,46 @@ impl Cleared {
     }
 }
 
-/// The lock of a key, if there is one.
-pub async fn show(store: &Client, digest: Digest) -> Result<Option<Box<LockRecord>>, Unavailable> {
-    match store.ask(Request::Show { digest }).await? {
+/// The locks of a key.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Locks {
+    /// The publish lock.
+    pub publish: Option<Box<LockRecord>>,
+    /// The running lock.
+    pub run: Option<Box<LockRecord>>,
+}
+
+impl Locks {
+    /// The publish lock, and in its field `run` the running lock; where there is no publish lock, the running lock. `None` if there is
+    /// neither.
+    pub fn to_json(&self) -> Option<Value> {
+        let Some(publish) = &self.publish else {
+            return self.run.as_deref().map(lock_json);
+        };
+        let mut json = lock_json(publish);
+        if let Some(run) = &self.run {
+            json["run"] = lock_json(run);
+        }
+        Some(json)
+    }
+}
+
+/// The locks of a key.
+pub async fn show(store: &Client, digest: Digest) -> Result<Locks, Unavailable> {
+    Ok(Locks {
+        publish: ask_lock(store, Request::Show { digest }).await?,
+        run: ask_lock(store, Request::ShowRun { digest }).await?,
+    })
+}
+
+async fn ask_lock(store: &Client, request: Request) -> Result<Option<Box<LockRecord>>, Unavailable> {
+    match store.ask(request).await? {
         Reply::Lock(lock) => Ok(lock),
         _ => Ok(None),
     }
 }
 
-/// Frees the lock of a key, also of a holder that runs, if `holder` (or, without one, anybody) holds it.
+/// Frees the locks of a key, also of a holder that runs, that `holder` (or, without one, anybody) holds.
 pub async fn release(store: &Client, digest: Digest, holder: Option<&str>) -> Result<Vec<Freed>, Unavailable> {
     free(store, digest, holder, Running::Include).await
 }
@@ -111,22 +142,25 @@ pub async fn clear(store: &Client, choice: &Choice, mut on_freed: impl FnMut(&[F
             if choice.older_than.is_some_and(|least| u128::from(age_ms) < least.as_millis()) {
                 continue;
             }
-            if lock.state == LockState::Running && choice.running == Running::Skip {
+            if lock.runs() && choice.running == Running::Skip {
                 cleared.skipped_running += 1;
                 continue;
             }
             if choice.act == Act::Release {
                 let freed = free(store, lock.digest, Some(&lock.holder), choice.running).await?;
                 on_freed(&freed);
+                // The running lock of the same holder goes with its publish lock, and is found gone when its turn comes.
+                cleared.released += freed.len() as u64;
                 if freed.is_empty() {
                     // It went by itself, or has begun to run since it was listed.
-                    let now = show(store, lock.digest).await?;
+                    let now = show(store, lock.digest).await?.publish;
                     let runs = now.is_some_and(|now| now.holder == lock.holder && now.state == LockState::Running);
                     cleared.skipped_running += u64::from(runs);
                     continue;
                 }
+            } else {
+                cleared.released += 1;
             }
-            cleared.released += 1;
             if cleared.digests.len() < RELEASED_SHOWN {
                 cleared.digests.push(lock.digest);
             }

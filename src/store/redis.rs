@@ -1,6 +1,7 @@
 //! The store in Redis: one connection per client, driven by a task of its own.
 //!
-//! Keys: `PREFIX:lock:{DIGEST}`, `PREFIX:id:ID`, `PREFIX:ended:ID`, `PREFIX:node:VHOST:NODE`, `PREFIX:proxy:NAME`; every one has a ttl. All
+//! Keys: `PREFIX:lock:{DIGEST}`, `PREFIX:run:{DIGEST}`, `PREFIX:wait:{DIGEST}`, `PREFIX:seen:{DIGEST}`, `PREFIX:done:{DIGEST}:ID`,
+//! `PREFIX:super:{DIGEST}:ID`, `PREFIX:id:ID`, `PREFIX:ended:ID`, `PREFIX:node:VHOST:NODE`, `PREFIX:proxy:NAME`; every one has a ttl. All
 //! questions go through one script.
 
 mod driver;
@@ -232,25 +233,20 @@ impl Handle {
         filter: &Filter,
         page: &mut Page,
     ) -> Result<(), Unavailable> {
-        let digests: Vec<Digest> = keys
-            .iter()
-            .filter_map(|key| Digest::from_hex(key.get(key.len().checked_sub(65)?..key.len() - 1)?))
-            .collect();
+        let names = &self.redis.names;
+        let locks: Vec<(&String, Digest)> = keys.iter().filter_map(|key| Some((key, names.digest_of(key)?))).collect();
         let mut pipeline = redis::pipe();
-        for digest in &digests {
-            pipeline
-                .cmd("HMGET")
-                .arg(self.redis.names.lock(*digest))
-                .arg(&wire::RECORD_FIELDS[..]);
+        for (key, _) in &locks {
+            pipeline.cmd("HMGET").arg(key).arg(&wire::RECORD_FIELDS[..]);
         }
-        if digests.is_empty() {
+        if locks.is_empty() {
             return Ok(());
         }
         let rows: Vec<Value> = pipeline.query_async(connection).await.map_err(|error| unavailable(&error))?;
-        for (digest, row) in digests.iter().zip(rows) {
+        for ((_, digest), row) in locks.into_iter().zip(rows) {
             if let Value::Array(fields) = row {
                 let takes = |lock: &LockRecord| filter.takes(&lock.rule, &lock.task, &lock.vhost, &lock.queue);
-                page.locks.extend(wire::record(*digest, &fields).filter(takes));
+                page.locks.extend(wire::record(digest, &fields).filter(takes));
             }
         }
         Ok(())

@@ -149,7 +149,6 @@ dead_letter = { routing_key = "x" }
 [[rule.limit]]
 rate = "2/x""#,
         &[
-            r#"o.toml:3:11: unique = "while_running" is not available in this version. Write one of "until_started", "until_finished", "until_expired" or leave unique out."#,
             r#"o.toml:5:17: on_duplicate = "replace" is not available in this version. Leave on_duplicate out."#,
             r#"o.toml:6:11: result = "revoke" is not available in this version. Write "none" or leave result out."#,
             r#"o.toml:8:15: dead_letter = { routing_key = "x" } is not available in this version. Leave dead_letter out."#,

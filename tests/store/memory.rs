@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use oncegate::rules::lock::{Acquired, Reply, Scope, Signal};
+use oncegate::rules::lock::{Acquired, Nonce, Reply, Request, Scope, Signal};
+use oncegate::rules::running::{IfBusy, RunNote};
+use oncegate::rules::source::Hears;
 use oncegate::store::Memory;
 
 use crate::world::{ManualClock, acquire, claim, commit, note, note_with, signal};
@@ -62,4 +64,53 @@ fn a_busy_key_leaves_nothing_behind() {
         locks == 0 && ids < 5_000,
         "{locks} locks, {ids} ids: the marks of the last minute and what waits for its sweep"
     );
+}
+
+#[test]
+fn what_is_known_of_runs_is_removed() {
+    let clock = Arc::new(ManualClock::default());
+    let memory = Memory::new(clock.clone(), "proxy-1".into());
+    let note = Arc::new(RunNote {
+        rule: "reports".into(),
+        task: "reports.generate".into(),
+        summary: "".into(),
+        vhost: "/".into(),
+        queue: "celery".into(),
+        life_ms: 3_600_000,
+        settle_grace_ms: 1_000,
+        acks_late: false,
+        hears: Hears::ALL,
+        retries: 0,
+    });
+    let run = |claim: Claim| Request::Run {
+        claim,
+        delivery: Nonce(1),
+        note: note.clone(),
+        busy: IfBusy::Wait { place_ms: None },
+        worker: "".into(),
+    };
+    for number in 0..10_000 {
+        let claim = numbered(number);
+        let copy = Claim {
+            id: "another".into(),
+            ..claim.clone()
+        };
+        memory.execute(&run(claim.clone()));
+        memory.execute(&run(copy));
+        if number % 2 == 0 {
+            memory.execute(&signal(&claim.id, 1, Signal::Succeeded));
+        }
+    }
+    assert_eq!(memory.runs_len(), (5_000, 10_000, 5_000));
+    let sweep = || {
+        for _ in 0..10_000 {
+            memory.execute(&signal("nobody", 1, Signal::Retried));
+        }
+    };
+    clock.advance(1_800_000);
+    sweep();
+    assert_eq!(memory.runs_len(), (5_000, 0, 0), "who waits is forgotten sooner than who runs");
+    clock.advance(1_900_000);
+    sweep();
+    assert_eq!((memory.runs_len(), memory.len()), ((0, 0, 0), (0, 0)));
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use oncegate::rules::lock::{Acquired, Committed, LockState, ReleaseReason, Reply, Scope, Signal};
+use oncegate::rules::lock::{Acquired, Committed, Extent, LockState, ReleaseReason, Reply, Scope, Signal};
 use oncegate::store::{Filter, QueueName};
 
 use crate::world::{GRACE, LEASE, LIFE, World, acquire, claim, commit, digest, late, note, note_with, short_lease, signal};
@@ -75,7 +75,10 @@ async fn first_takes_and_another_is_a_duplicate(w: &World) {
         (&*lock.summary, &*lock.vhost, &*lock.queue, &*lock.proxy, &*lock.worker),
         ("customer_id", "shop", "celery", "proxy-1", "")
     );
-    assert_eq!((lock.scope, lock.in_flight, lock.shadow), (Scope::UntilFinished, 1, false));
+    assert_eq!(
+        (lock.scope, lock.in_flight, lock.shadow),
+        (Extent::Publish(Scope::UntilFinished), 1, false)
+    );
     assert!(lock.expires_ms - lock.since_ms >= LIFE);
     assert_eq!(w.acquire(&claim(2, "b"), 3, &note).await, Acquired::Taken, "another key");
 }

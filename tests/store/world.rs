@@ -259,6 +259,13 @@ impl World {
         }
     }
 
+    /// Lets this much time pass, where it does not pass by itself.
+    pub fn pass(&self, ms: u64) {
+        if let Kind::Memory(clock, _) = &self.kind {
+            clock.advance(ms);
+        }
+    }
+
     /// Lets time pass until `condition` holds.
     pub async fn until(&self, what: &str, mut condition: impl AsyncFnMut() -> bool) {
         let deadline = Instant::now() + PATIENCE;
@@ -378,6 +385,13 @@ impl World {
     pub async fn show(&self, digest: Digest) -> Option<LockRecord> {
         match self.ask(Request::Show { digest }).await {
             Reply::Lock(lock) => lock.map(|lock| *lock),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn show_run(&self, digest: Digest) -> Option<LockRecord> {
+        match self.ask(Request::ShowRun { digest }).await {
+            Reply::Lock(run) => run.map(|run| *run),
             other => panic!("{other:?}"),
         }
     }

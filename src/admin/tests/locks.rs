@@ -49,6 +49,43 @@ async fn locks_are_listed_shown_and_freed() {
 }
 
 #[tokio::test]
+async fn runs_are_listed_shown_and_freed_beside_publish_locks() {
+    let proxy = start(Vec::new()).await;
+    let digest = proxy.lock(1, "reports", "reports.build", "id-2").await;
+    proxy.run(1, "reports", "id-1").await;
+    let run_only = proxy.run(2, "reports", "id-3").await;
+    let kinds = async || {
+        let list = proxy.get("/api/v1/locks").await.json();
+        let locks = list["locks"].as_array().expect("locks").clone();
+        let kind = |lock: &Value| format!("{} {}", lock["holder"], lock["unique"]).replace('"', "");
+        let mut kinds: Vec<String> = locks.iter().map(kind).collect();
+        kinds.sort();
+        kinds
+    };
+    assert_eq!(kinds().await, ["id-1 while_running", "id-2 until_finished", "id-3 while_running"]);
+    let shown = proxy.get(&format!("/api/v1/locks/{digest}")).await.json();
+    assert_eq!((&shown["holder"], &shown["unique"]), (&json!("id-2"), &json!("until_finished")));
+    assert_eq!(
+        (&shown["run"]["holder"], &shown["run"]["unique"]),
+        (&json!("id-1"), &json!("while_running"))
+    );
+    let shown = proxy.get(&format!("/api/v1/locks/{run_only}")).await.json();
+    assert_eq!((&shown["holder"], &shown["unique"]), (&json!("id-3"), &json!("while_running")));
+    assert_eq!(shown.get("run"), None);
+    let cleared = proxy.change("DELETE /api/v1/locks?rule=reports", "").await.json();
+    assert_eq!((&cleared["released"], &cleared["skipped_running"]), (&json!(1), &json!(2)));
+    assert_eq!(kinds().await, ["id-1 while_running", "id-3 while_running"]);
+    let freed = proxy.change(&format!("DELETE /api/v1/locks/{digest}?holder=id-1"), "").await.json();
+    assert_eq!((&freed["released"], &freed["locks"][0]["holder"]), (&json!(1), &json!("id-1")));
+    let cleared = proxy
+        .change("DELETE /api/v1/locks?rule=reports&include_running=true", "")
+        .await
+        .json();
+    assert_eq!(cleared["released"], 1);
+    assert_eq!(kinds().await, [""; 0]);
+}
+
+#[tokio::test]
 async fn pages_of_locks_follow_a_cursor() {
     let proxy = start(Vec::new()).await;
     for key in 1..=7 {
@@ -110,6 +147,7 @@ async fn locks_are_counted_by_rule_and_state() {
     proxy.lock(9, "b", "t", "id").await;
     proxy.lock(10, "b", "t", "runs").await;
     proxy.hear("runs", Signal::Started).await;
+    proxy.run(11, "c", "handed over").await;
     let body = r#"{"task": "reports.build", "args": [1], "seconds": 60}"#;
     assert_eq!(proxy.change("POST /api/v1/cooldown", body).await.status, 200);
     let counting = tokio::spawn(count_locks(Arc::clone(&proxy.admin)));
@@ -125,6 +163,7 @@ async fn locks_are_counted_by_rule_and_state() {
     for sample in [
         r#"oncegate_locks{rule="a",state="queued"} 3"#,
         r#"oncegate_locks{rule="b",state="running"} 1"#,
+        r#"oncegate_locks{rule="c",state="queued"} 1"#,
         r#"oncegate_locks{rule="reports.build",state="cooldown"} 1"#,
     ] {
         assert!(metrics.contains(sample), "{sample} in {metrics}");

@@ -77,6 +77,41 @@ fn a_list_shows_who_runs_what_and_says_when_there_is_nothing() {
 }
 
 #[test]
+fn a_run_is_told_from_a_publish_lock() {
+    let mut run = lock("a");
+    run["unique"] = json!("while_running");
+    let mut publish = lock("b");
+    publish["unique"] = json!("until_started");
+    let list = json!({ "locks": [run, publish], "cursor": null, "instance": "p1", "scope": "fleet" });
+    let mut shown = publish.clone();
+    shown["run"] = run.clone();
+    shown["instance"] = json!("p1");
+    let freed = json!({ "released": 2, "locks": [publish, run], "instance": "p1", "scope": "fleet" });
+    let (url, _questions) = proxy(vec![(200, list), (200, shown), (200, freed)]);
+    let ran = super::run(&["locks", "list", "--admin", &url]);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert!(
+        lines[0].contains("  queued (run)  r  ") && lines[1].contains("  queued  r  "),
+        "{}",
+        ran.out
+    );
+    let ran = super::run(&["locks", "show", DIGEST, "--admin", &url]);
+    let (before, after) = ran.out.split_once("\n\n").expect("two locks");
+    assert!(
+        before.contains("holder     b\n") && before.contains("unique     until_started"),
+        "{}",
+        ran.out
+    );
+    assert!(
+        after.contains("holder     a\n") && after.contains("unique     while_running"),
+        "{}",
+        ran.out
+    );
+    let ran = super::run(&["locks", "release", DIGEST, "--admin", &url]);
+    assert_eq!(ran.out, format!("released {DIGEST} held by b\nreleased {DIGEST} held by a\n"));
+}
+
+#[test]
 fn clear_asks_first_and_frees_nothing_without_a_yes() {
     let cleared = |count: u64| {
         (

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::rules::lock::{Claim, LockNote, ReleaseOn, Reply};
+use crate::rules::lock::{Claim, Extent, LockNote, ReleaseOn, Reply, Scope};
 use crate::rules::source::{Hears, Source};
 use crate::rules::spec::Unique;
 use crate::store::{Clock, Memory, Unobserved};
@@ -28,7 +28,7 @@ fn lock() -> LockRecord {
         queue: "q".into(),
         since_ms: LOCKED_MS,
         expires_ms: LOCKED_MS + 86_400_000,
-        scope: Scope::UntilFinished,
+        scope: Extent::Publish(Scope::UntilFinished),
         in_flight: 0,
         carried: true,
         shadow: false,
@@ -91,13 +91,24 @@ const DUE_MS: u64 = YOUNG_MS + GRACE_MS;
 fn only_what_a_worker_alone_can_end_may_be_orphaned() {
     let rules = RuleSet::default();
     assert!(may_be_orphaned(&lock(), &rules));
+    for state in [LockState::Queued, LockState::Running] {
+        let run = LockRecord {
+            scope: Extent::Run,
+            state,
+            ..lock()
+        };
+        assert!(
+            may_be_orphaned(&run, &rules),
+            "a message that went back with its worker waits for this run"
+        );
+    }
     let changes: [fn(&mut LockRecord); 7] = [
         |lock| lock.in_flight = 1,
         |lock| lock.worker = "".into(),
         |lock| lock.vhost = "".into(),
         |lock| lock.state = LockState::Leased,
         |lock| lock.state = LockState::Cooldown,
-        |lock| lock.scope = Scope::UntilExpired,
+        |lock| lock.scope = Extent::Publish(Scope::UntilExpired),
         |lock| (lock.state, lock.in_flight) = (LockState::Queued, 1),
     ];
     for (number, change) in changes.into_iter().enumerate() {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::celery::result::Status;
-use crate::rules::lock::Digest;
+use crate::rules::lock::{Digest, Extent, Scope};
 
 const SINCE: u64 = 1_800_000_000_000;
 
@@ -18,7 +18,7 @@ fn lock(state: LockState) -> LockRecord {
         queue: "q".into(),
         since_ms: SINCE,
         expires_ms: SINCE + 1000,
-        scope: Scope::UntilFinished,
+        scope: Extent::Publish(Scope::UntilFinished),
         in_flight: 1,
         carried: true,
         shadow: false,
@@ -88,11 +88,12 @@ fn a_lock_without_a_record_is_remembered_for_a_pass() {
 #[test]
 fn only_what_waits_is_looked_up() {
     for (scope, state, waits) in [
-        (Scope::UntilStarted, LockState::Queued, true),
-        (Scope::UntilFinished, LockState::Running, true),
-        (Scope::UntilFinished, LockState::Leased, false),
-        (Scope::UntilFinished, LockState::Cooldown, false),
-        (Scope::UntilExpired, LockState::Queued, false),
+        (Extent::Publish(Scope::UntilStarted), LockState::Queued, true),
+        (Extent::Publish(Scope::UntilFinished), LockState::Running, true),
+        (Extent::Publish(Scope::UntilFinished), LockState::Leased, false),
+        (Extent::Publish(Scope::UntilFinished), LockState::Cooldown, false),
+        (Extent::Publish(Scope::UntilExpired), LockState::Queued, false),
+        (Extent::Run, LockState::Queued, true),
     ] {
         assert_eq!(
             waits_for_a_signal(&LockRecord { scope, ..lock(state) }),

@@ -87,7 +87,7 @@ fn run_of(id: &str, note: Arc<LockNote>) -> Run {
     Run {
         claim: claim(id),
         delivery: Nonce(9),
-        note,
+        kept: Kept::Lock(note),
         worker: "w@one".into(),
     }
 }
@@ -136,11 +136,11 @@ impl World {
 
     /// A task is published, delivered, acknowledged early, and tracked.
     async fn takes(&self, id: &str, note: Arc<LockNote>) {
-        let run = run_of(id, note);
+        let run = run_of(id, Arc::clone(&note));
         let admit = Request::Admit {
             claim: run.claim.clone(),
             delivery: run.delivery,
-            note: Arc::clone(&run.note),
+            note,
             reentrant: false,
             worker: Arc::clone(&run.worker),
         };
@@ -396,7 +396,7 @@ async fn what_another_proxy_tracked_is_found_among_the_locks() {
         ),
         (
             LockRecord {
-                scope: Scope::UntilStarted,
+                scope: Extent::Publish(Scope::UntilStarted),
                 ..lock.clone()
             },
             false,

@@ -289,9 +289,9 @@ fn a_consumer_without_acknowledgement_gets_all_until_its_cancel_is_answered() {
 #[test]
 fn deliveries_settled_behind_one_that_stays_open_are_forgotten() {
     let mut deliveries = crate::session::Deliveries::default();
-    deliveries.shown(1, None);
+    deliveries.hand_over(1);
     for tag in 2..10_000 {
-        deliveries.shown(tag, None);
+        deliveries.hand_over(tag);
         deliveries.settle(tag, false, |_| ());
     }
     assert_eq!(deliveries.unsettled(), 1);

@@ -27,7 +27,7 @@ impl Rig {
     }
 
     /// What has begun to run, acknowledged, since the last call.
-    fn runs(&mut self) -> Vec<Run> {
+    pub(super) fn runs_on(&mut self) -> Vec<Run> {
         let events = self.session.events().drain(..);
         events
             .filter_map(|event| match event {
@@ -133,15 +133,15 @@ fn a_task_acknowledged_early_runs_and_one_acknowledged_late_does_not() {
     rig.client(&consume_mailbox());
     rig.holding(3);
     rig.client(&ack(1, 2, true));
-    let runs = rig.runs();
+    let runs = rig.runs_on();
     let ids: Vec<&str> = runs.iter().map(|run| &*run.claim.id).collect();
     assert_eq!(ids, ["1", "2"]);
     let [first, second] = &runs[..] else { panic!("two") };
-    assert_eq!((&*first.worker, first.note.release_on), ("w@one", ReleaseOn::Success));
+    assert_eq!((&*first.worker, first.kept.release_on()), ("w@one", ReleaseOn::Success));
     assert_eq!(first.claim.digest, Digest([7; 32]), "the key by which the store knows it");
     assert_ne!(first.delivery, second.delivery);
     rig.client(&nack(1, 3, true));
-    assert!(rig.runs().is_empty(), "it went back to its queue");
+    assert!(rig.runs_on().is_empty(), "it went back to its queue");
 
     for acks_late in [AcksLate::True, AcksLate::False] {
         let mut rig = worker_of(RuleSpec { acks_late, ..spec() });
@@ -149,7 +149,7 @@ fn a_task_acknowledged_early_runs_and_one_acknowledged_late_does_not() {
         rig.holding(2);
         rig.client(&ack(1, 1, false));
         rig.client(&nack(1, 2, false));
-        assert_eq!(rig.runs().len(), usize::from(acks_late == AcksLate::False), "{acks_late:?}");
+        assert_eq!(rig.runs_on().len(), usize::from(acks_late == AcksLate::False), "{acks_late:?}");
     }
 }
 
@@ -159,7 +159,7 @@ fn where_nobody_can_tell_that_a_worker_lives_nothing_is_known_to_run() {
     let mut rig = worker();
     rig.holding(1);
     rig.client(&ack(1, 1, false));
-    assert!(rig.runs().is_empty());
+    assert!(rig.runs_on().is_empty());
 
     // The lock ended with the start.
     let mut rig = worker_of(RuleSpec {
@@ -169,5 +169,5 @@ fn where_nobody_can_tell_that_a_worker_lives_nothing_is_known_to_run() {
     rig.client(&consume_mailbox());
     rig.holding(1);
     rig.client(&ack(1, 1, false));
-    assert!(rig.runs().is_empty());
+    assert!(rig.runs_on().is_empty());
 }

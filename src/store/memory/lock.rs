@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::LONGEST_MS;
-use crate::rules::lock::{Digest, Freed, LockNote, LockRecord, LockState, Nonce, ReleaseOn, ReleaseReason, Scope, Signal, SignalVerdict};
+use crate::rules::lock::{
+    Digest, Extent, Freed, LockNote, LockRecord, LockState, Nonce, ReleaseOn, ReleaseReason, Scope, Signal, SignalVerdict,
+};
 use crate::rules::source::Source;
 
 /// How many publishes of a holder are remembered.
@@ -270,6 +272,12 @@ impl Lock {
         true
     }
 
+    /// The delivery is not to run: the message that it brings is over. Which publishes are.
+    pub(super) fn leave(&mut self, delivery: Nonce) -> Vec<Nonce> {
+        self.settle(delivery);
+        self.settled()
+    }
+
     /// The publishes that are over.
     fn settled(&self) -> Vec<Nonce> {
         self.publishes
@@ -368,7 +376,7 @@ impl Lock {
             queue: self.note.queue.clone(),
             since_ms: self.since_ms,
             expires_ms: self.expires_ms,
-            scope: self.note.scope,
+            scope: Extent::Publish(self.note.scope),
             in_flight: self.in_flight() as u32,
             carried: self.carried,
             shadow: self.note.shadow,

@@ -6,16 +6,18 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use super::ENDED_KEPT_MS;
+use super::lapsing::Lapsing;
 use super::lock::Lock;
+use super::run::{Done, Run, Waiting};
 use crate::rules::lock::{Digest, Nonce, SignalVerdict};
 use crate::rules::source::Source;
 
 /// The index of lapses is this coarse.
-const SLOT_MS: u64 = 1_000;
+pub(super) const SLOT_MS: u64 = 1_000;
 /// The index looks no further ahead: what is removed before its time leaves an entry behind that is dropped when it comes up.
 const LONGEST_STEP_MS: u64 = 300_000;
 /// How many entries of the index one request looks at. Each request adds at most two.
-const SWEPT_PER_REQUEST: usize = 6;
+pub(super) const SWEPT_PER_REQUEST: usize = 6;
 
 /// So many words are remembered of the signals of one id; of more only which signals there were.
 const ENDED_WORDS: usize = 64;
@@ -87,11 +89,28 @@ impl EndedPublishes {
     }
 }
 
+/// Which lock of a key it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Claims {
+    /// The publish lock.
+    Publish,
+    /// The running lock.
+    Run,
+}
+
+/// A key that an id has claimed.
+#[derive(Debug, Clone)]
+pub(super) struct Claimed {
+    pub(super) digest: Digest,
+    pub(super) what: Claims,
+    /// The rule by which.
+    pub(super) rule: Arc<str>,
+}
+
 /// What is known of a task id.
 #[derive(Debug, Default)]
 struct IdRecord {
-    /// Each key that the id has claimed, and the rule by which.
-    claims: Vec<(Digest, Arc<str>)>,
+    claims: Vec<Claimed>,
     expires_ms: u64,
     ended: Option<Ended>,
     indexed: u64,
@@ -162,6 +181,12 @@ pub(super) struct Table {
     locks: HashMap<Digest, Lock, DigestHashing>,
     ids: HashMap<Arc<str>, IdRecord>,
     dead: HashMap<(Digest, Arc<str>), Dead>,
+    /// The running locks.
+    pub(super) runs: Lapsing<Digest, Run>,
+    /// Who waits for the running lock of a key.
+    pub(super) waiting: Lapsing<Digest, Waiting>,
+    /// What ended runs leave behind.
+    pub(super) done: Lapsing<(Digest, Arc<str>), Done>,
     /// What was announced, and until when.
     notes: HashMap<String, (String, u64)>,
     /// By slot of time: what may lapse in it. Each lock and record names the slot of its entry, which moves on when it comes up too
@@ -196,11 +221,11 @@ impl Table {
     pub(super) fn knows(&self, id: &str, digest: &Digest, now: u64) -> bool {
         self.ids
             .get(id)
-            .is_some_and(|record| record.expires_ms > now && record.claims.iter().any(|(claimed, _)| claimed == digest))
+            .is_some_and(|record| record.expires_ms > now && record.claims.iter().any(|claimed| claimed.digest == *digest))
     }
 
-    /// The keys that this id has claimed, each with its rule.
-    pub(super) fn claims(&self, id: &str, now: u64) -> &[(Digest, Arc<str>)] {
+    /// The keys that this id has claimed.
+    pub(super) fn claims(&self, id: &str, now: u64) -> &[Claimed] {
         self.ids
             .get(id)
             .filter(|record| record.expires_ms > now)
@@ -237,26 +262,31 @@ impl Table {
     }
 
     pub(super) fn note_id(&mut self, id: &Arc<str>, digest: Digest, rule: &Arc<str>, until_ms: u64, now: u64) {
+        self.note_claim(id, digest, Claims::Publish, rule, until_ms, now);
+    }
+
+    pub(super) fn note_claim(&mut self, id: &Arc<str>, digest: Digest, what: Claims, rule: &Arc<str>, until_ms: u64, now: u64) {
         let record = self.record(id, until_ms, now);
-        if !record.claims.iter().any(|(claimed, _)| *claimed == digest) {
-            record.claims.push((digest, rule.clone()));
+        if !record.claims.iter().any(|claimed| claimed.digest == digest && claimed.what == what) {
+            let rule = rule.clone();
+            record.claims.push(Claimed { digest, what, rule });
         }
         record.expires_ms = record.expires_ms.max(until_ms);
     }
 
-    pub(super) fn forget_id(&mut self, id: &str, digest: &Digest, now: u64) {
+    pub(super) fn forget_id(&mut self, id: &str, digest: &Digest, what: Claims, now: u64) {
         if let Some(record) = self.ids.get_mut(id) {
-            record.claims.retain(|(other, _)| other != digest);
+            record.claims.retain(|claimed| claimed.digest != *digest || claimed.what != what);
             if record.lives_until() <= now {
                 self.ids.remove(id);
             }
         }
     }
 
-    /// The record ends with this lock, if it lists no other.
-    pub(super) fn shorten_id(&mut self, id: &str, digest: &Digest, until_ms: u64) {
+    /// The record ends with the only lock that it lists, if there is but one.
+    pub(super) fn shorten_id(&mut self, id: &str, until_ms: u64) {
         if let Some(record) = self.ids.get_mut(id)
-            && record.claims.iter().all(|(other, _)| other == digest)
+            && record.claims.len() == 1
         {
             record.expires_ms = record.expires_ms.min(until_ms);
         }
@@ -305,6 +335,9 @@ impl Table {
 
     /// Removes a few of those that have lapsed.
     pub(super) fn sweep(&mut self, now: u64) {
+        self.runs.sweep(now);
+        self.waiting.sweep(now);
+        self.done.sweep(now);
         for _ in 0..SWEPT_PER_REQUEST {
             let Some(mut slot) = self.due.first_entry().filter(|slot| *slot.key() <= now / SLOT_MS) else {
                 return;
@@ -350,8 +383,13 @@ impl Table {
     }
 }
 
+/// Where the index has what lapses then.
+pub(super) fn slot_of(at_ms: u64, now: u64) -> u64 {
+    at_ms.min(now + LONGEST_STEP_MS) / SLOT_MS + 1
+}
+
 fn index(due: &mut BTreeMap<u64, Vec<Key>>, key: Key, at_ms: u64, now: u64) -> u64 {
-    let slot = at_ms.min(now + LONGEST_STEP_MS) / SLOT_MS + 1;
+    let slot = slot_of(at_ms, now);
     due.entry(slot).or_default().push(key);
     slot
 }

@@ -90,6 +90,7 @@ impl Queue {
     pub(super) fn tell(&mut self, request: Request, now: Instant, observer: &Arc<dyn Observer>) {
         let life = match &request {
             Request::Commit { note, .. } => Duration::from_millis(note.life_ms).min(LONGEST_ORDER_LIFE),
+            Request::RenewRun { note, .. } => Duration::from_millis(note.life_ms).min(LONGEST_ORDER_LIFE),
             // The next renewal does as well.
             Request::RenewLease { note, .. } => Duration::from_millis(note.lease_ms).min(LONGEST_ORDER_LIFE),
             Request::Renew { note, .. } => Duration::from_millis(note.life_ms).min(LONGEST_RENEWAL),

@@ -1,19 +1,25 @@
 //! Requests and replies as `scripts/lock.lua` reads and writes them.
 
+mod running;
+
 use std::io::Write;
 use std::sync::Arc;
 
 use redis::{Cmd, RedisWrite, Script, ToRedisArgs, Value};
 
 use crate::rules::lock::{
-    Acquired, Admitted, Alive, Claim, Committed, Cooled, Digest, Freed, LockNote, LockRecord, LockState, ReleaseOn, ReleaseReason, Renewed,
-    Reply, Request, Running, Scope, Signal,
+    Acquired, Admitted, Alive, Claim, Committed, Cooled, Digest, Extent, Freed, LockNote, LockRecord, LockState, ReleaseOn, ReleaseReason,
+    Renewed, Reply, Request, Running, Scope, Signal,
 };
 use crate::rules::source::{Hears, Source};
 use crate::store::memory::LONGEST_MS;
 
 /// The script.
-pub(super) const SCRIPT: &str = include_str!("../scripts/lock.lua");
+pub(super) const SCRIPT: &str = concat!(
+    include_str!("../scripts/lock.lua"),
+    include_str!("../scripts/run.lua"),
+    include_str!("../scripts/answer.lua")
+);
 
 /// The names of this program in a store.
 #[derive(Debug, Clone)]
@@ -24,11 +30,21 @@ pub(super) struct Names {
 
 impl Names {
     /// The key of a lock.
-    pub(super) fn lock(&self, digest: Digest) -> String {
+    fn lock(&self, digest: Digest) -> String {
         format!("{}:lock:{{{}}}", self.prefix, digest.to_hex())
     }
 
-    /// The pattern that matches the keys of all locks, for SCAN.
+    fn run(&self, digest: Digest) -> String {
+        format!("{}:run:{{{}}}", self.prefix, digest.to_hex())
+    }
+
+    /// Whose lock this is, publish or running, if it is one.
+    pub(super) fn digest_of(&self, key: &str) -> Option<Digest> {
+        let digest = Digest::from_hex(key.get(key.len().checked_sub(65)?..key.len() - 1)?)?;
+        (key == self.lock(digest) || key == self.run(digest)).then_some(digest)
+    }
+
+    /// A pattern that matches the keys of all locks, publish and running, for SCAN.
     pub(super) fn lock_pattern(&self) -> String {
         let mut pattern = String::new();
         for letter in self.prefix.chars() {
@@ -37,7 +53,7 @@ impl Names {
             }
             pattern.push(letter);
         }
-        pattern + ":lock:{*}"
+        pattern + ":[lr]*:{*}"
     }
 
     /// The key of a note.
@@ -105,6 +121,9 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
         | Request::Unpublish { claim, .. }
         | Request::Admit { claim, .. }
         | Request::Renew { claim, .. }
+        | Request::Run { claim, .. }
+        | Request::RenewRun { claim, .. }
+        | Request::LeaveRun { claim, .. }
         | Request::Cool { claim, .. } => {
             names.write_lock(cmd, claim.digest);
             names.write_id(cmd, &claim.id);
@@ -113,7 +132,7 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
             names.write_id(cmd, id);
             names.write_id(cmd, id);
         }
-        Request::Release { digest, .. } | Request::Show { digest } => {
+        Request::Release { digest, .. } | Request::Show { digest } | Request::ShowRun { digest } => {
             names.write_lock(cmd, *digest);
             names.write_lock(cmd, *digest);
         }
@@ -196,6 +215,9 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             cmd.arg(span(life));
             write_entry(cmd, *digest, note);
             cmd.arg(ends(note)).arg(Fields(note, names)).arg(&**worker);
+        }
+        Request::Run { .. } | Request::RenewRun { .. } | Request::LeaveRun { .. } | Request::ShowRun { .. } => {
+            running::write_arguments(cmd, names, request);
         }
         Request::Cool { claim, note } => {
             cmd.arg("W").arg(&*claim.id).arg(span(note.cooldown_ms)).arg(Fields(note, names));
@@ -369,7 +391,7 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
         Request::Acquire { .. } => acquired(value).map(Reply::Acquire).ok_or(unread),
         Request::Commit { .. } => committed(value).map(Reply::Commit).ok_or(unread),
         Request::RenewLease { .. } => Ok(Reply::Done),
-        Request::Unpublish { .. } | Request::Signal { .. } | Request::Release { .. } => {
+        Request::Unpublish { .. } | Request::Signal { .. } | Request::LeaveRun { .. } | Request::Release { .. } => {
             let Value::Array(locks) = value else { return Err(unread) };
             locks
                 .iter()
@@ -379,12 +401,13 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
                 .ok_or(unread)
         }
         Request::Admit { claim, .. } => admitted(claim.digest, value).ok_or(unread),
-        Request::Renew { .. } => match value {
+        Request::Renew { .. } | Request::RenewRun { .. } => match value {
             Value::Int(0) => Ok(Reply::Renewed(Renewed::Held)),
             Value::Int(1) => Ok(Reply::Renewed(Renewed::Retaken)),
             Value::Int(2) => Ok(Reply::Renewed(Renewed::Gone)),
             _ => Err(unread),
         },
+        Request::Run { .. } => running::ran(value).map(Reply::Run).ok_or(unread),
         Request::Cool { .. } => match value {
             Value::Int(0) => Ok(Reply::Cooled(Cooled::Locked)),
             Value::Array(parts) => parts
@@ -394,7 +417,7 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
                 .ok_or(unread),
             _ => Err(unread),
         },
-        Request::Show { digest } => {
+        Request::Show { digest } | Request::ShowRun { digest } => {
             let Value::Array(fields) = value else { return Err(unread) };
             Ok(Reply::Lock(record(*digest, &fields).map(Box::new)))
         }
@@ -525,7 +548,7 @@ pub(super) fn record(digest: Digest, fields: &[Value]) -> Option<LockRecord> {
         queue: or_empty(queue),
         since_ms: number(since).unwrap_or_default(),
         expires_ms: number(expires).unwrap_or_default(),
-        scope: Scope::from_name(&or_empty(scope)).unwrap_or(Scope::UntilExpired),
+        scope: Extent::from_name(&or_empty(scope)).unwrap_or(Extent::Publish(Scope::UntilExpired)),
         in_flight: or_empty(publishes)
             .split(' ')
             .filter(|publish| !publish.is_empty() && !publish.contains('-'))

@@ -5,7 +5,8 @@
 -- A lock is a hash; its field `publishes` lists the holder's publishes by nonce: `N` is forwarded, `N+` the broker has, `N-BY` is settled or
 -- withdrawn by the request BY. The field `grace` is the settle grace, `late` is there only if the ack ends the task, `hears` only if the lock
 -- does not listen to every source of signals: A acks, E events, P rpc results, B the result backend.
--- An id record is a string of entries, one per key that the id has claimed: a line feed, the digest, the scope, the rule.
+-- An id record is a string of entries, one per key that the id has claimed: a line feed, the digest, the scope, the rule. Of a key that it
+-- runs, the digest has a `+` before it (see `run.lua`).
 -- The field `delivered` is there once a worker has had the message, `carried` once a proxy has carried it there, `told` once the lock's going was told.
 -- `PREFIX:ended:ID` is what workers' signals leave behind for the commits that come after them: words, each with a blank before and behind,
 -- of how much a signal says (d begun, a acknowledged, r over), its source if no lock has heard it, and a publish that it ended, or `*`. `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key.
@@ -117,6 +118,9 @@ local function take(lock, id, state, publishes, life, blob)
   call('HSET', lock, 'holder', id, 'state', state, 'since', now_text, 'expires', int(now + life), 'publishes', publishes, unpack(note))
   call('PEXPIRE', lock, int(life))
 end
+
+-- Of running locks, see `run.lua`: what a signal does to them, and whether a record lists one.
+local runs = {}
 
 local function lists(record, digest) return string.find(record, '\n' .. digest .. ' ', 1, true) end
 
@@ -244,7 +248,7 @@ function ops.A(lock, idkey, a)
     note_id(idkey, ARGV[a + 5], lease + life)
     return 1
   end
-  if ARGV[a + 2] == '1' or lists(call('GET', idkey) or '', digest_of(lock)) then
+  if ARGV[a + 2] == '1' or string.find(call('GET', idkey) or '', digest_of(lock), 1, true) then
     note_id(idkey, ARGV[a + 5], lease + life)
     return 2
   end
@@ -444,18 +448,21 @@ function ops.S(_, idkey, a)
   local unjudged, unheard = false, source == 'O' and '' or source
   local verdict = verdicts[signal] or 'r'
   local record, out, ends = call('GET', idkey), {}, nil
-  if not record then
+  local kept, entries, shortest = {}, 0, nil
+  if record and string.find(record, '\n+', 1, true) then
+    kept, entries, shortest = runs.signal(record, idkey, id, ARGV[a + 1], signal, ARGV[a + 3], source, out)
+  end
+  if not record or not string.find(record, '\n%x') then
     -- Of an id that is not known, all but its end is somebody else's business.
     if signal ~= 't' and signal ~= 's' and signal ~= 'q' and signal ~= 'o' then note_ended(id, verdict, unheard, UNJUDGED, UNKNOWN_KEPT) end
-    return out
+    if not record then return out end
   end
-  local kept, entries, shortest = {}, 0, nil
   for entry, digest in string.gmatch(record, '(\n(%x+)[^\n]*)') do
     local claims, publishes, told, grace = signal_lock(digest, idkey, id, ARGV[a + 1], signal, ARGV[a + 3], source)
     entries = entries + 1
     if claims then kept[#kept + 1] = entry end
     if told then out[#out + 1] = told end
-    shortest = grace
+    shortest = grace or shortest
     if publishes == UNJUDGED then
       unjudged = true
     elseif publishes then
@@ -492,7 +499,8 @@ function ops.M(lock, idkey, a)
   local digest, record = digest_of(lock), call('GET', idkey)
   local asked = digest
   local known = record and lists(record, digest)
-  if record and not known then
+  local runs_it = record and not known and runs.find(record, digest)
+  if record and not known and not runs_it then
     -- The key that the id has claimed goes before the one that the present rules compute.
     local rule = string.match(entry, '^\n%x+ %S+ (.*)$')
     for other, scope, name in string.gmatch(record, '\n(%x+) (%S+) ([^\n]*)') do
@@ -501,7 +509,11 @@ function ops.M(lock, idkey, a)
         break
       end
     end
-    if not known then return { 'p', digest } end
+    if not known then
+      local other = runs.of_rule(record, rule)
+      if not other then return { 'p', digest } end
+      digest, lock, runs_it, entry = other, lock_of(other), true, '\n' .. other .. string.sub(entry, 66)
+    end
   end
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'told')
   local holder = l[1]
@@ -539,7 +551,7 @@ function ops.M(lock, idkey, a)
     end
     return digest == asked and 0 or { 'h', digest }
   end
-  if ARGV[a + 2] == '1' or known then return { 'p', digest } end
+  if ARGV[a + 2] == '1' or known or runs_it then return { 'p', digest } end
   if l[2] == 'leased' then return { 'l', digest, holder } end
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
@@ -577,8 +589,8 @@ function ops.W(lock, _, a)
   return 0
 end
 
--- Release by an operator: whether a holder is named, its id, whether the lock of one that runs goes too.
-function ops.D(lock, _, a)
+-- Release of the publish lock by an operator; the arguments of `ops.D`.
+local function release_lock(lock, a)
   local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow', 'state', 'delivered')
   if not l[1] or (ARGV[a] == '1' and l[1] ~= ARGV[a + 1]) then return {} end
   if l[6] == 'running' and ARGV[a + 2] ~= '1' then return {} end
@@ -596,13 +608,3 @@ function ops.Q(lock)
 end
 
 local arguments = { A = 8, C = 7, R = 7, U = 3, S = 5, M = 8, N = 8, W = 3, D = 3, Q = 0 }
-local answers, at = {}, 2
-for question = 1, #KEYS / 2 do
-  local op = ARGV[at]
-  local done, answer = pcall(ops[op], KEYS[2 * question - 1], KEYS[2 * question], at + 1)
-  -- One question that Redis refuses does not spoil the others.
-  if not done then answer = { '!', type(answer) == 'table' and answer.err or tostring(answer) } end
-  answers[question] = answer
-  at = at + 1 + arguments[op]
-end
-return answers

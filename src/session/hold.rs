@@ -1,0 +1,441 @@
+//! Deliveries that are held: neither shown to the client nor settled, because their key runs elsewhere or their time has not come.
+//!
+//! What comes behind a held delivery on its channel goes on. The store is asked about it again every second, and at once when a run that
+//! it waits for is heard of here. It does not stay for ever: the broker closes a channel that leaves a delivery unsettled for too long, so
+//! at half of that time it goes back to its queue. At the bounds of memory and number the oldest goes back.
+//!
+//! The store is told of each that goes back, so that nobody waits behind it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::admit::{Admission, Await, Way};
+use super::agenda::Place;
+use super::channel::{Channel, Down, Life};
+use super::event::Event;
+use super::renew::Hold;
+use super::{Session, Shared, StoreSilent, Ticket};
+use crate::amqp::encode;
+use crate::amqp::method::basic::Nack;
+use crate::rules::lock::Reply;
+use crate::rules::outcome::{DeliveryDecision, ExceptionReason};
+
+/// How often the store is asked about a held delivery, in microseconds.
+const POLL_US: u64 = 1_000_000;
+
+/// How soon it is asked when a run that is waited for is heard of here, in microseconds: what was heard goes to the store first.
+const SOON_US: u64 = 20_000;
+
+/// Among so many held deliveries those that wait for a run are looked for; more wait for their next question.
+const SOON_MAX: usize = 256;
+
+/// From so many returns on, a quorum queue may drop the message: by default at 20.
+const RETURNS_MAX: u64 = 10;
+
+/// What a held delivery waits for.
+#[derive(Debug)]
+enum Until {
+    /// The store's answer to this question.
+    Answer(Ticket),
+    /// The next question, at this time in monotonic microseconds.
+    Poll(u64),
+    /// The end of the broker's content; then it goes this way.
+    Boundary(Way),
+}
+
+/// How its holding ends if nothing else ends it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It is parked.
+    Park,
+    /// It goes back to its queue.
+    Back,
+}
+
+/// Whether a held delivery was parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Park {
+    /// There is nothing to park it with: it stays held.
+    NotAvailable,
+}
+
+/// A held delivery.
+#[derive(Debug)]
+pub(super) struct Held {
+    admission: Box<Admission>,
+    since_us: u64,
+    until: Until,
+    /// The id that runs, or waits before it.
+    holder: Option<Arc<str>>,
+    /// Since when the store does not answer.
+    silent_us: Option<u64>,
+    end: End,
+    ends_us: u64,
+    /// When it must be settled, in monotonic microseconds.
+    back_us: u64,
+}
+
+/// The held deliveries of one channel, in the order in which their holding began.
+#[derive(Debug, Default)]
+pub(super) struct HeldList {
+    deliveries: BTreeMap<u64, Held>,
+    /// How many wait for the end of the broker's content.
+    boundary: usize,
+}
+
+impl HeldList {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.deliveries.len()
+    }
+
+    /// True if one waits for the end of the broker's content.
+    pub(super) fn waits_for_boundary(&self) -> bool {
+        self.boundary > 0
+    }
+
+    /// Since when the first of them is held, in monotonic microseconds.
+    pub(super) fn oldest_us(&self) -> Option<u64> {
+        self.deliveries.values().next().map(|held| held.since_us)
+    }
+
+    /// The locks of all, with their numbers.
+    pub(super) fn holds_mut(&mut self) -> impl Iterator<Item = (u64, &mut Hold)> {
+        self.deliveries
+            .iter_mut()
+            .map(|(number, held)| (*number, &mut *held.admission.hold))
+    }
+
+    /// When something is due for the one with this number.
+    pub(super) fn due_us(&self, number: u64) -> Option<u64> {
+        let held = self.deliveries.get(&number)?;
+        let asks_us = match held.until {
+            Until::Answer(_) => held.ends_us,
+            Until::Poll(us) => us.min(held.ends_us),
+            Until::Boundary(_) => return None,
+        };
+        Some(held.admission.hold.renewal_us().map_or(asks_us, |us| us.min(asks_us)))
+    }
+}
+
+impl Session {
+    /// How many deliveries are held, and since when the first of them, in monotonic microseconds.
+    pub fn held(&self) -> (usize, Option<u64>) {
+        if self.shared.held == 0 {
+            return (0, None);
+        }
+        let oldest = self.channels.open.iter().filter_map(|channel| channel.held.oldest_us()).min();
+        (self.shared.held, oldest)
+    }
+
+    /// The store's answer about a held delivery, or that there is none.
+    pub(super) fn held_answered(&mut self, ticket: Ticket, answer: Result<Reply, StoreSilent>) {
+        if let Some(channel) = self.channels.get_mut(ticket.channel()) {
+            channel.held_answered(&mut self.shared, ticket.position(), answer);
+        }
+    }
+
+    /// What waits for runs that may have ended asks soon.
+    pub(super) fn ask_soon(&mut self) {
+        let ended = std::mem::take(&mut self.shared.ended);
+        for channel in &mut self.channels.open {
+            channel.ask_soon(&mut self.shared, &ended);
+        }
+    }
+
+    /// More are held than may be: the oldest go back.
+    pub(super) fn relieve_held(&mut self) {
+        while self.shared.held > self.shared.settings.held_max {
+            let held = self.channels.open.iter_mut().filter(|channel| channel.held.len() > 0);
+            let Some(channel) = held.min_by_key(|channel| channel.held.oldest_us()) else {
+                return;
+            };
+            channel.give_back_oldest(&mut self.shared, "held_max");
+        }
+    }
+}
+
+impl Channel {
+    /// A delivery is held from now on.
+    pub(super) fn hold_back(&mut self, shared: &mut Shared, admission: Box<Admission>, holder: Option<Arc<str>>) {
+        let now = shared.now;
+        self.deliveries.held(admission.tag);
+        // After the cancel of its consumer the client is shown nothing more.
+        if self.windows.is_leaving(admission.consumer()) {
+            return self.give_back(shared, &admission, "cancelled");
+        }
+        let eta = admission.run.as_ref().and_then(|run| run.eta_ms).filter(|eta| *eta > now.unix_ms);
+        let (reason, asks_us) = match eta {
+            Some(eta) if holder.is_none() => ("eta", now.us.saturating_add((eta - now.unix_ms).saturating_mul(1000))),
+            _ => ("running", now.us + POLL_US),
+        };
+        shared.admission(&admission, DeliveryDecision::Held, reason, holder.clone());
+        shared.held += 1;
+        shared.held_bytes += admission.frames.len();
+        self.windows_change(shared);
+        self.note_held(&admission, 1);
+        let back_us = admission.hold.judged_us.saturating_add(shared.settings.consumer_timeout_us / 2);
+        let hold_max_us = u64::try_from(admission.rule.hold_max.as_micros()).unwrap_or(u64::MAX);
+        let number = shared.next_held;
+        shared.next_held += 1;
+        let held = Held {
+            since_us: now.us,
+            until: Until::Poll(asks_us),
+            holder,
+            silent_us: None,
+            end: End::Park,
+            ends_us: now.us.saturating_add(hold_max_us).min(back_us),
+            back_us,
+            admission,
+        };
+        self.held.deliveries.insert(number, held);
+        self.schedule(shared, Place::Held(number));
+    }
+
+    /// Something is due for a held delivery.
+    pub(super) fn held_is_due(&mut self, shared: &mut Shared, number: u64) {
+        let now_us = shared.now.us;
+        let Some(held) = self.held.deliveries.get_mut(&number) else {
+            return;
+        };
+        if now_us >= held.ends_us {
+            match (held.end, held.back_us) {
+                (End::Park, back_us) if now_us < back_us => match park(held) {
+                    Park::NotAvailable => (held.end, held.ends_us) = (End::Back, back_us),
+                },
+                _ => return self.holding_ends(shared, number),
+            }
+        }
+        let locks = &mut held.admission.hold;
+        if locks.renewal_us().is_some_and(|us| us <= now_us) {
+            shared.renew_hold(locks);
+        }
+        if matches!(held.until, Until::Poll(us) if us <= now_us) {
+            let ticket = Ticket::of_held(number, self.number);
+            held.until = Until::Answer(ticket);
+            held.admission.wait = Await::Run;
+            if let Some(question) = held.admission.run_question(&shared.worker) {
+                shared.asks.push((ticket.0, question));
+            }
+        }
+    }
+
+    /// It cannot stay unsettled any longer.
+    fn holding_ends(&mut self, shared: &mut Shared, number: u64) {
+        let Some(held) = self.held.deliveries.get(&number) else { return };
+        let returns = held.admission.run.as_ref().map_or(0, |run| run.returns);
+        if returns < RETURNS_MAX {
+            if let Some(held) = self.take_held(shared, number) {
+                self.give_back_held(shared, &held, "consumer_timeout");
+            }
+            return;
+        }
+        shared.events.push(Event::Exception {
+            rule: Some(Arc::clone(&held.admission.rule)),
+            reason: ExceptionReason::DeliveryLimit,
+        });
+        self.let_go(shared, number, Way::Unchecked(ExceptionReason::DeliveryLimit.as_str()));
+    }
+
+    fn held_answered(&mut self, shared: &mut Shared, number: u64, answer: Result<Reply, StoreSilent>) {
+        let now_us = shared.now.us;
+        let Some(held) = self.held.deliveries.get_mut(&number) else {
+            return;
+        };
+        if !matches!(held.until, Until::Answer(_)) {
+            return;
+        }
+        held.until = Until::Poll(now_us + POLL_US);
+        let silent = match answer {
+            Ok(Reply::Run(ran)) => {
+                held.silent_us = None;
+                match held.admission.ran(ran, now_us) {
+                    Way::Held(holder) => held.holder = holder,
+                    way => return self.let_go(shared, number, way),
+                }
+                None
+            }
+            // A reply of another kind says nothing of the question.
+            Ok(_) => Some(StoreSilent::Unreachable),
+            Err(silent) => Some(silent),
+        };
+        if let Some(silent) = silent {
+            // That another run has the lock was known a moment ago: one answer that is missing does not undo that.
+            let since_us = *held.silent_us.get_or_insert(now_us);
+            let store_wait_us = u64::try_from(held.admission.rule.store_wait.as_micros()).unwrap_or(u64::MAX);
+            if now_us - since_us >= store_wait_us {
+                return self.let_go(shared, number, Way::Unchecked(silent.as_str()));
+            }
+        }
+        self.schedule(shared, Place::Held(number));
+    }
+
+    /// A held delivery goes this way, outside of the broker's contents.
+    fn let_go(&mut self, shared: &mut Shared, number: u64, way: Way) {
+        if !matches!(self.down, Down::Idle) {
+            if let Some(held) = self.held.deliveries.get_mut(&number) {
+                held.until = Until::Boundary(way);
+                self.held.boundary += 1;
+            }
+            return;
+        }
+        if let Some(held) = self.take_held(shared, number) {
+            self.deliveries.unheld(held.admission.tag);
+            self.goes(shared, held.admission, &way);
+        }
+    }
+
+    /// The broker's content has ended: what waited for that goes.
+    pub(super) fn boundary_reached(&mut self, shared: &mut Shared) {
+        if self.held.boundary == 0 {
+            return;
+        }
+        let waits = |held: &Held| matches!(held.until, Until::Boundary(_));
+        let ready = self.held.deliveries.iter().filter(|(_, held)| waits(held));
+        let ready: Vec<u64> = ready.map(|(number, _)| *number).collect();
+        for number in ready {
+            if let Some(held) = self.take_held(shared, number)
+                && let Until::Boundary(way) = held.until
+            {
+                self.deliveries.unheld(held.admission.tag);
+                self.goes(shared, held.admission, &way);
+            }
+        }
+    }
+
+    /// Takes one out; what becomes of it is the caller's.
+    fn take_held(&mut self, shared: &mut Shared, number: u64) -> Option<Held> {
+        let held = self.held.deliveries.remove(&number)?;
+        shared.held -= 1;
+        shared.held_bytes -= held.admission.frames.len();
+        self.windows_change(shared);
+        self.note_held(&held.admission, -1);
+        match held.until {
+            // Nobody waits for it any more.
+            Until::Answer(ticket) => shared.cancelled.push(ticket),
+            Until::Boundary(_) => self.held.boundary -= 1,
+            Until::Poll(_) => {}
+        }
+        Some(held)
+    }
+
+    /// Takes all out that are for this consumer of the client's, or for any.
+    fn take_all_held(&mut self, shared: &mut Shared, consumer: Option<&[u8]>) -> Vec<Held> {
+        let meant = |held: &Held| consumer.is_none_or(|tag| held.admission.consumer() == tag);
+        let numbers = self.held.deliveries.iter().filter(|(_, held)| meant(held));
+        let numbers: Vec<u64> = numbers.map(|(number, _)| *number).collect();
+        numbers.into_iter().filter_map(|number| self.take_held(shared, number)).collect()
+    }
+
+    fn give_back_held(&mut self, shared: &mut Shared, held: &Held, reason: &'static str) {
+        shared.abandon_held(held);
+        self.give_back(shared, &held.admission, reason);
+    }
+
+    /// A delivery that the client has not seen goes back to its queue, behind the client's frames that wait and outside of its contents.
+    fn give_back(&mut self, shared: &mut Shared, admission: &Admission, reason: &'static str) {
+        shared.leave_run(admission);
+        shared.events.push(Event::GivenBack {
+            rule: Arc::clone(&admission.rule),
+            task: Arc::clone(&admission.task),
+            id: Arc::clone(&admission.hold.claim.id),
+            reason,
+        });
+        self.deliveries.unheld(admission.tag);
+        if self.life != Life::Open {
+            return;
+        }
+        let nack = Nack {
+            delivery_tag: admission.tag,
+            multiple: false,
+            requeue: true,
+        };
+        let mut frame = Vec::new();
+        encode::basic_nack(&mut frame, self.number, nack);
+        if self.inside_publish() {
+            self.own_acks.append(&mut frame);
+        } else {
+            self.pass_on(shared, &frame);
+        }
+    }
+
+    /// The one that is held longest goes back, and what is held does not make the window wider for a while. True if there was one.
+    pub(super) fn give_back_oldest(&mut self, shared: &mut Shared, reason: &'static str) -> bool {
+        let oldest = self.held.deliveries.keys().next().copied();
+        let Some(held) = oldest.and_then(|number| self.take_held(shared, number)) else {
+            return false;
+        };
+        self.bound_window(shared);
+        // First, or the broker would send it here again at once.
+        self.adjust_windows(shared);
+        self.give_back_held(shared, &held, reason);
+        true
+    }
+
+    /// The client has cancelled a consumer, or the broker has: what is held for it goes back.
+    pub(super) fn give_back_held_of(&mut self, shared: &mut Shared, consumer: &[u8]) {
+        for held in self.take_all_held(shared, Some(consumer)) {
+            self.give_back_held(shared, &held, "cancelled");
+        }
+    }
+
+    /// All that is held goes back to its queue.
+    pub(super) fn give_back_all_held(&mut self, shared: &mut Shared, reason: &'static str) {
+        for held in self.take_all_held(shared, None) {
+            self.give_back_held(shared, &held, reason);
+        }
+    }
+
+    /// The broker takes back all that is held by itself.
+    pub(super) fn forget_held(&mut self, shared: &mut Shared) {
+        for held in self.take_all_held(shared, None) {
+            shared.leave_held(&held);
+        }
+    }
+
+    /// Oncegate hands out no more work: all that is held goes back behind the cancels.
+    pub(super) fn withhold_held(&mut self, shared: &mut Shared) {
+        for held in self.take_all_held(shared, None) {
+            shared.leave_held(&held);
+            self.deliveries.hidden(held.admission.tag);
+        }
+    }
+
+    fn ask_soon(&mut self, shared: &mut Shared, ended: &[Arc<str>]) {
+        if self.held.len() > SOON_MAX {
+            return;
+        }
+        let soon_us = shared.now.us + SOON_US;
+        let mut numbers = Vec::new();
+        for (number, held) in &mut self.held.deliveries {
+            let waits = held.holder.as_ref().is_some_and(|holder| ended.contains(holder));
+            if waits && matches!(held.until, Until::Poll(us) if us > soon_us) {
+                held.until = Until::Poll(soon_us);
+                numbers.push(*number);
+            }
+        }
+        for number in numbers {
+            self.schedule(shared, Place::Held(number));
+        }
+    }
+}
+
+impl Shared {
+    /// A question about this delivery may be open: its answer may give it the lock.
+    fn abandon_held(&mut self, held: &Held) {
+        if let Until::Answer(ticket) = held.until {
+            self.abandon_run(ticket, &held.admission);
+        }
+    }
+
+    /// The broker takes this delivery back.
+    fn leave_held(&mut self, held: &Held) {
+        self.abandon_held(held);
+        self.leave_run(&held.admission);
+    }
+}
+
+/// A delivery is held for as long as its rule lets it be held.
+fn park(_held: &Held) -> Park {
+    Park::NotAvailable
+}

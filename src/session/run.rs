@@ -1,0 +1,150 @@
+//! The running lock of a delivery: what the store is asked before it goes to the client, and what its answers mean.
+
+use std::sync::Arc;
+
+use super::admit::{Admission, Await, Way};
+use super::renew::Hold;
+use super::{Now, Shared};
+use crate::rules::Rule;
+use crate::rules::lock::Request;
+use crate::rules::running::{IfBusy, Ran, RunNote};
+use crate::rules::spec::OnRunning;
+
+/// Whether the store may know of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Never,
+    Once,
+}
+
+/// The run that a delivery is to begin.
+#[derive(Debug)]
+pub(super) struct Run {
+    /// What is written beside the running lock.
+    pub note: Arc<RunNote>,
+    /// When it may begin, in milliseconds since the Unix epoch.
+    pub eta_ms: Option<u64>,
+    /// How often the broker has had the message back.
+    pub returns: u64,
+    on_running: OnRunning,
+    place_ms: Option<u64>,
+    asked: Asked,
+    /// The way that it goes with the lock.
+    then: Way,
+}
+
+impl Run {
+    /// A run that the store was not asked about.
+    pub(super) fn new(note: Arc<RunNote>, rule: &Rule, eta_ms: Option<u64>, returns: u64) -> Run {
+        Run {
+            note,
+            eta_ms,
+            returns,
+            on_running: rule.on_running,
+            place_ms: None,
+            asked: Asked::Never,
+            then: Way::Running,
+        }
+    }
+}
+
+impl Admission {
+    /// Nothing but the running lock stands between the delivery and this way.
+    pub(super) fn may_run(&mut self, way: Way, now: Now) -> Await {
+        if !matches!(way, Way::Holding) {
+            self.hold.lock = None;
+        }
+        let Some(run) = &mut self.run else { return Await::Turn(way) };
+        run.then = way;
+        // A worker would have the lock while it waits for the time.
+        if run.eta_ms.is_some_and(|eta| eta > now.unix_ms) {
+            return Await::Turn(Way::Held(None));
+        }
+        Await::Run
+    }
+
+    /// The question for the running lock.
+    pub(super) fn run_question(&mut self, worker: &Arc<str>) -> Option<Request> {
+        let run = self.run.as_mut()?;
+        run.asked = Asked::Once;
+        Some(Request::Run {
+            claim: self.hold.claim.clone(),
+            delivery: self.hold.delivery,
+            note: Arc::clone(&run.note),
+            busy: match run.on_running {
+                OnRunning::Drop => IfBusy::Leave,
+                OnRunning::Wait | OnRunning::DeadLetter => IfBusy::Wait { place_ms: run.place_ms },
+            },
+            worker: Arc::clone(worker),
+        })
+    }
+
+    /// The answer to it: the way that the delivery goes.
+    pub(super) fn ran(&mut self, ran: Ran, now_us: u64) -> Way {
+        let Some(run) = &mut self.run else { return Way::Passing };
+        match ran {
+            Ran::Runs => {
+                self.hold.renewed(now_us);
+                run.then.clone()
+            }
+            Ran::Waits { holder, place_ms, .. } => {
+                run.place_ms = Some(place_ms);
+                Way::Held(Some(holder))
+            }
+            Ran::Leaves { holder, freed } => Way::Busy(holder, freed),
+            Ran::Succeeded => Way::Succeeded,
+        }
+    }
+
+    /// The order to give back the place or the lock of this delivery, if the store may have given it one.
+    pub(super) fn leaving(&self) -> Option<Request> {
+        let asked = self.run.as_ref().is_some_and(|run| run.asked == Asked::Once);
+        asked.then(|| Request::LeaveRun {
+            claim: self.hold.claim.clone(),
+            delivery: self.hold.delivery,
+        })
+    }
+}
+
+impl Shared {
+    /// This delivery goes back to its queue, or has gone back with its channel: it waits no longer and does not run.
+    pub(super) fn leave_run(&mut self, admission: &Admission) {
+        if let Some(order) = admission.leaving() {
+            self.run_ended(&admission.hold.claim.id);
+            self.tells.push(order);
+        }
+    }
+
+    /// The client has given back a delivery with these locks.
+    pub(super) fn given_up(&mut self, hold: &Hold) {
+        if hold.run.is_some() {
+            self.run_ended(&hold.claim.id);
+            self.tells.push(Request::LeaveRun {
+                claim: hold.claim.clone(),
+                delivery: hold.delivery,
+            });
+        }
+    }
+
+    /// The question of this ticket has no delivery any more. Its answer, which may come yet, may give it the lock.
+    pub(super) fn abandon_run(&mut self, ticket: super::Ticket, admission: &Admission) {
+        if let Some(order) = admission.leaving() {
+            self.abandoned_runs.insert(ticket, order);
+        }
+    }
+
+    /// The store has answered about a delivery that is gone.
+    pub(super) fn abandoned_run_answered(&mut self, ticket: super::Ticket) -> bool {
+        let order = self.abandoned_runs.remove(&ticket);
+        let abandoned = order.is_some();
+        self.tells.extend(order);
+        abandoned
+    }
+
+    /// A run of this id may have ended: what waits for it asks sooner.
+    pub(super) fn run_ended(&mut self, id: &Arc<str>) {
+        if self.held > 0 {
+            self.ended.push(Arc::clone(id));
+        }
+    }
+}

@@ -1,0 +1,589 @@
+//! How many deliveries the broker lets out to a client: as many as the client wants, and those that are held.
+//!
+//! A held delivery takes a place at the broker that the client could use, so the broker is told of a wider window, by exactly the number
+//! held. A window of the channel (`basic.qos` with `global`) is told anew. One of a consumer cannot be changed, so what is held of it is
+//! made up for by further consumers of Oncegate's own on the same queue and channel, whose deliveries are given the client's tag: one
+//! whose deliveries are all held is cancelled, as they count no longer then, and another takes its place.
+//!
+//! Of answers on one channel only those to the same method come in the order of the questions: `qos-ok` is matched by count, the answers
+//! about consumers by their tag.
+
+use std::collections::VecDeque;
+
+use super::admit::Admission;
+use super::agenda::Place;
+use super::channel::{Channel, Life, Up};
+use super::deliver::Standing;
+use super::{BrokerEnd, ClientEnd, Session, Shared};
+use crate::amqp::encode;
+use crate::amqp::frame::{Frame, HEADER_LEN};
+use crate::amqp::method::basic::{Consume, Deliver, Qos};
+use crate::amqp::method::{MethodId, basic, queue};
+use crate::amqp::table::{FieldValue, Table};
+
+/// The window of a client that wants no limit, while a rule can hold deliveries of its queue.
+pub(super) const UNLIMITED: u16 = 1_000;
+
+/// The most deliveries that one consumer of Oncegate's own makes up for.
+const OWN_MAX: u16 = 32;
+
+/// How often windows that have become too wide are made narrower, in microseconds.
+const NARROW_US: u64 = 1_000_000;
+
+/// How long a window stays as it is once too much was held, in microseconds.
+const BOUND_US: u64 = 30_000_000;
+
+/// The most queues of one connection that are remembered to have one consumer at a time.
+const SINGLE_ACTIVE_MAX: usize = 10_000;
+
+/// Whether the windows at the broker are what they should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// They are.
+    Right,
+    /// They have to be looked at.
+    Unsure,
+}
+
+/// Which consumer at the broker a delivery came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Feed {
+    /// The client's.
+    #[default]
+    Client,
+    /// The one of Oncegate's own with this number.
+    Own(u32),
+}
+
+/// Whether further consumers may read ahead for one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ReadsAhead {
+    /// None may: it needs no acknowledgement, or wants its queue for itself.
+    #[default]
+    No,
+    /// They may.
+    Yes,
+}
+
+/// What the broker lets out to one consumer of the client's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Window {
+    /// Its window at the broker, 0 for none of its own.
+    pub size: u16,
+    /// How many that came to it are held.
+    pub held: usize,
+    /// Whether further consumers may read ahead for it.
+    pub reads_ahead: ReadsAhead,
+}
+
+/// How far a consumer of Oncegate's own is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// The broker has been asked for it.
+    Asked,
+    /// As `Asked`, and it is to be cancelled when the broker has answered: a cancel before that would cost the channel.
+    Unwanted,
+    /// The broker sends to it.
+    Running,
+    /// The broker has answered, and it is to be cancelled.
+    Answered,
+    /// It is cancelled; what is on its way to it still comes.
+    Cancelled,
+    /// Nothing comes to it any more.
+    Gone,
+}
+
+impl Step {
+    /// True if its window counts.
+    fn is_live(self) -> bool {
+        matches!(self, Step::Asked | Step::Running)
+    }
+}
+
+/// A consumer of Oncegate's own.
+#[derive(Debug)]
+struct Own {
+    number: u32,
+    tag: Vec<u8>,
+    client_tag: Vec<u8>,
+    size: u16,
+    step: Step,
+    /// How many that came to it are held.
+    held: usize,
+    /// How many that came to it the client has and has not settled.
+    shown: usize,
+}
+
+impl Own {
+    /// It is not wanted any more.
+    fn leave(&mut self) {
+        self.step = match self.step {
+            Step::Asked => Step::Unwanted,
+            Step::Running => Step::Answered,
+            step => step,
+        };
+    }
+}
+
+/// Who has asked for something that the broker answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    Client,
+    Own,
+}
+
+/// The windows of one channel.
+#[derive(Debug, Default)]
+pub(super) struct Windows {
+    own: Vec<Own>,
+    numbers: u32,
+    /// The client's window for the whole channel, 0 for none.
+    global: u16,
+    /// The client's window for consumers that come later, 0 for none.
+    each: u16,
+    /// The window of the whole channel at the broker.
+    told: u16,
+    /// The `basic.qos` that the broker has not answered.
+    asked: VecDeque<Asker>,
+    /// Consumers that the client has cancelled and the broker has not.
+    leaving: Vec<Vec<u8>>,
+    /// When windows are looked at for being too wide, in monotonic microseconds.
+    narrow_us: Option<u64>,
+    /// No window is wider than by so many, until this time in monotonic microseconds.
+    bound: Option<(usize, u64)>,
+    changed: bool,
+}
+
+impl Windows {
+    /// True if deliveries may come to consumers of Oncegate's own.
+    pub(super) fn any_own(&self) -> bool {
+        !self.own.is_empty()
+    }
+
+    /// True if the client has cancelled this consumer.
+    pub(super) fn is_leaving(&self, tag: &[u8]) -> bool {
+        self.leaving.iter().any(|leaving| leaving == tag)
+    }
+
+    /// When they are to be looked at, in monotonic microseconds.
+    pub(super) fn due_us(&self) -> Option<u64> {
+        let bound_us = self.bound.map(|(_, until_us)| until_us);
+        self.narrow_us.into_iter().chain(bound_us).min()
+    }
+
+    /// The client is shown a delivery that came to this consumer.
+    pub(super) fn shows(&mut self, feed: Feed) {
+        if let Feed::Own(number) = feed
+            && let Some(own) = self.own.iter_mut().find(|own| own.number == number)
+        {
+            own.shown += 1;
+        }
+    }
+
+    fn settles(&mut self, feed: Feed) {
+        if let Feed::Own(number) = feed
+            && let Some(own) = self.own.iter_mut().find(|own| own.number == number)
+        {
+            own.shown = own.shown.saturating_sub(1);
+            self.changed = true;
+        }
+    }
+
+    /// Nothing that was out is out any more.
+    pub(super) fn all_void(&mut self) {
+        for own in &mut self.own {
+            own.shown = 0;
+        }
+    }
+}
+
+impl Session {
+    /// Makes the windows what they should be, as far as they can be told now.
+    pub(super) fn adjust_windows(&mut self) {
+        self.shared.windows = Fit::Right;
+        // Between bytes that are no frames nothing can be said to the broker.
+        if self.broker_end != BrokerEnd::Open || self.client_end != ClientEnd::Open || self.client_raw {
+            return;
+        }
+        for channel in &mut self.channels.open {
+            if !channel.adjust_windows(&mut self.shared) {
+                self.shared.windows = Fit::Unsure;
+            }
+        }
+    }
+}
+
+impl Channel {
+    /// How much is held has changed, or what the client wants.
+    pub(super) fn windows_change(&mut self, shared: &mut Shared) {
+        self.windows.changed = true;
+        shared.windows = Fit::Unsure;
+    }
+
+    /// The client has settled a delivery that came to this consumer.
+    pub(super) fn feed_settled(&mut self, shared: &mut Shared, feed: Feed) {
+        self.windows.settles(feed);
+        if self.windows.changed {
+            shared.windows = Fit::Unsure;
+        }
+    }
+
+    /// One more delivery is held, or one less.
+    pub(super) fn note_held(&mut self, admission: &Admission, change: isize) {
+        let count = match admission.feed {
+            Feed::Own(number) => self
+                .windows
+                .own
+                .iter_mut()
+                .find(|own| own.number == number)
+                .map(|own| &mut own.held),
+            Feed::Client => {
+                let consumer = admission.consumer();
+                let mut consumers = self.consumers.iter_mut();
+                consumers.find(|known| known.tag == consumer).map(|known| &mut known.window.held)
+            }
+        };
+        if let Some(count) = count {
+            *count = count.saturating_add_signed(change);
+        }
+    }
+
+    /// Too much is held: for a while no more than now is made up for.
+    pub(super) fn bound_window(&mut self, shared: &mut Shared) {
+        let until_us = shared.now.us + BOUND_US;
+        self.windows.bound = Some((self.held.len(), until_us));
+        self.windows.narrow_us = Some(shared.now.us);
+        self.windows_change(shared);
+        self.schedule(shared, Place::Windows);
+    }
+
+    /// The client tells of a window.
+    pub(super) fn client_qos(&mut self, shared: &mut Shared, qos: Qos) {
+        self.windows.asked.push_back(Asker::Client);
+        if qos.global {
+            (self.windows.global, self.windows.told) = (qos.prefetch_count, qos.prefetch_count);
+        } else {
+            self.windows.each = qos.prefetch_count;
+        }
+        if self.held.len() > 0 {
+            self.windows_change(shared);
+        }
+    }
+
+    /// The client consumes. What goes to the broker is appended: the frame, with a window around it if the client wants none.
+    pub(super) fn client_consumes(&mut self, shared: &mut Shared, consume: &Consume<'_>, queue: Option<&str>, raw: &[u8]) -> Window {
+        self.windows.leaving.retain(|tag| tag != consume.consumer_tag);
+        // With arguments of its own it may read a stream, or be one of many that take turns by priority.
+        let plain = consume.arguments.raw().is_empty() && !queue.is_some_and(|queue| shared.single_active.contains(queue));
+        let alone = consume.no_ack || consume.exclusive || !plain;
+        let mut window = Window {
+            size: self.windows.each,
+            held: 0,
+            reads_ahead: if alone { ReadsAhead::No } else { ReadsAhead::Yes },
+        };
+        let unlimited = self.windows.each == 0 && self.windows.global == 0;
+        if self.tx || !unlimited || consume.no_ack || !shared.rules.may_hold(queue) {
+            self.pass_on(shared, raw);
+            return window;
+        }
+        window.size = UNLIMITED;
+        let mut frames = Vec::new();
+        self.own_qos(&mut frames, UNLIMITED, false);
+        frames.extend_from_slice(raw);
+        self.own_qos(&mut frames, 0, false);
+        self.pass_on(shared, &frames);
+        window
+    }
+
+    fn own_qos(&mut self, out: &mut Vec<u8>, prefetch_count: u16, global: bool) {
+        let qos = Qos {
+            prefetch_size: 0,
+            prefetch_count,
+            global,
+        };
+        encode::basic_qos(out, self.number, qos);
+        self.windows.asked.push_back(Asker::Own);
+    }
+
+    /// The client cancels a consumer: those that read ahead for it go too, and what is held for it goes back behind its cancel.
+    pub(super) fn consumer_leaves(&mut self, shared: &mut Shared, tag: &[u8]) {
+        if self.windows.own.iter().any(|own| own.client_tag == tag) {
+            self.windows_change(shared);
+        }
+        for own in self.windows.own.iter_mut().filter(|own| own.client_tag == tag) {
+            own.leave();
+        }
+        let has_held = self.held.len() > 0 || !self.arrivals.is_empty();
+        if has_held && !self.windows.is_leaving(tag) {
+            self.windows.leaving.push(tag.to_vec());
+        }
+        self.cancel_unwanted(shared);
+        self.give_back_held_of(shared, tag);
+    }
+
+    /// A consumer of the client's is gone.
+    pub(super) fn consumer_left(&mut self, shared: &mut Shared, tag: &[u8]) {
+        self.windows.leaving.retain(|leaving| leaving != tag);
+        if self.held.len() > 0 || self.windows.any_own() {
+            for own in self.windows.own.iter_mut().filter(|own| own.client_tag == tag) {
+                own.leave();
+            }
+            self.windows_change(shared);
+            self.give_back_held_of(shared, tag);
+        }
+    }
+
+    /// True if a frame of the broker's answers Oncegate: it goes no further.
+    pub(super) fn answers_own(&mut self, shared: &mut Shared, frame: &Frame<'_>) -> bool {
+        let Some(id) = frame.method_id() else { return false };
+        if id == MethodId::BASIC_QOS_OK {
+            return self.windows.asked.pop_front() == Some(Asker::Own);
+        }
+        if !self.windows.any_own() {
+            return false;
+        }
+        let tag = match id {
+            MethodId::BASIC_CONSUME_OK => basic::ConsumeOk::decode(frame.payload).map(|ok| ok.consumer_tag),
+            MethodId::BASIC_CANCEL_OK => basic::CancelOk::decode(frame.payload).map(|ok| ok.consumer_tag),
+            MethodId::BASIC_CANCEL => basic::Cancel::decode(frame.payload).map(|cancel| cancel.consumer_tag),
+            _ => None,
+        };
+        let Some(own) = self.windows.own.iter_mut().find(|own| Some(&*own.tag) == tag) else {
+            return false;
+        };
+        own.step = match own.step {
+            _ if id != MethodId::BASIC_CONSUME_OK => Step::Gone,
+            Step::Asked => Step::Running,
+            Step::Unwanted => Step::Answered,
+            step => step,
+        };
+        self.windows_change(shared);
+        true
+    }
+
+    /// Which consumer this tag of the broker's is, and the client's tag for it.
+    pub(super) fn resolve<'t>(&'t self, tag: &'t [u8]) -> (Feed, &'t [u8]) {
+        match self.windows.own.iter().find(|own| own.tag == tag) {
+            Some(own) => (Feed::Own(own.number), &own.client_tag),
+            None => (Feed::Client, tag),
+        }
+    }
+
+    /// A `basic.deliver` with what follows it, with the client's tag for its consumer.
+    pub(super) fn for_client(&self, frames: Vec<u8>) -> (Feed, Vec<u8>) {
+        if !self.windows.any_own() {
+            return (Feed::Client, frames);
+        }
+        let deliver = frames.get(HEADER_LEN..).and_then(Deliver::decode);
+        let Some((feed @ Feed::Own(_), tag)) = deliver.map(|deliver| self.resolve(deliver.consumer_tag)) else {
+            return (Feed::Client, frames);
+        };
+        let retagged = encode::retagged(&frames, tag);
+        (feed, retagged.unwrap_or(frames))
+    }
+
+    /// True if nothing of Oncegate's own can be said to the broker on this channel now.
+    fn is_mute(&self) -> bool {
+        self.given_back || self.tx || self.life != Life::Open || !self.queue.is_empty() || matches!(self.up, Up::Passing(_))
+    }
+
+    /// Makes the windows what they should be. False if that has to wait.
+    pub(super) fn adjust_windows(&mut self, shared: &mut Shared) -> bool {
+        if !self.windows.changed || self.given_back || self.tx || self.life != Life::Open {
+            return true;
+        }
+        if self.is_mute() {
+            return false;
+        }
+        self.windows.changed = false;
+        if self.windows.bound.is_some_and(|(_, until_us)| shared.now.us >= until_us) {
+            self.windows.bound = None;
+        }
+        self.adjust_global(shared);
+        let arrivals = self.arrivals.is_empty();
+        let done = |own: &Own| own.step == Step::Gone && own.held == 0 && own.shown == 0 && arrivals;
+        self.windows.own.retain(|own| !done(own));
+        for own in &mut self.windows.own {
+            // What is held no longer counts against a consumer that is cancelled.
+            if own.step == Step::Running && own.held >= usize::from(own.size) {
+                own.step = Step::Answered;
+            }
+        }
+        if !shared.draining {
+            for index in 0..self.consumers.len() {
+                self.adjust_consumer(shared, index);
+            }
+        }
+        self.cancel_unwanted(shared);
+        true
+    }
+
+    /// How many held deliveries may be made up for at most.
+    fn bound(&self, shared: &Shared) -> usize {
+        let most = shared.settings.held_max;
+        match self.windows.bound {
+            Some((bound, _)) => bound.min(most),
+            None => most,
+        }
+    }
+
+    fn adjust_global(&mut self, shared: &mut Shared) {
+        if self.windows.global == 0 || shared.draining {
+            return;
+        }
+        let window = usize::from(self.windows.global);
+        // The bound is on all that is held, and what the client is to have may come to be held too.
+        let wider = self.held.len().min(self.bound(shared).saturating_sub(window));
+        let wanted = u16::try_from(window + wider).unwrap_or(u16::MAX);
+        if wanted != self.windows.told {
+            self.windows.told = wanted;
+            let mut frame = Vec::new();
+            self.own_qos(&mut frame, wanted, true);
+            shared.to_broker.append(&mut frame);
+        }
+    }
+
+    /// Makes up for what is held of one consumer of the client's: by exactly as many as are held.
+    fn adjust_consumer(&mut self, shared: &mut Shared, index: usize) {
+        let Some(consumer) = self.consumers.get(index) else { return };
+        let Window { size, held, reads_ahead } = consumer.window;
+        let wants = size > 0 && reads_ahead == ReadsAhead::Yes && consumer.standing == Standing::Running && !consumer.tag.is_empty();
+        let (mut taken, mut there) = (held, 0);
+        for own in self.windows.own.iter().filter(|own| own.client_tag == consumer.tag) {
+            if own.step.is_live() {
+                there += usize::from(own.size);
+                taken += own.held;
+            } else {
+                // The client has it beside its window.
+                taken = taken.saturating_sub(own.shown);
+            }
+        }
+        let wanted = if wants { taken } else { 0 };
+        if wanted > there {
+            let room = self.bound(shared).saturating_sub(self.held.len());
+            let size = (wanted - there).min(room).min(usize::from(OWN_MAX)) as u16;
+            if size > 0 {
+                self.read_ahead(shared, index, size);
+                self.windows.changed = wanted - there > usize::from(size);
+            }
+        } else if wanted < there {
+            self.narrow(shared, index, there - wanted);
+        }
+        if self.windows.changed {
+            shared.windows = Fit::Unsure;
+        }
+    }
+
+    /// Starts a consumer of Oncegate's own beside one of the client's.
+    fn read_ahead(&mut self, shared: &mut Shared, index: usize, size: u16) {
+        let Some(consumer) = self.consumers.get(index) else { return };
+        let Some(queue) = consumer.queue.clone() else { return };
+        let client_tag = consumer.tag.clone();
+        self.windows.numbers += 1;
+        let number = self.windows.numbers;
+        let tag = format!("oncegate.{:016x}.{number}", shared.nonce().0).into_bytes();
+        let mut frames = Vec::new();
+        self.own_qos(&mut frames, size, false);
+        let consume = Consume {
+            queue: queue.as_bytes(),
+            consumer_tag: &tag,
+            no_local: false,
+            no_ack: false,
+            exclusive: false,
+            nowait: false,
+            arguments: Table::new(&[]),
+        };
+        // The tag is short, and the queue's name has come in one that was.
+        let _ = encode::basic_consume(&mut frames, self.number, &consume);
+        let each = self.windows.each;
+        self.own_qos(&mut frames, each, false);
+        shared.to_broker.append(&mut frames);
+        self.windows.own.push(Own {
+            number,
+            tag,
+            client_tag,
+            size,
+            step: Step::Asked,
+            held: 0,
+            shown: 0,
+        });
+    }
+
+    /// The consumers beside one of the client's let out too many: the smallest go, once a second.
+    fn narrow(&mut self, shared: &mut Shared, index: usize, mut by: usize) {
+        let now_us = shared.now.us;
+        let due_us = *self.windows.narrow_us.get_or_insert(now_us + NARROW_US);
+        if due_us > now_us {
+            return self.schedule(shared, Place::Windows);
+        }
+        self.windows.narrow_us = None;
+        let Some(consumer) = self.consumers.get(index) else { return };
+        let of_it = |own: &&mut Own| own.client_tag == consumer.tag && own.step.is_live();
+        let mut own: Vec<&mut Own> = self.windows.own.iter_mut().filter(of_it).collect();
+        own.sort_by_key(|own| own.size);
+        for own in own {
+            if by == 0 {
+                break;
+            }
+            by = by.saturating_sub(usize::from(own.size));
+            own.leave();
+        }
+        // What was taken away too much is made up for.
+        self.windows_change(shared);
+    }
+
+    /// Cancels the consumers of Oncegate's own that are not wanted any more and that the broker has answered.
+    fn cancel_unwanted(&mut self, shared: &mut Shared) {
+        let frames = self.cancels();
+        if !frames.is_empty() {
+            self.pass_on(shared, &frames);
+        }
+    }
+
+    /// The client is gone: none is wanted, whatever waits.
+    pub(super) fn leave_own(&mut self, shared: &mut Shared) {
+        for own in &mut self.windows.own {
+            own.leave();
+        }
+        let frames = self.cancels();
+        shared.to_broker.extend_from_slice(&frames);
+    }
+
+    fn cancels(&mut self) -> Vec<u8> {
+        let mut frames = Vec::new();
+        for own in self.windows.own.iter_mut().filter(|own| own.step == Step::Answered) {
+            own.step = Step::Cancelled;
+            // The tag is short.
+            let _ = encode::basic_cancel(&mut frames, self.number, &own.tag, false);
+        }
+        frames
+    }
+
+    /// Oncegate hands out no more work: none of its own consumers is wanted.
+    pub(super) fn stop_reading_ahead(&mut self, shared: &mut Shared) {
+        for own in &mut self.windows.own {
+            own.leave();
+        }
+        self.cancel_unwanted(shared);
+    }
+}
+
+impl Shared {
+    /// The client declares a queue: of some a second consumer would get nothing, or once more what the first one has.
+    pub(super) fn note_single_active(&mut self, frame: &Frame<'_>) {
+        if frame.method_id() != Some(MethodId::QUEUE_DECLARE) || self.single_active.len() >= SINGLE_ACTIVE_MAX {
+            return;
+        }
+        let Some(declare) = queue::Declare::decode(frame.payload) else {
+            return;
+        };
+        let argument = |name: &[u8]| declare.arguments.first(name);
+        let takes_turns = matches!(argument(b"x-single-active-consumer"), Some(FieldValue::Bool(true)));
+        let is_stream = matches!(argument(b"x-queue-type"), Some(FieldValue::LongStr(b"stream")));
+        if (takes_turns || is_stream)
+            && let Ok(name) = std::str::from_utf8(declare.queue)
+        {
+            self.single_active.insert(name.into());
+        }
+    }
+}
