@@ -14,6 +14,7 @@ use crate::amqp::method::basic;
 use crate::celery::{Limits, Unreadable, routing, task};
 use crate::rules::lock::{Claim, Request, Signal};
 use crate::rules::outcome::{ExceptionReason, PublishDecision, UnkeyableReason};
+use crate::rules::source::Source;
 use crate::rules::spec::Mode;
 use crate::rules::{Claimed, Facts, Verdict};
 
@@ -139,7 +140,7 @@ impl Channel {
             return;
         }
         let grant = judge(shared, &collect);
-        let Collect { frames, .. } = *collect;
+        let Collect { mut frames, header_at, .. } = *collect;
         let client = self.ledger.arrive();
         let bits_at = publish_method(&frames).map_or(0, |(publish, payload_at)| payload_at + publish.bits_offset);
         let Some(mut grant) = grant else {
@@ -154,6 +155,7 @@ impl Channel {
             );
             return;
         };
+        shared.write_expiry(&mut grant, &mut frames, header_at);
         grant.arrived_us = shared.now.us;
         grant.leased_us = shared.now.us;
         if grant.observes() {
@@ -396,6 +398,7 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, queue:
                 own_mandatory: false,
                 returned: false,
                 reentrant: task.retries > 0 || task.replaced_task_nesting > 0,
+                expiry: claimed.expiry,
             }))
         }
     }
@@ -404,7 +407,8 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, queue:
 /// A publish whose key is locked for runs only: it passes. One of a task that was tried before tells that it will run again.
 fn run_alone(shared: &mut Shared, claimed: Claimed, task: &task::Task<'_>, id: Arc<str>) {
     if task.retries > 0 && claimed.rule.mode == Mode::Enforce {
-        shared.signal(Arc::clone(&id), Signal::Retried);
+        let worker = Arc::clone(&shared.worker);
+        shared.tell_signal(Arc::clone(&id), Signal::Retried, Source::Other, worker);
     }
     shared.events.push(Event::Publish(super::event::PublishEvent {
         rule: claimed.rule,

@@ -5,6 +5,7 @@ use redis::{Cmd, Value};
 use super::{Hex, Names, freed, number, packed, span, text};
 use crate::rules::lock::{Claim, Digest, Extent, Request};
 use crate::rules::running::{IfBusy, Ran, RunNote};
+use crate::rules::source::Hears;
 use crate::store::memory::LONGEST_MS;
 
 pub(super) fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
@@ -32,6 +33,7 @@ pub(super) fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
         } => {
             cmd.arg("K").arg(&**id).arg(Hex(delivery.0));
             write_note(cmd, *digest, note, worker, names);
+            cmd.arg(format!("r{}", note.hears.letters()));
         }
         Request::LeaveRun { claim, delivery } => {
             cmd.arg("L").arg(&*claim.id).arg(Hex(delivery.0));
@@ -53,11 +55,15 @@ fn write_note(cmd: &mut Cmd, digest: Digest, note: &RunNote, worker: &str, names
 fn fields(note: &RunNote, names: &Names) -> Vec<u8> {
     let grace = note.settle_grace_ms.min(LONGEST_MS).to_string();
     let life = span(note.life_ms).to_string();
+    let hears = note.hears.letters();
     let mut fields: Vec<&str> = vec!["rule", &note.rule, "task", &note.task, "summary", &note.summary];
     fields.extend(["proxy", &*names.proxy, "vhost", &note.vhost, "queue", &note.queue]);
-    fields.extend(["scope", Extent::Run.as_str(), "life", &life]);
+    fields.extend(["scope", Extent::Run.as_str(), "life", &life, "grace", &grace, "carried", "1"]);
     if note.acks_late {
-        fields.extend(["grace", &grace]);
+        fields.extend(["late", "1"]);
+    }
+    if note.hears != Hears::ALL {
+        fields.extend(["hears", &hears]);
     }
     packed(&fields)
 }
