@@ -4,8 +4,6 @@
 const NOT_BUILT: &[(&str, &[&str])] = &[
     ("proxy.proxy_protocol_from", &[]),
     ("proxy.send_proxy_protocol", &[]),
-    ("control.url", &[]),
-    ("control.vhosts.*.url", &[]),
     ("results.kind", &["redis", "none"]),
     ("results.expires", &[]),
     ("park.prefix", &[]),
@@ -18,9 +16,7 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("rule.debounce_max", &[]),
     ("rule.result", &["none"]),
     ("rule.canvas", &[]),
-    ("rule.completion", &[]),
     ("rule.dead_letter", &[]),
-    ("rule.expires_with_lock", &[]),
     ("rule.retry_delays", &[]),
     ("rule.beat_lease", &[]),
     ("rule.beat_origins", &[]),

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::running::{IfBusy, Ran, RunNote};
+use super::source::{Hears, Source};
 use crate::celery::result::Status;
 
 /// The identity of a unique key: SHA-256 over the canonical encoding of domain, vhost, namespace and key parts.
@@ -15,11 +16,15 @@ pub struct Digest(pub [u8; 32]);
 impl Digest {
     /// Lower-case hex, 64 characters, as locks are named in the store.
     pub fn to_hex(self) -> String {
+        self.hex_digits().map(char::from).iter().collect()
+    }
+
+    /// The octets of [`Digest::to_hex`].
+    pub fn hex_digits(self) -> [u8; 64] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut hex = String::with_capacity(64);
-        for byte in self.0 {
-            hex.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            hex.push(char::from(DIGITS[usize::from(byte & 15)]));
+        let mut hex = [0; 64];
+        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0) {
+            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
         }
         hex
     }
@@ -182,6 +187,8 @@ pub struct LockNote {
     pub settle_grace_ms: u64,
     /// True where an ack of this task means that it has ended (`acks_late`).
     pub acks_late: bool,
+    /// The sources whose starts and ends count.
+    pub hears: Hears,
     /// Which outcomes free a lock that lasts until the end.
     pub release_on: ReleaseOn,
     /// How long the key stays locked after a success.
@@ -276,6 +283,8 @@ pub enum Request {
         settlement: Nonce,
         /// What was learnt.
         signal: Signal,
+        /// What it was learnt from. Of no meaning where a signal counts for every lock: see [`Signal::counts_always`].
+        source: Source,
         /// The worker's node name, empty if it is not known.
         worker: Arc<str>,
     },
@@ -302,8 +311,10 @@ pub enum Request {
         delivery: Nonce,
         /// The same note as at admission.
         note: Arc<LockNote>,
-        /// Whether a worker runs it, as far as is known.
-        running: bool,
+        /// By what that is known: what a lock that is taken again says of its holder.
+        alive: Alive,
+        /// The worker's node name, empty if it is not known.
+        worker: Arc<str>,
     },
     /// May this delivery begin to run? Takes the running lock of the key, unless another run has it. Answered by [`Reply::Run`].
     ///
@@ -369,6 +380,24 @@ pub enum Request {
     },
 }
 
+/// By what a holder is known to be alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Alive {
+    /// A worker has its message, and is not heard to have begun.
+    Delivered,
+    /// A worker has begun it, and has not acknowledged its message: should the worker go, the message runs elsewhere.
+    Begun,
+    /// A worker runs it, and has acknowledged its message: should the worker go, it is lost.
+    Acknowledged,
+}
+
+impl Alive {
+    /// True if a worker has begun it.
+    pub fn runs(self) -> bool {
+        self != Alive::Delivered
+    }
+}
+
 /// What a release does with the lock of a holder that runs.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Running {
@@ -384,6 +413,8 @@ pub enum Running {
 pub enum Signal {
     /// `basic.ack`: started if the task acks early, ended if it acks late.
     Acked,
+    /// `basic.ack` of a run that had begun long before: ended, unless the rule says that the task acks early.
+    AckedLate,
     /// `basic.reject` or `basic.nack` without requeue: ended.
     Rejected,
     /// Delivered to a consumer that does not acknowledge: started, and nothing more will be heard.
@@ -405,7 +436,8 @@ pub enum Signal {
     /// Its worker is gone and does not know it any more.
     Crashed,
     /// The worker that is named with it is gone, or does not know it any more: crashed, if the lock still names that worker and none of
-    /// the holder's messages is in flight, since what the broker has will run elsewhere.
+    /// the holder's messages is in flight, since what the broker has will run elsewhere. Where no proxy has carried the message to its
+    /// worker, the count says nothing, and is not looked at.
     Orphaned,
     /// Its queue was purged or deleted while the message lay in it.
     Purged,
@@ -413,8 +445,9 @@ pub enum Signal {
 
 impl Signal {
     /// Every signal.
-    pub const ALL: [Signal; 13] = [
+    pub const ALL: [Signal; 14] = [
         Signal::Acked,
+        Signal::AckedLate,
         Signal::Rejected,
         Signal::DeliveredNoAck,
         Signal::Started,
@@ -444,14 +477,28 @@ impl Signal {
 
     /// Whether it settles one message of the holder, so that it is counted.
     pub fn settles(self) -> bool {
-        matches!(self, Signal::Acked | Signal::Rejected | Signal::DeliveredNoAck)
+        matches!(self, Signal::Acked | Signal::AckedLate | Signal::Rejected | Signal::DeliveredNoAck)
+    }
+
+    /// Whether it counts for a lock that does not listen to its source: all but the starts, and the ends that tell an outcome. That a
+    /// task goes on frees nothing.
+    pub fn counts_always(self) -> bool {
+        !matches!(
+            self,
+            Signal::Acked | Signal::AckedLate | Signal::DeliveredNoAck | Signal::Started | Signal::Succeeded | Signal::Failed
+        )
+    }
+
+    /// Whether a lock that listens to these sources hears it from this one.
+    pub fn is_heard(self, source: Source, hears: Hears) -> bool {
+        self.counts_always() || hears.hears(source)
     }
 
     /// What a commit that comes after it makes of it.
     pub fn verdict(self) -> SignalVerdict {
         match self {
             Signal::Started | Signal::DeliveredNoAck => SignalVerdict::Starts,
-            Signal::Acked => SignalVerdict::Acks,
+            Signal::Acked | Signal::AckedLate => SignalVerdict::Acks,
             Signal::Rejected
             | Signal::Succeeded
             | Signal::Failed
@@ -716,6 +763,8 @@ pub struct LockRecord {
     pub scope: Extent,
     /// How many messages of the holder are published and not settled.
     pub in_flight: u32,
+    /// Whether a proxy has carried the holder's message to a worker; else its settlement is not seen, and `in_flight` says nothing of it.
+    pub carried: bool,
     /// True for the lock of an observing rule.
     pub shadow: bool,
 }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::lock::Freed;
+use super::source::Hears;
 
 /// What is written beside a running lock when it is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct RunNote {
     pub settle_grace_ms: u64,
     /// True where an ack of this task means that the run has ended (`acks_late`).
     pub acks_late: bool,
+    /// The sources whose starts and ends count.
+    pub hears: Hears,
     /// How often the task was retried before this message: a copy that says more is of a run to come, not of the one that has the lock.
     pub retries: u32,
 }

@@ -1,4 +1,4 @@
-//! The admission of deliveries: what the store is asked about them, what its answers do to them, and the renewal of their locks.
+//! The admission of deliveries: what the store is asked about them, and what its answers do to them.
 
 use std::sync::Arc;
 
@@ -8,79 +8,26 @@ use super::channel::{Channel, Collect, Life};
 use super::collect::body_of;
 use super::deliver::Known;
 use super::event::{DeliveryEvent, Event};
+use super::expiry::with_expires;
+use super::renew::Hold;
 use super::run::Run;
-use super::window::Source;
+use super::window::Via;
 use super::{Now, Session, Shared, StoreSilent, Ticket};
-use crate::amqp::content::{ContentHeader, splice_header};
+use crate::amqp::content::ContentHeader;
 use crate::amqp::encode;
 use crate::amqp::frame::{self, Split};
 use crate::amqp::method::basic::{self, Ack};
-use crate::amqp::table::FieldValue;
 use crate::celery::{Limits, routing, task};
-use crate::rules::lock::{Admitted, Claim, Freed, LockNote, Nonce, Reply, Request, Scope};
+use crate::rules::lock::{Admitted, Freed, Reply, Request, Scope};
 use crate::rules::outcome::DeliveryDecision;
-use crate::rules::running::RunNote;
 use crate::rules::spec::Mode;
 use crate::rules::{Facts, Rule, Verdict};
 
 /// How often a delivery whose key is only leased to another is asked about again, in microseconds.
 const LEASED_AGAIN_US: u64 = 100_000;
 
-/// Locks are renewed at least so often, in microseconds, however long they live.
-const RENEWAL_MAX_US: u64 = 30_000_000;
-
 /// The time to begin of a task that is not to run: a worker stores that it was revoked, whatever its backend.
 const PAST: &[u8] = b"2020-01-01T00:00:00+00:00";
-
-/// The locks of a delivery.
-#[derive(Debug)]
-pub(super) struct Hold {
-    pub claim: Claim,
-    pub delivery: Nonce,
-    /// The publish lock, if its key has one.
-    pub lock: Option<Arc<LockNote>>,
-    /// The running lock, if its run takes one.
-    pub run: Option<Arc<RunNote>>,
-    /// When the delivery was judged, in monotonic microseconds: the times in the notes count from then.
-    pub judged_us: u64,
-    pub renewed_us: u64,
-}
-
-impl Hold {
-    /// When they are to be renewed, in monotonic microseconds: after a third of their life.
-    pub(super) fn renewal_us(&self) -> Option<u64> {
-        let run = self.run.as_ref().map(|note| self.third_us(note.life_ms));
-        run.into_iter().chain(self.lock_renewal_us()).min()
-    }
-
-    /// When the publish lock is to be renewed. A task that may not begin any more keeps none.
-    fn lock_renewal_us(&self) -> Option<u64> {
-        let note = self.lock.as_ref()?;
-        let due_us = self.third_us(note.life_ms);
-        let ends = note
-            .unstarted_ms
-            .map(|unstarted| self.judged_us.saturating_add(unstarted.saturating_mul(1000)));
-        ends.is_none_or(|ends| due_us < ends).then_some(due_us)
-    }
-
-    fn third_us(&self, life_ms: u64) -> u64 {
-        let third = (life_ms.saturating_mul(1000) / 3).clamp(1, RENEWAL_MAX_US);
-        self.renewed_us.saturating_add(third)
-    }
-
-    /// The note of the publish lock, with its times counted from now.
-    fn note_at(&self, now_us: u64) -> Option<Arc<LockNote>> {
-        let note = self.lock.as_ref()?;
-        let Some(unstarted) = note.unstarted_ms else {
-            return Some(Arc::clone(note));
-        };
-        let passed_ms = now_us.saturating_sub(self.judged_us) / 1000;
-        Some(Arc::new(LockNote {
-            unstarted_ms: Some(unstarted.saturating_sub(passed_ms)),
-            ..LockNote::clone(note)
-        }))
-    }
-}
 
 /// What a delivery waits for.
 #[derive(Debug, Clone)]
@@ -129,7 +76,7 @@ pub(super) struct Admission {
     /// The broker's tag.
     pub tag: u64,
     /// Which consumer at the broker it came to.
-    pub source: Source,
+    pub source: Via,
     pub hold: Box<Hold>,
     /// What its run takes, if it takes a running lock.
     pub run: Option<Box<Run>>,
@@ -189,7 +136,7 @@ impl Admission {
     fn answered(&mut self, answer: Result<Reply, StoreSilent>, now: Now) {
         match (&self.wait, answer) {
             (Await::Answer { .. } | Await::Lease { .. }, Ok(Reply::Admit(digest, admitted))) => {
-                self.hold.claim.digest = digest;
+                self.hold.answered(digest, now.us);
                 self.admitted(admitted, now);
             }
             (Await::Run, Ok(Reply::Run(ran))) => self.wait = Await::Turn(self.ran(ran, now.us)),
@@ -202,7 +149,6 @@ impl Admission {
 
     fn admitted(&mut self, admitted: Admitted, now: Now) {
         let now_us = now.us;
-        self.hold.renewed_us = now_us;
         let until_us = match self.wait {
             Await::Answer { until_us } => until_us,
             Await::Lease { until_us, .. } => Some(until_us),
@@ -230,17 +176,14 @@ impl Admission {
 
     /// The delivery as one of a task whose time has passed; `None` if it has no header to say so.
     fn killed(&self) -> Option<Vec<u8>> {
-        let (method, rest) = self.frames.split_at_checked(self.header_at)?;
-        let Split::Frame(header_frame) = frame::split(rest, usize::MAX) else {
+        let Split::Frame(header_frame) = frame::split(self.frames.get(self.header_at..)?, usize::MAX) else {
             return None;
         };
         let header = ContentHeader::decode(header_frame.payload)?;
         task::peek(&header.properties)?;
         header.properties.headers?.get(b"expires").ok().flatten()?;
         // `RabbitMQ` sends content headers above the negotiated size itself.
-        let spliced = splice_header(&header_frame, b"expires", &FieldValue::LongStr(PAST), 0).ok()?;
-        let body = rest.get(header_frame.raw.len()..)?;
-        Some([method, &spliced, body].concat())
+        with_expires(&self.frames, self.header_at, PAST, 0)
     }
 }
 
@@ -308,17 +251,7 @@ impl Channel {
             header_at: 0,
             tag: deliver.delivery_tag,
             source,
-            hold: Box::new(Hold {
-                claim: Claim {
-                    digest: claimed.digest,
-                    id: Arc::from(&*task.id),
-                },
-                delivery: shared.nonce(),
-                lock,
-                run: None,
-                judged_us: shared.now.us,
-                renewed_us: shared.now.us,
-            }),
+            hold: Box::new(Hold::new(shared, claimed.digest, Arc::from(&*task.id), lock)),
             run,
             rule: claimed.rule,
             task: task_name,
@@ -417,7 +350,12 @@ impl Channel {
                 None => self.ack_unrun(shared, admission.tag),
             },
             Way::Dropped(_) | Way::Busy(..) | Way::Succeeded => self.ack_unrun(shared, admission.tag),
-            Way::Holding => self.show(shared, *admission),
+            Way::Holding | Way::Running => {
+                shared.witness.delivered(&admission.hold.claim.id, &admission.task, &admission.rule);
+                self.show(shared, *admission);
+            }
+            // If its key is free when the store can be asked again, it is its own: nobody else runs for it.
+            Way::Unchecked(_) => self.show(shared, *admission),
             _ => {
                 admission.hold.lock = None;
                 self.show(shared, *admission);
@@ -472,30 +410,6 @@ impl Channel {
 }
 
 impl Shared {
-    /// The client still has the delivery that holds these locks.
-    pub(super) fn renew_hold(&mut self, hold: &mut Hold) {
-        let now_us = self.now.us;
-        if hold.lock_renewal_us().is_some()
-            && let Some(note) = hold.note_at(now_us)
-        {
-            self.tells.push(Request::Renew {
-                claim: hold.claim.clone(),
-                delivery: hold.delivery,
-                note,
-                running: false,
-            });
-        }
-        if let Some(note) = &hold.run {
-            self.tells.push(Request::RenewRun {
-                claim: hold.claim.clone(),
-                delivery: hold.delivery,
-                note: Arc::clone(note),
-                worker: Arc::clone(&self.worker),
-            });
-        }
-        hold.renewed_us = now_us;
-    }
-
     /// Counts and logs what became of a delivery.
     pub(super) fn admission(&mut self, admission: &Admission, decision: DeliveryDecision, reason: &'static str, holder: Option<Arc<str>>) {
         self.events.push(Event::Admission(DeliveryEvent {

@@ -8,7 +8,7 @@ use super::collect::{concerned, task_id};
 use super::confirm::{Outcome, UnknownTag};
 use super::deliver::{Consumer, Standing};
 use super::event::Event;
-use super::window::Source;
+use super::window::Via;
 use crate::amqp::content::ContentHeader;
 use crate::amqp::encode;
 use crate::amqp::frame::{Frame, FrameKind};
@@ -190,7 +190,7 @@ impl Channel {
         } else if let Some(get) = basic::GetOk::decode(payload) {
             let task = tracked_task(shared, header);
             let no_ack = self.gets.pop_front().unwrap_or(false);
-            let tag = self.delivered(shared, None, get.delivery_tag, Some(no_ack), task, Source::Client);
+            let tag = self.delivered(shared, None, get.delivery_tag, Some(no_ack), task, Via::Client);
             Some((get.delivery_tag, tag))
         } else {
             return self.returned(shared, header);
@@ -208,7 +208,7 @@ impl Channel {
         shared: &mut Shared,
         deliver: &basic::Deliver<'_>,
         header: &ContentHeader<'_>,
-        source: Source,
+        source: Via,
     ) -> Option<u64> {
         if shared.draining && !self.tx && !self.no_ack(deliver.consumer_tag) && self.withhold(deliver.consumer_tag, deliver.delivery_tag) {
             return None;

@@ -13,12 +13,13 @@ use super::hear::{Mailbox, Told};
 use super::hold::HeldList;
 use super::kept::Kept;
 use super::publish::{Publish, Queue, Waiting};
-use super::window::{Source, Windows};
+use super::window::{Via, Windows};
 use super::{Shared, Ticket};
 use crate::amqp::frame::{Frame, FrameKind};
 use crate::amqp::method::{MethodId, basic};
 use crate::celery::control::Ask;
 use crate::rules::lock::Signal;
+use crate::rules::source::Source;
 
 /// Which close handshake a channel is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -255,7 +256,7 @@ impl Channel {
         let names_last = shared.draining || !self.queue.is_empty() || shared.rules.admits() || !plain;
         let (tx, mut from_own) = (self.tx, Vec::new());
         let each = |known: Known| {
-            if let Source::Own(_) = known.source {
+            if let Via::Own(_) = known.source {
                 from_own.push(known.source);
             }
             if !tx {
@@ -328,7 +329,7 @@ impl Channel {
         broker: u64,
         no_ack: Option<bool>,
         task: Option<Arc<str>>,
-        source: Source,
+        source: Via,
     ) -> u64 {
         let tag = self.deliveries.number(broker);
         // What a transaction settles is known while the broker has other tags for it.
@@ -345,7 +346,8 @@ impl Channel {
             self.windows.shows(source);
             self.deliveries.shown(tag, broker, known);
         } else if let Some(id) = task.filter(|_| !self.tx) {
-            shared.signal(id, Signal::DeliveredNoAck);
+            let worker = Arc::clone(&shared.worker);
+            shared.tell_signal(id, Signal::DeliveredNoAck, Source::Ack, worker, None);
         }
         tag
     }
@@ -464,18 +466,16 @@ fn settling(frame: &Frame<'_>, tag: u64, multiple: bool) -> Vec<u8> {
 }
 
 impl Shared {
-    /// The worker at the other end settled a delivery of this id.
-    pub(super) fn signal(&mut self, id: Arc<str>, signal: Signal) {
-        let worker = Arc::clone(&self.worker);
-        self.tell_signal(id, signal, worker, None);
-    }
-
     /// The worker at the other end settled a delivery; without a signal it gave it back.
     pub(super) fn settled(&mut self, known: Known, how: Option<Signal>) {
         match (known.task, how) {
             (Some(id), Some(signal)) => {
                 let worker = Arc::clone(&self.worker);
-                self.tell_signal(id, signal, worker, known.asked);
+                let signal = if signal == Signal::Acked { self.judge_ack(&id) } else { signal };
+                self.tell_signal(id, signal, Source::Ack, worker, known.asked);
+                if let Some(hold) = known.hold.filter(|_| signal == Signal::Acked) {
+                    self.runs_on(*hold);
+                }
             }
             (_, None) => {
                 if let Some(hold) = &known.hold {

@@ -14,6 +14,7 @@ use crate::amqp::method::basic;
 use crate::celery::{Limits, Unreadable, routing, task};
 use crate::rules::lock::{Claim, Request, Signal};
 use crate::rules::outcome::{ExceptionReason, PublishDecision, UnkeyableReason};
+use crate::rules::source::Source;
 use crate::rules::spec::Mode;
 use crate::rules::{Claimed, Facts, Verdict};
 
@@ -40,6 +41,7 @@ impl Channel {
         }
         shared.held_bytes += frames.len();
         let body_at = frames.len();
+        frames.reserve_exact(room_for(left));
         self.up = Up::Collecting(Box::new(Collect {
             frames,
             header_at,
@@ -139,7 +141,7 @@ impl Channel {
             return;
         }
         let grant = judge(shared, &collect);
-        let Collect { frames, .. } = *collect;
+        let Collect { mut frames, header_at, .. } = *collect;
         let client = self.ledger.arrive();
         let bits_at = publish_method(&frames).map_or(0, |(publish, payload_at)| payload_at + publish.bits_offset);
         let Some(mut grant) = grant else {
@@ -154,6 +156,7 @@ impl Channel {
             );
             return;
         };
+        shared.write_expiry(&mut grant, &mut frames, header_at);
         grant.arrived_us = shared.now.us;
         grant.leased_us = shared.now.us;
         if grant.observes() {
@@ -216,6 +219,16 @@ impl Channel {
             });
             self.schedule(shared, Place::Queue(position));
         }
+    }
+}
+
+/// How much room the body frames of a content take, mostly one, for which the memory is had at once.
+pub(super) fn room_for(body: u64) -> usize {
+    const AT_ONCE: u64 = 4 * 1024;
+    if body == 0 {
+        0
+    } else {
+        body.min(AT_ONCE) as usize + frame::HEADER_LEN + 1
     }
 }
 
@@ -396,6 +409,7 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, queue:
                 own_mandatory: false,
                 returned: false,
                 reentrant: task.retries > 0 || task.replaced_task_nesting > 0,
+                expiry: claimed.expiry,
             }))
         }
     }
@@ -404,7 +418,8 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, queue:
 /// A publish whose key is locked for runs only: it passes. One of a task that was tried before tells that it will run again.
 fn run_alone(shared: &mut Shared, claimed: Claimed, task: &task::Task<'_>, id: Arc<str>) {
     if task.retries > 0 && claimed.rule.mode == Mode::Enforce {
-        shared.signal(Arc::clone(&id), Signal::Retried);
+        let worker = Arc::clone(&shared.worker);
+        shared.tell_signal(Arc::clone(&id), Signal::Retried, Source::Other, worker, None);
     }
     shared.events.push(Event::Publish(super::event::PublishEvent {
         rule: claimed.rule,

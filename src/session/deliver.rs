@@ -7,9 +7,9 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::admit::Hold;
 use super::hear::Mailbox;
-use super::window::{Source, Window};
+use super::renew::Hold;
+use super::window::{Via, Window};
 use crate::rules::lock::Nonce;
 
 /// How far the client is with a delivery that it was handed.
@@ -31,7 +31,7 @@ pub(super) struct Known {
     /// The locks that it holds, as long as the client has it.
     pub hold: Option<Box<Hold>>,
     /// Which consumer at the broker it came to.
-    pub source: Source,
+    pub source: Via,
 }
 
 #[derive(Debug)]
@@ -167,6 +167,13 @@ impl Deliveries {
     /// The locks of all that the client has.
     pub(super) fn holds(&self) -> impl Iterator<Item = &Hold> {
         self.open.iter().filter_map(|delivery| delivery.known.hold.as_deref())
+    }
+
+    /// The locks of all deliveries that the client has not settled, with their tags.
+    pub(super) fn holds_mut(&mut self) -> impl Iterator<Item = (u64, &mut Hold)> {
+        self.open
+            .iter_mut()
+            .filter_map(|delivery| Some((delivery.tag, delivery.known.hold.as_deref_mut()?)))
     }
 
     /// The client's tag of the last delivery that it has and has not settled.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::admit::{Admission, Await, Hold, Way};
+use super::admit::{Admission, Await, Way};
+use super::renew::Hold;
 use super::{Now, Shared};
 use crate::rules::Rule;
 use crate::rules::lock::Request;
@@ -83,7 +84,7 @@ impl Admission {
         let Some(run) = &mut self.run else { return Way::Passing };
         match ran {
             Ran::Runs => {
-                self.hold.renewed_us = now_us;
+                self.hold.answered(self.hold.claim.digest, now_us);
                 run.then.clone()
             }
             Ran::Waits { holder, place_ms, .. } => {

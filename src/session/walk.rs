@@ -4,7 +4,7 @@ use super::channel::{Down, Life, Up};
 use super::collect::concerned;
 use super::confirm::Outcome;
 use super::event::CloseReason;
-use super::window::Source;
+use super::window::Via;
 use super::{Phase, Session, Side};
 use crate::amqp::content::ContentHeader;
 use crate::amqp::frame::{self, Frame, FrameKind, ProtocolHeader, Split};
@@ -91,7 +91,7 @@ impl Session {
     /// The largest payload: `RabbitMQ` takes frames that are 8 octets, the overhead, above the negotiated size.
     fn limit(&self, from: Side) -> usize {
         match from {
-            Side::Client => self.frame_max,
+            Side::Client => self.shared.frame_max,
             Side::Broker => FRAME_MAX,
         }
     }
@@ -278,7 +278,7 @@ impl Session {
             MethodId::BASIC_PUBLISH => {}
             _ => return None,
         }
-        let header_frame = match content_header(after, frame.channel, self.frame_max) {
+        let header_frame = match content_header(after, frame.channel, self.shared.frame_max) {
             Next::Header(header_frame) => header_frame,
             Next::Incomplete => return Some(Quick::Begun),
             Next::Other => return None,
@@ -332,11 +332,11 @@ impl Session {
                         return None;
                     }
                     let header = ContentHeader::decode(header_frame.payload)?;
-                    channel.deliver_begins(&mut self.shared, &deliver, &header, Source::Client);
+                    channel.deliver_begins(&mut self.shared, &deliver, &header, Via::Client);
                 } else {
                     self.shared.counts.unmatched_deliveries += 1;
                     let tag = deliver.delivery_tag;
-                    channel.delivered(&mut self.shared, Some(deliver.consumer_tag), tag, None, None, Source::Client);
+                    channel.delivered(&mut self.shared, Some(deliver.consumer_tag), tag, None, None, Via::Client);
                 }
                 if header.body_size > 0 {
                     channel.down = Down::Passing(header.body_size);

@@ -40,7 +40,7 @@ pub(super) enum Fit {
 
 /// Which consumer at the broker a delivery came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum Via {
     /// The client's.
     #[default]
     Client,
@@ -116,16 +116,16 @@ impl Windows {
     }
 
     /// The client is shown a delivery that came to this consumer.
-    pub(super) fn shows(&mut self, source: Source) {
-        if let Source::Own(number) = source
+    pub(super) fn shows(&mut self, source: Via) {
+        if let Via::Own(number) = source
             && let Some(own) = self.own.iter_mut().find(|own| own.number == number)
         {
             own.shown += 1;
         }
     }
 
-    fn settles(&mut self, source: Source) {
-        if let Source::Own(number) = source
+    fn settles(&mut self, source: Via) {
+        if let Via::Own(number) = source
             && let Some(own) = self.own.iter_mut().find(|own| own.number == number)
         {
             own.shown = own.shown.saturating_sub(1);
@@ -165,7 +165,7 @@ impl Channel {
     }
 
     /// The client has settled a delivery that came to this consumer.
-    pub(super) fn source_settled(&mut self, shared: &mut Shared, source: Source) {
+    pub(super) fn source_settled(&mut self, shared: &mut Shared, source: Via) {
         self.windows.settles(source);
         if self.windows.changed {
             shared.windows = Fit::Unsure;
@@ -175,13 +175,13 @@ impl Channel {
     /// One more delivery is held, or one less.
     pub(super) fn note_held(&mut self, admission: &Admission, change: isize) {
         let count = match admission.source {
-            Source::Own(number) => self
+            Via::Own(number) => self
                 .windows
                 .own
                 .iter_mut()
                 .find(|own| own.number == number)
                 .map(|own| &mut own.held),
-            Source::Client => {
+            Via::Client => {
                 let consumer = admission.consumer();
                 let mut consumers = self.consumers.iter_mut();
                 consumers.find(|known| known.tag == consumer).map(|known| &mut known.window.held)

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oncegate::rules::lock::{
-    Acquired, Admitted, Claim, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Running, Scope, Signal,
+    Acquired, Admitted, Alive, Claim, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Running, Scope, Signal,
 };
+use oncegate::rules::source::{Hears, Source};
 
 use oncegate::rules::running::{IfBusy, Ran, RunNote};
 
@@ -26,7 +27,7 @@ const BEHIND_ITS_END: u64 = 60_000;
 const NAMED: u64 = 1_000;
 
 /// One per kind of lock.
-const KEYS: u64 = 7;
+const KEYS: u64 = 10;
 
 /// Random numbers from a seed.
 pub struct Dice(pub u64);
@@ -63,6 +64,7 @@ fn request(dice: &mut Dice, notes: &[Arc<LockNote>]) -> Request {
             id: claim.id,
             settlement: Nonce(100 + dice.roll(40)),
             signal: Signal::ALL[dice.roll(Signal::ALL.len() as u64) as usize],
+            source: Source::NAMED[dice.roll(4) as usize],
             worker,
         },
         17..20 => Request::Admit {
@@ -76,7 +78,8 @@ fn request(dice: &mut Dice, notes: &[Arc<LockNote>]) -> Request {
             claim,
             delivery: Nonce(200 + nonce),
             note: note.clone(),
-            running: dice.roll(2) == 0,
+            alive: [Alive::Delivered, Alive::Begun, Alive::Acknowledged][dice.roll(3) as usize],
+            worker,
         },
         _ if dice.roll(2) == 0 => Request::Cool {
             claim: Claim {
@@ -176,14 +179,19 @@ fn run_note(key: u8, retries: u32) -> Arc<RunNote> {
         queue: "celery".into(),
         life_ms: LIFE,
         settle_grace_ms: GRACE,
-        acks_late: key == 1,
+        acks_late: key != 0,
+        hears: if key == 2 {
+            Hears::only([Source::Ack, Source::Redis])
+        } else {
+            Hears::ALL
+        },
         retries,
     })
 }
 
-/// Two keys, three ids and their copies, all that may happen to a run, and the publish locks beside it.
+/// Three keys, three ids and their copies, all that may happen to a run, and the publish locks beside it.
 fn run_request(dice: &mut Dice, notes: &[Arc<LockNote>]) -> Request {
-    let key = dice.roll(2) as u8;
+    let key = dice.roll(3) as u8;
     let claim = claim(key, ["a", "b", "c"][dice.roll(3) as usize]);
     let delivery = Nonce(200 + dice.roll(4));
     let note = run_note(key, dice.roll(8).saturating_sub(5) as u32);
@@ -216,12 +224,14 @@ fn run_request(dice: &mut Dice, notes: &[Arc<LockNote>]) -> Request {
             id: claim.id,
             settlement: delivery,
             signal: Signal::ALL[dice.roll(Signal::ALL.len() as u64) as usize],
+            source: Source::NAMED[dice.roll(4) as usize],
             worker,
         },
         15 => Request::Signal {
             id: claim.id,
             settlement: delivery,
             signal: [Signal::Acked, Signal::Retried, Signal::Succeeded, Signal::Orphaned][dice.roll(4) as usize],
+            source: Source::Ack,
             worker,
         },
         _ => request(dice, notes),
@@ -254,7 +264,7 @@ async fn tell_the_same_story_of_runs(seed: u64, steps: usize) {
             break;
         }
         assert_eq!(timeless(left), timeless(right), "seed {seed} step {step}: {request:?}");
-        for key in 0..2 {
+        for key in 0..3 {
             let (left, right) = (memory.show_run(digest(key)).await, redis.show_run(digest(key)).await);
             assert!(
                 alike(left.clone(), right.clone()),
@@ -303,6 +313,12 @@ async fn tell_the_same_story(seed: u64, steps: usize) {
         }),
         note(Scope::UntilExpired),
         note_with(Scope::UntilFinished, |note| note.unstarted_ms = Some(UNSTARTED)),
+        note_with(Scope::UntilFinished, |note| note.hears = Hears::only([Source::Redis, Source::Rpc])),
+        note_with(Scope::UntilFinished, |note| {
+            note.acks_late = true;
+            note.hears = Hears::only([Source::Ack]);
+        }),
+        note_with(Scope::UntilStarted, |note| note.hears = Hears::only([Source::Events])),
     ];
     let notes: Vec<_> = notes.iter().enumerate().map(|(key, note)| of_its_own_rule(key, note)).collect();
     let mut dice = Dice(seed);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use oncegate::rules::lock::{Acquired, Nonce, Reply, Request, Scope, Signal};
 use oncegate::rules::running::{IfBusy, RunNote};
+use oncegate::rules::source::Hears;
 use oncegate::store::Memory;
 
 use crate::world::{ManualClock, acquire, claim, commit, note, note_with, signal};
@@ -78,6 +79,7 @@ fn what_is_known_of_runs_is_removed() {
         life_ms: 3_600_000,
         settle_grace_ms: 1_000,
         acks_late: false,
+        hears: Hears::ALL,
         retries: 0,
     });
     let run = |claim: Claim| Request::Run {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use oncegate::rules::lock::{Claim, Nonce, Renewed, Reply, Request, Running, Signal};
 use oncegate::rules::running::{IfBusy, Ran, RunNote};
+use oncegate::rules::source::{Hears, Source};
 
 use crate::likeness::Dice;
 use crate::world::{LIFE, World, claim, digest};
@@ -55,6 +56,7 @@ impl Delivery {
             life_ms: LIFE,
             settle_grace_ms: 20,
             acks_late: self.acks_late(),
+            hears: Hears::ALL,
             retries: self.retries,
         })
     }
@@ -147,6 +149,7 @@ impl Story<'_> {
             id: delivery.claim().id,
             settlement: Nonce(delivery.nonce),
             signal,
+            source: if signal.settles() { Source::Ack } else { Source::Events },
             worker: worker.into(),
         };
         self.world.ask(request).await

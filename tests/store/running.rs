@@ -7,6 +7,7 @@ use oncegate::rules::lock::{
     Scope, Signal,
 };
 use oncegate::rules::running::{IfBusy, Ran, RunNote};
+use oncegate::rules::source::{Hears, Source};
 use oncegate::store::Filter;
 use oncegate::store::operator::{self, Act, Choice};
 
@@ -25,6 +26,8 @@ scenarios! {
     an_end_told_by_another_worker_changes_nothing
     an_early_ack_is_a_start
     a_late_ack_frees_after_the_grace
+    an_ack_known_to_be_late_frees_after_the_grace
+    what_the_rule_does_not_listen_to_ends_nothing
     a_success_within_the_grace_frees_at_once
     a_retry_keeps_the_lock_for_the_next_run
     a_retry_within_the_grace_keeps_the_lock
@@ -70,6 +73,7 @@ fn run_note_with(change: impl FnOnce(&mut RunNote)) -> Arc<RunNote> {
         life_ms: LIFE,
         settle_grace_ms: GRACE,
         acks_late: false,
+        hears: Hears::ALL,
         retries: 0,
     };
     change(&mut note);
@@ -172,6 +176,7 @@ async fn tell_from(w: &World, worker: &str, id: &str, signal: Signal) -> Vec<Rel
         id: id.into(),
         settlement: Nonce(0),
         signal,
+        source: Source::Events,
         worker: worker.into(),
     };
     released(w, request).await
@@ -187,6 +192,7 @@ async fn settle(w: &World, id: &str, delivery: u64, signal: Signal) -> Vec<Relea
         id: id.into(),
         settlement: Nonce(delivery),
         signal,
+        source: Source::Ack,
         worker: ONE.into(),
     };
     released(w, request).await
@@ -426,6 +432,43 @@ async fn a_late_ack_frees_after_the_grace(w: &World) {
     lapses(w, 2).await;
     assert_eq!(renew(w, &claim(2, "c"), 7, &soon).await, Renewed::Gone);
     assert_eq!(ask(w, &claim(2, "d"), 8, &soon, WAIT).await, Ran::Runs);
+}
+
+async fn an_ack_known_to_be_late_frees_after_the_grace(w: &World) {
+    running(w, 1, "a", 7, &early()).await;
+    assert_eq!(settle(w, "a", 8, Signal::AckedLate).await, [], "of another delivery");
+    assert_eq!(settle(w, "a", 7, Signal::AckedLate).await, [ReleaseReason::Ended]);
+    assert!(span(w, 1).await < LIFE / 2);
+}
+
+async fn what_the_rule_does_not_listen_to_ends_nothing(w: &World) {
+    let acks = run_note_with(|note| (note.acks_late, note.hears) = (true, Hears::only([Source::Ack])));
+    running(w, 1, "a", 7, &acks).await;
+    assert_eq!(tell(w, "a", Signal::Succeeded).await, []);
+    assert_eq!(tell(w, "a", Signal::Started).await, []);
+    assert_eq!(
+        run_of(w, 1).await.state,
+        LockState::Running,
+        "it shows nevertheless that it has begun"
+    );
+    assert_eq!(settle(w, "a", 7, Signal::Acked).await, [ReleaseReason::Ended]);
+    let events = run_note_with(|note| (note.acks_late, note.hears) = (true, Hears::only([Source::Events])));
+    running(w, 2, "b", 7, &events).await;
+    assert_eq!(settle(w, "b", 7, Signal::Acked).await, []);
+    assert!(span(w, 2).await >= LIFE);
+    assert_eq!(
+        tell(w, "b", Signal::Revoked).await,
+        [ReleaseReason::Revoked],
+        "what counts for all counts for it"
+    );
+    running(w, 3, "c", 7, &events).await;
+    assert_eq!(tell(w, "c", Signal::Succeeded).await, [ReleaseReason::Success]);
+    assert_eq!(settle(w, "d", 9, Signal::Acked).await, []);
+    assert_eq!(
+        renew(w, &claim(4, "d"), 7, &events).await,
+        Renewed::Retaken,
+        "an early ack is no end"
+    );
 }
 
 async fn a_success_within_the_grace_frees_at_once(w: &World) {

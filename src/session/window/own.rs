@@ -1,6 +1,6 @@
 //! Consumers of Oncegate's own, which read ahead for one of the client's past what is held of it.
 
-use super::{Fit, ReadsAhead, Source, Window};
+use super::{Fit, ReadsAhead, Via, Window};
 use crate::amqp::encode;
 use crate::amqp::frame::{Frame, HEADER_LEN};
 use crate::amqp::method::basic::{Consume, Deliver};
@@ -99,21 +99,21 @@ impl Channel {
     }
 
     /// Which consumer this tag of the broker's is, and the client's tag for it.
-    pub(in crate::session) fn resolve<'t>(&'t self, tag: &'t [u8]) -> (Source, &'t [u8]) {
+    pub(in crate::session) fn resolve<'t>(&'t self, tag: &'t [u8]) -> (Via, &'t [u8]) {
         match self.windows.own.iter().find(|own| own.tag == tag) {
-            Some(own) => (Source::Own(own.number), &own.client_tag),
-            None => (Source::Client, tag),
+            Some(own) => (Via::Own(own.number), &own.client_tag),
+            None => (Via::Client, tag),
         }
     }
 
     /// A `basic.deliver` with what follows it, with the client's tag for its consumer.
-    pub(in crate::session) fn for_client(&self, frames: Vec<u8>) -> (Source, Vec<u8>) {
+    pub(in crate::session) fn for_client(&self, frames: Vec<u8>) -> (Via, Vec<u8>) {
         if !self.windows.any_own() {
-            return (Source::Client, frames);
+            return (Via::Client, frames);
         }
         let deliver = frames.get(HEADER_LEN..).and_then(Deliver::decode);
-        let Some((source @ Source::Own(_), tag)) = deliver.map(|deliver| self.resolve(deliver.consumer_tag)) else {
-            return (Source::Client, frames);
+        let Some((source @ Via::Own(_), tag)) = deliver.map(|deliver| self.resolve(deliver.consumer_tag)) else {
+            return (Via::Client, frames);
         };
         let retagged = encode::retagged(&frames, tag);
         (source, retagged.unwrap_or(frames))

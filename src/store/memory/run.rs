@@ -7,6 +7,7 @@ use super::lapsing::Lapses;
 use super::{LONGEST_MS, OVER_KEPT, PASSED_OVER, UNSEEN_MS, WAIT_KEPT_MS, WAITERS_KEPT};
 use crate::rules::lock::{Digest, Extent, Freed, LockRecord, LockState, Nonce, ReleaseReason, Signal};
 use crate::rules::running::RunNote;
+use crate::rules::source::Source;
 
 /// How far a run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +101,7 @@ impl Run {
     /// Whether a signal is about this run. A settlement names its delivery; another signal may name its worker.
     fn is_meant(&self, settlement: Nonce, signal: Signal, worker: &str) -> bool {
         match signal {
-            Signal::Acked | Signal::Rejected | Signal::DeliveredNoAck => settlement == self.delivery,
+            _ if signal.settles() => settlement == self.delivery,
             Signal::Orphaned => !worker.is_empty() && *self.worker == *worker,
             Signal::RevokeAsked | Signal::Purged => false,
             _ => worker.is_empty() || self.worker.is_empty() || *self.worker == *worker,
@@ -108,10 +109,24 @@ impl Run {
     }
 
     /// Something was learnt of the holder. `again`: it has published again under this key.
-    pub(super) fn signal(&mut self, settlement: Nonce, signal: Signal, worker: &Arc<str>, again: bool, now: u64) -> RunEffect {
+    pub(super) fn signal(
+        &mut self,
+        (settlement, signal, source): (Nonce, Signal, Source),
+        worker: &Arc<str>,
+        again: bool,
+        now: u64,
+    ) -> RunEffect {
         if !self.is_meant(settlement, signal, worker) {
             return RunEffect::None;
         }
+        let signal = match signal {
+            _ if signal.is_heard(source, self.note.hears) => signal,
+            // From a source that does not count, a start shows nevertheless that the worker has begun.
+            Signal::Acked if !self.note.acks_late => Signal::Started,
+            Signal::DeliveredNoAck | Signal::Started => Signal::Started,
+            _ => return RunEffect::None,
+        };
+        let acks_late = signal == Signal::AckedLate || signal == Signal::Acked && self.note.acks_late;
         if let Some(reason) = end_of(signal) {
             return RunEffect::Ends(reason);
         }
@@ -121,8 +136,8 @@ impl Run {
             Signal::Retried => self.retried(now),
             // Per run, started never follows ended.
             _ if self.told => RunEffect::None,
-            Signal::Acked if self.note.acks_late && again => self.retried(now),
-            Signal::Acked if self.note.acks_late => {
+            _ if acks_late && again => self.retried(now),
+            _ if acks_late => {
                 self.expires_ms = self.expires_ms.min(now + self.note.settle_grace_ms.min(LONGEST_MS));
                 self.told = true;
                 RunEffect::Settles
@@ -163,6 +178,7 @@ impl Run {
             expires_ms: self.expires_ms,
             scope: Extent::Run,
             in_flight: 0,
+            carried: true,
             shadow: false,
         }
     }
@@ -177,7 +193,13 @@ pub(super) fn end_of(signal: Signal) -> Option<ReleaseReason> {
         Signal::Revoked => Some(ReleaseReason::Revoked),
         Signal::Expired => Some(ReleaseReason::Expired),
         Signal::Crashed | Signal::Orphaned => Some(ReleaseReason::Crash),
-        Signal::Acked | Signal::DeliveredNoAck | Signal::Started | Signal::Retried | Signal::RevokeAsked | Signal::Purged => None,
+        Signal::Acked
+        | Signal::AckedLate
+        | Signal::DeliveredNoAck
+        | Signal::Started
+        | Signal::Retried
+        | Signal::RevokeAsked
+        | Signal::Purged => None,
     }
 }
 

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::run::{Done, Run, RunEffect, Stage, Waiting, end_of};
-use super::table::{Claims, EndedPublishes};
+use super::table::{Claims, EndedPublishes, Said};
 use super::{DONE_KEPT_MS, ENDED_KEPT_MS, LONGEST_MS, Step, UNKNOWN_KEPT_MS};
 use crate::rules::lock::{Claim, Digest, Freed, LockState, Nonce, ReleaseReason, Renewed, Scope, Signal, SignalVerdict};
 use crate::rules::running::{IfBusy, Ran, RunNote};
+use crate::rules::source::Source;
 
 impl Step<'_> {
     pub(super) fn run(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<RunNote>, busy: IfBusy, worker: &Arc<str>) -> Ran {
@@ -99,7 +100,7 @@ impl Step<'_> {
             return Renewed::Gone;
         }
         let ended = self.table.ended(&claim.id, self.now);
-        if ended.is_some_and(|ended| ended.by(|verdict| verdict == SignalVerdict::Ends, None)) {
+        if ended.is_some_and(|ended| ended.by(|said| said.verdict == SignalVerdict::Ends && note.hears.hears(said.source), None)) {
             return Renewed::Gone;
         }
         self.take_run(claim, delivery, note, worker, life);
@@ -133,8 +134,7 @@ impl Step<'_> {
         &mut self,
         digest: Digest,
         id: &Arc<str>,
-        settlement: Nonce,
-        signal: Signal,
+        (settlement, signal, source): (Nonce, Signal, Source),
         worker: &Arc<str>,
     ) -> Option<Freed> {
         let again = self.publishes_again(digest, id);
@@ -147,7 +147,7 @@ impl Step<'_> {
             return None;
         };
         let (told, delivery, retries, copied) = (run.told, run.delivery, run.retries, run.copied);
-        match run.signal(settlement, signal, worker, again, self.now) {
+        match run.signal((settlement, signal, source), worker, again, self.now) {
             RunEffect::None => None,
             RunEffect::Lives => {
                 let (until, rule) = (self.now + run.note.life_ms.clamp(1, LONGEST_MS), run.note.rule.clone());
@@ -274,7 +274,10 @@ impl Step<'_> {
     }
 
     fn note_left(&mut self, id: &Arc<str>, publishes: EndedPublishes, kept_ms: u64) {
-        self.table
-            .note_ended(id, SignalVerdict::Ends, publishes, self.now + kept_ms, self.now);
+        let said = Said {
+            verdict: SignalVerdict::Ends,
+            source: Source::Other,
+        };
+        self.table.note_ended(id, said, publishes, self.now + kept_ms, self.now);
     }
 }

@@ -1,7 +1,8 @@
 
 -- Running locks, for Redis; the same rules as in `memory/running.rs`.
 --
--- `PREFIX:run:{DIGEST}` is a hash like a lock. It names the run by `holder` and `delivery`. `told` and `grace` are as in a lock. `retried` is
+-- `PREFIX:run:{DIGEST}` is a hash like a lock. It names the run by `holder` and `delivery`. `told`, `grace`, `late` and `hears` are as in a
+-- lock. `retried` is
 -- there once the run has ended in a retry: the id keeps the lock, and no worker is named. `heir` is there while the start of a run is not
 -- known that took the lock from an earlier one of its id whose retry was not heard of. `copied` is there once a second copy has asked.
 -- `PREFIX:wait:{DIGEST}` are the ids that wait by their places, `PREFIX:seen:{DIGEST}` when each was seen last.
@@ -123,7 +124,7 @@ local function leave(digest, idkey, id, delivery)
   local lock = lock_of(digest)
   local l = call('HMGET', lock, 'holder', 'state', 'scope', 'publishes', 'rule', 'task', 'since', 'shadow', 'told')
   if l[1] ~= id then
-    note_ended(id, 'r', { '*' }, UNKNOWN_KEPT)
+    note_ended(id, 'r', '', UNJUDGED, UNKNOWN_KEPT)
     return nil
   end
   if l[2] == 'cooldown' or l[3] == 'until_expired' then return nil end
@@ -131,7 +132,7 @@ local function leave(digest, idkey, id, delivery)
   settle(list, delivery)
   call('DEL', lock)
   forget_id(idkey, digest)
-  note_ended(id, 'r', settled(list), ENDED_KEPT)
+  note_ended(id, 'r', '', settled(list), ENDED_KEPT)
   return not l[9] and freed(digest, 'ended', id, l[5], l[6], l[7], l[8]) or nil
 end
 
@@ -184,7 +185,7 @@ function ops.G(lock, idkey, a)
   return 0
 end
 
--- Renewal of a run: id, delivery, worker, retries, life, entry, blob. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
+-- Renewal of a run: id, delivery, worker, retries, life, entry, blob, ends. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
 function ops.K(lock, idkey, a)
   local digest, id, delivery, worker = digest_of(lock), ARGV[a], ARGV[a + 1], ARGV[a + 2]
   local life, entry, run = tonumber(ARGV[a + 4]), ARGV[a + 5], run_of(digest)
@@ -201,7 +202,7 @@ function ops.K(lock, idkey, a)
     live_at_least(done_of(digest, id), life)
     return 2
   end
-  if heard(id, nil, 'r') then return 2 end
+  if heard(id, nil, ARGV[a + 7]) then return 2 end
   take_run(digest, idkey, id, delivery, worker, tonumber(ARGV[a + 3]), life, entry, ARGV[a + 6])
   return 1
 end
@@ -221,7 +222,7 @@ end
 -- Show a run.
 function ops.V(lock)
   return call('HMGET', run_of(digest_of(lock)), 'holder', 'state', 'rule', 'task', 'summary', 'worker', 'proxy', 'vhost', 'queue', 'since',
-    'expires', 'scope', 'shadow', 'publishes')
+    'expires', 'scope', 'shadow', 'publishes', 'carried')
 end
 
 -- Release by an operator: whether a holder is named, its id, whether the lock of one that runs goes too.
@@ -250,10 +251,10 @@ end
 local ENDS = { r = 'ended', k = 'success', f = 'failure', v = 'revoked', x = 'expired', c = 'crash', o = 'crash' }
 
 -- What a signal does to one running lock: whether the record still lists it, what is told if the lock goes, and when it goes if that is soon.
-local function signal_run(digest, idkey, id, settlement, signal, worker)
+local function signal_run(digest, idkey, id, settlement, signal, worker, source)
   local run = run_of(digest)
   local r = call('HMGET', run, 'holder', 'delivery', 'worker', 'state', 'grace', 'life', 'expires', 'retried', 'told', 'rule', 'task',
-    'since', 'retries', 'copied', 'heir')
+    'since', 'retries', 'copied', 'heir', 'late', 'hears')
   if r[1] ~= id then
     if signal == 'o' or not ENDS[signal] then return true end
     note_over(digest, id, signal == 'r' and settlement or '*', ENDED_KEPT)
@@ -261,10 +262,15 @@ local function signal_run(digest, idkey, id, settlement, signal, worker)
   end
   if signal == 'q' or signal == 'p' then return true end
   local delivery, runs_on, life = r[2], r[3] or '', tonumber(r[6]) or 1
-  if signal == 'a' or signal == 'r' or signal == 'd' then
+  if SETTLING[signal] then
     if settlement ~= delivery then return true end
   elseif worker ~= '' and runs_on ~= '' and worker ~= runs_on or signal == 'o' and (worker == '' or worker ~= runs_on) then
     return true
+  end
+  if LISTENED[signal] and r[17] and not string.find(r[17], source, 1, true) then
+    if not (signal == 'a' and not r[16] or signal == 'd' or signal == 's') then return true end
+    -- From a source that does not count, a start shows nevertheless that the worker has begun.
+    signal = 's'
   end
   local function lives(...)
     call('HSET', run, 'expires', int(math.max(now + life, tonumber(r[7]) or 0)), ...)
@@ -296,9 +302,9 @@ local function signal_run(digest, idkey, id, settlement, signal, worker)
   end
   -- Per run, started never follows ended.
   if r[9] then return true end
-  if signal == 'a' and r[5] then
+  if signal == 'l' or signal == 'a' and r[16] then
     if publishes_again(digest, id, r[4]) then return retried() end
-    local grace = math.min(tonumber(r[5]), math.max(0, (tonumber(r[7]) or now) - now))
+    local grace = math.min(tonumber(r[5]) or 0, math.max(0, (tonumber(r[7]) or now) - now))
     note_over(digest, id, delivery, ENDED_KEPT)
     call('HSET', run, 'expires', int(now + grace), 'told', '1')
     call('PEXPIRE', run, int(grace))
@@ -310,10 +316,10 @@ end
 
 -- What a signal does to all running locks of an id: which entries the record keeps, how many there were, when the last goes if that is soon.
 -- What is told goes to `out`.
-function runs.signal(record, idkey, id, settlement, signal, worker, out)
+function runs.signal(record, idkey, id, settlement, signal, worker, source, out)
   local kept, entries, shortest = {}, 0, nil
   for entry, digest in string.gmatch(record, '(\n%+(%x+)[^\n]*)') do
-    local runs, told, grace = signal_run(digest, idkey, id, settlement, signal, worker)
+    local runs, told, grace = signal_run(digest, idkey, id, settlement, signal, worker, source)
     entries = entries + 1
     if runs then kept[#kept + 1] = entry end
     if told then out[#out + 1] = told end
@@ -322,5 +328,5 @@ function runs.signal(record, idkey, id, settlement, signal, worker, out)
   return kept, entries, shortest
 end
 
-arguments.G, arguments.K, arguments.L, arguments.V = 9, 7, 2, 0
+arguments.G, arguments.K, arguments.L, arguments.V = 9, 8, 2, 0
 

@@ -2,9 +2,10 @@
 
 use redis::{Cmd, Value};
 
-use super::{Hex, Names, freed, number, packed, span, text};
+use super::{Hex, Names, freed, number, span, text};
 use crate::rules::lock::{Claim, Digest, Extent, Request};
 use crate::rules::running::{IfBusy, Ran, RunNote};
+use crate::rules::source::Hears;
 use crate::store::memory::LONGEST_MS;
 
 pub(super) fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
@@ -32,6 +33,7 @@ pub(super) fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
         } => {
             cmd.arg("K").arg(&**id).arg(Hex(delivery.0));
             write_note(cmd, *digest, note, worker, names);
+            cmd.arg(format!("r{}", note.hears.letters()));
         }
         Request::LeaveRun { claim, delivery } => {
             cmd.arg("L").arg(&*claim.id).arg(Hex(delivery.0));
@@ -49,17 +51,38 @@ fn write_note(cmd: &mut Cmd, digest: Digest, note: &RunNote, worker: &str, names
     cmd.arg(fields(note, names));
 }
 
-/// The fields of a running lock that do not change.
+/// The fields of a running lock that do not change, as a `MessagePack` array of names and values.
 fn fields(note: &RunNote, names: &Names) -> Vec<u8> {
     let grace = note.settle_grace_ms.min(LONGEST_MS).to_string();
     let life = span(note.life_ms).to_string();
+    let hears = note.hears.letters();
     let mut fields: Vec<&str> = vec!["rule", &note.rule, "task", &note.task, "summary", &note.summary];
     fields.extend(["proxy", &*names.proxy, "vhost", &note.vhost, "queue", &note.queue]);
-    fields.extend(["scope", Extent::Run.as_str(), "life", &life]);
+    fields.extend(["scope", Extent::Run.as_str(), "life", &life, "grace", &grace, "carried", "1"]);
     if note.acks_late {
-        fields.extend(["grace", &grace]);
+        fields.extend(["late", "1"]);
+    }
+    if note.hears != Hears::ALL {
+        fields.extend(["hears", &hears]);
     }
     packed(&fields)
+}
+
+fn packed(fields: &[&str]) -> Vec<u8> {
+    let mut packed = Vec::with_capacity(3 + fields.iter().map(|field| field.len() + 5).sum::<usize>());
+    packed.push(0xdc);
+    packed.extend((fields.len() as u16).to_be_bytes());
+    for field in fields {
+        match field.len() {
+            length @ 0..32 => packed.push(0xa0 | length as u8),
+            length => {
+                packed.push(0xdb);
+                packed.extend((length as u32).to_be_bytes());
+            }
+        }
+        packed.extend(field.as_bytes());
+    }
+    packed
 }
 
 pub(super) fn ran(value: Value) -> Option<Ran> {
