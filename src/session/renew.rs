@@ -65,8 +65,8 @@ impl Hold {
 
     /// Whether its task may begin no more, if it has not.
     fn is_too_late(&self, now_us: u64) -> bool {
-        let unstarted_ms = self.lock.as_ref().and_then(|note| note.unstarted_ms);
-        let unstarted_us = unstarted_ms.map(|unstarted| unstarted.saturating_mul(1000));
+        let within_ms = self.lock.as_ref().and_then(|note| note.unstarted_ms);
+        let unstarted_us = within_ms.map(|within| within.saturating_mul(1000));
         unstarted_us.is_some_and(|unstarted| now_us >= self.judged_us.saturating_add(unstarted))
     }
 
