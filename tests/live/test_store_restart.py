@@ -76,7 +76,7 @@ def test_running_unacknowledged_it_is_locked_again(oncegate, stack, store, score
     [run] = scoreboard.wait_runs(1)
     for _ in range(2):
         restart_empty(store)
-        assert locked_again(store, run["id"])["state"] == "queued"
+        assert "-" not in locked_again(store, run["id"])["publishes"], "its message is in flight"
     dropped(stack, gate, task)
     ends(stack, gate, store, scoreboard, task, 1)
 
@@ -91,6 +91,7 @@ def test_running_acknowledged_it_is_locked_again(oncegate, stack, store, scorebo
         restart_empty(store)
         lock = locked_again(store, run["id"])
         assert (lock["state"], lock["worker"]) == ("running", f"{worker.node}@test")
+        assert "-" in lock["publishes"], "its message is settled"
     dropped(stack, gate, "gated")
     ends(stack, gate, store, scoreboard, "gated", 1)
 
