@@ -36,6 +36,7 @@
 //! | [`config`] | files, environment and flags → a [`config::Config`] that is valid by construction |
 //! | [`tls`] | TLS of every listener and of every leg to a broker, from the files that the configuration names |
 //! | [`metrics`], [`logging`] | every counter and log line |
+//! | [`control`] | Oncegate's own account at the broker: events of workers that do not pass, and messages to them |
 //! | [`lifecycle`] | what becomes of tasks, where no connection that passes tells it |
 //! | [`admin`], [`cli`] | the HTTP API and page; the commands |
 //! | [`proxy`] | listeners, worker threads, the two sockets around each session |
@@ -72,6 +73,7 @@ pub mod amqp;
 pub mod celery;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod lifecycle;
 pub mod logging;
 pub mod metrics;

@@ -6,8 +6,6 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("proxy.consumer_timeout", &[]),
     ("proxy.proxy_protocol_from", &[]),
     ("proxy.send_proxy_protocol", &[]),
-    ("control.url", &[]),
-    ("control.vhosts.*.url", &[]),
     ("results.kind", &["redis", "none"]),
     ("results.expires", &[]),
     ("park.prefix", &[]),

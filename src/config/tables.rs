@@ -6,14 +6,15 @@ use super::address::{HostPort, Listen, RedisUrl, StoreUrl, Transport, Upstream};
 use super::admin::{read_admin, read_token};
 use super::check::Offered;
 use super::context::Context;
+use super::control::{self, read_control};
 use super::layer::Layered;
 use super::reader::TableReader;
 use super::report::{Reader, Shown};
 use super::rule;
-use super::secrets::{check_tls, read_client_tls, read_secret, read_server_tls};
+use super::secrets::{check_tls, read_client_tls, read_secret, read_server_tls, warn_of_unused_tls};
 use super::setting::{Setting as _, Size};
 use super::tree::{Table, Value};
-use super::unbuilt::{read_control, read_unbuilt_tables, read_vhost};
+use super::unbuilt::read_unbuilt_tables;
 use super::unit::show_size;
 use super::{
     Config, DecisionsConfig, LogConfig, LogDecisions, LogFormat, LogLevel, ProxyConfig, ResultsConfig, StoreConfig, UpstreamConfirms,
@@ -29,7 +30,9 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
     root.get("include", Vec::<String>::new());
     let watch_config = root.get("watch_config", true);
     let mut proxy = read_proxy(&mut root);
-    proxy.enable_events = read_control(&mut root);
+    let control = read_control(&mut root, &proxy);
+    proxy.enable_events = control.enable_events;
+    warn_of_unused_tls(&root, &proxy, &control);
     let store = read_store(&mut root, &proxy.listen);
     let admin = read_admin(&mut root);
     let log = read_log(&mut root);
@@ -48,6 +51,7 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
         file: layered.file.clone(),
         watch_config,
         proxy,
+        control,
         store,
         admin,
         log,
@@ -75,7 +79,7 @@ pub(super) fn read_every_key(reader: &Reader) {
     };
     read_config(reader, &nothing);
     read_token(reader, &Table::default(), None, &mut Vec::new());
-    read_vhost(reader, None, None);
+    control::read_every_key(reader);
     rule::read_every_key(reader);
 }
 

@@ -15,11 +15,15 @@ pub struct Digest(pub [u8; 32]);
 impl Digest {
     /// Lower-case hex, 64 characters, as locks are named in the store.
     pub fn to_hex(self) -> String {
+        self.hex_digits().map(char::from).iter().collect()
+    }
+
+    /// The octets of [`Digest::to_hex`].
+    pub fn hex_digits(self) -> [u8; 64] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut hex = String::with_capacity(64);
-        for byte in self.0 {
-            hex.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            hex.push(char::from(DIGITS[usize::from(byte & 15)]));
+        let mut hex = [0; 64];
+        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0) {
+            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
         }
         hex
     }
@@ -362,7 +366,8 @@ pub enum Signal {
     /// Its worker is gone and does not know it any more.
     Crashed,
     /// The worker that is named with it is gone, or does not know it any more: crashed, if the lock still names that worker and none of
-    /// the holder's messages is in flight, since what the broker has will run elsewhere.
+    /// the holder's messages is in flight, since what the broker has will run elsewhere. Where no proxy has carried the message to its
+    /// worker, the count says nothing, and is not looked at.
     Orphaned,
     /// Its queue was purged or deleted while the message lay in it.
     Purged,
@@ -686,6 +691,8 @@ pub struct LockRecord {
     pub scope: Scope,
     /// How many messages of the holder are published and not settled.
     pub in_flight: u32,
+    /// Whether a proxy has carried the holder's message to a worker; else its settlement is not seen, and `in_flight` says nothing of it.
+    pub carried: bool,
     /// True for the lock of an observing rule.
     pub shadow: bool,
 }

@@ -31,7 +31,7 @@ use lock::ReleaseOn;
 use matcher::Globs;
 use params::Params;
 use source::{Hears, Source};
-use spec::{AcksLate, Canvas, Mode, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique};
+use spec::{AcksLate, Canvas, EnableEvents, Mode, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique};
 
 use crate::celery::body::Body;
 
@@ -113,7 +113,8 @@ pub struct Rule {
     /// How long a worker that was lost may come back before its locks are freed.
     pub orphan_grace: Duration,
     canvas: Canvas,
-    acks_late: AcksLate,
+    /// Whether its tasks acknowledge after their run.
+    pub acks_late: AcksLate,
     /// Which signals start and end its locks (`completion`).
     pub hears: Hears,
     expires_with_lock: bool,
@@ -176,7 +177,7 @@ impl Rule {
     }
 
     /// True if the life of its locks depends on what workers do.
-    fn follows_tasks(&self) -> bool {
+    pub fn follows_tasks(&self) -> bool {
         matches!(self.unique, Some(Unique::UntilStarted | Unique::UntilFinished))
     }
 
@@ -317,6 +318,15 @@ impl RuleSet {
     /// True if a rule needs task events: an early ack says nothing of the end, a late one nothing of the start and of the outcome.
     pub fn needs_events(&self) -> bool {
         self.rules.iter().any(|rule| rule.needs_events())
+    }
+
+    /// Whether workers are to be told to publish task events.
+    pub fn wants_events(&self, enable: EnableEvents) -> bool {
+        match enable {
+            EnableEvents::Auto => self.needs_events(),
+            EnableEvents::True => true,
+            EnableEvents::False => false,
+        }
     }
 
     /// The rules that are in force, in order.

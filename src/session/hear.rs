@@ -98,16 +98,63 @@ pub(super) fn hear(shared: &mut Shared, publish: &basic::Publish<'_>, properties
 }
 
 fn hear_events(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], limits: Limits) {
-    // What cannot be read is somebody else's use of the exchange.
+    for heard in read_events(properties, body, limits) {
+        match heard {
+            Heard::Signal { id, signal, worker } => shared.tell_signal(id, signal, Source::Events, worker),
+            Heard::Pulse { node, pulse } => shared.events.push(Event::Pulse { node, pulse }),
+        }
+    }
+}
+
+/// What workers tell by events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// Of a task.
+    Signal {
+        /// Its id.
+        id: Arc<str>,
+        /// What became of it.
+        signal: Signal,
+        /// The worker's node name.
+        worker: Arc<str>,
+    },
+    /// Of themselves.
+    Pulse {
+        /// The worker's node name.
+        node: Arc<str>,
+        /// What it told.
+        pulse: Pulse,
+    },
+}
+
+impl Heard {
+    /// The node name of the worker that told it.
+    pub fn node(&self) -> &Arc<str> {
+        match self {
+            Heard::Signal { worker, .. } => worker,
+            Heard::Pulse { node, .. } => node,
+        }
+    }
+}
+
+/// What a message to the exchange of events tells; nothing if it cannot be read, since then it is somebody else's use of the exchange.
+pub fn read_events(properties: &Properties<'_>, body: &[u8], limits: Limits) -> Vec<Heard> {
     let Ok(events) = event::read(properties, body, limits) else {
-        return;
+        return Vec::new();
     };
+    let mut heard = Vec::new();
     let mut worker: Arc<str> = "".into();
     for event in events.events {
+        if *worker != *event.hostname {
+            worker = event.hostname.into();
+        }
         let (id, what) = match event.kind {
             Kind::Task { id, event } => (id, event),
             Kind::Worker(what) => {
-                shared.pulse(event.hostname.into(), what);
+                heard.push(Heard::Pulse {
+                    node: Arc::clone(&worker),
+                    pulse: pulse(what),
+                });
                 continue;
             }
         };
@@ -121,10 +168,25 @@ fn hear_events(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], li
             // The reject itself is heard where it is sent, and one with requeue ends nothing.
             TaskEvent::Sent { .. } | TaskEvent::Received { .. } | TaskEvent::Rejected { .. } | TaskEvent::Cancelled => continue,
         };
-        if *worker != *event.hostname {
-            worker = event.hostname.into();
-        }
-        shared.tell_signal(id.into(), signal, Source::Events, Arc::clone(&worker));
+        heard.push(Heard::Signal {
+            id: id.into(),
+            signal,
+            worker: Arc::clone(&worker),
+        });
+    }
+    heard
+}
+
+fn pulse(what: WorkerEvent) -> Pulse {
+    let every_ms = |seconds: Option<f64>| seconds.map(|seconds| (seconds.min(3600.0) * 1000.0) as u64);
+    match what {
+        WorkerEvent::Online(pulse) => Pulse::Online {
+            every_ms: every_ms(pulse.freq),
+        },
+        WorkerEvent::Heartbeat(pulse) => Pulse::Heartbeat {
+            every_ms: every_ms(pulse.freq),
+        },
+        WorkerEvent::Offline => Pulse::Offline,
     }
 }
 
@@ -152,21 +214,6 @@ fn hear_result(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], li
 }
 
 impl Shared {
-    /// A worker tells of itself.
-    fn pulse(&mut self, node: Arc<str>, what: WorkerEvent) {
-        let every_ms = |seconds: Option<f64>| seconds.map(|seconds| (seconds.min(3600.0) * 1000.0) as u64);
-        let pulse = match what {
-            WorkerEvent::Online(pulse) => Pulse::Online {
-                every_ms: every_ms(pulse.freq),
-            },
-            WorkerEvent::Heartbeat(pulse) => Pulse::Heartbeat {
-                every_ms: every_ms(pulse.freq),
-            },
-            WorkerEvent::Offline => Pulse::Offline,
-        };
-        self.events.push(Event::Pulse { node, pulse });
-    }
-
     /// What an ack says, by what was seen of the run and of earlier ones.
     pub(super) fn judge_ack(&mut self, id: &str) -> Signal {
         let (ack, unheard) = self.witness.acked(id, self.now.us);

@@ -47,7 +47,7 @@ pub use deliver::{Deliveries, Pass, Settled};
 pub use drain::Neighbours;
 pub use ends::{BrokerEnd, ClientEnd};
 pub use event::{CloseReason, DeliveryEvent, Event, PublishEvent, Pulse, Run, TasksKnown};
-pub use hear::{Mailbox, Told};
+pub use hear::{Heard, Mailbox, Told, read_events};
 pub use publish::Grant;
 pub use spares::Spares;
 pub use witness::{Ack, Witness};
@@ -261,11 +261,7 @@ impl Shared {
 
     /// Whether workers are to publish task events.
     fn wants_events(&self) -> bool {
-        match self.settings.enable_events {
-            EnableEvents::Auto => self.rules.needs_events(),
-            EnableEvents::True => true,
-            EnableEvents::False => false,
-        }
+        self.rules.wants_events(self.settings.enable_events)
     }
 
     fn nonce(&mut self) -> Nonce {

@@ -306,3 +306,36 @@ fn the_result_backend_is_read_where_it_is_named() {
     let by_variable = load("", &[("ONCEGATE_RESULTS__URL", "redis://cache/2")], &Flags::default()).unwrap();
     assert_eq!(by_variable.results.map(|results| results.url.database), Some(2));
 }
+
+#[test]
+fn accounts_of_the_proxy_belong_to_virtual_hosts() {
+    let of = |text: &str, variables: &[(&str, &str)]| {
+        let config = load(text, variables, &Flags::default()).unwrap();
+        assert!(!config.shown().to_string().contains("hunter2") && !format!("{config:?}").contains("hunter2"));
+        let accounts: Vec<_> = config
+            .control
+            .accounts
+            .iter()
+            .map(|account| (account.vhost.to_string(), account.url.to_string()))
+            .collect();
+        (accounts, config.shown()["control"].clone())
+    };
+    assert_eq!(
+        of("", &[]),
+        (Vec::new(), json!({"url": null, "url_file": null, "enable_events": "auto"}))
+    );
+    let text = "[control]\nurl = \"amqp://me:hunter2@h\"\n[control.vhosts.\"jobs\"]\nurl = \"amqps://me:hunter2@h\"";
+    let accounts = vec![
+        ("/".to_owned(), "amqp://***@h:5672".to_owned()),
+        ("jobs".to_owned(), "amqps://***@h:5671/jobs".to_owned()),
+    ];
+    let shown = json!({"url": "amqp://***@h:5672", "url_file": null, "enable_events": "auto", "vhosts": {"jobs": {"url": "amqps://***@h:5671", "url_file": null}}});
+    assert_eq!(of(text, &[]), (accounts, shown));
+    let (accounts, _) = of("", &[("ONCEGATE_CONTROL__URL", "amqp://me:hunter2@h/jobs")]);
+    assert_eq!(accounts, [("jobs".to_owned(), "amqp://***@h:5672/jobs".to_owned())]);
+
+    let directory = Directory::new();
+    let secret = directory.write("control-url", "amqp://me:hunter2@h/%2F\n");
+    let (accounts, _) = of(&format!("[control]\nurl_file = {secret:?}"), &[]);
+    assert_eq!(accounts, [("/".to_owned(), "amqp://***@h:5672/%2F".to_owned())]);
+}

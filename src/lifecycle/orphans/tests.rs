@@ -30,6 +30,7 @@ fn lock() -> LockRecord {
         expires_ms: LOCKED_MS + 86_400_000,
         scope: Scope::UntilFinished,
         in_flight: 0,
+        carried: true,
         shadow: false,
     }
 }
@@ -88,7 +89,8 @@ const DUE_MS: u64 = YOUNG_MS + GRACE_MS;
 
 #[test]
 fn only_what_a_worker_alone_can_end_may_be_orphaned() {
-    assert!(may_be_orphaned(&lock()));
+    let rules = RuleSet::default();
+    assert!(may_be_orphaned(&lock(), &rules));
     let changes: [fn(&mut LockRecord); 7] = [
         |lock| lock.in_flight = 1,
         |lock| lock.worker = "".into(),
@@ -101,8 +103,96 @@ fn only_what_a_worker_alone_can_end_may_be_orphaned() {
     for (number, change) in changes.into_iter().enumerate() {
         let mut other = lock();
         change(&mut other);
-        assert!(!may_be_orphaned(&other), "{number}");
+        assert!(!may_be_orphaned(&other, &rules), "{number}");
     }
+}
+
+/// Its settlement is not seen. Where tasks acknowledge late the broker has it again.
+#[test]
+fn what_no_proxy_has_carried_may_be_orphaned_whatever_is_in_flight() {
+    let mut direct = lock();
+    (direct.in_flight, direct.carried) = (1, false);
+    assert!(may_be_orphaned(&direct, &RuleSet::default()));
+    for (acks_late, orphan) in [(AcksLate::Auto, true), (AcksLate::False, true), (AcksLate::True, false)] {
+        let spec = RuleSpec {
+            name: Some("r".to_owned()),
+            task: vec!["t".to_owned()],
+            unique: Some(Unique::UntilFinished),
+            acks_late,
+            ..RuleSpec::default()
+        };
+        let rules = RuleSet::compile(vec![spec], &[]).expect("rules");
+        assert_eq!(may_be_orphaned(&direct, &rules), orphan, "{acks_late:?}");
+    }
+}
+
+#[test]
+fn a_worker_that_is_unseen_and_can_be_asked_is_asked_before_its_lock_goes() {
+    let mut rig = Rig::default();
+    assert_eq!(rig.sees(Sight::Unseen, 0), Verdict::Keep);
+    assert_eq!(rig.sees(Sight::Unseen, GRACE_MS - 1), Verdict::Keep);
+    for (after_ms, wanted) in [
+        (0, Verdict::Ask),
+        (4_999, Verdict::Keep),
+        (5_000, Verdict::Ask),
+        (9_999, Verdict::Keep),
+        (10_000, Verdict::Crashed),
+    ] {
+        assert_eq!(rig.sees(Sight::Unseen, GRACE_MS + after_ms), wanted, "{after_ms}");
+    }
+}
+
+/// While the control connection is down nobody hears a worker that passes no proxy, nor for a while after.
+#[test]
+fn what_nobody_can_hear_has_the_grace_from_when_it_can_be_heard_again() {
+    let direct = LockRecord { carried: false, ..lock() };
+    let judge = |rig: &mut Rig, sight, now_ms| {
+        rig.orphans.begin_pass();
+        rig.orphans.see(&HashMap::from([(node(), sight)]), now_ms);
+        let verdict = rig.orphans.judge(&direct, sight, GRACE_MS, now_ms);
+        rig.orphans.end_pass();
+        verdict
+    };
+    let mut rig = Rig::default();
+    assert_eq!(judge(&mut rig, Sight::Absent, 0), Verdict::Keep);
+    assert_eq!(judge(&mut rig, Sight::Absent, 10 * GRACE_MS), Verdict::Keep);
+    let back_ms = 11 * GRACE_MS;
+    assert_eq!(judge(&mut rig, Sight::Unseen, back_ms), Verdict::Keep);
+    assert_eq!(judge(&mut rig, Sight::Unseen, back_ms + GRACE_MS - 1), Verdict::Keep);
+    assert_eq!(judge(&mut rig, Sight::Unseen, back_ms + GRACE_MS), Verdict::Ask);
+    // One that was carried goes by its absence alone, which counts anew as well.
+    assert_eq!(rig.sees(Sight::Absent, back_ms + GRACE_MS + 1), Verdict::Keep);
+    assert_eq!(rig.sees(Sight::Absent, back_ms + 2 * GRACE_MS), Verdict::Keep);
+    assert_eq!(rig.sees(Sight::Absent, back_ms + 2 * GRACE_MS + 1), Verdict::Crashed);
+}
+
+/// It lives, and publishes no heartbeats.
+#[test]
+fn an_unseen_worker_that_knows_its_task_keeps_the_lock() {
+    let mut rig = Rig::default();
+    assert_eq!(rig.sees(Sight::Unseen, 0), Verdict::Keep);
+    let (mut now_ms, mut asked) = (GRACE_MS, 0);
+    while asked < 3 {
+        let (verdict, ticket) = rig.look(Sight::Unseen, now_ms);
+        if verdict == Verdict::Ask {
+            rig.answer(&ticket, "w@one", now_ms + 1_000, &["a"]);
+            asked += 1;
+        } else {
+            assert_eq!(verdict, Verdict::Keep, "{now_ms}");
+        }
+        now_ms += 5_000;
+    }
+    for known in [1, 2] {
+        now_ms += 60_000;
+        let (verdict, ticket) = rig.look(Sight::Unseen, now_ms);
+        assert_eq!(verdict, Verdict::Ask, "{known}");
+        rig.answer(&ticket, "w@one", now_ms + 1_000, &[]);
+    }
+    assert_eq!(
+        rig.sees(Sight::Unseen, now_ms + 10_000),
+        Verdict::Crashed,
+        "it does not know it any more"
+    );
 }
 
 #[test]
@@ -289,6 +379,7 @@ impl World {
             store: Store::memory(Arc::new(memory), Arc::new(Unobserved)).client(),
             runs: Arc::new(Runs::new(&nodes)),
             nodes,
+            control: Control::default(),
             note: "proxy:p1".to_owned(),
             orphans: Orphans::default(),
             cursor: None,

@@ -46,6 +46,8 @@ pub(super) struct Lock {
     worker: Arc<str>,
     /// A worker has had the message in its hands.
     delivered: bool,
+    /// A proxy has carried the message to a worker.
+    carried: bool,
     /// That it goes was told when the settle grace began.
     told: bool,
     pub(super) since_ms: u64,
@@ -77,6 +79,7 @@ impl Lock {
             proxy,
             worker: "".into(),
             delivered: false,
+            carried: false,
             told: false,
             since_ms,
             publishes: vec![(publish, first)],
@@ -170,6 +173,7 @@ impl Lock {
     /// A worker has or had the message.
     pub(super) fn reached(&mut self, worker: &Arc<str>) {
         self.delivered = true;
+        self.carried = true;
         self.note_worker(worker);
     }
 
@@ -201,8 +205,11 @@ impl Lock {
         if self.note.scope == Scope::UntilExpired || self.state == LockState::Cooldown {
             return SignalEffect::None;
         }
-        if signal.settles() && !self.settle(settlement) {
-            return SignalEffect::None;
+        if signal.settles() {
+            if !self.settle(settlement) {
+                return SignalEffect::None;
+            }
+            self.carried = true;
         }
         // Per run, started never follows ended.
         if self.told && signal.verdict() == SignalVerdict::Starts {
@@ -216,7 +223,7 @@ impl Lock {
             Signal::Rejected => self.frees(ReleaseReason::Ended),
             Signal::Revoked => self.frees(ReleaseReason::Revoked),
             Signal::Crashed => self.frees(ReleaseReason::Crash),
-            Signal::Orphaned if self.worker == *worker && self.in_flight() == 0 => self.frees(ReleaseReason::Crash),
+            Signal::Orphaned if self.worker == *worker && (self.in_flight() == 0 || !self.carried) => self.frees(ReleaseReason::Crash),
             Signal::Acked | Signal::AckedLate | Signal::DeliveredNoAck | Signal::Started if self.note.scope == Scope::UntilStarted => {
                 self.frees(ReleaseReason::Started)
             }
@@ -363,6 +370,7 @@ impl Lock {
             expires_ms: self.expires_ms,
             scope: self.note.scope,
             in_flight: self.in_flight() as u32,
+            carried: self.carried,
             shadow: self.note.shadow,
         }
     }

@@ -6,7 +6,7 @@
 -- withdrawn by the request BY. The field `grace` is the settle grace, `late` is there only if the ack ends the task, `hears` only if the lock
 -- does not listen to every source of signals: A acks, E events, P rpc results, B the result backend.
 -- An id record is a string of entries, one per key that the id has claimed: a line feed, the digest, the scope, the rule.
--- The field `delivered` is there once a worker has had the message, `told` once the lock's going was told.
+-- The field `delivered` is there once a worker has had the message, `carried` once a proxy has carried it there, `told` once the lock's going was told.
 -- `PREFIX:ended:ID` is what workers' signals leave behind for the commits that come after them: words, each with a blank before and behind,
 -- of how much a signal says (d begun, a acknowledged, r over), its source if no lock has heard it, and a publish that it ended, or `*`. `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key.
 
@@ -37,6 +37,9 @@ local function dead_of(digest, id) return prefix .. ':super:{' .. digest .. '}:'
 local function is_dead(digest, id) return call('EXISTS', dead_of(digest, id)) == 1 end
 
 local function parse(publishes)
+  -- Mostly there is one.
+  local nonce, mark, by = string.match(publishes or '', '^(%x+)([+-]?)(%x*)$')
+  if nonce then return { { nonce, mark, by } } end
   local list = {}
   for nonce, mark, by in string.gmatch(publishes or '', '(%x+)([+-]?)(%x*)') do
     list[#list + 1] = { nonce, mark, by }
@@ -115,7 +118,9 @@ local function take(lock, id, state, publishes, life, blob)
   call('PEXPIRE', lock, int(life))
 end
 
--- Whether the record lists the key: where its entry begins and ends.
+local function lists(record, digest) return string.find(record, '\n' .. digest .. ' ', 1, true) end
+
+-- Where in the record the entry of the key begins and ends, if it is there.
 local function find_entry(record, digest)
   return string.find(record, '\n' .. digest .. ' [^\n]*')
 end
@@ -128,7 +133,7 @@ end
 local function note_id(idkey, entry, life)
   if call('SET', idkey, entry, 'PX', int(life), 'NX') then return end
   local record = call('GET', idkey)
-  if find_entry(record, string.sub(entry, 2, 65)) then return live_at_least(idkey, life) end
+  if lists(record, string.sub(entry, 2, 65)) then return live_at_least(idkey, life) end
   call('SET', idkey, record .. entry, 'PX', int(math.max(life, call('PTTL', idkey))))
 end
 
@@ -239,7 +244,7 @@ function ops.A(lock, idkey, a)
     note_id(idkey, ARGV[a + 5], lease + life)
     return 1
   end
-  if ARGV[a + 2] == '1' or find_entry(call('GET', idkey) or '', digest_of(lock)) then
+  if ARGV[a + 2] == '1' or lists(call('GET', idkey) or '', digest_of(lock)) then
     note_id(idkey, ARGV[a + 5], lease + life)
     return 2
   end
@@ -316,6 +321,17 @@ function ops.U(lock, idkey, a)
   return { freed(digest_of(lock), ARGV[a + 2], id, l[4], l[5], l[6], l[7]) }
 end
 
+-- The lock of an id that goes on, with its full life.
+local function goes_on(lock, idkey, state, publishes, life, expires, told, ...)
+  local longer = now + life > (tonumber(expires) or 0)
+  if longer then expires = int(now + life) end
+  call('HSET', lock, 'state', state, 'publishes', publishes, 'expires', expires, ...)
+  if longer then call('PEXPIRE', lock, int(life)) end
+  if told then call('HDEL', lock, 'told') end
+  live_at_least(idkey, life)
+  return true
+end
+
 -- The publishes that a signal ends under a key whose lock the id does not hold.
 local UNJUDGED = { '*' }
 -- The signals that count only if the lock listens to their source, and those of them that settle a message.
@@ -325,7 +341,8 @@ local SETTLING = { a = true, l = true, r = true, d = true }
 -- What a signal does to one lock: whether the id still claims the key, the publishes it ends if any, and what is told if the lock goes.
 local function signal_lock(digest, idkey, id, settlement, signal, worker, source)
   local lock = lock_of(digest)
-  local l = call('HMGET', lock, 'holder', 'scope', 'publishes', 'grace', 'expires', 'state', 'life', 'told', 'late', 'hears')
+  local l = call('HMGET', lock, 'holder', 'scope', 'publishes', 'grace', 'expires', 'state', 'life', 'told', 'late', 'hears',
+    'carried')
   if l[1] ~= id then
     if signal == 't' or signal == 'o' or is_dead(digest, id) then return true end
     return false, UNJUDGED
@@ -333,7 +350,10 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker, source
   local scope, runs, life, told = l[2], l[6] == 'running', tonumber(l[7]) or 1, l[8]
   if scope == 'until_expired' or l[6] == 'cooldown' then return true end
   local list = parse(l[3])
-  if SETTLING[signal] and not settle(list, settlement) then return true end
+  if SETTLING[signal] then
+    if not settle(list, settlement) then return true end
+    if not l[11] then call('HSET', lock, 'carried', '1') end
+  end
 
   local function tell(reason)
     if told then return nil end
@@ -352,16 +372,6 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker, source
     live_at_least(idkey, kept)
     return true, all(list), telling
   end
-  local function becomes(state, ...)
-    local longer = now + life > (tonumber(l[5]) or 0)
-    local expires = longer and int(now + life) or l[5]
-    call('HSET', lock, 'state', state, 'publishes', format(list), 'expires', expires, ...)
-    if longer then call('PEXPIRE', lock, int(life)) end
-    if told then call('HDEL', lock, 'told') end
-    live_at_least(idkey, life)
-    return true
-  end
-
   local listens = not LISTENED[signal] or not l[10] or string.find(l[10], source, 1, true)
   if signal == 'a' or signal == 'l' or signal == 'd' or signal == 's' then
     -- Per run, started never follows ended.
@@ -389,17 +399,19 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker, source
       call('PEXPIRE', lock, int(grace))
       return true, settled(list), telling, grace
     end
-    if worker == '' then return becomes('running', 'delivered', '1') end
-    return becomes('running', 'delivered', '1', 'worker', worker)
+    local publishes = format(list)
+    if worker == '' then return goes_on(lock, idkey, 'running', publishes, life, l[5], told, 'delivered', '1') end
+    return goes_on(lock, idkey, 'running', publishes, life, l[5], told, 'delivered', '1', 'worker', worker)
   end
   if signal == 'r' then return frees('ended', settled(list)) end
   if signal == 'v' then return frees('revoked', all(list)) end
   if signal == 'c' then return frees('crash', all(list)) end
   if signal == 'o' then
-    if call('HGET', lock, 'worker') ~= worker or in_flight(list) > 0 then return true end
+    -- Of what no proxy has carried no settlement is seen.
+    if call('HGET', lock, 'worker') ~= worker or (l[11] and in_flight(list) > 0) then return true end
     return frees('crash', all(list))
   end
-  if signal == 't' then return scope ~= 'until_finished' or becomes('queued') end
+  if signal == 't' then return scope ~= 'until_finished' or goes_on(lock, idkey, 'queued', format(list), life, l[5], told) end
   if not listens then return true end
   if signal == 'k' or signal == 'f' then
     local outcome, rest = signal == 'k' and 'success' or 'failure', 0
@@ -469,16 +481,17 @@ function ops.S(_, idkey, a)
 end
 
 local function delivered(lock, idkey, entry, worker, life)
-  call('HSET', lock, 'delivered', '1')
+  call('HSET', lock, 'delivered', '1', 'carried', '1')
   if worker ~= '' then call('HSET', lock, 'worker', worker) end
   note_id(idkey, entry, life)
 end
 
--- Admission: id, delivery, reentrant, life, entry, ends, blob, worker.
+-- Admission: id, delivery, reentrant, life, entry, ends, blob, worker. 0: the id holds the key that was asked about; else what, of which key.
 function ops.M(lock, idkey, a)
   local id, nonce, life, entry, worker = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 3]), ARGV[a + 4], ARGV[a + 7]
   local digest, record = digest_of(lock), call('GET', idkey)
-  local known = record and find_entry(record, digest)
+  local asked = digest
+  local known = record and lists(record, digest)
   if record and not known then
     -- The key that the id has claimed goes before the one that the present rules compute.
     local rule = string.match(entry, '^\n%x+ %S+ (.*)$')
@@ -498,7 +511,7 @@ function ops.M(lock, idkey, a)
   if not holder then
     take(lock, id, 'queued', nonce .. '+', life, ARGV[a + 6])
     delivered(lock, idkey, entry, worker, life)
-    return { 'h', digest }
+    return digest == asked and 0 or { 'h', digest }
   end
   if holder == id then
     if l[2] == 'cooldown' then return { 'p', digest } end
@@ -511,9 +524,11 @@ function ops.M(lock, idkey, a)
     local state, expires = l[2] == 'leased' and 'queued' or l[2], int(now + math.max(life, left))
     -- A field more or less costs little, a call costs much.
     if worker == '' then
-      call('HSET', lock, 'state', state, 'publishes', publishes, 'expires', expires, 'delivered', '1')
+      call('HSET', lock, 'state', state, 'publishes', publishes, 'expires', expires, 'delivered', '1',
+        'carried', '1')
     else
-      call('HSET', lock, 'state', state, 'publishes', publishes, 'expires', expires, 'delivered', '1', 'worker', worker)
+      call('HSET', lock, 'state', state, 'publishes', publishes, 'expires', expires, 'delivered', '1',
+        'carried', '1', 'worker', worker)
     end
     if life > left then call('PEXPIRE', lock, int(life)) end
     if l[5] then call('HDEL', lock, 'told') end
@@ -522,7 +537,7 @@ function ops.M(lock, idkey, a)
     else
       note_id(idkey, entry, math.max(life, left))
     end
-    return { 'h', digest }
+    return digest == asked and 0 or { 'h', digest }
   end
   if ARGV[a + 2] == '1' or known then return { 'p', digest } end
   if l[2] == 'leased' then return { 'l', digest, holder } end
@@ -577,7 +592,7 @@ end
 -- Show.
 function ops.Q(lock)
   return call('HMGET', lock, 'holder', 'state', 'rule', 'task', 'summary', 'worker', 'proxy', 'vhost', 'queue', 'since', 'expires',
-    'scope', 'shadow', 'publishes')
+    'scope', 'shadow', 'publishes', 'carried')
 end
 
 local arguments = { A = 8, C = 7, R = 7, U = 3, S = 5, M = 8, N = 8, W = 3, D = 3, Q = 0 }
