@@ -95,6 +95,11 @@ impl World {
                 self.at_channel(at, number);
                 out = method(number, MethodId::CHANNEL_OPEN_OK, &[0; 4]);
             }
+            MethodId::CHANNEL_CLOSE => {
+                let channel = std::mem::take(self.at_channel(at, number));
+                self.requeue_all(channel);
+                encode::channel_close_ok(&mut out, number);
+            }
             MethodId::CONFIRM_SELECT => {
                 let nowait = payload.last().is_some_and(|bits| bits & 1 == 1);
                 let channel = self.at_channel(at, number);
@@ -205,6 +210,7 @@ impl World {
 
     fn requeue(&mut self, copy: Copy) {
         self.facts.note(copy.task, format!("is back in queue {}", copy.queue));
+        self.facts.tasks[copy.task].came_ms = self.now.unix_ms;
         let copy = Copy {
             redelivered: true,
             ..copy
@@ -221,9 +227,13 @@ impl World {
         link.from_broker.end(self.now);
         let channels = std::mem::take(&mut link.broker.channels);
         for channel in channels.into_values() {
-            for copy in channel.unacked.into_values().rev() {
-                self.requeue(copy);
-            }
+            self.requeue_all(channel);
+        }
+    }
+
+    fn requeue_all(&mut self, channel: AtChannel) {
+        for copy in channel.unacked.into_values().rev() {
+            self.requeue(copy);
         }
     }
 
@@ -306,6 +316,7 @@ impl World {
         out.extend(on_channel(&copy.content, number));
         let (task, again) = (copy.task, if copy.redelivered { " again" } else { "" });
         channel.unacked.insert(tag, copy);
+        self.facts.tasks[task].delivered = true;
         self.facts.note(task, format!("is delivered{again} (link {at}, {tag})"));
         self.says(at, &out);
     }
@@ -327,7 +338,8 @@ impl World {
 
     /// Whether a publish of this task is on its way to the broker.
     pub fn is_on_its_way(&self, task: usize) -> bool {
-        self.links.values().any(|link| link.writing.contains(&task))
+        let mut links = self.links.values().filter(|link| link.broker.open);
+        links.any(|link| link.writing.contains(&task))
     }
 
     /// What was to be told of tasks through this connection is lost.

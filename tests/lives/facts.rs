@@ -26,10 +26,16 @@ pub struct Task {
     /// How often a worker began it, and how often one came to an end with it.
     pub begun: u32,
     pub ended: u32,
+    /// A worker acknowledged it.
+    pub acked: bool,
     /// It was dropped as a duplicate, at its publish or its delivery.
     pub dropped: bool,
     pub revoked: bool,
     pub purged: bool,
+    /// A worker has had it in its hands.
+    pub delivered: bool,
+    /// A scan for purged tasks did not take its lock for one of them.
+    pub passed_over: bool,
     pub expired: bool,
     /// A decision about it was made without the store, or a message of it is under way that no decision was made about.
     pub unchecked: bool,
@@ -43,8 +49,8 @@ pub struct Task {
     pub lapsed: bool,
     /// When the store last heard something that ends its lock.
     pub heard_ms: Option<u64>,
-    /// When a publish of it was last written, and when a worker last began it.
-    pub published_ms: u64,
+    /// When a publish of it was last written, or a message of it went back to its queue; and when a worker last began it.
+    pub came_ms: u64,
     pub begun_ms: u64,
     /// When the last run of it ended.
     pub ended_ms: Option<u64>,

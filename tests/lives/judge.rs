@@ -81,7 +81,7 @@ impl World {
         let facts = &self.facts.tasks[task];
         let copies = facts.doubled || facts.untold || facts.unchecked;
         let right = match reason {
-            ReleaseReason::Started => lock.scope == Scope::UntilStarted && facts.begun > 0,
+            ReleaseReason::Started => lock.scope == Scope::UntilStarted && (facts.begun > 0 || facts.acked),
             ReleaseReason::Success | ReleaseReason::Failure => facts.ended > 0,
             ReleaseReason::Ended => facts.ended > 0 && (!lives || copies),
             ReleaseReason::Revoked => facts.revoked,
@@ -128,7 +128,7 @@ impl World {
             _ => facts.ended_ms,
         };
         let Some(heard_ms) = facts.heard_ms else { return false };
-        facts.published_ms < heard_ms && over_ms.is_some_and(|over_ms| over_ms <= heard_ms && heard_ms + grace_ms < self.now.unix_ms)
+        facts.came_ms < heard_ms && over_ms.is_some_and(|over_ms| over_ms <= heard_ms && heard_ms + grace_ms < self.now.unix_ms)
     }
 
     /// A publish or delivery was found to be a duplicate of this holder.
@@ -141,7 +141,7 @@ impl World {
             self.facts
                 .fail(task, format!("is a duplicate of t{holder}, which the broker does not have"));
         }
-        let started = lock.scope == Scope::UntilStarted && facts.begun > 0;
+        let started = lock.scope == Scope::UntilStarted && facts.came_ms < facts.begun_ms;
         let over = started || !self.lives(holder);
         if over && !facts.untold && !facts.unchecked && !facts.doubled && self.is_heard(holder, lock.scope) {
             self.facts
@@ -194,7 +194,10 @@ impl World {
         for lock in self.present_locks() {
             let task = Facts::index(&lock.holder);
             let facts = &self.facts.tasks[task];
-            if lock.scope == Scope::UntilExpired || facts.untold {
+            // One that was with a worker before its queue was purged is nobody's to free, nor is one that the broker confirmed later.
+            let missed = facts.purged && (facts.delivered || facts.passed_over);
+            // What was decided without the store may be committed after all that was told of its end.
+            if lock.scope == Scope::UntilExpired || facts.untold || facts.unchecked || missed {
                 continue;
             }
             let worker = self.workers.iter().find(|worker| worker.name == *lock.worker);

@@ -136,7 +136,7 @@ impl Link {
 
     /// Nothing is on its way on it.
     pub fn rests(&self) -> bool {
-        self.orders.is_empty() && self.answers.is_empty() && self.kept.is_empty() && self.writing.is_empty()
+        self.orders.is_empty() && self.answers.is_empty() && self.kept.is_empty() && (self.writing.is_empty() || !self.broker.open)
     }
 
     /// Whether the store can do something for it.

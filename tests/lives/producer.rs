@@ -83,7 +83,7 @@ impl World {
         link.up.put(&bytes, self.now);
         link.writing.push(task);
         link.published.insert(task);
-        self.facts.tasks[task].published_ms = self.now.unix_ms;
+        self.facts.tasks[task].came_ms = self.now.unix_ms;
         self.facts.note(task, format!("publish written (link {at}, retries {retries})"));
     }
 

@@ -186,8 +186,11 @@ impl World {
     /// The locks that were taken before this time by messages in a queue that was purged.
     pub fn scan_purged(&mut self, queue: &str, before_ms: u64) {
         for lock in self.present_locks() {
+            let task = Facts::index(&lock.holder);
             if &*lock.queue == queue && lock.state == LockState::Queued && lock.since_ms < before_ms {
-                self.hears(Facts::index(&lock.holder), Signal::Purged, "", 300);
+                self.hears(task, Signal::Purged, "", 300);
+            } else {
+                self.facts.tasks[task].passed_over = true;
             }
         }
     }

@@ -231,6 +231,9 @@ impl World {
         if expired || self.workers[index].revoked.contains(&task) {
             self.facts.note(task, format!("is not run by {name}: over {}, expired {expired}", taken.over));
             self.facts.tasks[task].expired |= expired && !taken.over;
+            let facts = &mut self.facts.tasks[task];
+            (facts.begun_ms, facts.ended_ms) = (self.now.unix_ms, Some(self.now.unix_ms));
+            facts.ended += 1;
             self.ack(&taken);
             return self.tells(task, if expired { Signal::Expired } else { Signal::Revoked }, &name);
         }
@@ -349,6 +352,7 @@ impl World {
         self.write(taken.link, bytes);
         if let Some(link) = self.links.get_mut(&taken.link).filter(|_| over && there) {
             link.acked.insert(taken.tag);
+            self.facts.tasks[taken.task].acked = true;
         }
     }
 

@@ -21,6 +21,7 @@ scenarios! {
     late_ack_then_success_still_cools_down
     failure_knows_no_cooldown
     retry_cancels_the_settle_grace
+    retry_that_is_heard_after_its_own_end_brings_nothing_back
     start_that_comes_after_the_late_ack_changes_nothing
     revoke_of_a_waiting_holder_frees_and_kills
     revoke_of_a_running_holder_changes_nothing
@@ -239,6 +240,17 @@ async fn retry_cancels_the_settle_grace(w: &World) {
     let lock = held(w, 1).await;
     assert_eq!(lock.state, LockState::Queued);
     assert!(lock.expires_ms - lock.since_ms >= LIFE);
+}
+
+async fn retry_that_is_heard_after_its_own_end_brings_nothing_back(w: &World) {
+    let a = queued(w, 1, "a", &late()).await;
+    assert_eq!(w.acquire_as(&a, 2, &late(), true).await, Acquired::Reentry { holds: true });
+    assert_eq!(w.commit(&a, 2, &late()).await, Committed::Held);
+    assert_eq!(w.signal("a", 11, Signal::Acked).await, [], "the retry is under way");
+    assert_eq!(w.signal("a", 12, Signal::Acked).await, [ReleaseReason::Ended]);
+    let grace = w.span(digest(1)).await;
+    assert_eq!(tell(w, "a", Signal::Retried).await, [], "the first run's word, past the end of the second");
+    assert_eq!(w.span(digest(1)).await, grace);
 }
 
 async fn start_that_comes_after_the_late_ack_changes_nothing(w: &World) {

@@ -213,6 +213,8 @@ impl Lock {
             }
             Signal::Acked if self.ends_by_ack() => self.late_ack(now),
             Signal::Acked | Signal::DeliveredNoAck | Signal::Started => self.runs(worker, now),
+            // The retry's own message was counted, and has ended: its word comes late.
+            Signal::Retried if self.told && self.publishes.len() > 1 => SignalEffect::None,
             Signal::Retried if self.note.scope == Scope::UntilFinished => {
                 self.state = LockState::Queued;
                 self.live(now);

@@ -363,6 +363,8 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker)
     if worker ~= '' then call('HSET', lock, 'worker', worker) end
     return becomes('running')
   end
+  -- The retry's own message was counted, and has ended: its word comes late.
+  if signal == 't' and l[15] and #list > 1 then return true end
   if signal == 't' then return scope ~= 'until_finished' or becomes('queued') end
   if signal == 'k' or signal == 'f' then
     local outcome, rest = signal == 'k' and 'success' or 'failure', 0
