@@ -18,6 +18,12 @@
 //! the lock gets its full life. Held by another: it is acknowledged to the client, if it wants that, and dropped. Held for a lease only: it
 //! is kept until the holder's message is safe, and goes in its place if it is not.
 //!
+//! # The way of a delivery
+//!
+//! A delivery whose key is locked until its start or end is read in full, too, and the store is asked to admit it; what comes behind it on
+//! its channel waits for its turn, and deliveries among that are asked about meanwhile. Admitted: it goes to the worker and keeps its lock
+//! alive. A duplicate found late: it is acknowledged unrun. Superseded: it goes to the worker as a task whose time has passed.
+//!
 //! # Modules, lowest first: arrows point only downward
 //!
 //! | module | what |
@@ -30,6 +36,7 @@
 //! | [`config`] | files, environment and flags → a [`config::Config`] that is valid by construction |
 //! | [`tls`] | TLS of every listener and of every leg to a broker, from the files that the configuration names |
 //! | [`metrics`], [`logging`] | every counter and log line |
+//! | [`control`] | Oncegate's own account at the broker: events of workers that do not pass, and messages to them |
 //! | [`lifecycle`] | what becomes of tasks, where no connection that passes tells it |
 //! | [`admin`], [`cli`] | the HTTP API and page; the commands |
 //! | [`proxy`] | listeners, worker threads, the two sockets around each session |
@@ -48,7 +55,7 @@
 //!    stops the reading of a client.
 //! 7. A lock is freed only by a step that names its present holder, by an operator, or by time. A lock never outlives, beyond its lease,
 //!    a message that the broker does not have.
-//! 8. A message is acked at the broker only when a worker acked it.
+//! 8. A message is acked at the broker only when a worker acked it, or when it is a duplicate or superseded, each with its reason.
 //! 9. The core cannot block, do I/O, or panic on network bytes. Recursion on network data is bounded or absent.
 //! 10. One immutable [`rules::RuleSet`] per decision, swapped whole at reload.
 //!
@@ -66,6 +73,7 @@ pub mod amqp;
 pub mod celery;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod lifecycle;
 pub mod logging;
 pub mod metrics;

@@ -101,9 +101,6 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     let metrics = Arc::new(Metrics::new()?);
     let state = Arc::new(State::default());
     metrics.connections_limit.set(config.proxy.max_connections as i64);
-    let observer = Arc::new(StoreObserver::new(Arc::clone(&metrics), logging.decisions()));
-    let store = Store::open(&store_settings(&config, &instance), observer)?;
-    metrics.set_store_type(store.kind());
     let upstreams = Arc::new(Upstreams::new(&config.proxy, Arc::clone(&metrics), Arc::clone(&state))?);
     let rules = Arc::clone(&config.rules);
     let hub = Arc::new(Hub::new(
@@ -113,6 +110,10 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
         Arc::clone(&metrics),
         logging.decisions(),
     ));
+    let observer = StoreObserver::new(Arc::clone(&metrics), logging.decisions(), Arc::clone(hub.runs()));
+    let store = Store::open(&store_settings(&config, &instance), Arc::new(observer))?;
+    metrics.set_store_type(store.kind());
+    hub.witness().configured(config.results.is_some());
     let acceptor = Arc::new(ArcSwapOption::from(acceptor(&config)?));
     let limits = Arc::new(ArcSwapOption::from_pointee(config.proxy.clone()));
 
@@ -124,7 +125,7 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = Arc::new(Workers::start(threads, &hub, &clients)?);
-    let lifecycle = Lifecycle::start(&store, &metrics, hub.purges(), hub.nodes(), &instance)?;
+    let lifecycle = Lifecycle::start(&store, &metrics, hub.purges(), hub.runs(), &instance)?;
     lifecycle.configure(&config);
     let mut accepting = Vec::new();
     for listen in &config.proxy.listen {
@@ -295,6 +296,7 @@ impl Running<'_> {
         }
         self.limits.store(Some(Arc::new(new.proxy.clone())));
         self.metrics.connections_limit.set(new.proxy.max_connections as i64);
+        self.hub.witness().configured(new.results.is_some());
         self.hub.set_rules(&new.proxy, &new.rules);
         self.lifecycle.configure(&new);
         self.metrics.set_config(&new.sha256);

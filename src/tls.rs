@@ -82,7 +82,7 @@ pub fn connector(tls: &ClientTls) -> Result<TlsConnector, TlsError> {
 
 /// Tries the TLS files of a configuration as the proxy will use them, each with the table that names it.
 pub fn check(config: &Config) -> Vec<(&'static str, TlsError)> {
-    let dials = config.proxy.upstream.iter().any(|upstream| upstream.transport == Transport::Tls);
+    let dials = config.control.dials_tls() || config.proxy.upstream.iter().any(|upstream| upstream.transport == Transport::Tls);
     let tried = [
         ("proxy.tls", config.proxy.tls.as_ref().map(|tls| acceptor(tls).map(drop))),
         ("proxy.upstream_tls", dials.then(|| connector(&config.proxy.upstream_tls).map(drop))),

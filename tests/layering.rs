@@ -15,8 +15,8 @@ const LAYERS: &[&[&str]] = &[
     &["proxy", "shutdown"],
     &["run"],
 ];
-/// The one sideways arrow.
-const SIDEWAYS: &[(&str, &str)] = &[("lifecycle", "control")];
+/// The sideways arrows: `check --connect` opens the connection that the proxy opens.
+const SIDEWAYS: &[(&str, &str)] = &[("lifecycle", "control"), ("cli", "control")];
 const PURE: &[&str] = &["amqp", "celery", "rules", "session"];
 /// What a pure module never names: crates, and paths within `std`.
 const IMPURE: &[&[&str]] = &[

@@ -20,6 +20,8 @@ macro_rules! scenarios {
     };
 }
 
+#[path = "store/completion.rs"]
+mod completion;
 #[path = "store/failures.rs"]
 mod failures;
 #[path = "store/kept.rs"]

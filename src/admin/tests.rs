@@ -13,6 +13,7 @@ use super::*;
 use crate::config::unit::Secret;
 use crate::config::{self, AdminToken, Flags};
 use crate::rules::lock::{Claim, Digest, LockNote, Nonce, ReleaseOn, Request as Ask, Scope, Signal};
+use crate::rules::source::{Hears, Source};
 use crate::store::{Memory, Store, SystemClock, Unobserved};
 
 /// The admin listener on a port of its own, with a memory store.
@@ -141,6 +142,7 @@ impl Proxy {
             id: id.into(),
             settlement: Nonce(8),
             signal,
+            source: Source::Events,
             worker: "celery@one".into(),
         };
         self.store.ask(request).await.expect("a memory store answers");
@@ -160,6 +162,7 @@ impl Proxy {
             lease_ms: 10_000,
             settle_grace_ms: 1_000,
             acks_late: false,
+            hears: Hears::ALL,
             release_on: ReleaseOn::Both,
             cooldown_ms: 0,
             unstarted_ms: None,

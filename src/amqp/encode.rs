@@ -1,4 +1,8 @@
 //! The frames that the proxy makes up itself. Every function appends whole frames.
+//!
+//! [`client`] has those with which a client opens a connection and prepares what it uses.
+
+pub mod client;
 
 use super::coding::{EncodeError, cut_to_short, put_short};
 use super::content::{CLASS_BASIC, Properties};

@@ -35,6 +35,32 @@ pub fn parse_iso8601(text: &str) -> Option<i64> {
     Some(days * DAY + milliseconds - offset)
 }
 
+/// The time as `datetime.isoformat` writes it, in UTC with its offset. `None` beyond the years 1 to 9999, which Python does not know.
+pub fn write_iso8601(milliseconds: i64) -> Option<String> {
+    let (days, of_day) = (milliseconds.div_euclid(DAY), milliseconds.rem_euclid(DAY));
+    let (year, month, day) = civil_from_days(days)?;
+    let (seconds, fraction) = (of_day / 1000, of_day % 1000);
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    Some(format!(
+        "{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}.{fraction:03}000+00:00"
+    ))
+}
+
+/// The inverse of [`days_from_civil`]: Howard Hinnant's `civil_from_days`.
+fn civil_from_days(days: i64) -> Option<(i64, i64, i64)> {
+    let days = days.checked_add(719_468)?;
+    let era = days.div_euclid(146_097);
+    let day_of_era = days.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    // Years that begin in March.
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (1..=9999).contains(&year).then_some((year, month, day))
+}
+
 /// Milliseconds of a day.
 const DAY: i64 = 86_400_000;
 
@@ -157,6 +183,29 @@ mod tests {
             ("9999-12-31T23:59:59.999999", 253_402_300_799_999),
         ] {
             assert_eq!(parse_iso8601(text), Some(milliseconds), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_are_written_as_python_writes_them() {
+        for (milliseconds, text) in [
+            (0, "1970-01-01T00:00:00.000000+00:00"),
+            (1_795_226_457_471, "2026-11-21T02:00:57.471000+00:00"),
+            (1_709_164_800_000, "2024-02-29T00:00:00.000000+00:00"),
+            (1_735_689_599_999, "2024-12-31T23:59:59.999000+00:00"),
+            (-1, "1969-12-31T23:59:59.999000+00:00"),
+            (-62_135_596_800_000, "0001-01-01T00:00:00.000000+00:00"),
+            (253_402_300_799_999, "9999-12-31T23:59:59.999000+00:00"),
+        ] {
+            assert_eq!(write_iso8601(milliseconds).as_deref(), Some(text));
+        }
+        for milliseconds in [253_402_300_800_000, -62_135_596_800_001, i64::MAX, i64::MIN] {
+            assert_eq!(write_iso8601(milliseconds), None, "{milliseconds}");
+        }
+        for day in (-719_162..2_932_896).step_by(17) {
+            let milliseconds = day * DAY + 12_345_678;
+            let text = write_iso8601(milliseconds).expect("a year that Python knows");
+            assert_eq!(parse_iso8601(&text), Some(milliseconds), "{text}");
         }
     }
 

@@ -7,7 +7,8 @@ use super::connect::{Verdict, connect};
 use super::output::{Exit, Output};
 use super::process::plain;
 use crate::config::error::{Colour, ConfigErrors};
-use crate::config::{self, Flags};
+use crate::config::{self, Config, Flags};
+use crate::control;
 use crate::tls::{self, TlsError};
 
 pub(super) fn check(args: &CheckArgs, output: &mut Output<'_>) -> Exit {
@@ -44,9 +45,32 @@ pub(super) fn check(args: &CheckArgs, output: &mut Output<'_>) -> Exit {
         "errors": [],
         "warnings": warnings,
         "connect": connected,
+        "control": control_notes(&config),
     });
     output.answer(&report, report_text);
     exit
+}
+
+/// What an account of the proxy's own at the broker is for, or what rights it takes.
+fn control_notes(config: &Config) -> Vec<String> {
+    let accounts = config.control.accounts.iter().map(|account| {
+        let rights = control::least_rights(account);
+        format!(
+            "the least rights of the account for the virtual host {:?}: {rights}",
+            &*account.vhost
+        )
+    });
+    let without = config.control.accounts.is_empty();
+    let following = config.rules.rules().iter().filter(|rule| without && rule.follows_tasks());
+    let rules = following.map(|rule| {
+        format!(
+            "rule {:?} follows only workers that connect through Oncegate: of others neither the end of a task by its events is heard, nor is \
+             it asked whether they are gone. Where there are such, write [control] url = \"amqp://USER:PASSWORD@HOST:5672/VHOST\" with the \
+             broker's own address",
+            &*rule.name
+        )
+    });
+    accounts.chain(rules).collect()
 }
 
 fn report_errors(errors: &ConfigErrors, output: &mut Output<'_>) -> Exit {
@@ -78,6 +102,9 @@ fn report_text(report: &Value) -> String {
     let mut lines = Vec::new();
     for warning in report["warnings"].as_array().into_iter().flatten() {
         lines.push(format!("warning: {}: {}", plain(&warning["place"]), plain(&warning["message"])));
+    }
+    for note in report["control"].as_array().into_iter().flatten() {
+        lines.push(format!("note: {}", plain(note)));
     }
     for finding in report["connect"].as_array().into_iter().flatten() {
         lines.push(format!(

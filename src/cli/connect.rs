@@ -13,8 +13,10 @@ use tokio_rustls::rustls;
 use crate::amqp::frame::{FrameKind, PROTOCOL_HEADER, Split, split};
 use crate::amqp::method::{MethodId, connection::Start};
 use crate::config::Config;
+use crate::config::account::Account;
 use crate::config::address::{HostPort, RedisUrl, StoreUrl, Transport, Upstream};
 use crate::config::unit::show_duration;
+use crate::control;
 use crate::logging::printable;
 use crate::rules::lock::{Digest, Request};
 use crate::store::{Client, ServerInfo, Settings, Store, Unavailable, Unobserved};
@@ -90,6 +92,9 @@ pub(super) fn connect(config: &Config) -> Vec<Finding> {
             };
             findings.push(finding(&format!("upstream {upstream}"), verdict, says));
         }
+        for account in &config.control.accounts {
+            findings.extend(ask_control(account, config).await);
+        }
         if let StoreUrl::Redis(redis) = &config.store.url {
             findings.extend(ask_store(redis, config).await);
         }
@@ -122,6 +127,41 @@ async fn ask_broker(upstream: &Upstream, config: &Config) -> Result<String, Brok
         .map_err(BrokerFault::Unreachable)?;
     let greeted = timeout_at(deadline, greet_over(stream, connector, &upstream.address.host)).await;
     greeted.map_err(|_| BrokerFault::Silent(timeout))?
+}
+
+/// Opens the connection that the proxy opens with its own account, and tries all that it needs there.
+async fn ask_control(account: &Account, config: &Config) -> Vec<Finding> {
+    let what = format!("control {}", account.url);
+    let dial = control::dial(config, account, "oncegate check");
+    let failed = match control::check(&dial).await {
+        Ok(failed) => failed,
+        Err(fault) => {
+            let remedy = control_remedy(&fault, account);
+            return vec![finding(&what, Verdict::Failed, format!("{fault}. {remedy}"))];
+        }
+    };
+    if failed.is_empty() {
+        return vec![finding(&what, Verdict::Ok, "has all the rights that it needs")];
+    }
+    let failed = failed.iter().map(|step| finding(&what, Verdict::Failed, step.to_string()));
+    failed.collect()
+}
+
+fn control_remedy(fault: &control::Fault, account: &Account) -> String {
+    use control::Fault;
+    let vhost = &account.vhost;
+    match fault {
+        Fault::Unreachable(_) | Fault::NotAmqp => "Is RabbitMQ running there, and is the address in [control] right?".to_owned(),
+        Fault::NoConnection(_) => "Does a firewall swallow the packets, or is the host down?".to_owned(),
+        Fault::Refused { code: 403, .. } => "Write the user and the password of an account of that broker in [control].".to_owned(),
+        Fault::Refused { code: 530, .. } => {
+            format!(
+                "Is there a virtual host {vhost:?}, and may the account enter it? {}",
+                control::least_rights(account)
+            )
+        }
+        _ => "See the broker's log for its side of it.".to_owned(),
+    }
 }
 
 async fn dial(address: &HostPort) -> io::Result<TcpStream> {

@@ -135,7 +135,7 @@ pub struct AddressFault {
     pub remedy: String,
 }
 
-fn fault(says: impl Into<String>, remedy: impl Into<String>) -> AddressFault {
+pub(super) fn fault(says: impl Into<String>, remedy: impl Into<String>) -> AddressFault {
     AddressFault {
         says: says.into(),
         remedy: remedy.into(),
@@ -256,7 +256,7 @@ fn parse_redis(text: &str, transport: Transport, rest: &str, remedy: &str) -> Re
 }
 
 /// Undoes percent encoding; `None` for an empty text.
-fn decode(text: &str) -> Result<Option<String>, AddressFault> {
+pub(super) fn decode(text: &str) -> Result<Option<String>, AddressFault> {
     let wrong = || {
         fault(
             "has a % in its user or password that is not followed by two hex digits",
@@ -278,7 +278,7 @@ fn decode(text: &str) -> Result<Option<String>, AddressFault> {
 }
 
 /// Splits `host:port` or `[v6]:port`. The error follows the offending text.
-fn parse_host_port(text: &str, default_port: Option<u16>) -> Result<HostPort, String> {
+pub(super) fn parse_host_port(text: &str, default_port: Option<u16>) -> Result<HostPort, String> {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or("has a [ without a ]")?;
         if host.parse::<std::net::Ipv6Addr>().is_err() {

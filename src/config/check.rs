@@ -1,5 +1,6 @@
 //! What must hold between the keys of one rule, and what is better not written.
 
+use crate::rules::source::{Hears, Source};
 use crate::rules::spec::{AcksLate, Completion, CompletionSource, LimitSpec, Mode, OnDuplicate, OnRunning, RuleSpec, Unique};
 
 use super::reader::TableReader;
@@ -105,17 +106,77 @@ pub(super) fn check_limit(table: &TableReader<'_>, limit: &LimitSpec) {
     }
 }
 
-/// Whether the settings beside the rules let the ends of tasks be heard of.
+/// What the settings beside the rules offer to hear of tasks by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ends {
-    /// By task events or the Redis result backend.
-    Told,
-    /// By neither.
-    Untold,
+pub(super) struct Offered {
+    /// Workers are told to publish task events.
+    pub events: bool,
+    /// The Redis result backend is read.
+    pub redis: bool,
+}
+
+/// Says which signal a rule needs and cannot have, by what the configuration alone shows. Events that workers publish untold, and rpc
+/// results, show themselves only at run time.
+fn unheard(spec: &RuleSpec, offered: Offered) -> Option<String> {
+    let hears = Hears::of(&spec.completion);
+    let (what, ack_tells) = match spec.unique? {
+        Unique::UntilExpired => return None,
+        Unique::UntilStarted => ("start", true),
+        Unique::UntilFinished | Unique::WhileRunning | Unique::UntilStartedAndWhileRunning => ("end", spec.acks_late == AcksLate::True),
+    };
+    let told = [
+        (Source::Ack, ack_tells),
+        (Source::Events, offered.events),
+        (Source::Redis, offered.redis),
+    ];
+    if told.iter().any(|(source, tells)| *tells && hears.hears(*source)) {
+        return None;
+    }
+    let ttl = show_duration(spec.ttl);
+    if spec.completion == Completion::Auto {
+        return Some(format!(
+            "hears of the end of a task by rpc results alone, since control.enable_events is false and results.url is not set: without them \
+             its locks go by ttl, after {ttl}. Leave enable_events out, set results.url to Celery's Redis result backend, or write \
+             acks_late = true if the tasks acknowledge after their run."
+        ));
+    }
+    if hears.hears(Source::Rpc) {
+        return None;
+    }
+    let mut whys = Vec::new();
+    let mut remedies = Vec::new();
+    for (source, why, remedy) in [
+        (
+            Source::Ack,
+            "an ack before the run says nothing of the end",
+            "write acks_late = true if the tasks acknowledge after their run",
+        ),
+        (
+            Source::Events,
+            "control.enable_events is false",
+            "leave enable_events out, or start the workers with -E",
+        ),
+        (
+            Source::Redis,
+            "results.url is not set",
+            "set results.url to Celery's Redis result backend",
+        ),
+    ] {
+        if hears.hears(source) {
+            whys.push(why);
+            remedies.push(remedy);
+        }
+    }
+    Some(format!(
+        "hears of the {what} of a task by nothing that its completion lists, since {}: its locks go by ttl, after {ttl}. Write \
+         completion = \"auto\"; or {}.",
+        whys.join(" and "),
+        remedies.join("; or ")
+    ))
 }
 
 /// What is allowed in the rules and probably not meant.
-pub(super) fn warn(reader: &Reader, rules: &[Written<'_>], ends: Ends) {
+pub(super) fn warn(reader: &Reader, rules: &[Written<'_>], offered: Offered) {
     let mut is_continued = false;
     for rule in rules {
         let spec = &rule.spec;
@@ -154,14 +215,15 @@ pub(super) fn warn(reader: &Reader, rules: &[Written<'_>], ends: Ends) {
                 "matches every task and enforces. Write mode = \"observe\" first, or name the tasks.".to_owned(),
             );
         }
-        if spec.unique == Some(Unique::UntilFinished) && spec.acks_late != AcksLate::True && ends == Ends::Untold {
-            let ttl = show_duration(spec.ttl);
-            let message = format!(
-                "hears of the end of a task by rpc results alone, since control.enable_events is false and results.url is not set: without them \
-                 its locks go by ttl, after {ttl}. Leave enable_events out, set results.url to Celery's Redis result backend, or write \
-                 acks_late = true if the tasks acknowledge after their run."
+        if let Some(message) = unheard(spec, offered) {
+            say(
+                if spec.completion == Completion::Auto {
+                    "unique"
+                } else {
+                    "completion"
+                },
+                message,
             );
-            say("unique", message);
         }
     }
 }

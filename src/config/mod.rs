@@ -1,13 +1,15 @@
 //! The configuration: TOML files, environment and flags become one [`Config`] that is valid by construction.
 //!
 //! `source` (texts and places) → `tree` (values with places) → `layer` (include, environment, flags) → `reader` (typed keys,
-//! defaults, unknown keys) → `tables`, `admin`, `secrets`, `rule` (what the keys mean together) → [`Config`]. Every error of a load is reported, each
+//! defaults, unknown keys) → `tables`, `control`, `admin`, `secrets`, `rule` (what the keys mean together) → [`Config`]. Every error of a load is reported, each
 //! with file, line, column, the offending text and the remedy. `not_built` is the one list of what is known and refused.
 
+pub mod account;
 pub mod address;
 mod admin;
 mod check;
 mod context;
+mod control;
 pub mod error;
 mod file;
 mod layer;
@@ -35,6 +37,8 @@ use std::time::Duration;
 use crate::rules::RuleSet;
 use crate::rules::spec::EnableEvents;
 
+pub use control::ControlConfig;
+
 use address::{HostPort, Listen, RedisUrl, StoreUrl, Upstream};
 use error::{ConfigErrors, Warning};
 use unit::Secret;
@@ -48,6 +52,8 @@ pub struct Config {
     pub watch_config: bool,
     /// `[proxy]`.
     pub proxy: ProxyConfig,
+    /// `[control]`.
+    pub control: ControlConfig,
     /// `[store]`.
     pub store: StoreConfig,
     /// `[admin]`.

@@ -12,7 +12,7 @@ use crate::rules::spec::{
     ResultMode, RuleSpec, SpecError, Summary, Unique,
 };
 
-use super::check::{Ends, check_rule, warn};
+use super::check::{Offered, check_rule, warn};
 use super::context::{Context, sentence};
 use super::limit::{read_limit, read_limits};
 use super::reader::TableReader;
@@ -302,11 +302,11 @@ fn element(table: &TableReader<'_>, key: &str, index: usize) -> Option<Node> {
 }
 
 /// Reads all rules and makes one set of them; what the set refuses is told at the place of the key.
-pub(super) fn read_set(root: &mut TableReader<'_>, ends: Ends) -> Arc<RuleSet> {
+pub(super) fn read_set(root: &mut TableReader<'_>, offered: Offered) -> Arc<RuleSet> {
     let reader = root.reader();
     let rules = read_rules(root);
     let signatures = read_signatures(root);
-    warn(reader, &rules, ends);
+    warn(reader, &rules, offered);
     let specs = rules.iter().map(|rule| rule.spec.clone()).collect();
     let texts: Vec<_> = signatures
         .iter()

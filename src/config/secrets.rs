@@ -12,7 +12,7 @@ use super::report::Shown;
 use super::setting::Setting;
 use super::tables::open;
 use super::tree::{Node, Value};
-use super::{ClientTls, ProxyConfig, ServerTls};
+use super::{ClientTls, ControlConfig, ProxyConfig, ServerTls};
 
 /// A certificate and its key belong together, and to a listener or broker that speaks TLS.
 pub(super) fn check_tls(table: &TableReader<'_>, proxy: &ProxyConfig) {
@@ -33,10 +33,20 @@ pub(super) fn check_tls(table: &TableReader<'_>, proxy: &ProxyConfig) {
             "[proxy.tls] is not used: no listener is amqps://. Write listen = [\"amqps://…\"].".to_owned(),
         );
     }
-    let dials = proxy.upstream.iter().any(|upstream| speaks(upstream.transport));
-    if let Some(at) = at("upstream_tls").filter(|_| proxy.upstream_tls != ClientTls::default() && !dials) {
+}
+
+/// Warns of a `[proxy.upstream_tls]` where nothing that is dialled speaks TLS.
+pub(super) fn warn_of_unused_tls(root: &TableReader<'_>, proxy: &ProxyConfig, control: &ControlConfig) {
+    let dials = proxy.upstream.iter().any(|upstream| upstream.transport == Transport::Tls) || control.dials_tls();
+    if dials || proxy.upstream_tls == ClientTls::default() {
+        return;
+    }
+    let Some(Value::Table(table)) = root.node("proxy").map(|node| &node.value) else {
+        return;
+    };
+    if let Some(entry) = table.get("upstream_tls") {
         let message = "[proxy.upstream_tls] is not used: no upstream is amqps://. Write upstream = [\"amqps://…\"].";
-        table.reader().warn(at, None, message.to_owned());
+        root.reader().warn(entry.node.at, None, message.to_owned());
     }
 }
 

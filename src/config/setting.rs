@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
+use super::account::{BrokerUrl, parse_broker_url};
 use super::address::{
     AddressFault, HostPort, Listen, RedisUrl, StoreUrl, Upstream, parse_host_and_port, parse_listen, parse_results_url, parse_store_url,
     parse_upstream,
@@ -310,6 +311,17 @@ impl Setting for RedisUrl {
 impl Setting for StoreUrl {
     fn read(node: &Node, cx: &Context<'_>) -> Option<StoreUrl> {
         read_address(node, cx, "redis://127.0.0.1:6379/3", parse_store_url)
+    }
+
+    fn show(&self) -> Json {
+        json!(self.to_string())
+    }
+}
+
+/// An account of the proxy's own.
+impl Setting for BrokerUrl {
+    fn read(node: &Node, cx: &Context<'_>) -> Option<BrokerUrl> {
+        read_address(node, cx, "amqp://USER:PASSWORD@127.0.0.1:5672/", parse_broker_url)
     }
 
     fn show(&self) -> Json {

@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use super::address::{HostPort, Listen, RedisUrl, StoreUrl, Transport, Upstream};
 use super::admin::{read_admin, read_token};
-use super::check::Ends;
+use super::check::Offered;
 use super::context::Context;
+use super::control::{self, read_control};
 use super::layer::Layered;
 use super::reader::TableReader;
 use super::report::{Reader, Shown};
 use super::rule;
-use super::secrets::{check_tls, read_client_tls, read_secret, read_server_tls};
+use super::secrets::{check_tls, read_client_tls, read_secret, read_server_tls, warn_of_unused_tls};
 use super::setting::{Setting as _, Size};
 use super::tree::{Table, Value};
-use super::unbuilt::{read_control, read_unbuilt_tables, read_vhost};
+use super::unbuilt::read_unbuilt_tables;
 use super::unit::show_size;
 use super::{
     Config, DecisionsConfig, LogConfig, LogDecisions, LogFormat, LogLevel, ProxyConfig, ResultsConfig, StoreConfig, UpstreamConfirms,
@@ -29,19 +30,20 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
     root.get("include", Vec::<String>::new());
     let watch_config = root.get("watch_config", true);
     let mut proxy = read_proxy(&mut root);
-    proxy.enable_events = read_control(&mut root);
+    let control = read_control(&mut root, &proxy);
+    proxy.enable_events = control.enable_events;
+    warn_of_unused_tls(&root, &proxy, &control);
     let store = read_store(&mut root, &proxy.listen);
     let admin = read_admin(&mut root);
     let log = read_log(&mut root);
     let decisions = read_decisions(&mut root);
     let results = read_results(&mut root);
     read_unbuilt_tables(&mut root);
-    let ends = if proxy.enable_events == EnableEvents::False && results.is_none() {
-        Ends::Untold
-    } else {
-        Ends::Told
+    let offered = Offered {
+        events: proxy.enable_events != EnableEvents::False,
+        redis: results.is_some(),
     };
-    let rules = rule::read_set(&mut root, ends);
+    let rules = rule::read_set(&mut root, offered);
     let shown = root.finish();
     let mut read = layered.included.clone();
     read.extend(reader.files());
@@ -49,6 +51,7 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
         file: layered.file.clone(),
         watch_config,
         proxy,
+        control,
         store,
         admin,
         log,
@@ -76,7 +79,7 @@ pub(super) fn read_every_key(reader: &Reader) {
     };
     read_config(reader, &nothing);
     read_token(reader, &Table::default(), None, &mut Vec::new());
-    read_vhost(reader, None, None);
+    control::read_every_key(reader);
     rule::read_every_key(reader);
 }
 

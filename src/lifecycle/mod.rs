@@ -12,12 +12,16 @@
 //! - [`results`]: what the Redis result backend says of tasks.
 //! - [`purge`]: the locks of tasks whose queue was purged or deleted.
 //! - `orphans`: locks whose worker is gone, by what [`nodes`] sees of workers.
+//! - [`running`]: the locks of tasks that run and that no delivery keeps alive.
+//!
+//! Workers that no proxy carries are heard and asked through [`crate::control`], where it has an account.
 #![doc = include_str!("LIFECYCLE.md")]
 
 pub mod nodes;
 mod orphans;
 pub mod purge;
 pub mod results;
+pub mod running;
 
 use std::io;
 use std::sync::Arc;
@@ -26,11 +30,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::config::account::Account;
+use crate::control::{self, Control, spread};
 use crate::metrics::Metrics;
 use crate::rules::RuleSet;
 use crate::store::Store;
-use nodes::Nodes;
 use purge::Purges;
+use running::Runs;
 
 /// How often the holders of locks are looked up in the result backend.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -40,30 +46,44 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 pub struct Lifecycle {
     results: watch::Sender<Option<results::Settings>>,
     rules: watch::Sender<Arc<RuleSet>>,
+    control: watch::Sender<Vec<control::Settings>>,
+    instance: Arc<str>,
 }
 
 impl Lifecycle {
     /// Starts the thread. No result backend is followed yet. `instance` is the name of this process, as locks show it.
-    pub fn start(store: &Store, metrics: &Arc<Metrics>, purges: &Purges, nodes: &Arc<Nodes>, instance: &str) -> io::Result<Lifecycle> {
+    pub fn start(store: &Store, metrics: &Arc<Metrics>, purges: &Purges, runs: &Arc<Runs>, instance: &str) -> io::Result<Lifecycle> {
         let (results, settings) = watch::channel(None);
         let (rules, in_force) = watch::channel(Arc::default());
+        let (control, links) = watch::channel(Vec::new());
         let purges = purges.clone();
         let (store, metrics) = (store.clone(), Arc::clone(metrics));
-        let (nodes, instance) = (Arc::clone(nodes), Arc::from(instance));
+        let (runs, instance) = (Arc::clone(runs), Arc::<str>::from(instance));
+        let own = Arc::clone(&instance);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("lifecycle".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::spawn(purge::run(store.clone(), purges));
-                tokio::spawn(orphans::run(store.clone(), nodes, instance, in_force));
+                let control = Control::default();
+                let workers = Arc::clone(runs.nodes()) as Arc<dyn control::Workers>;
+                tokio::spawn(control.clone().run(store.client(), workers, Arc::clone(&metrics), links));
+                tokio::spawn(orphans::run(store.clone(), Arc::clone(&runs), control, instance, in_force.clone()));
+                tokio::spawn(running::run(store.clone(), runs, in_force));
                 results::run(store, metrics, settings).await;
             });
         })?;
-        Ok(Lifecycle { results, rules })
+        Ok(Lifecycle {
+            results,
+            rules,
+            control,
+            instance: own,
+        })
     }
 
     /// Follows what this configuration says, from now on.
     pub fn configure(&self, config: &Config) {
         self.rules.send_replace(Arc::clone(&config.rules));
+        self.control.send_replace(self.links(config));
         let followed = config.results.as_ref().filter(|_| config.rules.follows_tasks());
         self.follow_results(followed.map(|results| results::Settings {
             url: results.url.clone(),
@@ -71,6 +91,17 @@ impl Lifecycle {
             max_message: config.proxy.max_message,
             look_every: LOOK_EVERY,
         }));
+    }
+
+    /// How the virtual hosts are looked after in which Oncegate has an account of its own.
+    fn links(&self, config: &Config) -> Vec<control::Settings> {
+        let name = format!("oncegate control {}", self.instance);
+        let link = |account: &Account| control::Settings {
+            dial: control::dial(config, account, &name),
+            follows: config.rules.follows_tasks(),
+            enable_events: config.rules.wants_events(config.control.enable_events),
+        };
+        config.control.accounts.iter().map(link).collect()
     }
 
     /// Follows this result backend from now on; `None`: none.
@@ -81,10 +112,4 @@ impl Lifecycle {
             differs
         });
     }
-}
-
-/// A time near this one, so that many proxies do not act at once.
-fn spread(time: Duration) -> Duration {
-    let random = uuid::Uuid::new_v4().as_u64_pair().0 % 1024;
-    time * 3 / 4 + time / 2 * (random as u32) / 1024
 }

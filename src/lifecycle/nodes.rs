@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::control::Workers;
 use crate::session::{Pulse, TasksKnown};
 use crate::store::{Clock, SystemClock};
 
@@ -222,11 +223,15 @@ impl Nodes {
         present
     }
 
-    /// Puts a question to a worker, on the newest of its connections.
-    pub fn ask(&self, node: &Node, question: Question) {
+    /// Puts a question to a worker, on the newest of its connections. The question comes back if there is none.
+    pub fn ask(&self, node: &Node, question: Question) -> Result<(), Question> {
         let seen = self.seen();
-        if let Some(newest) = seen.attached.get(node).and_then(|attached| attached.last()) {
-            (newest.ask)(question);
+        match seen.attached.get(node).and_then(|attached| attached.last()) {
+            Some(newest) => {
+                (newest.ask)(question);
+                Ok(())
+            }
+            None => Err(question),
         }
     }
 
@@ -238,8 +243,29 @@ impl Nodes {
         }
     }
 
-    /// The answers since the last call.
-    pub fn take_answers(&self) -> Vec<TasksKnown> {
-        std::mem::take(&mut self.seen().answers)
+    /// The answers since the last call to questions whose tickets begin like this.
+    pub fn take_answers(&self, tickets: &str) -> Vec<TasksKnown> {
+        let mut seen = self.seen();
+        let taken = seen.answers.extract_if(.., |answer| answer.ticket.starts_with(tickets));
+        taken.collect()
+    }
+}
+
+impl Workers for Nodes {
+    fn is_carried(&self, vhost: &Arc<str>, node: &Arc<str>) -> bool {
+        let node = Node {
+            vhost: Arc::clone(vhost),
+            name: Arc::clone(node),
+        };
+        self.seen().attached.contains_key(&node)
+    }
+
+    fn pulse(&self, vhost: &Arc<str>, node: Arc<str>, pulse: Pulse) {
+        let vhost = Arc::clone(vhost);
+        Nodes::pulse(self, Node { vhost, name: node }, pulse);
+    }
+
+    fn answered(&self, answer: TasksKnown) {
+        Nodes::answered(self, answer);
     }
 }

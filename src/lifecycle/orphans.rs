@@ -2,18 +2,21 @@
 //!
 //! Every proxy looks at the locks every five seconds, a page at a time, and keeps a note in the store, for fifteen, of itself and of each
 //! worker that it sees ([`super::nodes`]). A lock may be orphaned if it follows its task, names a worker, and counts no message of its
-//! holder in flight: a message that was not acknowledged went back to its queue with the worker's connection, and its lock with it.
+//! holder in flight: a message that was not acknowledged went back to its queue with the worker's connection, and its lock with it. Of a
+//! message that no proxy has carried to its worker the settlement is not seen: there the count is not looked at, unless the rule says that
+//! its tasks acknowledge late, which sends it back to its queue.
 //!
 //! | the worker of the lock | what is done |
 //! |---|---|
 //! | seen by no proxy, for `orphan_grace` on end | the lock is freed, reason `crash` |
+//! | – but Oncegate has an account there (`[control]`) | it is asked first: freed if it does not answer twice, or does not know the task twice |
 //! | seen by another proxy | nothing: that one looks after it |
 //! | here, since before the lock was taken | nothing: it tells the end itself |
 //! | here, but only since after the lock was taken (it was started anew, or has reconnected) | after `orphan_grace` it is asked |
 //! | – and knows the task | kept; asked again a minute later |
 //! | – and does not know it, twice, five seconds apart | freed, reason `crash` |
 //! | – and does not answer | kept while it is connected, and asked again: a `solo` worker answers nothing while it runs a task |
-//! | only its heartbeats are heard | kept: it lives, and cannot be asked |
+//! | only its heartbeats are heard | kept: it lives, and cannot be asked; with `[control]` it is asked as if it were here |
 //!
 //! So a lock goes at the latest `orphan_grace`, the fifteen seconds of a note, two looks and two questions after its worker; more, where
 //! there are more than ten thousand locks, by the time in which all of them are looked at. While the store is away no absence counts, nor
@@ -37,10 +40,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::nodes::{Node, Nodes, Presence, Question};
+use super::running::Runs;
 use super::spread;
+use crate::control::{Control, Say};
 use crate::rules::RuleSet;
 use crate::rules::lock::{Digest, LockRecord, LockState, Nonce, Request, Scope, Signal};
-use crate::rules::spec::RuleSpec;
+use crate::rules::source::Source;
+use crate::rules::spec::{AcksLate, RuleSpec};
 use crate::session::TasksKnown;
 use crate::store::{Client, Filter, Store, Unavailable};
 
@@ -60,12 +66,16 @@ const AGAIN_MS: u64 = 60_000;
 const SKEW_MS: u64 = 10_000;
 /// How many locks are remembered to be in doubt.
 const DOUBTS_KEPT: usize = 100_000;
+/// What the tickets of the questions of this module begin with.
+const TICKETS: &str = "orphan-";
 
 /// Frees what is orphaned until the sender of the rules is gone. `instance` is the name of this process, as locks show it.
-pub(super) async fn run(store: Store, nodes: Arc<Nodes>, instance: Arc<str>, mut rules: watch::Receiver<Arc<RuleSet>>) {
+pub(super) async fn run(store: Store, runs: Arc<Runs>, control: Control, instance: Arc<str>, mut rules: watch::Receiver<Arc<RuleSet>>) {
     let mut watcher = Watcher {
         store: store.client(),
-        nodes,
+        nodes: Arc::clone(runs.nodes()),
+        runs,
+        control,
         note: format!("proxy:{instance}"),
         orphans: Orphans::default(),
         cursor: None,
@@ -88,6 +98,9 @@ pub(super) async fn run(store: Store, nodes: Arc<Nodes>, instance: Arc<str>, mut
 struct Watcher {
     store: Client,
     nodes: Arc<Nodes>,
+    runs: Arc<Runs>,
+    /// The way to workers that are not connected to this process.
+    control: Control,
     /// The name of the note about this process.
     note: String,
     orphans: Orphans,
@@ -106,7 +119,7 @@ impl Watcher {
     async fn try_look(&mut self, rules: &RuleSet) -> Result<(), Unavailable> {
         let present = self.nodes.present();
         self.store.announce(&self.notes(&present), NOTE_LIFE).await?;
-        for answer in self.nodes.take_answers() {
+        for answer in self.nodes.take_answers(TICKETS) {
             self.orphans.answered(&answer, self.nodes.now_ms());
         }
         // Their locks end by time alone.
@@ -117,7 +130,10 @@ impl Watcher {
             self.orphans.begin_pass();
         }
         let page = self.store.list(&Filter::default(), self.cursor.as_deref(), LOOKED_AT).await?;
-        let locks: Vec<LockRecord> = page.locks.into_iter().filter(may_be_orphaned).collect();
+        let locks: Vec<LockRecord> = page.locks.into_iter().filter(|lock| may_be_orphaned(lock, rules)).collect();
+        for lock in locks.iter().filter(|lock| present.contains_key(&worker_of(lock))) {
+            self.runs.adopt(lock, rules);
+        }
         let sights = self.sights(&present, &locks).await?;
         self.cursor = page.cursor;
         self.judge(rules, &locks, &sights);
@@ -145,14 +161,27 @@ impl Watcher {
         for node in asked {
             match present.get(&node) {
                 Some(Presence::Here { since_ms }) => drop(sights.insert(node, Sight::Here { since_ms: *since_ms })),
-                Some(Presence::Beating { .. }) => drop(sights.insert(node, Sight::Elsewhere)),
+                Some(Presence::Beating { since_ms }) => {
+                    let asked = Sight::Here { since_ms: *since_ms };
+                    let sight = if self.control.reaches(&node.vhost) {
+                        asked
+                    } else {
+                        Sight::Elsewhere
+                    };
+                    sights.insert(node, sight);
+                }
                 None => elsewhere.push(node),
             }
         }
         let names: Vec<String> = elsewhere.iter().map(Node::note).collect();
         let notes = self.store.announced(&names).await?;
         for (node, note) in elsewhere.into_iter().zip(notes) {
-            sights.insert(node, if note.is_some() { Sight::Elsewhere } else { Sight::Absent });
+            let sight = match note {
+                Some(_) => Sight::Elsewhere,
+                None if self.control.reaches(&node.vhost) => Sight::Unseen,
+                None => Sight::Absent,
+            };
+            sights.insert(node, sight);
         }
         Ok(sights)
     }
@@ -182,8 +211,14 @@ impl Watcher {
             for locks in locks.chunks(ASKED_ABOUT) {
                 let question = self
                     .orphans
-                    .ask(&node, locks, uuid::Uuid::new_v4().simple().to_string().into(), now_ms);
-                self.nodes.ask(&node, question);
+                    .ask(&node, locks, format!("{TICKETS}{}", uuid::Uuid::new_v4().simple()).into(), now_ms);
+                if let Err(question) = self.nodes.ask(&node, question) {
+                    let say = Say::QueryTask {
+                        ids: question.ids,
+                        ticket: question.ticket,
+                    };
+                    self.control.say(&node.vhost, vec![question.node], say);
+                }
             }
         }
     }
@@ -202,6 +237,7 @@ impl Watcher {
             // It is no settlement.
             settlement: Nonce(0),
             signal: Signal::Orphaned,
+            source: Source::Other,
             worker: Arc::clone(&lock.worker),
         });
     }
@@ -215,10 +251,18 @@ fn worker_of(lock: &LockRecord) -> Node {
 }
 
 /// Whether nobody but the worker that the lock names can still end it.
-fn may_be_orphaned(lock: &LockRecord) -> bool {
+fn may_be_orphaned(lock: &LockRecord, rules: &RuleSet) -> bool {
     let follows = matches!(lock.scope, Scope::UntilStarted | Scope::UntilFinished);
     let waits = matches!(lock.state, LockState::Queued | LockState::Running);
-    follows && waits && lock.in_flight == 0 && !lock.worker.is_empty() && !lock.vhost.is_empty()
+    // No settlement is seen of what no proxy has carried; where tasks acknowledge late, the broker has it again and it runs elsewhere.
+    let acks_late = || {
+        rules
+            .rules()
+            .iter()
+            .any(|rule| *rule.name == *lock.rule && rule.acks_late == AcksLate::True)
+    };
+    let nowhere_else = lock.in_flight == 0 || (!lock.carried && !acks_late());
+    follows && waits && !lock.worker.is_empty() && !lock.vhost.is_empty() && nowhere_else
 }
 
 /// How the worker of a lock is seen.
@@ -226,13 +270,24 @@ fn may_be_orphaned(lock: &LockRecord) -> bool {
 enum Sight {
     /// No proxy sees it.
     Absent,
+    /// Nor does any, and it can be asked.
+    Unseen,
     /// It lives, and this process cannot ask it.
     Elsewhere,
-    /// It is connected to this process.
+    /// It is connected to this process, or heard by it, and can be asked.
     Here {
         /// Since when, in milliseconds since the Unix epoch.
         since_ms: u64,
     },
+}
+
+/// What it says that a worker does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Silence {
+    /// Nothing: a `solo` worker answers nothing while it runs a task.
+    Keeps,
+    /// That it is gone.
+    Frees,
 }
 
 /// What becomes of a lock.
@@ -262,12 +317,12 @@ impl Doubtful {
     }
 }
 
-/// What is known of a lock whose worker is younger than it.
+/// What is known of a lock whose worker is younger than it, or unseen.
 #[derive(Debug)]
 struct Doubt {
     /// Since when the worker is there to which the rest belongs.
     since_ms: u64,
-    /// When to ask.
+    /// When to ask, once the grace is over.
     due_ms: u64,
     /// How often on end the worker has said that it does not know the task.
     unknown: u32,
@@ -341,7 +396,7 @@ impl Orphans {
             self.counts_from_ms = now_ms + NOTE_LIFE.as_millis() as u64;
         }
         self.absent
-            .retain(|node, _| sights.get(node).is_none_or(|sight| *sight == Sight::Absent));
+            .retain(|node, _| sights.get(node).is_none_or(|sight| matches!(sight, Sight::Absent | Sight::Unseen)));
         self.questions.retain(|_, asked| now_ms < asked.at_ms + 2 * ANSWER_MS);
     }
 
@@ -349,38 +404,55 @@ impl Orphans {
         match sight {
             Sight::Elsewhere => Verdict::Keep,
             Sight::Absent => self.judge_absent(lock, grace_ms, now_ms),
+            Sight::Unseen => self.judge_unseen(lock, grace_ms, now_ms),
             Sight::Here { since_ms } => self.judge_here(lock, since_ms, grace_ms, now_ms),
         }
     }
 
     fn judge_absent(&mut self, lock: &LockRecord, grace_ms: u64, now_ms: u64) -> Verdict {
+        match self.absence(lock, now_ms) {
+            // Never at first sight, however short the grace: a note may have lapsed a moment before it is written anew.
+            Some(since_ms) if now_ms > since_ms && now_ms - since_ms >= grace_ms => Verdict::Crashed,
+            _ => Verdict::Keep,
+        }
+    }
+
+    /// It may live all the same, if it publishes no heartbeats: it is asked, and gone if it says nothing.
+    fn judge_unseen(&mut self, lock: &LockRecord, grace_ms: u64, now_ms: u64) -> Verdict {
+        match self.absence(lock, now_ms) {
+            Some(since_ms) => self.judge_asked(lock, since_ms, grace_ms, Silence::Frees, now_ms),
+            None => Verdict::Keep,
+        }
+    }
+
+    /// Since when the worker of a lock is absent, if its absence counts.
+    fn absence(&mut self, lock: &LockRecord, now_ms: u64) -> Option<u64> {
         if now_ms < self.counts_from_ms {
-            return Verdict::Keep;
+            return None;
         }
         let pass = Pass(self.pass);
         let absence = self.absent.entry(worker_of(lock)).or_insert(Absence { since_ms: now_ms, pass });
         absence.pass = pass;
-        // Never at first sight, however short the grace: a note may have lapsed a moment before it is written anew.
-        if now_ms > absence.since_ms && now_ms - absence.since_ms >= grace_ms {
-            Verdict::Crashed
-        } else {
-            Verdict::Keep
-        }
+        Some(absence.since_ms)
     }
 
     fn judge_here(&mut self, lock: &LockRecord, since_ms: u64, grace_ms: u64, now_ms: u64) -> Verdict {
-        let key = Doubtful::of(lock);
         if since_ms + SKEW_MS <= lock.since_ms {
-            self.doubts.remove(&key);
+            self.doubts.remove(&Doubtful::of(lock));
             return Verdict::Keep;
         }
+        self.judge_asked(lock, since_ms, grace_ms, Silence::Keeps, now_ms)
+    }
+
+    fn judge_asked(&mut self, lock: &LockRecord, since_ms: u64, grace_ms: u64, silence: Silence, now_ms: u64) -> Verdict {
+        let key = Doubtful::of(lock);
         if self.doubts.len() >= DOUBTS_KEPT && !self.doubts.contains_key(&key) {
             return Verdict::Keep;
         }
         let pass = Pass(self.pass);
         let fresh = || Doubt {
             since_ms,
-            due_ms: since_ms + grace_ms,
+            due_ms: 0,
             unknown: 0,
             silent: 0,
             asked_ms: None,
@@ -400,9 +472,17 @@ impl Orphans {
             }
             doubt.asked_ms = None;
             doubt.silent += 1;
+            if doubt.silent >= 2 && silence == Silence::Frees {
+                return Verdict::Crashed;
+            }
             doubt.due_ms = if doubt.silent < 2 { now_ms } else { now_ms + AGAIN_MS };
         }
-        if now_ms < doubt.due_ms { Verdict::Keep } else { Verdict::Ask }
+        // The grace of the rules as they are now, whatever it was when the worker came.
+        if now_ms < doubt.due_ms.max(since_ms.saturating_add(grace_ms)) {
+            Verdict::Keep
+        } else {
+            Verdict::Ask
+        }
     }
 
     /// A question about these locks, which is asked now.

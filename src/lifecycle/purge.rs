@@ -28,6 +28,7 @@ use crate::logging::OncePerMinute;
 use crate::metrics::Metrics;
 use crate::rules::lock::{LockRecord, LockState, Nonce, Request, Signal};
 use crate::rules::outcome::ExceptionReason;
+use crate::rules::source::Source;
 use crate::store::{Client, Filter, QueueName, Store, Unavailable};
 
 /// How many queues wait to be scanned for at most.
@@ -227,6 +228,7 @@ async fn give(store: &Client, locks: &[LockRecord]) -> Result<(), Unavailable> {
             // It is no settlement.
             settlement: Nonce(0),
             signal: Signal::Purged,
+            source: Source::Other,
             worker: "".into(),
         });
     }

@@ -29,6 +29,7 @@ use crate::celery::result::{self, TaskResult};
 use crate::config::address::RedisUrl;
 use crate::metrics::Metrics;
 use crate::rules::lock::{LockRecord, LockState, Nonce, Request, Scope, Signal};
+use crate::rules::source::Source;
 use crate::store::{Client, Filter, Store};
 
 /// How many locks one look is about.
@@ -294,6 +295,7 @@ impl Ear {
             // None of these signals is a settlement.
             settlement: Nonce(0),
             signal,
+            source: Source::Redis,
             worker: "".into(),
         });
     }

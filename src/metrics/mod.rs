@@ -61,6 +61,7 @@ pub struct Metrics {
     rejected: IntCounterVec,
     closed: IntCounterVec,
     upstream_up: IntGaugeVec,
+    control_up: IntGaugeVec,
     config_info: IntGaugeVec,
     store_info: IntGaugeVec,
     locks: IntGaugeVec,
@@ -150,6 +151,12 @@ impl Metrics {
                 "1 if the last dial of this upstream succeeded.",
                 &["upstream"],
             )?,
+            control_up: gauges(
+                r,
+                "oncegate_control_up",
+                "1 while Oncegate's own connection in this virtual host stands.",
+                &["vhost"],
+            )?,
             config_info: gauges(
                 r,
                 "oncegate_config_info",
@@ -230,6 +237,17 @@ impl Metrics {
     /// Notes whether the last dial of an upstream (`host:port`, as configured) succeeded.
     pub fn set_upstream_up(&self, upstream: &str, up: bool) {
         self.upstream_up.with_label_values(&[upstream]).set(i64::from(up));
+    }
+
+    /// Notes whether the control connection of a virtual host stands.
+    pub fn set_control_up(&self, vhost: &str, up: bool) {
+        self.control_up.with_label_values(&[vhost]).set(i64::from(up));
+    }
+
+    /// Notes that a virtual host has no control connection any more.
+    pub fn forget_control(&self, vhost: &str) {
+        // It is not there if it was never tried.
+        let _ = self.control_up.remove_label_values(&[vhost]);
     }
 
     /// Forgets upstreams that the configuration no longer names.

@@ -57,6 +57,8 @@ pub enum Command {
     NeighboursIdle,
     /// A question to the worker whose mailbox is consumed on this connection.
     Query(Question),
+    /// The store can be asked again, and may have forgotten what it knew.
+    StoreBack,
     /// Close now; goodbyes may last until this time.
     Close {
         /// In monotonic microseconds, as sessions count.
@@ -106,8 +108,10 @@ impl Connection {
         let (answer_sender, answers) = mpsc::unbounded_channel();
         let mut leg = Leg::default();
         leg.set(client);
+        let mut session = Session::new(hub.settings(), hub.rules(), uuid::Uuid::new_v4().as_u64_pair().0, now);
+        session.handle_witness(Arc::clone(hub.witness()));
         Connection {
-            session: Session::new(hub.settings(), hub.rules(), uuid::Uuid::new_v4().as_u64_pair().0, now),
+            session,
             client: leg,
             broker: Leg::default(),
             dial: Dial::NotYet,
@@ -151,6 +155,7 @@ impl Connection {
                 }
                 Command::NeighboursIdle => self.session.handle_neighbours_idle(now),
                 Command::Query(question) => self.session.handle_query(&question.node, &question.ids, &question.ticket, now),
+                Command::StoreBack => self.session.handle_store_back(now),
                 Command::Close { until_us } => self.session.handle_close(until_us, now),
             }
         }

@@ -18,10 +18,11 @@ use super::upstream::Upstreams;
 use crate::config::{ProxyConfig, UpstreamConfirms};
 use crate::lifecycle::nodes::{Ask, Nodes};
 use crate::lifecycle::purge::Purges;
+use crate::lifecycle::running::Runs;
 use crate::logging::{DecisionLog, OncePerMinute};
 use crate::metrics::Metrics;
 use crate::rules::RuleSet;
-use crate::session::{Now, Settings};
+use crate::session::{Now, Settings, Witness};
 use crate::store::QueueName;
 
 /// What all connections share.
@@ -33,18 +34,22 @@ pub struct Hub {
     metrics: Arc<Metrics>,
     log: Arc<DecisionLog>,
     unreadable: OncePerMinute,
+    unexpiring: OncePerMinute,
     purges: Purges,
     connections: Mutex<HashMap<u64, Entry>>,
     hosts: Mutex<Hosts>,
     next: AtomicU64,
     draining: AtomicBool,
     topologies: Arc<Topologies>,
-    nodes: Arc<Nodes>,
+    runs: Arc<Runs>,
+    witness: Arc<Witness>,
 }
 
 /// What the hub knows of a connection.
 struct Entry {
     address: IpAddr,
+    /// The worker thread that it is on.
+    thread: usize,
     orders: UnboundedSender<Command>,
 }
 
@@ -106,12 +111,14 @@ impl Hub {
             metrics,
             log,
             unreadable: OncePerMinute::default(),
+            unexpiring: OncePerMinute::default(),
             connections: Mutex::new(HashMap::new()),
             hosts: Mutex::new(Hosts::default()),
             next: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             topologies: Arc::default(),
-            nodes,
+            runs: Arc::new(Runs::new(&nodes)),
+            witness: Arc::default(),
         }
     }
 
@@ -167,22 +174,46 @@ impl Hub {
         &self.unreadable
     }
 
+    /// Bounds the log lines about messages that do not expire with their lock.
+    pub fn unexpiring(&self) -> &OncePerMinute {
+        &self.unexpiring
+    }
+
     /// What is known of exchanges and queues.
     pub fn topologies(&self) -> &Arc<Topologies> {
         &self.topologies
     }
 
-    /// The workers that are connected.
-    pub fn nodes(&self) -> &Arc<Nodes> {
-        &self.nodes
+    /// What all sessions have seen of tasks.
+    pub fn witness(&self) -> &Arc<Witness> {
+        &self.witness
     }
 
-    /// Takes a seat for a new connection from this address.
-    pub fn seat(self: &Arc<Self>, address: IpAddr) -> (Seat, UnboundedReceiver<Command>) {
+    /// The workers that are connected.
+    pub fn nodes(&self) -> &Arc<Nodes> {
+        self.runs.nodes()
+    }
+
+    /// The tasks that run.
+    pub fn runs(&self) -> &Arc<Runs> {
+        &self.runs
+    }
+
+    /// The store can be asked again by the connections of this worker thread.
+    pub fn store_is_back(&self, thread: usize) {
+        for entry in self.lock().values().filter(|entry| entry.thread == thread) {
+            // A connection that has just ended needs no orders.
+            let _ = entry.orders.send(Command::StoreBack);
+        }
+    }
+
+    /// Takes a seat for a new connection from this address, on this worker thread.
+    pub fn seat(self: &Arc<Self>, address: IpAddr, thread: usize) -> (Seat, UnboundedReceiver<Command>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let entry = Entry {
             address,
+            thread,
             orders: sender.clone(),
         };
         self.lock().insert(number, entry);
@@ -224,7 +255,7 @@ impl Hub {
 
     /// Puts new rules in force everywhere.
     pub fn set_rules(&self, config: &ProxyConfig, rules: &Arc<RuleSet>) {
-        self.settings.store(Arc::new(settings(config, &self.nodes)));
+        self.settings.store(Arc::new(settings(config, self.nodes())));
         self.rules.store(Arc::clone(rules));
         self.order(&Command::Rules(Arc::clone(rules)));
     }

@@ -75,7 +75,7 @@ impl Workers {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             std::thread::Builder::new()
                 .name(format!("worker-{number}"))
-                .spawn(move || runtime.block_on(work(receiver, hub, store, load)))?;
+                .spawn(move || runtime.block_on(work(number, receiver, hub, store, load)))?;
             workers.push(Worker { sender, connections });
         }
         Ok(Workers { workers })
@@ -109,12 +109,19 @@ impl Workers {
 
 /// One worker thread: a task for each connection that is handed to it.
 async fn work(
+    number: usize,
     mut receiver: UnboundedReceiver<Job>,
     hub: Arc<Hub>,
     store: Arc<dyn Fn() -> store::Client + Send + Sync>,
     connections: Arc<AtomicUsize>,
 ) {
     let store = store();
+    let (mut connects, to_all) = (store.connects(), Arc::clone(&hub));
+    tokio::spawn(async move {
+        while connects.changed().await.is_ok() {
+            to_all.store_is_back(number);
+        }
+    });
     while let Some(job) = receiver.recv().await {
         let accepted = match job {
             Job::Serve(accepted) => *accepted,
@@ -130,16 +137,16 @@ async fn work(
         };
         let (hub, store, connections) = (Arc::clone(&hub), store.clone(), Arc::clone(&connections));
         tokio::spawn(async move {
-            serve(accepted, hub, store).await;
+            serve(accepted, number, hub, store).await;
             connections.fetch_sub(1, Ordering::Relaxed);
         });
     }
 }
 
 /// One connection from its first to its last byte.
-async fn serve(accepted: Accepted, hub: Arc<Hub>, store: store::Client) {
+async fn serve(accepted: Accepted, thread: usize, hub: Arc<Hub>, store: store::Client) {
     let peer = accepted.peer;
-    let (seat, commands) = hub.seat(peer.ip());
+    let (seat, commands) = hub.seat(peer.ip(), thread);
     let Ok(stream) = TcpStream::from_std(accepted.stream) else { return };
     let transport = match accepted.tls {
         None => Transport::Tcp(stream),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::lifecycle::running::Runs;
 use crate::logging::{Decision, DecisionKind, DecisionLog};
 use crate::metrics::{Metrics, StoreOp};
 use crate::rules::lock::{Committed, Freed, Reply, Request};
@@ -13,12 +14,13 @@ use crate::store::{Circuit, GivenUp, Observer, Op, Unavailable};
 pub struct StoreObserver {
     metrics: Arc<Metrics>,
     log: Arc<DecisionLog>,
+    runs: Arc<Runs>,
 }
 
 impl StoreObserver {
     /// An observer that feeds these.
-    pub fn new(metrics: Arc<Metrics>, log: Arc<DecisionLog>) -> StoreObserver {
-        StoreObserver { metrics, log }
+    pub fn new(metrics: Arc<Metrics>, log: Arc<DecisionLog>, runs: Arc<Runs>) -> StoreObserver {
+        StoreObserver { metrics, log, runs }
     }
 
     fn freed(&self, freed: &Freed) {
@@ -52,7 +54,12 @@ impl Observer for StoreObserver {
         self.metrics.store_op(label(op)).errors.inc();
     }
 
+    fn on_tell(&self, request: &Request) {
+        self.runs.hears(request);
+    }
+
     fn on_told(&self, request: &Request, reply: &Reply) {
+        self.runs.heard(request, reply);
         match (request, reply) {
             (_, Reply::Released(freed)) => freed.iter().for_each(|freed| self.freed(freed)),
             // What an observing rule lets pass may well be a duplicate.
@@ -66,6 +73,10 @@ impl Observer for StoreObserver {
     }
 
     fn on_given_up(&self, request: &Request, why: GivenUp) {
+        // Who has the lock renews it again, at the latest when the store is back.
+        if matches!(request, Request::Renew { .. }) {
+            return;
+        }
         let rule = match request {
             Request::Commit { note, .. } => Some(&note.rule),
             _ => None,

@@ -134,8 +134,17 @@ impl Reporter {
                     self.rule(&rule).count_exception(reason);
                 }
             }
+            Event::EndsUnheard { rule } => ends_unheard(&rule),
+            Event::ExpiryKept { rule, why, task, id } => {
+                if let Some(suppressed) = self.hub.unexpiring().allow(&rule.name) {
+                    tracing::warn!(rule = &*rule.name, reason = why, vhost, task = &*task, id = &*id, client = %self.peer, suppressed,
+                        "a message does not expire with its lock (expires_with_lock) and is forwarded as it came; such lines are written \
+                         once a minute for a rule");
+                }
+            }
             Event::Mailbox { node } => self.mailbox(node_of(vhost_name, node), seat),
             Event::Pulse { node, pulse } => self.hub.nodes().pulse(node_of(vhost_name, node), pulse),
+            Event::Runs(run) => self.hub.runs().began(run),
             Event::TasksKnown(answer) => self.hub.nodes().answered(answer),
             Event::Opened => tracing::debug!(client = %self.peer, vhost, "the client is logged in"),
             Event::Closed { by, reason } => self.closed(by, reason, vhost),
@@ -231,6 +240,17 @@ impl Reporter {
             tracing::info!(client = %self.peer, vhost, by = by.as_str(), reason = label.as_str(), "a connection has ended");
         }
     }
+}
+
+/// Once for a rule, until the configuration changes.
+fn ends_unheard(rule: &Rule) {
+    tracing::warn!(
+        rule = &*rule.name,
+        completion = rule.hears.names(),
+        "many tasks of this rule were acknowledged, and none was heard to end: its locks go by ttl. Let the workers publish task events \
+         (worker -E, or control.enable_events with gossip or heartbeat on), set results.url to Celery's Redis result backend, use Celery's \
+         rpc result backend, or write acks_late = true if the tasks acknowledge after their run; completion must list what tells the end"
+    );
 }
 
 fn node_of(vhost: &Arc<str>, name: Arc<str>) -> Node {

@@ -44,7 +44,8 @@ fn log() -> Arc<DecisionLog> {
 }
 
 pub(super) fn observer() -> Arc<dyn Observer> {
-    Arc::new(StoreObserver::new(Arc::new(Metrics::new().expect("the names are right")), log()))
+    let metrics = Arc::new(Metrics::new().expect("the names are right"));
+    Arc::new(StoreObserver::new(metrics, log(), Arc::default()))
 }
 
 pub(super) fn memory() -> Store {
@@ -91,7 +92,7 @@ async fn line() -> Line {
     let hub = hub(broker.local_addr().expect("bound").port());
     let mut client = TcpStream::connect(front.local_addr().expect("bound")).await.expect("it listens");
     let (stream, peer) = accept(&front).await;
-    let (seat, commands) = hub.seat(peer.ip());
+    let (seat, commands) = hub.seat(peer.ip(), 0);
     let connection = tokio::spawn(Connection::new(seat, memory().client(), Transport::Tcp(stream), peer, commands));
     client.write_all(&frame::PROTOCOL_HEADER).await.expect("it reads");
     client

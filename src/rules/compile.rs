@@ -7,6 +7,7 @@ use super::expr::{Expr, NAMES};
 use super::lock::ReleaseOn;
 use super::matcher::{Glob, Globs};
 use super::params::Params;
+use super::source::Hears;
 use super::spec::{Key as KeySpec, Mode, Outcome, RuleSpec, SpecError};
 use super::{Key, Piece, Rule, SignaturesOf, When};
 
@@ -90,6 +91,8 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
         orphan_grace: spec.orphan_grace,
         canvas: spec.canvas,
         acks_late: spec.acks_late,
+        hears: Hears::of(&spec.completion),
+        expires_with_lock: spec.expires_with_lock,
         release_on: match spec.release_on[..] {
             [Outcome::Success] => ReleaseOn::Success,
             [Outcome::Failure] => ReleaseOn::Failure,

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::digest::{Domain, digest};
 use super::expr::{Expr, ExprError, Scope};
-use super::lock::{Digest, LockNote, Scope as LockScope};
+use super::lock::{Digest, LockNote, LockRecord, Scope as LockScope};
 use super::outcome::UnkeyableReason;
 use super::show::{render, summary};
 use super::spec::{AcksLate, Canvas, Mode, Override, Unique};
 use super::{Key, Rule, SignaturesOf};
 use crate::amqp::table::FieldValue;
 use crate::celery::body::Body;
-use crate::celery::task::Task;
+use crate::celery::task::{Protocol, Task};
 use crate::celery::value::Value;
 
 /// What is known of a message beside its body.
@@ -89,6 +89,22 @@ pub enum Verdict {
     Claim(Claimed),
 }
 
+/// What becomes of the time at which a message expires (`expires_with_lock`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// It stays as it is: the rule does not ask for another, or its own comes first.
+    Own,
+    /// It is to expire with its lock: the time, in milliseconds since 1970, and what `unstarted_ms` is if that cannot be written.
+    WithLock {
+        /// What is to be written into the header `expires`.
+        at_ms: i64,
+        /// [`Claimed::unstarted_ms`] without it.
+        else_unstarted_ms: Option<u64>,
+    },
+    /// It should expire with its lock and cannot, which is why.
+    Unwritable(&'static str),
+}
+
 /// A claim to a key.
 #[derive(Debug, Clone)]
 pub struct Claimed {
@@ -106,6 +122,8 @@ pub struct Claimed {
     pub life_ms: u64,
     /// How long from now its holder may still begin, in milliseconds, if its message expires.
     pub unstarted_ms: Option<u64>,
+    /// When its message is to expire, once it is published.
+    pub expiry: Expiry,
 }
 
 impl Claimed {
@@ -124,9 +142,34 @@ impl Claimed {
             lease_ms: self.rule.lease.as_millis() as u64,
             settle_grace_ms: self.rule.settle_grace.as_millis() as u64,
             acks_late: self.rule.acks_late == AcksLate::True,
+            hears: self.rule.hears,
             release_on: self.rule.release_on,
             cooldown_ms: self.rule.cooldown.as_millis() as u64,
         }
+    }
+}
+
+impl Rule {
+    /// What is written beside the lock of a task that runs and is acknowledged, as far as the lock itself and the rule tell; `None` if
+    /// such tasks end with their acknowledgement.
+    pub fn note_of_running(&self, lock: &LockRecord) -> Option<LockNote> {
+        (self.acks_late != AcksLate::True).then(|| LockNote {
+            rule: Arc::clone(&self.name),
+            task: Arc::clone(&lock.task),
+            summary: Arc::clone(&lock.summary),
+            vhost: Arc::clone(&lock.vhost),
+            queue: Arc::clone(&lock.queue),
+            scope: lock.scope,
+            shadow: lock.shadow,
+            life_ms: self.ttl.as_millis() as u64,
+            unstarted_ms: None,
+            lease_ms: self.lease.as_millis() as u64,
+            settle_grace_ms: self.settle_grace.as_millis() as u64,
+            acks_late: false,
+            hears: self.hears,
+            release_on: self.release_on,
+            cooldown_ms: self.cooldown.as_millis() as u64,
+        })
     }
 }
 
@@ -262,8 +305,15 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
     let life_ms = ttl_ms(rule, facts).saturating_add(eta.saturating_sub(now_ms));
     // A start just before the end becomes known a moment after it.
     let grace = rule.settle_grace.as_millis() as u64;
-    let expires = facts.task.expires.filter(|_| lock_scope != LockScope::UntilExpired);
-    let unstarted_ms = expires.map(|expires| u64::try_from(expires).unwrap_or(0).saturating_sub(now_ms).saturating_add(grace));
+    let until = |expires: Option<i64>| {
+        let expires = expires.filter(|_| lock_scope != LockScope::UntilExpired)?;
+        Some(u64::try_from(expires).unwrap_or(0).saturating_sub(now_ms).saturating_add(grace))
+    };
+    let mut expiry = expiry(rule, facts.task, life_ms, now_ms);
+    let mut unstarted_ms = until(facts.task.expires);
+    if let Expiry::WithLock { at_ms, else_unstarted_ms } = &mut expiry {
+        *else_unstarted_ms = std::mem::replace(&mut unstarted_ms, until(Some(*at_ms)));
+    }
     Verdict::Claim(Claimed {
         rule: Arc::clone(rule),
         digest,
@@ -272,7 +322,33 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
         scope: lock_scope,
         life_ms,
         unstarted_ms,
+        expiry,
     })
+}
+
+/// When a message that is published now is to expire: no later than its own time, and early enough that a run that begins last is over
+/// before the lock has lived its full life.
+fn expiry(rule: &Rule, task: &Task<'_>, life_ms: u64, now_ms: u64) -> Expiry {
+    if !rule.expires_with_lock || rule.mode != Mode::Enforce {
+        return Expiry::Own;
+    }
+    let end_ms = i64::try_from(now_ms.saturating_add(life_ms)).unwrap_or(i64::MAX);
+    // The cast saturates; a limit that is no number limits nothing.
+    let hard_ms = task.timelimit.hard.map_or(0, |seconds| (seconds.max(0.0) * 1000.0).ceil() as i64);
+    let at_ms = end_ms.saturating_sub(hard_ms);
+    if task.expires.is_some_and(|own| own <= at_ms) {
+        return Expiry::Own;
+    }
+    if at_ms <= i64::try_from(now_ms).unwrap_or(i64::MAX) {
+        return Expiry::Unwritable("its hard time limit is no shorter than the life of its lock: it could never run");
+    }
+    if task.protocol == Protocol::V1 || !matches!(task.headers().get(b"expires"), Ok(Some(_))) {
+        return Expiry::Unwritable("its time of expiry stands in its body (protocol 1)");
+    }
+    Expiry::WithLock {
+        at_ms,
+        else_unstarted_ms: None,
+    }
 }
 
 fn lock_scope(unique: Unique) -> Option<LockScope> {

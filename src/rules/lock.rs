@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::source::{Hears, Source};
 use crate::celery::result::Status;
 
 /// The identity of a unique key: SHA-256 over the canonical encoding of domain, vhost, namespace and key parts.
@@ -154,6 +155,8 @@ pub struct LockNote {
     pub settle_grace_ms: u64,
     /// True where an ack of this task means that it has ended (`acks_late`).
     pub acks_late: bool,
+    /// The sources whose starts and ends count.
+    pub hears: Hears,
     /// Which outcomes free a lock that lasts until the end.
     pub release_on: ReleaseOn,
     /// How long the key stays locked after a success.
@@ -247,6 +250,8 @@ pub enum Request {
         settlement: Nonce,
         /// What was learnt.
         signal: Signal,
+        /// What it was learnt from. Of no meaning where a signal counts for every lock: see [`Signal::counts_always`].
+        source: Source,
         /// The worker's node name, empty if it is not known.
         worker: Arc<str>,
     },
@@ -273,8 +278,10 @@ pub enum Request {
         delivery: Nonce,
         /// The same note as at admission.
         note: Arc<LockNote>,
-        /// Whether a worker runs it, as far as is known.
+        /// True if a worker runs it whose message is acknowledged: a lock that is taken again runs, and counts no message.
         running: bool,
+        /// The worker's node name, empty if it is not known.
+        worker: Arc<str>,
     },
     /// Locks a key by hand, as after a success. Answered by [`Reply::Cooled`].
     Cool {
@@ -314,6 +321,8 @@ pub enum Running {
 pub enum Signal {
     /// `basic.ack`: started if the task acks early, ended if it acks late.
     Acked,
+    /// `basic.ack` of a run that had begun long before: ended, unless the rule says that the task acks early.
+    AckedLate,
     /// `basic.reject` or `basic.nack` without requeue: ended.
     Rejected,
     /// Delivered to a consumer that does not acknowledge: started, and nothing more will be heard.
@@ -335,7 +344,8 @@ pub enum Signal {
     /// Its worker is gone and does not know it any more.
     Crashed,
     /// The worker that is named with it is gone, or does not know it any more: crashed, if the lock still names that worker and none of
-    /// the holder's messages is in flight, since what the broker has will run elsewhere.
+    /// the holder's messages is in flight, since what the broker has will run elsewhere. Where no proxy has carried the message to its
+    /// worker, the count says nothing, and is not looked at.
     Orphaned,
     /// Its queue was purged or deleted while the message lay in it.
     Purged,
@@ -343,8 +353,9 @@ pub enum Signal {
 
 impl Signal {
     /// Every signal.
-    pub const ALL: [Signal; 13] = [
+    pub const ALL: [Signal; 14] = [
         Signal::Acked,
+        Signal::AckedLate,
         Signal::Rejected,
         Signal::DeliveredNoAck,
         Signal::Started,
@@ -374,14 +385,28 @@ impl Signal {
 
     /// Whether it settles one message of the holder, so that it is counted.
     pub fn settles(self) -> bool {
-        matches!(self, Signal::Acked | Signal::Rejected | Signal::DeliveredNoAck)
+        matches!(self, Signal::Acked | Signal::AckedLate | Signal::Rejected | Signal::DeliveredNoAck)
+    }
+
+    /// Whether it counts for a lock that does not listen to its source: all but the starts, and the ends that tell an outcome. That a
+    /// task goes on frees nothing.
+    pub fn counts_always(self) -> bool {
+        !matches!(
+            self,
+            Signal::Acked | Signal::AckedLate | Signal::DeliveredNoAck | Signal::Started | Signal::Succeeded | Signal::Failed
+        )
+    }
+
+    /// Whether a lock that listens to these sources hears it from this one.
+    pub fn is_heard(self, source: Source, hears: Hears) -> bool {
+        self.counts_always() || hears.hears(source)
     }
 
     /// What a commit that comes after it makes of it.
     pub fn verdict(self) -> SignalVerdict {
         match self {
             Signal::Started | Signal::DeliveredNoAck => SignalVerdict::Starts,
-            Signal::Acked => SignalVerdict::Acks,
+            Signal::Acked | Signal::AckedLate => SignalVerdict::Acks,
             Signal::Rejected
             | Signal::Succeeded
             | Signal::Failed
@@ -644,6 +669,8 @@ pub struct LockRecord {
     pub scope: Scope,
     /// How many messages of the holder are published and not settled.
     pub in_flight: u32,
+    /// Whether a proxy has carried the holder's message to a worker; else its settlement is not seen, and `in_flight` says nothing of it.
+    pub carried: bool,
     /// True for the lock of an observing rule.
     pub shadow: bool,
 }

@@ -13,6 +13,7 @@ pub mod outcome;
 mod params;
 pub mod question;
 mod show;
+pub mod source;
 pub mod spec;
 #[cfg(test)]
 mod tests;
@@ -22,14 +23,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 pub use compile::Signatures;
-pub use decision::{Bypass, Claimed, Facts, Verdict};
+pub use decision::{Bypass, Claimed, Expiry, Facts, Verdict};
 pub use digest::{Domain, digest};
 
 use expr::Expr;
 use lock::ReleaseOn;
 use matcher::Globs;
 use params::Params;
-use spec::{AcksLate, Canvas, Mode, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique};
+use source::{Hears, Source};
+use spec::{AcksLate, Canvas, EnableEvents, Mode, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique};
 
 use crate::celery::body::Body;
 
@@ -111,7 +113,11 @@ pub struct Rule {
     /// How long a worker that was lost may come back before its locks are freed.
     pub orphan_grace: Duration,
     canvas: Canvas,
-    acks_late: AcksLate,
+    /// Whether its tasks acknowledge after their run.
+    pub acks_late: AcksLate,
+    /// Which signals start and end its locks (`completion`).
+    pub hears: Hears,
+    expires_with_lock: bool,
     release_on: ReleaseOn,
     cooldown: Duration,
     /// What a publish does while the store is silent.
@@ -135,11 +141,26 @@ impl Rule {
     /// An observing rule changes no frame, so it asks workers for nothing.
     fn needs_events(&self) -> bool {
         match self.unique {
-            _ if self.mode == Mode::Observe => false,
+            _ if self.mode == Mode::Observe || !self.hears.hears(Source::Events) => false,
             Some(Unique::UntilStarted) => self.acks_late != AcksLate::False,
             Some(Unique::UntilFinished) => true,
             _ => false,
         }
+    }
+
+    /// Whether it is learnt when its tasks acknowledge.
+    pub fn learns_acks(&self) -> bool {
+        self.acks_late == AcksLate::Auto
+    }
+
+    /// Whether its locks wait for an end that no ack is known to tell.
+    pub fn waits_for_ends(&self) -> bool {
+        let acks_tell = self.acks_late == AcksLate::True && self.hears.hears(Source::Ack);
+        let until_the_end = matches!(
+            self.unique,
+            Some(Unique::UntilFinished | Unique::WhileRunning | Unique::UntilStartedAndWhileRunning)
+        );
+        until_the_end && self.mode == Mode::Enforce && !acks_tell
     }
 
     /// Whether the queue of a message can make a difference.
@@ -156,7 +177,7 @@ impl Rule {
     }
 
     /// True if the life of its locks depends on what workers do.
-    fn follows_tasks(&self) -> bool {
+    pub fn follows_tasks(&self) -> bool {
         matches!(self.unique, Some(Unique::UntilStarted | Unique::UntilFinished))
     }
 
@@ -297,6 +318,15 @@ impl RuleSet {
     /// True if a rule needs task events: an early ack says nothing of the end, a late one nothing of the start and of the outcome.
     pub fn needs_events(&self) -> bool {
         self.rules.iter().any(|rule| rule.needs_events())
+    }
+
+    /// Whether workers are to be told to publish task events.
+    pub fn wants_events(&self, enable: EnableEvents) -> bool {
+        match enable {
+            EnableEvents::Auto => self.needs_events(),
+            EnableEvents::True => true,
+            EnableEvents::False => false,
+        }
     }
 
     /// The rules that are in force, in order.

@@ -13,6 +13,8 @@ use crate::celery::value::Value;
 
 /// What must never make one key of two calls, and what must.
 mod apart;
+/// Messages that expire with their lock.
+mod expiry;
 
 const NOW: u64 = 1_800_000_000_000;
 

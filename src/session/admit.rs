@@ -1,4 +1,4 @@
-//! The admission of deliveries: what the store is asked about them, what its answers do to them, and the renewal of their locks.
+//! The admission of deliveries: what the store is asked about them, and what its answers do to them.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use super::arrive::Arrival;
 use super::channel::{Channel, Collect, Down, Life};
 use super::collect::body_of;
 use super::event::{DeliveryEvent, Event};
+use super::renew::Hold;
 use super::{Session, Shared, StoreSilent, Ticket};
 use crate::amqp::content::{ContentHeader, splice_header};
 use crate::amqp::encode;
@@ -14,7 +15,7 @@ use crate::amqp::frame::{self, Split};
 use crate::amqp::method::basic::{self, Ack};
 use crate::amqp::table::FieldValue;
 use crate::celery::{Limits, routing, task};
-use crate::rules::lock::{Admitted, Claim, Digest, LockNote, Nonce, Reply, Request, Scope};
+use crate::rules::lock::{Admitted, Digest, Reply, Request, Scope};
 use crate::rules::outcome::DeliveryDecision;
 use crate::rules::spec::Mode;
 use crate::rules::{Facts, Rule, Verdict};
@@ -22,47 +23,8 @@ use crate::rules::{Facts, Rule, Verdict};
 /// How often a delivery whose key is only leased to another is asked about again, in microseconds.
 const LEASED_AGAIN_US: u64 = 100_000;
 
-/// Locks are renewed at least so often, in microseconds, however long they live.
-const RENEWAL_MAX_US: u64 = 30_000_000;
-
 /// The time to begin of a task that is not to run: a worker stores that it was revoked, whatever its backend.
 const PAST: &[u8] = b"2020-01-01T00:00:00+00:00";
-
-/// The lock of a delivery.
-#[derive(Debug)]
-pub(super) struct Hold {
-    claim: Claim,
-    delivery: Nonce,
-    note: Arc<LockNote>,
-    /// When the delivery was judged, in monotonic microseconds: the times in the note count from then.
-    pub judged_us: u64,
-    renewed_us: u64,
-}
-
-impl Hold {
-    /// When it is to be renewed, in monotonic microseconds: after a third of its life. A task that may not begin any more keeps no lock.
-    pub(super) fn renewal_us(&self) -> Option<u64> {
-        let third = (self.note.life_ms.saturating_mul(1000) / 3).clamp(1, RENEWAL_MAX_US);
-        let due_us = self.renewed_us.saturating_add(third);
-        let ends = self
-            .note
-            .unstarted_ms
-            .map(|unstarted| self.judged_us.saturating_add(unstarted.saturating_mul(1000)));
-        ends.is_none_or(|ends| due_us < ends).then_some(due_us)
-    }
-
-    /// The note, with its times counted from now.
-    fn note_at(&self, now_us: u64) -> Arc<LockNote> {
-        let Some(unstarted) = self.note.unstarted_ms else {
-            return Arc::clone(&self.note);
-        };
-        let passed_ms = now_us.saturating_sub(self.judged_us) / 1000;
-        Arc::new(LockNote {
-            unstarted_ms: Some(unstarted.saturating_sub(passed_ms)),
-            ..LockNote::clone(&self.note)
-        })
-    }
-}
 
 /// What a delivery waits for.
 #[derive(Debug, Clone)]
@@ -147,8 +109,7 @@ impl Admission {
             Ok(answer) => answer,
             Err(silent) => return self.go_unchecked(silent.as_str()),
         };
-        self.hold.claim.digest = digest;
-        self.hold.renewed_us = now_us;
+        self.hold.answered(digest, now_us);
         let until_us = match self.wait {
             Await::Answer { until_us } => until_us,
             Await::Lease { until_us, .. } => Some(until_us),
@@ -246,16 +207,7 @@ impl Channel {
             frames: Vec::new(),
             header_at: 0,
             tag: deliver.delivery_tag,
-            hold: Box::new(Hold {
-                claim: Claim {
-                    digest: claimed.digest,
-                    id: Arc::from(&*task.id),
-                },
-                delivery: shared.nonce(),
-                note: Arc::new(note),
-                judged_us: shared.now.us,
-                renewed_us: shared.now.us,
-            }),
+            hold: Box::new(Hold::new(shared, claimed.digest, Arc::from(&*task.id), note)),
             rule: claimed.rule,
             reentrant: deliver.redelivered || task.retries > 0 || task.replaced_task_nesting > 0,
             wait: Await::Answer { until_us: None },
@@ -326,19 +278,22 @@ impl Channel {
             holder,
         }));
         match way {
-            Way::Holding => self.show(
-                shared,
-                &admission.frames,
-                admission.tag,
-                Arc::clone(&admission.hold.claim.id),
-                Some(admission.hold),
-            ),
+            Way::Holding => {
+                let id = Arc::clone(&admission.hold.claim.id);
+                shared.witness.delivered(&id, &admission.hold.note.task, &admission.rule);
+                self.show(shared, &admission.frames, admission.tag, id, Some(admission.hold));
+            }
             Way::Killed => match admission.killed() {
                 Some(frames) => self.show(shared, &frames, admission.tag, Arc::clone(&admission.hold.claim.id), None),
                 None => self.ack_unrun(shared, admission.tag),
             },
             Way::Dropped(_) => self.ack_unrun(shared, admission.tag),
-            Way::Passing | Way::Unchecked(_) | Way::Withheld => {
+            // If its key is free when the store can be asked again, it is its own: nobody else runs for it.
+            Way::Unchecked(_) => {
+                let id = Arc::clone(&admission.hold.claim.id);
+                self.show(shared, &admission.frames, admission.tag, id, Some(admission.hold));
+            }
+            Way::Passing | Way::Withheld => {
                 self.show(shared, &admission.frames, admission.tag, Arc::clone(&admission.hold.claim.id), None);
             }
         }
@@ -370,18 +325,5 @@ impl Channel {
             multiple: false,
         };
         encode::basic_ack(out, self.number, ack);
-    }
-}
-
-impl Shared {
-    /// The client still has the delivery that holds this lock.
-    pub(super) fn renew_hold(&mut self, hold: &mut Hold) {
-        hold.renewed_us = self.now.us;
-        self.tells.push(Request::Renew {
-            claim: hold.claim.clone(),
-            delivery: hold.delivery,
-            note: hold.note_at(self.now.us),
-            running: false,
-        });
     }
 }

@@ -61,7 +61,7 @@ impl Channel {
             Place::AfterPublish(position) => Wait::Turn.due_us(self.after_publish.get(position)?),
             Place::Sent(tag) => self.ledger.grant(tag)?.renewal_us(),
             Place::Arrival(position) => self.arrivals.get(position)?.due_us(),
-            Place::Delivered(tag) => self.deliveries.hold(tag)?.renewal_us(),
+            Place::Delivered(tag) => Some(self.deliveries.hold(tag)?.renewal_us()),
         }
     }
 

@@ -7,7 +7,7 @@ use super::agenda::Agenda;
 use super::arrive::{Arrival, Arriving};
 use super::confirm::Ledger;
 use super::declare::Declarations;
-use super::deliver::{Consumer, Deliveries, Pass, Standing};
+use super::deliver::{Consumer, Deliveries, Pass, Settled, Standing};
 use super::event::Event;
 use super::hear::{Mailbox, Told};
 use super::kept::Kept;
@@ -17,6 +17,7 @@ use crate::amqp::frame::{Frame, FrameKind};
 use crate::amqp::method::{MethodId, basic};
 use crate::celery::control::Ask;
 use crate::rules::lock::Signal;
+use crate::rules::source::Source;
 
 /// Which close handshake a channel is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,9 +230,9 @@ impl Channel {
         }
         // A word for all that waits would meet all that comes meanwhile, what a drain keeps back, and what waits for its admission.
         let names_last = shared.draining || !self.queue.is_empty() || shared.rules.admits() || !self.arrives_freely();
-        let each = |id| {
+        let each = |settled| {
             if let Some(signal) = how {
-                shared.signal(id, signal);
+                shared.client_has_settled(settled, signal);
             }
         };
         let pass = if multiple && tag == 0 {
@@ -277,8 +278,9 @@ impl Channel {
         let Some(ack) = basic::Ack::decode(frame.payload).filter(|ack| ack.delivery_tag != 0) else {
             return false;
         };
-        self.deliveries
-            .settle(ack.delivery_tag, ack.multiple, |id| shared.signal(id, Signal::Acked));
+        self.deliveries.settle(ack.delivery_tag, ack.multiple, |settled| {
+            shared.client_has_settled(settled, Signal::Acked)
+        });
         true
     }
 
@@ -303,7 +305,8 @@ impl Channel {
         if !no_ack {
             self.deliveries.shown(tag, task);
         } else if let Some(id) = task {
-            shared.signal(id, Signal::DeliveredNoAck);
+            let worker = Arc::clone(&shared.worker);
+            shared.tell_signal(id, Signal::DeliveredNoAck, Source::Ack, worker);
         }
     }
 
@@ -410,9 +413,17 @@ fn settling(frame: &Frame<'_>, tag: u64, multiple: bool) -> Vec<u8> {
 }
 
 impl Shared {
-    /// The worker at the other end settled a delivery of this id.
-    fn signal(&mut self, id: Arc<str>, signal: Signal) {
+    /// The worker at the other end settled a delivery.
+    fn client_has_settled(&mut self, settled: Settled, signal: Signal) {
         let worker = Arc::clone(&self.worker);
-        self.tell_signal(id, signal, worker);
+        let signal = if signal == Signal::Acked {
+            self.judge_ack(&settled.task)
+        } else {
+            signal
+        };
+        self.tell_signal(settled.task, signal, Source::Ack, worker);
+        if let Some(hold) = settled.hold.filter(|_| signal == Signal::Acked) {
+            self.runs_on(*hold);
+        }
     }
 }

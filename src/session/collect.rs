@@ -139,7 +139,7 @@ impl Channel {
             return;
         }
         let grant = judge(shared, &collect);
-        let Collect { frames, .. } = *collect;
+        let Collect { mut frames, header_at, .. } = *collect;
         let client = self.ledger.arrive();
         let bits_at = publish_method(&frames).map_or(0, |(publish, payload_at)| payload_at + publish.bits_offset);
         let Some(mut grant) = grant else {
@@ -154,6 +154,7 @@ impl Channel {
             );
             return;
         };
+        shared.write_expiry(&mut grant, &mut frames, header_at);
         grant.arrived_us = shared.now.us;
         grant.leased_us = shared.now.us;
         if grant.observes() {
@@ -393,6 +394,7 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, queue:
                 own_mandatory: false,
                 returned: false,
                 reentrant: task.retries > 0 || task.replaced_task_nesting > 0,
+                expiry: claimed.expiry,
             }))
         }
     }

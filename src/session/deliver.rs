@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::admit::Hold;
 use super::hear::Mailbox;
+use super::renew::Hold;
 
 /// Who sees a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,15 @@ struct Delivery {
     task: Option<Arc<str>>,
     /// The lock that it holds, as long as the client has it.
     hold: Option<Box<Hold>>,
+}
+
+/// A delivery that the client settles.
+#[derive(Debug)]
+pub struct Settled {
+    /// The task id.
+    pub task: Arc<str>,
+    /// The lock that it held until now.
+    pub(super) hold: Option<Box<Hold>>,
 }
 
 /// How far a consumer has come.
@@ -129,6 +138,13 @@ impl Deliveries {
         self.open.get_mut(index)?.hold.as_deref_mut()
     }
 
+    /// The locks of all deliveries that the client has not settled, with their tags.
+    pub(super) fn holds_mut(&mut self) -> impl Iterator<Item = (u64, &mut Hold)> {
+        self.open
+            .iter_mut()
+            .filter_map(|delivery| Some((delivery.tag, delivery.hold.as_deref_mut()?)))
+    }
+
     /// The last delivery that the client has and has not settled.
     fn last_shown(&self) -> Option<u64> {
         let shown = |delivery: &&Delivery| delivery.sight == Sight::Shown;
@@ -189,10 +205,10 @@ impl Deliveries {
         self.shown + self.hidden > 0
     }
 
-    /// The client settles one delivery, or all up to `tag` (0 with `multiple`: all). `each` gets the task ids that it settles.
+    /// The client settles one delivery, or all up to `tag` (0 with `multiple`: all). `each` gets what it settles of tasks that a rule may care for.
     ///
     /// The answer says how to pass it on so that a `multiple` covers nothing that the client has not seen.
-    pub fn settle(&mut self, tag: u64, multiple: bool, mut each: impl FnMut(Arc<str>)) -> Pass {
+    pub fn settle(&mut self, tag: u64, multiple: bool, mut each: impl FnMut(Settled)) -> Pass {
         if !multiple {
             return self.settle_one(tag, each);
         }
@@ -207,13 +223,13 @@ impl Deliveries {
             match delivery.sight {
                 Sight::Shown => {
                     delivery.sight = Sight::Settled;
-                    delivery.hold = None;
+                    let hold = delivery.hold.take();
                     self.shown -= 1;
                     if self.hidden > 0 {
                         shown.push(delivery.tag);
                     }
                     if let Some(task) = delivery.task.take() {
-                        each(task);
+                        each(Settled { task, hold });
                     }
                 }
                 Sight::Hidden => first_hidden = first_hidden.or(Some(delivery.tag)),
@@ -229,7 +245,7 @@ impl Deliveries {
         }
     }
 
-    fn settle_one(&mut self, tag: u64, mut each: impl FnMut(Arc<str>)) -> Pass {
+    fn settle_one(&mut self, tag: u64, mut each: impl FnMut(Settled)) -> Pass {
         let Some(delivery) = self.find(tag).and_then(|index| self.open.get_mut(index)) else {
             return Pass::Verbatim;
         };
@@ -238,9 +254,9 @@ impl Deliveries {
             Sight::Settled => return Pass::Verbatim,
             Sight::Shown => delivery.sight = Sight::Settled,
         }
-        delivery.hold = None;
+        let hold = delivery.hold.take();
         if let Some(task) = delivery.task.take() {
-            each(task);
+            each(Settled { task, hold });
         }
         self.shown -= 1;
         self.forget_settled();
@@ -269,7 +285,7 @@ impl Deliveries {
 
     /// The client settles all that is out, and names no tag. With `names_last` the last one that it has seen is named for it, so that what
     /// is on its way is not met.
-    pub fn settle_all(&mut self, names_last: bool, each: impl FnMut(Arc<str>)) -> Pass {
+    pub fn settle_all(&mut self, names_last: bool, each: impl FnMut(Settled)) -> Pass {
         if !names_last || self.recovers > 0 {
             self.coming = Coming::MaybeSettled;
             self.settle(0, true, each);
@@ -335,7 +351,7 @@ mod tests {
         }
         let mut settled = Vec::new();
         for tag in [8, 7, 5, 21, 1, 8, 20, 2, 3] {
-            let pass = deliveries.settle(tag, false, |task| settled.push(task));
+            let pass = deliveries.settle(tag, false, |delivery| settled.push(delivery.task));
             assert_eq!(pass, Pass::Verbatim, "{tag}");
         }
         assert_eq!(settled, ["8", "7", "20", "2", "3"].map(Arc::from));

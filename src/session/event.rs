@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::rules::Rule;
-use crate::rules::lock::Digest;
+use crate::rules::lock::{Claim, Digest, LockNote, Nonce};
 use crate::rules::outcome::{DeliveryDecision, ExceptionReason, PublishDecision, UnkeyableReason};
 
 use super::Side;
@@ -47,6 +47,22 @@ pub enum Event {
         /// What.
         reason: ExceptionReason,
     },
+    /// A message should expire with its lock and is forwarded as it came.
+    ExpiryKept {
+        /// The rule.
+        rule: Arc<Rule>,
+        /// Why.
+        why: &'static str,
+        /// The task.
+        task: Arc<str>,
+        /// The task id.
+        id: Arc<str>,
+    },
+    /// Many tasks of this rule were acknowledged, and none was ever heard to end.
+    EndsUnheard {
+        /// The rule.
+        rule: Arc<Rule>,
+    },
     /// The client is a worker whose mailbox is consumed on this connection from now on.
     Mailbox {
         /// The node name.
@@ -59,6 +75,8 @@ pub enum Event {
         /// What it tells.
         pulse: Pulse,
     },
+    /// A worker has acknowledged a task before it runs it: no delivery tells any more that it is alive.
+    Runs(Run),
     /// A worker has answered a question.
     TasksKnown(TasksKnown),
     /// The client is logged in.
@@ -87,6 +105,19 @@ pub enum Pulse {
     },
     /// It shuts down. Tasks that run may go on.
     Offline,
+}
+
+/// A task that a worker runs, and the lock that it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// The key and the task id.
+    pub claim: Claim,
+    /// The delivery that brought it.
+    pub delivery: Nonce,
+    /// What is written beside the lock if it is taken anew.
+    pub note: Arc<LockNote>,
+    /// The worker's node name.
+    pub worker: Arc<str>,
 }
 
 /// Which tasks a worker knows, of those that it was asked about.

@@ -26,7 +26,7 @@ impl Session {
                 if let Some(tune) = connection::Tune::decode_ok(frame.payload) {
                     self.heartbeat_us = u64::from(tune.heartbeat) * 1_000_000;
                     // 0 means no limit; what remains is the bound on memory.
-                    self.frame_max = if tune.frame_max == 0 { FRAME_MAX } else { tune.frame_max as usize };
+                    self.shared.frame_max = if tune.frame_max == 0 { FRAME_MAX } else { tune.frame_max as usize };
                 }
             }
             Some(MethodId::CONNECTION_OPEN) => {

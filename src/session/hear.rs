@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::event::{Event, Pulse};
+use super::witness::Ack;
 use crate::amqp::content::Properties;
 use crate::amqp::encode;
 use crate::amqp::method::basic;
@@ -17,6 +18,7 @@ use crate::celery::queue::{self, Purpose};
 use crate::celery::result;
 use crate::celery::{Limits, task};
 use crate::rules::lock::{Request, Signal};
+use crate::rules::source::Source;
 
 /// The mailbox of the worker at the other end of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,16 +98,63 @@ pub(super) fn hear(shared: &mut Shared, publish: &basic::Publish<'_>, properties
 }
 
 fn hear_events(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], limits: Limits) {
-    // What cannot be read is somebody else's use of the exchange.
+    for heard in read_events(properties, body, limits) {
+        match heard {
+            Heard::Signal { id, signal, worker } => shared.tell_signal(id, signal, Source::Events, worker),
+            Heard::Pulse { node, pulse } => shared.events.push(Event::Pulse { node, pulse }),
+        }
+    }
+}
+
+/// What workers tell by events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// Of a task.
+    Signal {
+        /// Its id.
+        id: Arc<str>,
+        /// What became of it.
+        signal: Signal,
+        /// The worker's node name.
+        worker: Arc<str>,
+    },
+    /// Of themselves.
+    Pulse {
+        /// The worker's node name.
+        node: Arc<str>,
+        /// What it told.
+        pulse: Pulse,
+    },
+}
+
+impl Heard {
+    /// The node name of the worker that told it.
+    pub fn node(&self) -> &Arc<str> {
+        match self {
+            Heard::Signal { worker, .. } => worker,
+            Heard::Pulse { node, .. } => node,
+        }
+    }
+}
+
+/// What a message to the exchange of events tells; nothing if it cannot be read, since then it is somebody else's use of the exchange.
+pub fn read_events(properties: &Properties<'_>, body: &[u8], limits: Limits) -> Vec<Heard> {
     let Ok(events) = event::read(properties, body, limits) else {
-        return;
+        return Vec::new();
     };
+    let mut heard = Vec::new();
     let mut worker: Arc<str> = "".into();
     for event in events.events {
+        if *worker != *event.hostname {
+            worker = event.hostname.into();
+        }
         let (id, what) = match event.kind {
             Kind::Task { id, event } => (id, event),
             Kind::Worker(what) => {
-                shared.pulse(event.hostname.into(), what);
+                heard.push(Heard::Pulse {
+                    node: Arc::clone(&worker),
+                    pulse: pulse(what),
+                });
                 continue;
             }
         };
@@ -119,10 +168,25 @@ fn hear_events(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], li
             // The reject itself is heard where it is sent, and one with requeue ends nothing.
             TaskEvent::Sent { .. } | TaskEvent::Received { .. } | TaskEvent::Rejected { .. } | TaskEvent::Cancelled => continue,
         };
-        if *worker != *event.hostname {
-            worker = event.hostname.into();
-        }
-        shared.tell_signal(id.into(), signal, Arc::clone(&worker));
+        heard.push(Heard::Signal {
+            id: id.into(),
+            signal,
+            worker: Arc::clone(&worker),
+        });
+    }
+    heard
+}
+
+fn pulse(what: WorkerEvent) -> Pulse {
+    let every_ms = |seconds: Option<f64>| seconds.map(|seconds| (seconds.min(3600.0) * 1000.0) as u64);
+    match what {
+        WorkerEvent::Online(pulse) => Pulse::Online {
+            every_ms: every_ms(pulse.freq),
+        },
+        WorkerEvent::Heartbeat(pulse) => Pulse::Heartbeat {
+            every_ms: every_ms(pulse.freq),
+        },
+        WorkerEvent::Offline => Pulse::Offline,
     }
 }
 
@@ -131,7 +195,7 @@ fn hear_control(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], l
         && let Command::Revoke { ids, .. } = control.command
     {
         for id in ids {
-            shared.tell_signal(id.into(), Signal::RevokeAsked, "".into());
+            shared.tell_signal(id.into(), Signal::RevokeAsked, Source::Other, "".into());
         }
     }
 }
@@ -144,34 +208,35 @@ fn hear_result(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], li
     if shared.rules.follows_tasks()
         && let Some(signal) = Signal::of_result(result.status)
     {
-        shared.tell_signal(Arc::from(&*result.id), signal, "".into());
+        shared.tell_signal(Arc::from(&*result.id), signal, Source::Rpc, "".into());
     }
     true
 }
 
 impl Shared {
-    /// A worker tells of itself.
-    fn pulse(&mut self, node: Arc<str>, what: WorkerEvent) {
-        let every_ms = |seconds: Option<f64>| seconds.map(|seconds| (seconds.min(3600.0) * 1000.0) as u64);
-        let pulse = match what {
-            WorkerEvent::Online(pulse) => Pulse::Online {
-                every_ms: every_ms(pulse.freq),
-            },
-            WorkerEvent::Heartbeat(pulse) => Pulse::Heartbeat {
-                every_ms: every_ms(pulse.freq),
-            },
-            WorkerEvent::Offline => Pulse::Offline,
-        };
-        self.events.push(Event::Pulse { node, pulse });
+    /// What an ack says, by what was seen of the run and of earlier ones.
+    pub(super) fn judge_ack(&mut self, id: &str) -> Signal {
+        let (ack, unheard) = self.witness.acked(id, self.now.us);
+        if let Some(rule) = unheard {
+            self.events.push(Event::EndsUnheard { rule });
+        }
+        match ack {
+            Ack::Begun => Signal::Acked,
+            Ack::Ended => Signal::AckedLate,
+        }
     }
 
     /// Tells the store what was learnt of a task.
-    pub(super) fn tell_signal(&mut self, id: Arc<str>, signal: Signal, worker: Arc<str>) {
+    pub(super) fn tell_signal(&mut self, id: Arc<str>, signal: Signal, source: Source, worker: Arc<str>) {
+        if source != Source::Ack {
+            self.witness.heard(&id, signal, source, self.now.us);
+        }
         let settlement = self.nonce();
         self.tells.push(Request::Signal {
             id,
             settlement,
             signal,
+            source,
             worker,
         });
     }

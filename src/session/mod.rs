@@ -23,30 +23,34 @@ mod deliver;
 mod drain;
 mod ends;
 mod event;
+mod expiry;
 mod handshake;
 mod hear;
 mod kept;
 mod publish;
 mod query;
+mod renew;
 mod send;
 mod spares;
 #[cfg(test)]
 mod tests;
 pub mod topology;
 mod walk;
+mod witness;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use channel::Channel;
 pub use confirm::{Ledger, Outcome, UnknownTag};
-pub use deliver::{Deliveries, Pass};
+pub use deliver::{Deliveries, Pass, Settled};
 pub use drain::Neighbours;
 pub use ends::{BrokerEnd, ClientEnd};
-pub use event::{CloseReason, DeliveryEvent, Event, PublishEvent, Pulse, TasksKnown};
-pub use hear::{Mailbox, Told};
+pub use event::{CloseReason, DeliveryEvent, Event, PublishEvent, Pulse, Run, TasksKnown};
+pub use hear::{Heard, Mailbox, Told, read_events};
 pub use publish::Grant;
 pub use spares::Spares;
+pub use witness::{Ack, Witness};
 
 use walk::Passed;
 
@@ -218,6 +222,8 @@ struct Shared {
     user: Option<Arc<str>>,
     /// The node name of the client, if it is a worker.
     worker: Arc<str>,
+    /// The largest frame that the peers have agreed on, in octets.
+    frame_max: usize,
     to_client: Vec<u8>,
     to_broker: Vec<u8>,
     asks: Vec<(u64, Request)>,
@@ -232,6 +238,8 @@ struct Shared {
     observed: u64,
     /// What is known of the virtual host: the edge's last picture and what this connection has done since.
     topology: Arc<Topology>,
+    /// What the sessions of this process have seen of tasks.
+    witness: Arc<Witness>,
     /// What this connection has done to the exchanges and queues since it was last asked.
     changes: Vec<Change>,
     /// How many declarations and bindings of all channels wait for the broker's answer.
@@ -253,11 +261,7 @@ impl Shared {
 
     /// Whether workers are to publish task events.
     fn wants_events(&self) -> bool {
-        match self.settings.enable_events {
-            EnableEvents::Auto => self.rules.needs_events(),
-            EnableEvents::True => true,
-            EnableEvents::False => false,
-        }
+        self.rules.wants_events(self.settings.enable_events)
     }
 
     fn nonce(&mut self) -> Nonce {
@@ -340,7 +344,6 @@ pub struct Session {
     /// The last bytes for a client that Oncegate has told to go.
     last_words: Vec<u8>,
     heartbeat_us: u64,
-    frame_max: usize,
     blocked: bool,
     /// The client has sent bytes that are no frame: they go to the broker as they come, and it judges.
     client_raw: bool,
@@ -358,6 +361,7 @@ impl Session {
                 vhost: Arc::from(""),
                 user: None,
                 worker: Arc::from(""),
+                frame_max: 131_072,
                 to_client: Vec::new(),
                 to_broker: Vec::new(),
                 asks: Vec::new(),
@@ -370,6 +374,7 @@ impl Session {
                 observing: HashMap::new(),
                 observed: 0,
                 topology: Arc::default(),
+                witness: Arc::default(),
                 changes: Vec::new(),
                 declaring: 0,
                 draining: false,
@@ -398,7 +403,6 @@ impl Session {
             end_by_us: u64::MAX,
             last_words: Vec::new(),
             heartbeat_us: 0,
-            frame_max: 131_072,
             blocked: false,
             client_raw: false,
             opened_us: now.us,
@@ -482,6 +486,11 @@ impl Session {
     /// What is known of the exchanges and queues of this virtual host.
     pub fn handle_topology(&mut self, topology: Arc<Topology>) {
         self.shared.topology = topology;
+    }
+
+    /// What all sessions of this process share of what they have seen of tasks.
+    pub fn handle_witness(&mut self, witness: Arc<Witness>) {
+        self.shared.witness = witness;
     }
 
     /// What this connection has done to exchanges and queues since the last call, in order.

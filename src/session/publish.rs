@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::rules::Rule;
 use crate::rules::lock::{Claim, LockNote, Nonce};
 use crate::rules::spec::Mode;
+use crate::rules::{Expiry, Rule};
 
 use super::Ticket;
 
@@ -30,6 +30,8 @@ pub struct Grant {
     pub returned: bool,
     /// True if the message says that its id was published before.
     pub reentrant: bool,
+    /// When the message is to expire, until that is written.
+    pub expiry: Expiry,
 }
 
 impl Grant {

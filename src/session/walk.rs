@@ -90,7 +90,7 @@ impl Session {
     /// The largest payload: `RabbitMQ` takes frames that are 8 octets, the overhead, above the negotiated size.
     fn limit(&self, from: Side) -> usize {
         match from {
-            Side::Client => self.frame_max,
+            Side::Client => self.shared.frame_max,
             Side::Broker => FRAME_MAX,
         }
     }
@@ -277,7 +277,7 @@ impl Session {
             MethodId::BASIC_PUBLISH => {}
             _ => return None,
         }
-        let header_frame = match content_header(after, frame.channel, self.frame_max) {
+        let header_frame = match content_header(after, frame.channel, self.shared.frame_max) {
             Next::Header(header_frame) => header_frame,
             Next::Incomplete => return Some(Quick::Begun),
             Next::Other => return None,

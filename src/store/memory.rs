@@ -16,8 +16,9 @@ use crate::rules::lock::{
     Acquired, Admitted, Claim, Committed, Cooled, Digest, Freed, LockNote, LockState, Nonce, ReleaseReason, Renewed, Reply, Request,
     Running, Scope, Signal, SignalVerdict,
 };
+use crate::rules::source::Source;
 use lock::{Lock, SignalEffect};
-use table::{EndedPublishes, Table};
+use table::{EndedPublishes, Said, Table};
 
 /// How long after a worker's signal a late commit is known to be late. A commit that the store could not take is repeated within
 /// seconds of the store's return, and one that waits for the broker prolongs this by its lease renewals.
@@ -195,8 +196,9 @@ impl Step<'_> {
                 id,
                 settlement,
                 signal,
+                source,
                 worker,
-            } => Reply::Released(self.signal(id, *settlement, *signal, worker)),
+            } => Reply::Released(self.signal(id, *settlement, *signal, *source, worker)),
             Request::Admit {
                 claim,
                 delivery,
@@ -212,7 +214,8 @@ impl Step<'_> {
                 delivery,
                 note,
                 running,
-            } => Reply::Renewed(self.renew(claim, *delivery, note, *running)),
+                worker,
+            } => Reply::Renewed(self.renew(claim, *delivery, note, *running, worker)),
             Request::Cool { claim, note } => Reply::Cooled(self.cool(claim, note)),
             Request::Release { digest, holder, running } => Reply::Released(self.release(*digest, holder.as_deref(), *running)),
             Request::Show { digest } => Reply::Lock(self.table.lock(digest, self.now).map(|lock| Box::new(lock.record(*digest)))),
@@ -317,17 +320,19 @@ impl Step<'_> {
         self.free(claim.digest, reason).into_iter().collect()
     }
 
-    fn signal(&mut self, id: &Arc<str>, settlement: Nonce, signal: Signal, worker: &Arc<str>) -> Vec<Freed> {
+    fn signal(&mut self, id: &Arc<str>, settlement: Nonce, signal: Signal, source: Source, worker: &Arc<str>) -> Vec<Freed> {
         let claims = self.table.claims(id, self.now).to_vec();
         let unknown = claims.is_empty();
         let mut freed = Vec::new();
-        let mut ended = unknown.then_some(EndedPublishes::Any);
+        // Whether some key of the id has no lock of its own that would say whether the signal counts.
+        let mut unjudged = unknown;
+        let mut ended = None;
         for (digest, rule) in claims {
             let Some(lock) = self.table.lock(&digest, self.now).filter(|lock| lock.holder == *id) else {
                 let of_the_lock = signal.verdict() == SignalVerdict::GoesOn || signal == Signal::Orphaned;
                 if !of_the_lock && !self.table.is_superseded(id, digest, self.now) {
                     self.table.forget_id(id, &digest, self.now);
-                    ended = Some(EndedPublishes::Any);
+                    unjudged = true;
                 }
                 continue;
             };
@@ -336,7 +341,7 @@ impl Step<'_> {
                 lock.was_told(),
                 self.now + lock.note.life_ms.saturating_add(DEAD_KEPT_MS).min(DEAD_LONGEST_MS),
             );
-            match lock.signal(settlement, signal, worker, self.now) {
+            match lock.signal(settlement, signal, source, worker, self.now) {
                 SignalEffect::None => {}
                 SignalEffect::Lives => {
                     let until = lock.expires_ms;
@@ -360,21 +365,25 @@ impl Step<'_> {
                 }
             }
         }
-        self.note_ended(id, signal, unknown, ended);
+        if unjudged && !(unknown && matches!(signal, Signal::Started | Signal::RevokeAsked | Signal::Orphaned)) {
+            let source = if signal.counts_always() { Source::Other } else { source };
+            self.note_ended(id, signal, source, unknown, EndedPublishes::Any);
+        }
+        if let Some(ended) = ended {
+            self.note_ended(id, signal, Source::Other, unknown, ended);
+        }
         freed
     }
 
-    /// For the commits that come after the signal. Of an id that is not known, all but its end is somebody else's business.
-    fn note_ended(&mut self, id: &Arc<str>, signal: Signal, unknown: bool, publishes: Option<EndedPublishes>) {
+    /// For the commits that come after the signal. `source` is [`Source::Other`] where a lock has heard it.
+    fn note_ended(&mut self, id: &Arc<str>, signal: Signal, source: Source, unknown: bool, publishes: EndedPublishes) {
         let verdict = signal.verdict();
-        let Some(publishes) = publishes.filter(|_| verdict != SignalVerdict::GoesOn) else {
-            return;
-        };
-        if unknown && matches!(signal, Signal::Started | Signal::RevokeAsked | Signal::Orphaned) {
+        if verdict == SignalVerdict::GoesOn {
             return;
         }
         let kept_ms = if unknown { UNKNOWN_KEPT_MS } else { ENDED_KEPT_MS };
-        self.table.note_ended(id, verdict, publishes, self.now + kept_ms, self.now);
+        let said = Said { verdict, source };
+        self.table.note_ended(id, said, publishes, self.now + kept_ms, self.now);
     }
 
     fn admit(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<LockNote>, reentrant: bool, worker: &Arc<str>) -> (Digest, Admitted) {
@@ -436,7 +445,7 @@ impl Step<'_> {
         }
     }
 
-    fn renew(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<LockNote>, running: bool) -> Renewed {
+    fn renew(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<LockNote>, running: bool, worker: &Arc<str>) -> Renewed {
         let (state, life) = if running {
             (LockState::Running, note.life_ms)
         } else {
@@ -453,13 +462,16 @@ impl Step<'_> {
             return Renewed::Held;
         }
         let ended = self.table.ended(&claim.id, self.now);
-        let ended = ended.is_some_and(|ended| ended.by(|verdict| frees(verdict, note), None));
+        let ended = ended.is_some_and(|ended| ended.by(|said| frees(said, note), None));
         let dead = self.table.is_superseded(&claim.id, claim.digest, self.now);
         if dead || ended {
             return Renewed::Gone;
         }
         self.take(claim, delivery, note, state, until);
-        self.delivered(claim, delivery, note, &"".into());
+        if let Some(lock) = self.table.lock(&claim.digest, self.now) {
+            lock.reached(worker);
+        }
+        self.table.note_id(&claim.id, claim.digest, &note.rule, until, self.now);
         Renewed::Retaken
     }
 
@@ -489,8 +501,11 @@ impl Step<'_> {
         let freed = self.free(digest, ReleaseReason::Admin).into_iter().collect();
         if let Some((holder, expires_ms)) = goes_on {
             let until_ms = expires_ms.max(self.now + ENDED_KEPT_MS);
-            self.table
-                .note_ended(&holder, SignalVerdict::Ends, EndedPublishes::Any, until_ms, self.now);
+            let said = Said {
+                verdict: SignalVerdict::Ends,
+                source: Source::Other,
+            };
+            self.table.note_ended(&holder, said, EndedPublishes::Any, until_ms, self.now);
         }
         freed
     }
@@ -520,16 +535,19 @@ impl Step<'_> {
             return true;
         }
         let ended = self.table.ended(&claim.id, self.now);
-        ended.is_some_and(|ended| ended.by(|verdict| frees(verdict, note), Some(publish)))
+        ended.is_some_and(|ended| ended.by(|said| frees(said, note), Some(publish)))
     }
 }
 
 /// Whether a signal of this kind frees such a lock.
-fn frees(verdict: SignalVerdict, note: &LockNote) -> bool {
+fn frees(said: Said, note: &LockNote) -> bool {
+    if !note.hears.hears(said.source) {
+        return false;
+    }
     match note.scope {
-        Scope::UntilStarted => verdict >= SignalVerdict::Starts,
-        Scope::UntilFinished if note.acks_late => verdict >= SignalVerdict::Acks,
-        Scope::UntilFinished => verdict >= SignalVerdict::Ends,
+        Scope::UntilStarted => said.verdict >= SignalVerdict::Starts,
+        Scope::UntilFinished if note.acks_late => said.verdict >= SignalVerdict::Acks,
+        Scope::UntilFinished => said.verdict >= SignalVerdict::Ends,
         Scope::UntilExpired => false,
     }
 }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
 
 use crate::rules::lock::{Acquired, Digest, LockRecord, ReleaseReason, Reply, Request};
 pub use breaker::Circuit;
@@ -145,6 +146,10 @@ pub trait Observer: Send + Sync {
     /// A request was not answered.
     fn on_error(&self, op: Op, why: &Unavailable) {
         let _ = (op, why);
+    }
+    /// An order is given. It may have to wait.
+    fn on_tell(&self, request: &Request) {
+        let _ = request;
     }
     /// An order was done, with this outcome.
     fn on_told(&self, request: &Request, reply: &Reply) {
@@ -356,6 +361,7 @@ impl Client {
     /// Gives an order whose outcome the caller does not wait for (commit, unpublish, signal, release, renewal). The store's reply goes
     /// to the observer. An order that fails is kept and given again, in order.
     pub fn tell(&self, request: Request) {
+        self.shared.observer.on_tell(&request);
         match &self.backend {
             Backend::Memory(memory) => {
                 let reply = memory.execute(&request);
@@ -427,6 +433,15 @@ impl Client {
         match &self.backend {
             Backend::Memory(memory) => Ok(memory.announced(names)),
             Backend::Redis(handle) => handle.announced(names).await,
+        }
+    }
+
+    /// How often a connection to the store was made: with each, what is alive must be renewed at once, since the store may be another, or
+    /// have forgotten. A memory store never changes it. Renewals that are told while there is no connection are not kept.
+    pub fn connects(&self) -> watch::Receiver<u64> {
+        match &self.backend {
+            Backend::Memory(_) => watch::channel(0).1,
+            Backend::Redis(handle) => handle.connects(),
         }
     }
 

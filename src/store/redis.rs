@@ -15,7 +15,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisError, TlsCertificates, Value};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::{Circuit, Filter, Health, OpenError, Page, Replies, Settings, Shared, Ticket, Unavailable, Waiter};
 use crate::rules::lock::{Digest, LockRecord, Request};
@@ -118,6 +118,8 @@ struct Status {
     up: AtomicBool,
     circuit: AtomicU8,
     orders: AtomicUsize,
+    /// Counts the connections that were made.
+    connects: watch::Sender<u64>,
 }
 
 impl Status {
@@ -184,6 +186,10 @@ impl Handle {
 
     pub(super) fn health(&self) -> Health {
         self.status.health()
+    }
+
+    pub(super) fn connects(&self) -> watch::Receiver<u64> {
+        self.status.connects.subscribe()
     }
 
     /// SCAN over a connection of its own, so that a long answer delays no publish.

@@ -112,7 +112,7 @@ def test_killed_under_load(gates, own_broker, store, victim):
         assert len(found) < 6000
     # No key is stuck with a lease that nobody renews.
     if not gate.direct:
-        harness.wait_until(lambda: not [l for l in store.locks() if l["state"] == "leased"], "no lease to be left", 20)
+        harness.wait_until(lambda: not [l for l in store.locks() if l["state"] == "leased"], "no lease to be left")
 
 
 def test_a_worker_killed_runs_its_tasks_again(oncegate, stack, store, scoreboard):
@@ -144,7 +144,7 @@ def test_a_proxy_killed_with_leases_frees_them_by_time(oncegate, raw, store, bro
         _, properties, payload = wire.task_message("watched.leases", (number,))
         client.send(wire.publish_bytes(1, "", "leases", payload, properties))
     gate.kill()
-    harness.wait_until(lambda: not [l for l in store.locks() if l["state"] == "leased"], "leases to lapse", 30)
+    harness.wait_until(lambda: not [l for l in store.locks() if l["state"] == "leased"], "leases to lapse")
     admin = raw()
     admin.open_channel()
     held = len(store.locks())

@@ -245,6 +245,37 @@ fn ends_that_nobody_tells_are_warned_about() {
 }
 
 #[test]
+fn a_listed_signal_that_nothing_offers_is_warned_about() {
+    let warnings = |rule: &str, beside: &str| {
+        let text = format!("[[rule]]\ntask = \"a\"\nttl = \"10m\"\n{rule}\n{beside}");
+        let config = load(&text, &[], &Flags::default()).unwrap();
+        config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let finished = |completion: &str| format!("unique = \"until_finished\"\ncompletion = {completion}");
+    let start = "rule \"a\" hears of the end of a task by nothing that its completion lists, since";
+    let then = "its locks go by ttl, after 10m. Write completion = \"auto\"; or";
+    let late = "write acks_late = true if the tasks acknowledge after their run";
+    let backend = "set results.url to Celery's Redis result backend";
+    let redis = format!("o.toml:5:14: {start} results.url is not set: {then} {backend}.");
+    assert_eq!(warnings(&finished("[\"redis\"]"), ""), [redis]);
+    assert_eq!(warnings(&finished("[\"redis\"]"), "[results]\nurl = \"redis://h\""), [""; 0]);
+    let both = format!(
+        "o.toml:5:14: {start} an ack before the run says nothing of the end and results.url is not set: {then} {late}; or {backend}."
+    );
+    assert_eq!(warnings(&finished("[\"ack\", \"redis\"]"), ""), [both]);
+    let events =
+        format!("o.toml:5:14: {start} control.enable_events is false: {then} leave enable_events out, or start the workers with -E.");
+    assert_eq!(warnings(&finished("[\"events\"]"), "[control]\nenable_events = false"), [events]);
+    for offered in ["[\"events\"]", "[\"rpc\"]", "[\"ack\", \"rpc\"]", "[\"ack\"]\nacks_late = true"] {
+        assert_eq!(warnings(&finished(offered), ""), [""; 0], "{offered}");
+    }
+    for (completion, count) in [("[\"ack\"]", 0), ("[\"redis\"]", 1)] {
+        let started = format!("unique = \"until_started\"\ncompletion = {completion}");
+        assert_eq!(warnings(&started, "").len(), count, "{completion}");
+    }
+}
+
+#[test]
 fn the_result_backend_is_read_where_it_is_named() {
     let of = |text: &str| {
         let config = load(text, &[], &Flags::default()).unwrap();
@@ -274,4 +305,37 @@ fn the_result_backend_is_read_where_it_is_named() {
     assert_eq!(by_file.0.map(|(url, _)| url).as_deref(), Some("redis://***@cache:6379/2"));
     let by_variable = load("", &[("ONCEGATE_RESULTS__URL", "redis://cache/2")], &Flags::default()).unwrap();
     assert_eq!(by_variable.results.map(|results| results.url.database), Some(2));
+}
+
+#[test]
+fn accounts_of_the_proxy_belong_to_virtual_hosts() {
+    let of = |text: &str, variables: &[(&str, &str)]| {
+        let config = load(text, variables, &Flags::default()).unwrap();
+        assert!(!config.shown().to_string().contains("hunter2") && !format!("{config:?}").contains("hunter2"));
+        let accounts: Vec<_> = config
+            .control
+            .accounts
+            .iter()
+            .map(|account| (account.vhost.to_string(), account.url.to_string()))
+            .collect();
+        (accounts, config.shown()["control"].clone())
+    };
+    assert_eq!(
+        of("", &[]),
+        (Vec::new(), json!({"url": null, "url_file": null, "enable_events": "auto"}))
+    );
+    let text = "[control]\nurl = \"amqp://me:hunter2@h\"\n[control.vhosts.\"jobs\"]\nurl = \"amqps://me:hunter2@h\"";
+    let accounts = vec![
+        ("/".to_owned(), "amqp://***@h:5672".to_owned()),
+        ("jobs".to_owned(), "amqps://***@h:5671/jobs".to_owned()),
+    ];
+    let shown = json!({"url": "amqp://***@h:5672", "url_file": null, "enable_events": "auto", "vhosts": {"jobs": {"url": "amqps://***@h:5671", "url_file": null}}});
+    assert_eq!(of(text, &[]), (accounts, shown));
+    let (accounts, _) = of("", &[("ONCEGATE_CONTROL__URL", "amqp://me:hunter2@h/jobs")]);
+    assert_eq!(accounts, [("jobs".to_owned(), "amqp://***@h:5672/jobs".to_owned())]);
+
+    let directory = Directory::new();
+    let secret = directory.write("control-url", "amqp://me:hunter2@h/%2F\n");
+    let (accounts, _) = of(&format!("[control]\nurl_file = {secret:?}"), &[]);
+    assert_eq!(accounts, [("/".to_owned(), "amqp://***@h:5672/%2F".to_owned())]);
 }

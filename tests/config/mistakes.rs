@@ -125,8 +125,7 @@ cert = "/dev/null""#,
 url = "http://a"
 enable_events = "yes""#,
         &[
-            r#"o.toml:2:8: url = "http://a" is not available in this version. Leave url out."#,
-            r#"o.toml:2:8: url = *** is not the URL of a broker. Write url = "amqp://USER:PASSWORD@HOST:5672/VHOST"."#,
+            r#"o.toml:2:8: url = "http://a" is not the URL of a broker. Write url = "amqp://USER:PASSWORD@HOST:5672/VHOST", with amqps:// for TLS."#,
             r#"o.toml:3:18: enable_events = "yes" is not known. Write one of "auto", "true", "false"."#,
         ],
     ),
@@ -247,7 +246,6 @@ max_wait = "1m"
 [[rule.limit]]
 key = ["a"]"#,
         &[
-            r#"o.toml:3:14: completion = ["ack"] is not available in this version. Leave completion out."#,
             r#"o.toml:4:13: cooldown = "5m" begins after a success, and completion = ["ack"] never tells of one. Add "events", "rpc" or "redis" to completion, which tell success from failure."#,
             r#"o.toml:5:14: release_on = ["success"] needs the outcome of a task, and completion = ["ack"] never tells it. Add "events", "rpc" or "redis" to completion, which tell success from failure."#,
             r#"o.toml:6:17: on_duplicate = "dead_letter" is not available in this version. Leave on_duplicate out."#,
@@ -274,6 +272,31 @@ url_file = "/dev/null""#,
         r#"[control.vhosts]
 jobs = "amqp://a""#,
         &[r#"o.toml:2:1: jobs is a string where a table is meant. Write [control.vhosts."jobs"]."#],
+    ),
+    (
+        r#"[proxy]
+listen = ["0.0.0.0:5673"]
+[store]
+url = "memory:"
+[control]
+url = "amqp://me:secret@localhost:5673/""#,
+        &[
+            "o.toml:6:8: url = *** dials 0.0.0.0:5673, where this proxy itself listens. Write the address of the broker, as in proxy.upstream.",
+        ],
+    ),
+    (
+        r#"[control]
+url = "amqp://h/jobs"
+[control.vhosts."jobs"]
+url = "amqp://h"
+[control.vhosts."mail"]
+url = "amqp://h/jobs"
+[control.vhosts."web"]"#,
+        &[
+            r#"o.toml:3:17: control.url is an account for the virtual host "jobs" too. Keep one of them."#,
+            r#"o.toml:6:8: url = "amqp://h/jobs" names another virtual host than "mail". Leave the virtual host out of url, or write [control.vhosts."jobs"]."#,
+            r#"o.toml:7:17: url is missing. Write url = "amqp://USER:PASSWORD@HOST:5672"."#,
+        ],
     ),
     (
         r#"[admin]
@@ -493,7 +516,8 @@ fn passwords_are_not_repeated() {
         "[results]\nurl = \"redis://:hunter2@h/x\"",
         "[results]\nurl = \"sentinel://:hunter2@h:26379;sentinel://:hunter2@i:26379\"",
         "[control]\nurl = \"http://a:hunter2@h\"",
-        "[control.vhosts.\"x\"]\nurl = \"amqp://a:hunter2@h\"",
+        "[control.vhosts.\"x\"]\nurl = \"amqp://a:hunter2@h/y\"",
+        "[control]\nurl = \"amqp://a:hunter2@127.0.0.1:5673\"",
         "[store]\nurl = \"redis://:hunter2@h/1\nx",
     ] {
         let errors = refuse(text);

@@ -1,10 +1,15 @@
-"""Fixtures: one broker and one scoreboard for all tests; a virtual host, a store, a proxy for each."""
+"""Fixtures: one broker and one scoreboard for all tests; a virtual host, a store, a proxy for each.
+
+A test that fails shows what its proxies, workers and servers wrote. With ONCEGATE_FAILURES naming a directory, each
+failure is also noted there, in a file short enough to be shown again at the end of a long run.
+"""
 
 import os
 import pathlib
 import shutil
 import signal
 import tempfile
+import time
 
 import harness
 import pytest
@@ -90,8 +95,8 @@ def module_gate(workspace, broker, request):
 
 
 @pytest.fixture
-def gates(workspace, request):
-    """Makes proxies; stops them all, and shows their logs where the test failed."""
+def gates(workspace):
+    """Makes proxies, and stops them all."""
     made = []
 
     def make(upstream_port, rules="", start=True, **options):
@@ -102,8 +107,6 @@ def gates(workspace, request):
     yield make
     for gate in made:
         gate.stop()
-        if getattr(request.node, "failed", False) and not gate.direct:
-            print(f"--- {gate.name} ---\n{gate.config.read_text()}\n{gate.log()[-8000:]}")
 
 
 @pytest.fixture
@@ -117,7 +120,7 @@ def oncegate(gates, broker):
 
 
 @pytest.fixture
-def stack(workspace, broker, vhost, scoreboard, request):
+def stack(workspace, broker, vhost, scoreboard):
     """Workers and producers of this test's virtual host and queue."""
     made = []
 
@@ -148,8 +151,6 @@ def stack(workspace, broker, vhost, scoreboard, request):
     yield Stack()
     for worker in made:
         worker.stop()
-        if getattr(request.node, "failed", False):
-            print(f"--- worker {worker.node} ---\n{worker.log()[-6000:]}")
 
 
 @pytest.fixture
@@ -193,9 +194,36 @@ def pytest_runtest_call(item):
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    # Those that earlier tests have left are of no interest; what all tests share runs on.
+    harness.Process.started[:] = [process for process in harness.Process.started if process.alive()]
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     outcome = yield
     report = outcome.get_result()
-    if call.when == "call" and report.failed:
-        item.failed = True
+    if report.failed:
+        # The proxies last: theirs is the story that is looked for first.
+        for process in sorted(harness.Process.started, key=lambda process: process.shown):
+            report.sections.append((process.name, process.story()))
+
+
+# How much of a failure is noted, in characters: of what was asserted, and of what each process wrote.
+ASSERTION = 2500
+STORY = 2000
+
+
+def pytest_runtest_logreport(report):
+    """Called for each report where the run is led, whichever process ran the test."""
+    directory = os.environ.get("ONCEGATE_FAILURES")
+    if not directory or not report.failed or "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    parts = [f"=== {report.nodeid} ({report.when})", report.longreprtext[-ASSERTION:]]
+    own = [(name, text) for name, text in reversed(report.sections) if not name.startswith(("redis-", "epmd"))]
+    for name, text in own:
+        parts.append(f"--- {name}\n{text if len(text) <= STORY else text[:300] + chr(10) + '[...]' + text[300 - STORY:]}")
+    path = pathlib.Path(directory)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / f"{time.time_ns()}.txt").write_text("\n".join(parts) + "\n")

@@ -49,9 +49,12 @@ def _claimed_ports():
     """Ports that no other process on this machine is given while this one lives, in blocks of a hundred.
 
     A block is claimed by a name in the kernel's abstract name space of sockets, which goes with the process
-    however that ends. All ports are below the range that the kernel takes for outgoing connections.
+    however that ends. All ports are outside of the range that the kernel takes for outgoing connections, where that
+    leaves any: such a connection may hold a port at the moment when a server is started on it anew.
     """
-    blocks = list(range(18000, 32000, 100))
+    first, last = (int(port) for port in pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    every = range(12000, 60000, 100)
+    blocks = [block for block in every if block + 100 <= first or block > last] or list(every)
     random.shuffle(blocks)
     for block in blocks:
         claim = socket.socket(socket.AF_UNIX)
@@ -100,9 +103,18 @@ def _die_with_parent():
 class Process:
     """A child in a session of its own, its output in a file."""
 
+    # All that were started, for what a failed test has to show.
+    started = []
+
     def __init__(self, name, command, directory, env=None, cwd=None):
         self.name = name
         self.log = pathlib.Path(directory) / f"{name}.log"
+        # What stands before its output where that is shown, and where else it writes.
+        self.about = ""
+        self.writes = self.log
+        # How much of its output is shown, in characters.
+        self.shown = 500
+        Process.started.append(self)
         with open(self.log, "ab") as out:
             self.popen = subprocess.Popen(
                 [str(part) for part in command],
@@ -121,6 +133,14 @@ class Process:
 
     def output(self):
         return self.log.read_text(errors="replace")
+
+    def story(self):
+        """What it is and how it ended, then the last that it wrote."""
+        code = self.popen.poll()
+        state = f"pid {self.pid}, " + ("runs" if code is None else f"ended with {code}")
+        written = self.writes if self.writes.exists() else self.log
+        text = written.read_text(errors="replace") if written.exists() else ""
+        return f"{state}\n{self.about}{text[-self.shown:]}"
 
     def send(self, number):
         if self.alive():
@@ -274,6 +294,8 @@ class RabbitMQ:
         self._process = Process(
             "rabbitmq", self._command("/usr/lib/rabbitmq/bin/rabbitmq-server"), self._outside, environment, cwd="/"
         )
+        self._process.writes = self._outside / "log" / f"{self.name}.log"
+        self._process.shown = 1500
         self.wait_ready()
         return self
 
@@ -351,6 +373,11 @@ class RabbitMQ:
         rows = [line.split("\t") for line in out.splitlines() if line.strip() and not line.startswith("user\t")]
         return [row for row in rows if vhost is None or row[1] == vhost]
 
+    def settled(self, vhost, queue):
+        """True if a queue has nothing ready and nothing in the hands of a consumer."""
+        out = self.ctl("--silent", "list_queues", "--vhost", vhost, "name", "messages")
+        return f"{queue}\t0" in out.splitlines()
+
     def close_connections(self, vhost):
         """Has the node close every connection of a virtual host (connection.close 320)."""
         self.ctl("close_all_connections", "--vhost", vhost, "closed by the test")
@@ -407,10 +434,26 @@ class Redis:
     def locks(self, prefix="oncegate"):
         """The lock hashes of a prefix, each with the digest that its key holds."""
         found = []
-        for key in self.client.scan_iter(match=f"{prefix}:lock:*", count=1000):
+        # A scan may name a key more than once.
+        for key in sorted(set(self.client.scan_iter(match=f"{prefix}:lock:*", count=1000))):
             fields = self.client.hgetall(key)
             if fields:
                 found.append({**fields, "digest": key.rsplit(":", 1)[1].strip("{}"), "key": key})
+        return found
+
+    def wait_locks(self, count, state=None):
+        """Waits until there are so many locks, all of them in this state if one is named, and returns them.
+
+        A producer has ended before the proxy has read, let alone decided, what it sent. A lock that is queued is
+        whole: the broker has its message.
+        """
+        found = []
+
+        def there():
+            found[:] = self.locks()
+            return len(found) == count and all(state in (None, lock["state"]) for lock in found)
+
+        wait_until(there, lambda: f"{count} locks, {state or 'in any state'}: {found}")
         return found
 
 
@@ -447,11 +490,15 @@ class Gate:
         self._env = {**os.environ, **(env or {})}
         self.process = None
         self.http = requests.Session()
+        # A connection that was kept might be ended by the other side at the moment of the next request.
+        self.http.headers["Connection"] = "close"
 
     def start(self, wait=True):
         self.process = Process(
             self.name, [BINARY, "run", "--config", self.config, *self._arguments], self.directory, self._env, cwd=self.directory
         )
+        self.process.about = "\n".join(line for line in self.config.read_text().splitlines() if line) + "\n\n"
+        self.process.shown = 6000
         if wait:
             self.wait_ready()
         return self
@@ -499,15 +546,26 @@ class Gate:
         """Waits until a metric has a value; counters are written a moment after what they count."""
         wait_until(
             lambda: self.count(metric, **labels) == wanted,
-            lambda: f"{metric}{labels} = {wanted}, is {self.count(metric, **labels)}:\n{self.get('/metrics').text}",
-            20,
+            lambda: f"{metric}{labels} = {wanted}, is {self.count(metric, **labels)}: {self.counted()}",
         )
+
+    def counted(self):
+        """What the proxy has counted of what tests are about, for a message."""
+        return [
+            (name.removeprefix("oncegate_"), labels, value)
+            for name, labels, value in self.metrics()
+            if value and "rule" in labels and name.endswith("_total")
+        ]
 
     def expect_publishes(self, wanted, decision, **labels):
         self.expect("oncegate_publishes_total", wanted, decision=decision, **labels)
 
     def log(self):
         return self.process.output() if self.process else ""
+
+    def expect_log(self, text):
+        """Waits until the log says this; a line is written a moment after what it tells of."""
+        wait_until(lambda: text in self.log(), lambda: f"{text!r} in the log:\n{self.log()[-4000:]}")
 
     def run_cli(self, *arguments, env=None):
         """The same binary as a command: what it exits with, writes and complains of."""
@@ -693,6 +751,7 @@ class Worker:
             environment,
             cwd=APPS,
         )
+        self.process.shown = 3000
         self.scoreboard = scoreboard
         try:
             scoreboard.wait_ready(self.node)

@@ -37,8 +37,8 @@ class Library:
     def produce(self, code):
         return self._stack.produce(self.gate, code, **self._options).stdout
 
-    def messages(self):
-        return self._stack.messages()
+    def wait_messages(self, count):
+        harness.wait_until(lambda: self._stack.messages() == count, lambda: f"{count} messages, are {self._stack.messages()}")
 
     def occupy(self):
         """Has the worker's one process run something else, so that what comes after it waits in the worker."""
@@ -47,6 +47,10 @@ class Library:
 
     def vacate(self):
         self.scoreboard.open_gate("slot")
+
+    def wake(self, seconds, times=1):
+        """Ends so many of the examples' sleeps, of those that are to last so long, begun already or to come."""
+        self.scoreboard.open_gate(f"sleep {seconds}", times)
 
     def runs(self, task, phase="begin"):
         return self.scoreboard.runs_of(f"tasks.{task}", phase=phase)
@@ -60,6 +64,11 @@ class Library:
         runs = self.runs(task, phase)
         assert len(runs) == count, runs
         return runs
+
+    def wait_begun(self, task, task_id):
+        harness.wait_until(
+            lambda: self.scoreboard.runs_of(f"tasks.{task}", phase="begin", id=task_id), lambda: f"{task_id} to begin: {self.scoreboard.drain()}"
+        )
 
     def locks(self, state=None):
         return [lock for lock in self.store.locks() if state is None or lock["state"] == state]
@@ -83,8 +92,8 @@ class Library:
 
 
 @pytest.fixture
-def library(workspace, broker, vhost, stack, store, scoreboard, request):
-    """Makes the proxy and the application of a library's example; shows the proxy's log where the test failed."""
+def library(workspace, broker, vhost, stack, store, scoreboard):
+    """Makes the proxy and the application of a library's example."""
     made = []
 
     def make(name, results=None):
@@ -102,5 +111,3 @@ def library(workspace, broker, vhost, stack, store, scoreboard, request):
     yield make
     for gate in made:
         gate.stop()
-        if getattr(request.node, "failed", False):
-            print(f"--- {gate.name} ---\n{gate.log()[-8000:]}")

@@ -39,7 +39,7 @@ def test_a_duplicate_published_beside_the_proxy_is_dropped_when_it_is_delivered(
 def test_a_lock_that_is_gone_is_taken_again_when_its_message_is_delivered(oncegate, stack, store, scoreboard):
     gate = oncegate(FINISHED, store=store.url)
     stack.produce(gate, "gated.delay('one')")
-    [before] = store.locks()
+    [before] = store.wait_locks(1, "queued")
     client = redis.Redis.from_url(store.url)
     assert client.flushdb()
     no_lock(store)
@@ -57,7 +57,7 @@ def test_a_lock_that_is_gone_is_taken_again_when_its_message_is_delivered(oncega
 def test_a_task_revoked_in_its_queue_does_not_run_whichever_worker_comes(oncegate, stack, store, results, scoreboard):
     gate = oncegate(FINISHED, store=store.url)
     stack.produce(gate, "gated.delay('one')", result_url=results.url)
-    [lock] = store.locks()
+    [lock] = store.wait_locks(1, "queued")
     # No worker is there to remember it.
     stack.produce(gate, f"app.control.revoke({lock['holder']!r})", result_url=results.url)
     no_lock(store)
@@ -66,7 +66,7 @@ def test_a_task_revoked_in_its_queue_does_not_run_whichever_worker_comes(oncegat
     done = stack.produce(
         gate,
         "from celery.exceptions import TaskRevokedError\n"
-        f"try: app.AsyncResult({lock['holder']!r}).get(timeout=20)\n"
+        f"try: app.AsyncResult({lock['holder']!r}).get(timeout=60)\n"
         "except TaskRevokedError: print('revoked')\n",
         result_url=results.url,
     )
@@ -97,6 +97,8 @@ def test_a_retry_runs_though_a_newer_call_has_its_key(oncegate, stack, store, sc
     scoreboard.wait_runs(1)
     no_lock(store)
     stack.produce(gate, "gated_retry.delay('one')")
+    # The only process is busy: the newer call waits, and has its key, before the first retries.
+    gate.expect_publishes(2, "forwarded", rule="g")
     scoreboard.open_gate("one", 2)
     runs = scoreboard.wait_runs(6)
     assert sorted(run["phase"] for run in runs) == sorted(["begin", "end", "retried"] * 2)

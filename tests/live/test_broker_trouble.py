@@ -61,17 +61,18 @@ def test_a_killed_broker_leaves_no_lock_and_loses_nothing_confirmed(gates, own_b
             ids[number] = task_id
             client.publish(1, "", "kill", payload, properties)
             if number == 3000:
+                harness.wait_until(lambda: confirms.acked, "a first confirm")
                 own_broker.kill()
     except OSError:
         pass
-    reader.join(30)
+    reader.join(harness.DEADLINE)
     assert not reader.is_alive(), "the client was told nothing of the broker's end"
     # What the client has read; the proxy may have read more, which went with the connection.
     confirmed = {ids[tag] for tag in confirms.acked}
     assert confirmed
     if not gate.direct:
         # Locks whose publish was never confirmed go with the lease at the latest.
-        harness.wait_until(lambda: {lock["state"] for lock in store.locks()} == {"queued"}, "only locks that the broker confirmed", 20)
+        harness.wait_until(lambda: {lock["state"] for lock in store.locks()} == {"queued"}, "only locks that the broker confirmed")
     own_broker.start()
     held = ids_in(own_broker.port, "kill")
     assert confirmed <= held, f"{len(confirmed - held)} of {len(confirmed)} that were confirmed are not there"
@@ -96,7 +97,8 @@ def memory_alarm(broker):
 
 
 def test_a_memory_alarm_delays_and_loses_nothing(oncegate, broker, vhost, store):
-    gate = oncegate(RULES, store=store.url)
+    # Long enough for a machine that has other things to do when a lease is to be renewed.
+    gate = oncegate(RULES.replace('"3s"', '"10s"'), store=store.url)
     client = confirming(gate.port, "alarm", vhost)
     with memory_alarm(broker):
         for number in range(300):
@@ -106,7 +108,7 @@ def test_a_memory_alarm_delays_and_loses_nothing(oncegate, broker, vhost, store)
         if not gate.direct:
             harness.wait_until(lambda: len(store.locks()) == 150, lambda: f"150 locks, are {len(store.locks())}")
             # A key with as much life as the lease ends in the same store, and the locks are still there: they are renewed.
-            store.client.set("lapses", "as a lease would", px=3000)
+            store.client.set("lapses", "as a lease would", px=10_000)
             harness.wait_until(lambda: not store.client.exists("lapses"), "a lease's time to be over")
             assert [lock["state"] for lock in store.locks()] == ["leased"] * 150
     confirms = wire.Confirms()
@@ -137,10 +139,10 @@ def test_a_producer_that_leaves_during_an_alarm(oncegate, broker, vhost, raw, st
         return
     # What was read in full and not confirmed within the lease may be given up, but then no lock holds its key.
     harness.wait_until(
-        lambda: not [lock for lock in store.locks() if lock["state"] == "leased"], "no lock without the broker's word", 30
+        lambda: not [lock for lock in store.locks() if lock["state"] == "leased"], "no lock without the broker's word"
     )
     harness.wait_until(
-        lambda: len(store.locks()) <= watcher.count("gone"), "no more locks than messages", 20
+        lambda: len(store.locks()) <= watcher.count("gone"), "no more locks than messages"
     )
 
 
@@ -152,7 +154,7 @@ def test_the_broker_ends_the_connection(oncegate, broker, vhost, raw, store):
     closing = client.wait(wire.Connection.Close)
     assert closing.reply_code == 320
     client.method(wire.Connection.CloseOk())
-    client.until_closed(40)
+    client.until_closed()
 
 
 def test_an_unreachable_broker_refuses_and_recovers(gates, own_broker, store):
@@ -162,7 +164,7 @@ def test_an_unreachable_broker_refuses_and_recovers(gates, own_broker, store):
         # A client that comes is told, and from then on at the latest so is who asks.
         with pytest.raises((wire.Closed, OSError)):
             wire.connect(gate.port, "/")
-        harness.wait_until(lambda: gate.get("/readyz").status_code == 503, "not to be ready without a broker", 20, 0.2)
+        harness.wait_until(lambda: gate.get("/readyz").status_code == 503, "not to be ready without a broker", interval=0.2)
         assert gate.get("/livez").status_code == 200
     with pytest.raises((wire.Closed, OSError)):
         wire.connect(gate.port, "/")
@@ -181,6 +183,8 @@ def test_a_worker_reconnects_after_the_broker_is_killed(gates, own_broker, works
         scoreboard.wait_runs(1)
         own_broker.kill()
         own_broker.start()
+        if not gate.direct:
+            gate.wait_ready()
         harness.run_producer(environment, "add.delay(2, 2)")
         # The first may run again, where the broker had not written down its ack.
         for count in (2, 3):

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import aio_pika
 import celery
@@ -164,10 +165,15 @@ def test_pika_multiple_acks_settle_only_what_was_seen(gate, vhost):
 
 
 def test_pika_blocked_by_nobody_keeps_its_heartbeats(gate, vhost):
-    """A connection with a short heartbeat and nothing to say stays up: both legs must be kept alive."""
-    connection = pika.BlockingConnection(pika_parameters(gate, vhost, heartbeat=1))
+    """A connection with a short heartbeat and nothing to say stays up: both legs must be kept alive.
+
+    Short, and yet long enough for a machine that has other things to do than to beat; the time is three beats' and more,
+    where two that are missed end a connection.
+    """
+    connection = pika.BlockingConnection(pika_parameters(gate, vhost, heartbeat=3))
     channel = connection.channel()
-    for _ in range(8):
+    end = time.monotonic() + 11
+    while time.monotonic() < end:
         connection.process_data_events(0.5)
     channel.queue_declare("alive", exclusive=True)
     connection.close()
@@ -254,14 +260,17 @@ def test_flower(gate, stack, scoreboard, workspace):
                 return False
 
         harness.wait_until(workers, lambda: f"Flower to see the worker: {flower.output()[-2000:]}", interval=0.3)
-        stack.produce(gate, "add.delay(3, 4)")
-        scoreboard.wait_runs(1)
 
         def succeeded():
-            tasks = requests.get(f"{url}/tasks", timeout=30).json().values()
+            # It asks workers before it listens to their events, so the first tasks may pass it by.
+            stack.produce(gate, "add.delay(3, 4)")
+            try:
+                tasks = requests.get(f"{url}/tasks", timeout=30).json().values()
+            except requests.RequestException:
+                return False
             return [task for task in tasks if task["name"] == "live.add" and task["state"] == "SUCCESS"]
 
-        harness.wait_until(succeeded, "Flower to see the task succeed", interval=0.3)
+        harness.wait_until(succeeded, lambda: f"Flower to see a task succeed: {flower.output()[-2000:]}", interval=0.3)
     finally:
         flower.stop()
 

@@ -279,10 +279,14 @@ def test_unmatched_traffic_is_the_same_bytes_on_both_sides(oncegate, relays, bro
     stack.worker(Through, conf={"broker_heartbeat": 0})
     stack.produce(Through, "for n in range(20): plain.delay(n)\nfence.delay()")
     scoreboard.wait_runs(21)
+
     def frames(data, preamble):
         kept, rest = wire.split_frames(data[8:] if preamble else data)
-        assert not rest
-        return [frame for frame in kept if frame[0] != wire.HEARTBEAT]
+        # What is still on its way is a frame of its own kind, so that it is no end of what is compared.
+        return [frame for frame in kept if frame[0] != wire.HEARTBEAT] + [("half", rest, b"")] * bool(rest)
+
+    def whole(relay):
+        return not any(kind == "half" for sides in conversations(relay) for side in sides for kind, _, _ in side)
 
     def conversation(connection):
         asked, answered = frames(bytes(connection["to_broker"]), True), frames(bytes(connection["to_client"]), False)
@@ -301,4 +305,7 @@ def test_unmatched_traffic_is_the_same_bytes_on_both_sides(oncegate, relays, bro
         pairs = zip(conversations(front), conversations(behind))
         return [(len(a[0]), len(b[0]), len(a[1]), len(b[1]), a[0][-2:], b[0][-2:]) for a, b in pairs if a != b]
 
-    harness.wait_until(lambda: conversations(front) == conversations(behind), lambda: f"the same frames on both sides: {differences()}", 20)
+    def same():
+        return conversations(front) == conversations(behind) and whole(front)
+
+    harness.wait_until(same, lambda: f"the same frames on both sides: {differences()}")

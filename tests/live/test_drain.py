@@ -18,7 +18,7 @@ def drained(gate, code=0):
 
 def draining(gate):
     gate.terminate()
-    harness.wait_until(lambda: "draining" in gate.log(), "the drain to begin")
+    gate.expect_log("draining")
 
 
 def cancelled(raw, queue):
@@ -54,7 +54,7 @@ def no_drain(gate):
         pytest.skip("there is no proxy to drain")
 
 
-def test_a_late_task_finishes_runs_once_and_its_worker_goes_on_at_another_proxy(oncegate, stack, store, scoreboard, vhost):
+def test_a_late_task_finishes_runs_once_and_its_worker_goes_on_at_another_proxy(oncegate, stack, store, scoreboard, vhost, raw):
     first = oncegate(RULE, store=store.url, proxy='drain_delay = "0s"\ndrain_timeout = "2m"')
     no_drain(first)
     second = oncegate(RULE, store=store.url)
@@ -65,16 +65,17 @@ def test_a_late_task_finishes_runs_once_and_its_worker_goes_on_at_another_proxy(
     begun = scoreboard.wait_runs(1)[0]
     assert begun["phase"] == "begin"
     draining(first)
-    # More work comes, which the worker must not get from here, and the task goes on for a while.
+    cancelled(raw, stack.queue)
+    # More work comes, which the worker must not get from here, and the task goes on for as long as it takes.
     stack.produce(second, "plain.delay('after')")
-    with pytest.raises(subprocess.TimeoutExpired):
-        first.process.wait(5)
+    harness.wait_until(lambda: stack.messages() == 1, "what comes to wait in the queue")
+    assert first.process.alive(), "the task is still in hand"
     scoreboard.open_gate("long")
     drained(first)
     runs = scoreboard.wait_runs(3)
     assert [(run["task"], run.get("phase")) for run in runs] == [("live.late", "begin"), ("live.late", "end"), ("live.plain", None)]
     assert {run["id"] for run in runs[:2]} == {begun["id"]}
-    # Acknowledged, so it is never delivered again; the worker takes from the second proxy what comes.
+    # Acknowledged, so it is never delivered again: the worker takes from the second proxy what comes.
     stack.produce(second, "fence.delay()")
     runs = scoreboard.wait_runs(4)
     assert runs[3]["task"] == "live.fence" and len(runs) == 4
@@ -90,7 +91,7 @@ def test_a_late_task_outlives_a_restart_on_the_same_address(oncegate, stack, sto
     # With Celery's usual prefetch window the worker has all three in hand: each counts as started.
     stack.produce(gate, "for name in ('a', 'b', 'c'): late.delay(name)")
     scoreboard.wait_runs(1)
-    harness.wait_until(lambda: stack.messages() == 0, "the worker to have them all")
+    gate.expect("oncegate_deliveries_total", 3, rule="live", decision="forwarded")
     draining(gate)
     for name in ("a", "b", "c"):
         scoreboard.open_gate(name)
@@ -160,6 +161,8 @@ def test_locks_are_whole_when_the_proxy_has_ended(oncegate, raw, store):
     for number in range(300):
         _, properties, payload = wire.task_message("live.add", (number,))
         client.publish(1, "", "locks", payload, properties)
+    # Behind the last of them, so that the proxy has read them all; what has become of them is another matter.
+    client.open_channel(2)
     gate.terminate()
     assert client.wait(Connection.Close).reply_code == 320
     client.method(Connection.CloseOk())
@@ -188,7 +191,7 @@ def test_a_second_term_cuts_a_running_delivery_and_it_comes_again(oncegate, raw)
 
 
 def test_idle_connections_are_all_told_to_go(oncegate, raw):
-    gate = oncegate(proxy='drain_delay = "0s"\ndrain_timeout = "20s"')
+    gate = oncegate(proxy='drain_delay = "0s"\ndrain_timeout = "2m"')
     no_drain(gate)
     clients = [raw(gate.port) for _ in range(60)]
     gate.terminate()
@@ -213,5 +216,5 @@ def test_silent_peers_are_probed_on_both_legs(oncegate, raw, broker):
         return own and all(found) and [int(timer[1] or 0) * 60 + int(timer[2] or 0) for timer in found]
 
     for leg in (f"( sport = :{gate.port} )", f"( dport = :{broker.port} )"):
-        left = harness.wait_until(lambda: timers(leg), f"the probes of {leg}", 20)
+        left = harness.wait_until(lambda: timers(leg), f"the probes of {leg}")
         assert all(seconds <= 47 for seconds in left)

@@ -17,7 +17,10 @@ def holders(store):
 
 def queued(store, count):
     """Waits until that many locks are known to lie in their queues."""
-    harness.wait_until(lambda: sum(lock["state"] == "queued" for lock in store.locks()) == count, f"{count} queued locks")
+    harness.wait_until(
+        lambda: sum(lock["state"] == "queued" for lock in store.locks()) == count,
+        lambda: f"{count} queued locks: {store.locks()}",
+    )
 
 
 def celery_purge(stack, gate):
@@ -47,7 +50,7 @@ def test_celery_purge_frees_the_keys_of_queued_tasks(oncegate, stack, store, sco
     assert "Purged 3 messages" in celery_purge(stack, gate)
     harness.wait_until(lambda: not store.locks(), "the locks to go")
     freed(gate, 3)
-    assert '"reason":"purged"' in gate.log()
+    gate.expect_log('"reason":"purged"')
     stack.produce(gate, "note.delay(1)")
     gate.expect_publishes(4, "forwarded", rule="g")
     stack.worker(gate)
@@ -164,7 +167,7 @@ def test_a_purge_while_the_store_is_away_is_made_up_for(oncegate, stack, store):
     queued(store, 1)
     store.freeze()
     celery_purge(stack, gate)
-    harness.wait_until(lambda: "cannot be freed now" in gate.log(), "the scan to fail")
+    gate.expect_log("cannot be freed now")
     store.thaw()
     harness.wait_until(lambda: not store.locks(), "the lock to go")
     freed(gate, 1)

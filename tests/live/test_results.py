@@ -34,7 +34,7 @@ def gate_of(oncegate, store, results, task, unique="until_finished", extra=""):
 
 def connected(gate):
     gate.expect("oncegate_circuit_open", 0, dependency="results")
-    harness.wait_until(lambda: "the result backend is connected" in gate.log(), "the result backend to be connected")
+    gate.expect_log("the result backend is connected")
 
 
 def test_the_end_of_a_task_elsewhere_frees_its_lock(oncegate, stack, store, results, scoreboard, away):

@@ -26,16 +26,16 @@ for n in range(200):
 
 @pytest.mark.parametrize("task", ["bulk", "plainbulk"])
 def test_a_store_that_stands_still_loses_nothing(oncegate, stack, store, scoreboard, task):
-    """200 messages of 100 kB against a store frozen for five seconds; py-amqp gives an unread socket about two."""
+    """200 messages of 100 kB, all of them sent to a store that stands still; py-amqp gives an unread socket about two seconds."""
     gate = oncegate(rules(), store=store.url)
     stack.produce(gate, "plain.delay()")
     store.freeze()
-    thaw = threading.Timer(5, store.thaw)
-    thaw.start()
     try:
         stack.produce(gate, FREEZE.format(task=task))
+        if task == "bulk":
+            gate.expect_publishes(0 if gate.direct else 200, "forwarded_unchecked", rule="bulk")
     finally:
-        thaw.join()
+        store.thaw()
     harness.wait_until(lambda: stack.messages() == 201, lambda: f"201 messages, are {stack.messages()}")
     stack.worker(gate)
     runs = scoreboard.wait_runs(201)
@@ -51,7 +51,7 @@ def test_an_absent_store_forwards_all(oncegate, stack, scoreboard, confirms):
     runs = scoreboard.wait_runs(21)
     assert len([run for run in runs if run["task"] == "live.add"]) == 20
     gate.expect_publishes(0, "dropped")
-    assert gate.direct or gate.publishes("forwarded_unchecked", rule="bulk") == 20
+    gate.expect_publishes(0 if gate.direct else 20, "forwarded_unchecked", rule="bulk")
     assert gate.direct or gate.count("oncegate_store_up") == 0
     assert gate.direct or gate.get("/readyz").json()["status"] == "degraded"
 
@@ -67,7 +67,7 @@ def test_a_read_only_store_forwards_all(oncegate, raw, workspace, store):
             _, properties, payload = wire.task_message("watched.ro", (1,))
             client.publish(1, "", "ro", payload, properties)
         harness.wait_until(lambda: client.count("ro") == 10, "all ten messages")
-        assert gate.direct or gate.publishes("forwarded_unchecked", rule="bulk") == 10
+        gate.expect_publishes(0 if gate.direct else 10, "forwarded_unchecked", rule="bulk")
     finally:
         replica.stop()
 
@@ -93,7 +93,7 @@ def test_the_store_comes_back(oncegate, raw, store, workspace):
         client.count("back")
         return gate.publishes("dropped", rule="bulk") > 0
 
-    harness.wait_until(dropped, "duplicates to be dropped again", 30, 0.2)
+    harness.wait_until(dropped, "duplicates to be dropped again", interval=0.2)
 
 
 def test_a_store_killed_under_load_loses_nothing(oncegate, raw, store):
@@ -119,7 +119,7 @@ def test_a_store_killed_under_load_loses_nothing(oncegate, raw, store):
 
 def test_wait_decides_when_the_store_answers_again(oncegate, raw, store):
     marker = '[[rule]]\nname = "marker"\ntask = "marker.*"\nunique = "until_expired"\n'
-    gate = oncegate(rules(on_store_error="wait", store_wait="60s") + marker, store=store.url)
+    gate = oncegate(rules(on_store_error="wait", store_wait="1h") + marker, store=store.url)
     client = raw(gate.port)
     client.open_channel()
     client.declare("wait")
@@ -138,7 +138,7 @@ def test_wait_decides_when_the_store_answers_again(oncegate, raw, store):
         assert client.count("wait", 2) == 0
     finally:
         store.thaw()
-    harness.wait_until(lambda: client.count("wait", 2) == 1, "one of five, once the store is back", 90)
+    harness.wait_until(lambda: client.count("wait", 2) == 1, "one of five, once the store is back")
     gate.expect_publishes(4, "dropped", rule="bulk")
 
 
@@ -181,7 +181,7 @@ def slow_start(oncegate, raw, store, relays, unique, delay, timeout):
 
 def test_a_slow_store_decides_as_a_fast_one(oncegate, raw, store, relays):
     """Every answer takes half a second, and no question is given up."""
-    _, gate, client, confirms, consumer = slow_start(oncegate, raw, store, relays, "until_started", 0.5, "30s")
+    _, gate, client, confirms, consumer = slow_start(oncegate, raw, store, relays, "until_started", 0.5, "60s")
     for rounds in (1, 2):
         publish_thrice(client, confirms, range(20))
         gate.expect_publishes(20 * rounds, "forwarded", rule="bulk")
@@ -229,7 +229,7 @@ def test_wait_ends_with_store_wait(oncegate, raw):
         client.publish(1, "", "ends", payload, properties)
     client.open_channel(2)
     harness.wait_until(lambda: client.count("ends", 2) == 5, "all five, unchecked")
-    assert gate.direct or gate.publishes("forwarded_unchecked", rule="bulk") == 5
+    gate.expect_publishes(0 if gate.direct else 5, "forwarded_unchecked", rule="bulk")
 
 
 def test_reject_is_one_nack(oncegate, raw):

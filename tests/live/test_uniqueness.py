@@ -81,7 +81,7 @@ def test_until_finished_is_freed_by_the_late_ack(oncegate, stack, store, scorebo
 
 
 def test_until_expired_outlives_the_run_and_ends_with_its_ttl(oncegate, stack, store, scoreboard):
-    rule = '[[rule]]\nname = "e"\ntask = "live.add"\nunique = "until_expired"\nttl = "8s"\n'
+    rule = '[[rule]]\nname = "e"\ntask = "live.add"\nunique = "until_expired"\nttl = "1h"\n'
     gate = oncegate(rule, store=store.url)
     stack.worker(gate)
     stack.produce(gate, "add.delay(1, 1); fence.delay()")
@@ -89,8 +89,11 @@ def test_until_expired_outlives_the_run_and_ends_with_its_ttl(oncegate, stack, s
     stack.produce(gate, "add.delay(1, 1); fence.delay()")
     scoreboard.wait_runs(3)
     gate.expect_publishes(1, "dropped", rule="e")
-    assert len(store.locks()) == 1
-    harness.wait_until(lambda: not store.locks(), "the lock to expire", 30)
+    [lock] = store.locks()
+    assert 3_000_000 < store.client.pttl(lock["key"]) <= 3_600_000
+    # The hour is over.
+    assert store.client.pexpire(lock["key"], 1)
+    harness.wait_until(lambda: not store.locks(), "the lock to expire")
     stack.produce(gate, "add.delay(1, 1); fence.delay()")
     runs = scoreboard.wait_runs(5)
     assert len([run for run in runs if run["task"] == "live.add"]) == 2

@@ -287,18 +287,25 @@ _ACK = struct.pack(">HH", 60, 80)
 _NACK = struct.pack(">HH", 60, 120)
 
 
+def take_confirm(confirms, frame):
+    """Counts a frame if it is a confirm; false if it is none."""
+    kind, _, payload = frame
+    if kind != METHOD or payload[:4] not in (_ACK, _NACK):
+        return False
+    tag, bits = struct.unpack_from(">QB", payload, 4)
+    confirms.take(tag, bool(bits & 1), payload[:4] == _ACK)
+    return True
+
+
 def read_confirms(client, confirms, wanted, timeout=120.0):
     """Reads confirms until this many numbers are answered. Looks at nothing else, so that it keeps up."""
     end = time.monotonic() + timeout
     while len(confirms) < wanted:
         kind, _, payload = client.next_frame(max(0.1, end - time.monotonic()))
         client.frames.clear()
-        if kind != METHOD:
+        if kind != METHOD or take_confirm(confirms, (kind, 1, payload)):
             continue
-        if payload[:4] in (_ACK, _NACK):
-            tag, bits = struct.unpack_from(">QB", payload, 4)
-            confirms.take(tag, bool(bits & 1), payload[:4] == _ACK)
-        elif isinstance(decode((kind, 1, payload)), (Channel.Close, Connection.Close)):
+        if isinstance(decode((kind, 1, payload)), (Channel.Close, Connection.Close)):
             raise Closed(describe((kind, 1, payload)))
 
 

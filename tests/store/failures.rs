@@ -165,6 +165,70 @@ async fn killed_server_that_comes_back_empty_is_noticed() {
 }
 
 #[tokio::test]
+async fn lost_connection_is_found_though_nobody_asks() {
+    let mut server = RedisServer::start(&[]);
+    let (client, log) = open(server.url());
+    let connects = client.connects();
+    until("it is connected", async || *connects.borrow() == 1).await;
+    server.kill();
+    until("the loss is noticed", async || log.count("up false") > 0).await;
+    server.restart();
+    until("it is connected again", async || *connects.borrow() == 2).await;
+    assert_eq!(log.count("new server"), 1);
+    assert!(client.health().up);
+}
+
+#[tokio::test]
+async fn question_that_meets_a_dead_connection_is_asked_on_the_next() {
+    let mut server = RedisServer::start(&[]);
+    let (client, log) = open(server.url());
+    let connects = client.connects();
+    for round in 1..=5 {
+        until("it is connected", async || *connects.borrow() == round).await;
+        show(&client, 1).await.expect("an answer");
+        server.kill();
+        server.restart();
+        assert_eq!(show(&client, 1).await, Ok(None));
+        client.flush().await;
+    }
+    assert_eq!(log.count("error"), 0);
+}
+
+#[tokio::test]
+async fn renewals_are_not_kept_for_a_store_that_is_away() {
+    let mut server = RedisServer::start(&[]);
+    let (client, log) = open(server.url());
+    let connects = client.connects();
+    until("it is connected", async || *connects.borrow() == 1).await;
+    server.kill();
+    until("the loss is noticed", async || log.count("up false") > 0).await;
+    let renewal = |id: &str, key| Request::Renew {
+        claim: claim(key, id),
+        delivery: Nonce(1),
+        note: note(Scope::UntilFinished),
+        running: true,
+        worker: "w@one".into(),
+    };
+    for key in 0..100 {
+        client.tell(renewal("a", key));
+    }
+    client.tell(commit(&claim(200, "b"), 1, &note(Scope::UntilFinished)));
+    until("the order is taken in", async || client.health().orders_kept > 0).await;
+    assert_eq!(
+        client.health().orders_kept,
+        1,
+        "who has the locks renews them when the store is back"
+    );
+    server.restart();
+    until("it is connected again", async || *connects.borrow() == 2).await;
+    client.tell(renewal("a", 7));
+    client.flush().await;
+    assert_eq!(log.count("told renew Renewed(Retaken)"), 1);
+    assert_eq!(show(&client, 7).await, Ok(Some("a running".into())));
+    assert_eq!(show(&client, 8).await, Ok(None));
+}
+
+#[tokio::test]
 async fn forgotten_script_is_loaded_again() {
     let server = RedisServer::start(&[]);
     let log = Arc::new(Log::default());

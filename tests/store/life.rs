@@ -6,6 +6,7 @@ use oncegate::rules::lock::{
     Acquired, Admitted, Claim, Committed, Cooled, Digest, LockNote, LockRecord, LockState, Nonce, ReleaseOn, ReleaseReason, Renewed, Reply,
     Request, Running, Scope, Signal,
 };
+use oncegate::rules::source::Source;
 
 use crate::world::{COOLDOWN, GRACE, LEASE, LIFE, World, claim, digest, late, note, note_with};
 
@@ -46,6 +47,7 @@ scenarios! {
     renewal_gives_the_full_life
     renewal_retakes_and_never_steals
     renewal_after_the_end_is_of_no_use
+    renewal_of_what_runs_takes_a_lock_that_a_crash_frees
     locked_by_hand
     release_spares_what_runs
     renewal_does_not_undo_a_release
@@ -53,11 +55,16 @@ scenarios! {
 
 const WORKER: &str = "celery@one";
 
-async fn tell(w: &World, id: &str, signal: Signal) -> Vec<ReleaseReason> {
+pub async fn tell(w: &World, id: &str, signal: Signal) -> Vec<ReleaseReason> {
+    tell_by(w, id, signal, Source::Events).await
+}
+
+pub async fn tell_by(w: &World, id: &str, signal: Signal, source: Source) -> Vec<ReleaseReason> {
     let request = Request::Signal {
         id: id.into(),
         settlement: Nonce(77),
         signal,
+        source,
         worker: WORKER.into(),
     };
     match w.ask(request).await {
@@ -86,6 +93,7 @@ async fn renew(w: &World, claim: &Claim, note: &Arc<LockNote>, running: bool) ->
         delivery: Nonce(500),
         note: note.clone(),
         running,
+        worker: WORKER.into(),
     };
     match w.ask(request).await {
         Reply::Renewed(renewed) => renewed,
@@ -94,14 +102,14 @@ async fn renew(w: &World, claim: &Claim, note: &Arc<LockNote>, running: bool) ->
 }
 
 /// A holder whose message the broker has.
-async fn queued(w: &World, key: u8, id: &str, note: &Arc<LockNote>) -> Claim {
+pub async fn queued(w: &World, key: u8, id: &str, note: &Arc<LockNote>) -> Claim {
     let claim = claim(key, id);
     assert_eq!(w.acquire(&claim, 1, note).await, Acquired::Taken);
     assert_eq!(w.commit(&claim, 1, note).await, Committed::Held);
     claim
 }
 
-async fn held(w: &World, key: u8) -> LockRecord {
+pub async fn held(w: &World, key: u8) -> LockRecord {
     w.show(digest(key)).await.expect("somebody holds it")
 }
 
@@ -492,6 +500,20 @@ async fn renewal_retakes_and_never_steals(w: &World) {
     queued(w, 1, "b", &note).await;
     assert_eq!(renew(w, &a, &note, true).await, Renewed::Gone);
     assert_eq!(w.holder(digest(1)).await.as_deref(), Some("b"));
+}
+
+async fn renewal_of_what_runs_takes_a_lock_that_a_crash_frees(w: &World) {
+    let note = note(Scope::UntilFinished);
+    for (key, running) in [(1, true), (2, false)] {
+        let id = format!("task {key}");
+        let lost = claim(key, &id);
+        assert_eq!(renew(w, &lost, &note, running).await, Renewed::Retaken);
+        let lock = held(w, key).await;
+        assert_eq!((&*lock.worker, lock.in_flight), (WORKER, u32::from(!running)));
+        let freed = tell(w, &id, Signal::Orphaned).await;
+        assert_eq!(freed.is_empty(), !running, "a message in flight runs elsewhere");
+        assert_eq!(tell(w, &id, Signal::Purged).await, [], "a worker has it");
+    }
 }
 
 async fn renewal_after_the_end_is_of_no_use(w: &World) {

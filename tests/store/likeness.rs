@@ -5,6 +5,7 @@ use std::sync::Arc;
 use oncegate::rules::lock::{
     Acquired, Admitted, Claim, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Running, Scope, Signal,
 };
+use oncegate::rules::source::{Hears, Source};
 
 use crate::world::{
     COOLDOWN, GRACE, LEASE, LIFE, UNSTARTED, World, acquire, claim, commit, digest, late, note, note_with, signal, unpublish,
@@ -14,7 +15,7 @@ use crate::world::{
 const SKEW: u64 = 15_000;
 
 /// One per kind of lock.
-const KEYS: u64 = 7;
+const KEYS: u64 = 10;
 
 struct Dice(u64);
 
@@ -50,6 +51,7 @@ fn request(dice: &mut Dice, notes: &[Arc<LockNote>]) -> Request {
             id: claim.id,
             settlement: Nonce(100 + dice.roll(40)),
             signal: Signal::ALL[dice.roll(Signal::ALL.len() as u64) as usize],
+            source: Source::NAMED[dice.roll(4) as usize],
             worker,
         },
         17..20 => Request::Admit {
@@ -64,6 +66,7 @@ fn request(dice: &mut Dice, notes: &[Arc<LockNote>]) -> Request {
             delivery: Nonce(200 + nonce),
             note: note.clone(),
             running: dice.roll(2) == 0,
+            worker,
         },
         _ if dice.roll(2) == 0 => Request::Cool {
             claim: Claim {
@@ -151,6 +154,12 @@ async fn tell_the_same_story(seed: u64, steps: usize) {
         }),
         note(Scope::UntilExpired),
         note_with(Scope::UntilFinished, |note| note.unstarted_ms = Some(UNSTARTED)),
+        note_with(Scope::UntilFinished, |note| note.hears = Hears::only([Source::Redis, Source::Rpc])),
+        note_with(Scope::UntilFinished, |note| {
+            note.acks_late = true;
+            note.hears = Hears::only([Source::Ack]);
+        }),
+        note_with(Scope::UntilStarted, |note| note.hears = Hears::only([Source::Events])),
     ];
     // An id has one key per rule.
     let of_its_own_rule = |(key, note): (usize, &Arc<LockNote>)| {

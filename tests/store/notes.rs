@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use oncegate::rules::lock::{Claim, Nonce, ReleaseReason, Reply, Request, Scope, Signal};
+use oncegate::rules::lock::{Admitted, Claim, Nonce, ReleaseReason, Reply, Request, Scope, Signal};
+use oncegate::rules::source::Source;
 
 use crate::world::{World, claim, digest, note};
 
@@ -14,6 +15,7 @@ scenarios! {
     a_crash_of_the_worker_frees_what_it_ran
     a_crash_of_another_worker_frees_nothing
     what_is_in_flight_survives_the_worker
+    what_no_proxy_has_carried_goes_with_the_worker
     an_orphaned_id_without_a_lock_leaves_nothing_behind
 }
 
@@ -68,6 +70,7 @@ async fn tell(w: &World, id: &str, settlement: u64, signal: Signal, worker: &str
         id: id.into(),
         settlement: Nonce(settlement),
         signal,
+        source: Source::Events,
         worker: worker.into(),
     };
     match w.ask(request).await {
@@ -104,8 +107,31 @@ async fn a_crash_of_another_worker_frees_nothing(w: &World) {
     assert_eq!(tell(w, "a", 0, Signal::Succeeded, "").await, [ReleaseReason::Success]);
 }
 
-async fn what_is_in_flight_survives_the_worker(w: &World) {
+/// A proxy carries the message of a claim to its worker.
+async fn carried(w: &World, claim: Claim) {
+    let request = Request::Admit {
+        claim,
+        delivery: Nonce(1),
+        note: note(Scope::UntilFinished),
+        reentrant: false,
+        worker: "w@one".into(),
+    };
+    assert_eq!(w.ask(request).await, Reply::Admit(digest(1), Admitted::Holds));
+}
+
+/// Its settlement is not seen, so that the count says nothing.
+async fn what_no_proxy_has_carried_goes_with_the_worker(w: &World) {
     running(w, false).await;
+    let lock = w.show(digest(1)).await.expect("locked");
+    assert_eq!((lock.in_flight, lock.carried), (1, false));
+    assert_eq!(tell(w, "a", 0, Signal::Orphaned, "w@two").await, []);
+    assert_eq!(tell(w, "a", 0, Signal::Orphaned, "w@one").await, [ReleaseReason::Crash]);
+}
+
+async fn what_is_in_flight_survives_the_worker(w: &World) {
+    let claim = running(w, false).await;
+    carried(w, claim).await;
+    assert!(w.show(digest(1)).await.is_some_and(|lock| lock.carried));
     assert_eq!(tell(w, "a", 0, Signal::Orphaned, "w@one").await, []);
     let lock = w.show(digest(1)).await.expect("the lock stays");
     assert_eq!((lock.in_flight, &*lock.worker), (1, "w@one"));

@@ -9,6 +9,7 @@ use oncegate::rules::lock::{
     Acquired, Claim, Committed, Digest, Freed, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Running, Scope,
     Signal,
 };
+use oncegate::rules::source::{Hears, Source};
 use oncegate::store::{Client, Clock, Memory, Settings, Store, Unobserved};
 
 /// Nothing that is waited for takes longer, on any machine.
@@ -354,6 +355,7 @@ impl World {
                 id: id.into(),
                 settlement: Nonce(settlement),
                 signal,
+                source: Source::Ack,
                 worker: "".into(),
             })
             .await;
@@ -431,6 +433,7 @@ pub fn signal(id: &str, settlement: u64, signal: Signal) -> Request {
         id: id.into(),
         settlement: Nonce(settlement),
         signal,
+        source: Source::Ack,
         worker: "".into(),
     }
 }
@@ -454,6 +457,7 @@ pub fn note_with(scope: Scope, change: impl FnOnce(&mut LockNote)) -> Arc<LockNo
         lease_ms: LEASE,
         settle_grace_ms: GRACE,
         acks_late: false,
+        hears: Hears::ALL,
         release_on: ReleaseOn::Both,
         cooldown_ms: 0,
         unstarted_ms: None,

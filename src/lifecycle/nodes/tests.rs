@@ -75,11 +75,11 @@ fn the_newest_connection_counts_and_is_asked() {
         ids: Arc::from([]),
     };
     assert_eq!(presence(&nodes), Some(Presence::Here { since_ms: 200 }));
-    nodes.ask(&one(), question());
+    assert_eq!(nodes.ask(&one(), question()), Ok(()));
     nodes.detach(&one(), 2);
     assert_eq!(presence(&nodes), Some(Presence::Here { since_ms: 100 }));
-    nodes.ask(&one(), question());
-    nodes.ask(&node("other", "w@one"), question());
+    assert_eq!(nodes.ask(&one(), question()), Ok(()));
+    assert_eq!(nodes.ask(&node("other", "w@one"), question()), Err(question()));
     assert_eq!(*asked.lock().expect("no panic"), [(2, "t".into()), (1, "t".into())]);
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::rules::lock::{Claim, LockNote, ReleaseOn, Reply};
+use crate::rules::source::{Hears, Source};
 use crate::rules::spec::Unique;
 use crate::store::{Clock, Memory, Unobserved};
 
@@ -29,6 +30,7 @@ fn lock() -> LockRecord {
         expires_ms: LOCKED_MS + 86_400_000,
         scope: Scope::UntilFinished,
         in_flight: 0,
+        carried: true,
         shadow: false,
     }
 }
@@ -87,7 +89,8 @@ const DUE_MS: u64 = YOUNG_MS + GRACE_MS;
 
 #[test]
 fn only_what_a_worker_alone_can_end_may_be_orphaned() {
-    assert!(may_be_orphaned(&lock()));
+    let rules = RuleSet::default();
+    assert!(may_be_orphaned(&lock(), &rules));
     let changes: [fn(&mut LockRecord); 7] = [
         |lock| lock.in_flight = 1,
         |lock| lock.worker = "".into(),
@@ -100,8 +103,72 @@ fn only_what_a_worker_alone_can_end_may_be_orphaned() {
     for (number, change) in changes.into_iter().enumerate() {
         let mut other = lock();
         change(&mut other);
-        assert!(!may_be_orphaned(&other), "{number}");
+        assert!(!may_be_orphaned(&other, &rules), "{number}");
     }
+}
+
+/// Its settlement is not seen. Where tasks acknowledge late the broker has it again.
+#[test]
+fn what_no_proxy_has_carried_may_be_orphaned_whatever_is_in_flight() {
+    let mut direct = lock();
+    (direct.in_flight, direct.carried) = (1, false);
+    assert!(may_be_orphaned(&direct, &RuleSet::default()));
+    for (acks_late, orphan) in [(AcksLate::Auto, true), (AcksLate::False, true), (AcksLate::True, false)] {
+        let spec = RuleSpec {
+            name: Some("r".to_owned()),
+            task: vec!["t".to_owned()],
+            unique: Some(Unique::UntilFinished),
+            acks_late,
+            ..RuleSpec::default()
+        };
+        let rules = RuleSet::compile(vec![spec], &[]).expect("rules");
+        assert_eq!(may_be_orphaned(&direct, &rules), orphan, "{acks_late:?}");
+    }
+}
+
+#[test]
+fn a_worker_that_is_unseen_and_can_be_asked_is_asked_before_its_lock_goes() {
+    let mut rig = Rig::default();
+    assert_eq!(rig.sees(Sight::Unseen, 0), Verdict::Keep);
+    assert_eq!(rig.sees(Sight::Unseen, GRACE_MS - 1), Verdict::Keep);
+    for (after_ms, wanted) in [
+        (0, Verdict::Ask),
+        (4_999, Verdict::Keep),
+        (5_000, Verdict::Ask),
+        (9_999, Verdict::Keep),
+        (10_000, Verdict::Crashed),
+    ] {
+        assert_eq!(rig.sees(Sight::Unseen, GRACE_MS + after_ms), wanted, "{after_ms}");
+    }
+}
+
+/// It lives, and publishes no heartbeats.
+#[test]
+fn an_unseen_worker_that_knows_its_task_keeps_the_lock() {
+    let mut rig = Rig::default();
+    assert_eq!(rig.sees(Sight::Unseen, 0), Verdict::Keep);
+    let (mut now_ms, mut asked) = (GRACE_MS, 0);
+    while asked < 3 {
+        let (verdict, ticket) = rig.look(Sight::Unseen, now_ms);
+        if verdict == Verdict::Ask {
+            rig.answer(&ticket, "w@one", now_ms + 1_000, &["a"]);
+            asked += 1;
+        } else {
+            assert_eq!(verdict, Verdict::Keep, "{now_ms}");
+        }
+        now_ms += 5_000;
+    }
+    for known in [1, 2] {
+        now_ms += 60_000;
+        let (verdict, ticket) = rig.look(Sight::Unseen, now_ms);
+        assert_eq!(verdict, Verdict::Ask, "{known}");
+        rig.answer(&ticket, "w@one", now_ms + 1_000, &[]);
+    }
+    assert_eq!(
+        rig.sees(Sight::Unseen, now_ms + 10_000),
+        Verdict::Crashed,
+        "it does not know it any more"
+    );
 }
 
 #[test]
@@ -127,6 +194,15 @@ fn a_worker_that_is_seen_meanwhile_has_the_grace_anew() {
         assert_eq!(rig.sees(Sight::Absent, 119_999), Verdict::Keep);
         assert_eq!(rig.sees(Sight::Absent, 120_000), Verdict::Crashed);
     }
+}
+
+#[test]
+fn a_grace_that_is_changed_holds_for_workers_that_are_in_doubt_already() {
+    let mut orphans = Orphans::default();
+    let now_ms = YOUNG_MS + 5_000;
+    assert_eq!(orphans.judge(&lock(), YOUNG, GRACE_MS, now_ms), Verdict::Keep);
+    assert_eq!(orphans.judge(&lock(), YOUNG, 1_000, now_ms), Verdict::Ask);
+    assert_eq!(orphans.judge(&lock(), YOUNG, u64::MAX, now_ms), Verdict::Keep);
 }
 
 #[test]
@@ -274,9 +350,12 @@ impl World {
             orphan_grace: Duration::from_secs(20),
             ..RuleSpec::default()
         };
+        let nodes = Arc::new(Nodes::new(Arc::clone(&clock) as Arc<dyn Clock>));
         let watcher = Watcher {
             store: Store::memory(Arc::new(memory), Arc::new(Unobserved)).client(),
-            nodes: Arc::new(Nodes::new(Arc::clone(&clock) as Arc<dyn Clock>)),
+            runs: Arc::new(Runs::new(&nodes)),
+            nodes,
+            control: Control::default(),
             note: "proxy:p1".to_owned(),
             orphans: Orphans::default(),
             cursor: None,
@@ -308,6 +387,7 @@ impl World {
             lease_ms: 10_000,
             settle_grace_ms: 1_000,
             acks_late: false,
+            hears: Hears::ALL,
             release_on: ReleaseOn::Both,
             cooldown_ms: 0,
         });
@@ -322,6 +402,7 @@ impl World {
             id: "a".into(),
             settlement: Nonce(2),
             signal: Signal::Acked,
+            source: Source::Ack,
             worker: "w@one".into(),
         };
         for request in [acquire, Request::Commit { claim, publish, note }, acked] {

@@ -2,6 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::rules::lock::{Claim, Digest, Freed, LockNote, ReleaseOn, ReleaseReason, Reply, Scope};
+use crate::rules::source::{Hears, Source};
 use crate::store::{Clock, Memory, Observer};
 
 const NOW: u64 = 1_800_000_000_000;
@@ -86,6 +87,7 @@ impl World {
             lease_ms: 2 * LONG,
             settle_grace_ms: 1_000,
             acks_late: false,
+            hears: Hears::ALL,
             release_on: ReleaseOn::Both,
             cooldown_ms: 0,
         });
@@ -138,6 +140,7 @@ async fn what_lay_in_the_queue_is_freed_and_nothing_else() {
         id: "running".into(),
         settlement: Nonce(9),
         signal: Signal::Started,
+        source: Source::Events,
         worker: "w".into(),
     };
     w.client.ask(start).await.expect("a memory store answers");

@@ -20,6 +20,7 @@ fn lock(state: LockState) -> LockRecord {
         expires_ms: SINCE + 1000,
         scope: Scope::UntilFinished,
         in_flight: 1,
+        carried: true,
         shadow: false,
     }
 }

@@ -12,6 +12,7 @@ use crate::proxy::connection::Command;
 use crate::proxy::tests::hub;
 use crate::proxy::{Hub, Workers};
 use crate::rules::lock::{Nonce, Request, Signal};
+use crate::rules::source::Source;
 use crate::store::{self, Store};
 
 const PATIENCE: Patience = Patience {
@@ -28,7 +29,7 @@ fn seconds(seconds: u64) -> Duration {
 /// The times of the orders that a connection gets, which ends when it is told to close.
 async fn orders(hub: Arc<Hub>) -> Vec<(Duration, Command)> {
     let began = Instant::now();
-    let (seat, mut commands) = hub.seat(HERE);
+    let (seat, mut commands) = hub.seat(HERE, 0);
     let mut got = Vec::new();
     while let Some(command) = commands.recv().await {
         let last = matches!(command, Command::Close { .. });
@@ -61,7 +62,7 @@ async fn a_connection_with_work_is_told_after_the_delay_and_closed_at_the_timeou
 async fn the_end_comes_when_the_last_connection_has_ended() {
     let hub = hub(1);
     let began = Instant::now();
-    let (seat, _commands) = hub.seat(HERE);
+    let (seat, _commands) = hub.seat(HERE, 0);
     let busy = async {
         tokio::time::sleep(seconds(12)).await;
         drop(seat);
@@ -101,7 +102,7 @@ async fn told_again_while_it_drains_it_ends_at_once() {
 async fn a_connection_that_never_ends_holds_nothing_up() {
     let hub = hub(1);
     let began = Instant::now();
-    let (_seat, _commands) = hub.seat(HERE);
+    let (_seat, _commands) = hub.seat(HERE, 0);
     drain(&hub, PATIENCE, || (), std::future::ready(())).await;
     assert_eq!(began.elapsed(), GOODBYE + LAST_BYTES);
 }
@@ -110,14 +111,14 @@ async fn a_connection_that_never_ends_holds_nothing_up() {
 async fn a_connection_that_comes_while_the_proxy_drains_is_told_too() {
     let hub = hub(1);
     hub.drain(seconds(15));
-    let (_seat, mut commands) = hub.seat(HERE);
+    let (_seat, mut commands) = hub.seat(HERE, 0);
     assert!(matches!(commands.try_recv(), Ok(Command::Drain { .. })));
 }
 
 #[tokio::test(start_paused = true)]
 async fn each_connection_has_a_turn_of_its_own() {
     let hub = hub(1);
-    let mut seats: Vec<_> = (0..100).map(|_| hub.seat(HERE)).collect();
+    let mut seats: Vec<_> = (0..100).map(|_| hub.seat(HERE, 0)).collect();
     tokio::time::sleep(seconds(1)).await;
     hub.drain(seconds(15));
     let mut turns: Vec<_> = seats
@@ -136,9 +137,9 @@ async fn each_connection_has_a_turn_of_its_own() {
 async fn neighbours_are_told_when_the_last_of_them_has_finished() {
     let hub = hub(1);
     let there = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
-    let (worker, mut to_worker) = hub.seat(HERE);
-    let (events, mut to_events) = hub.seat(HERE);
-    let (_other, mut to_other) = hub.seat(there);
+    let (worker, mut to_worker) = hub.seat(HERE, 0);
+    let (events, mut to_events) = hub.seat(HERE, 0);
+    let (_other, mut to_other) = hub.seat(there, 0);
     hub.drain(seconds(15));
     for orders in [&mut to_worker, &mut to_events, &mut to_other] {
         assert!(matches!(orders.try_recv(), Ok(Command::Drain { .. })));
@@ -183,6 +184,7 @@ fn workers(hub: &Arc<Hub>, store: &Store) -> Workers {
         client.tell(Request::Signal {
             id: Arc::from("id"),
             signal: Signal::Acked,
+            source: Source::Ack,
             settlement: Nonce(1),
             worker: Arc::from(""),
         });

@@ -5,11 +5,11 @@ use crate::amqp::content::ContentHeader;
 use crate::rules::outcome::DeliveryDecision;
 
 /// A worker whose consumer `c` has been answered, of a store that answers when the test says so.
-fn worker_of(spec: RuleSpec) -> Rig {
+pub(super) fn worker_of(spec: RuleSpec) -> Rig {
     worker_with(spec, Settings::default())
 }
 
-fn worker_with(spec: RuleSpec, settings: Settings) -> Rig {
+pub(super) fn worker_with(spec: RuleSpec, settings: Settings) -> Rig {
     let mut rig = Rig::with(spec, settings);
     rig.admits_all = false;
     rig.consumes(1, "c", false);
@@ -21,7 +21,7 @@ fn worker() -> Rig {
     worker_of(spec())
 }
 
-fn held_by(holder: &str) -> Admitted {
+pub(super) fn held_by(holder: &str) -> Admitted {
     Admitted::Held {
         holder: holder.into(),
         state: LockState::Queued,
@@ -52,13 +52,13 @@ fn delivery_with(tag: u64, id: &str, redelivered: bool, more: &[(&str, FieldValu
     out
 }
 
-fn delivery(tag: u64, id: &str) -> Vec<u8> {
+pub(super) fn delivery(tag: u64, id: &str) -> Vec<u8> {
     deliver(1, "c", tag, "t.unique", id)
 }
 
 impl Rig {
     /// Delivers, and gives the ticket of the one question about it.
-    fn delivery_asked(&mut self, tag: u64, id: &str) -> Ticket {
+    pub(super) fn delivery_asked(&mut self, tag: u64, id: &str) -> Ticket {
         self.broker(&delivery(tag, id));
         let asked = self.admissions();
         assert_eq!(asked.len(), 1, "one question for one delivery");
@@ -67,7 +67,7 @@ impl Rig {
     }
 
     /// Time passes, and both peers are heard.
-    fn lives(&mut self, us: u64) {
+    pub(super) fn lives(&mut self, us: u64) {
         let end = self.now.us + us;
         while self.now.us < end {
             self.later((end - self.now.us).min(5_000_000));
@@ -77,7 +77,7 @@ impl Rig {
         }
     }
 
-    fn no_answer(&mut self, ticket: Ticket) {
+    pub(super) fn no_answer(&mut self, ticket: Ticket) {
         self.session.handle_answer(ticket, Err(StoreSilent::Timeout), self.now);
     }
 

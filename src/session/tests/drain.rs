@@ -364,7 +364,11 @@ fn nothing_that_comes_after_the_close_of_a_client_that_was_told_to_go_reaches_th
     encode::connection_close(&mut close, 200, "bye", None);
     // Both sides close at once, and the client's close and its answer are read together.
     rig.client(&[close, close_ok()].concat());
-    assert_eq!(rig.broker_got(), ["connection.close"], "that of Oncegate, which nobody has to answer");
+    assert_eq!(
+        rig.broker_got(),
+        ["connection.close"],
+        "that of Oncegate, which nobody has to answer"
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::LONGEST_MS;
 use crate::rules::lock::{Digest, Freed, LockNote, LockRecord, LockState, Nonce, ReleaseOn, ReleaseReason, Scope, Signal, SignalVerdict};
+use crate::rules::source::Source;
 
 /// How many publishes of a holder are remembered.
 const PUBLISHES_KEPT: usize = 16;
@@ -45,6 +46,8 @@ pub(super) struct Lock {
     worker: Arc<str>,
     /// A worker has had the message in its hands.
     delivered: bool,
+    /// A proxy has carried the message to a worker.
+    carried: bool,
     /// That it goes was told when the settle grace began.
     told: bool,
     pub(super) since_ms: u64,
@@ -63,9 +66,9 @@ impl Lock {
     ) -> Lock {
         let first = match state {
             LockState::Leased => Stage::Open,
-            LockState::Queued | LockState::Running => Stage::Confirmed,
-            // It was locked by hand: there is no message.
-            LockState::Cooldown => Stage::Settled(publish),
+            LockState::Queued => Stage::Confirmed,
+            // The message of one that runs is settled; to one that was locked by hand there is none.
+            LockState::Running | LockState::Cooldown => Stage::Settled(publish),
         };
         Lock {
             holder,
@@ -76,6 +79,7 @@ impl Lock {
             proxy,
             worker: "".into(),
             delivered: false,
+            carried: false,
             told: false,
             since_ms,
             publishes: vec![(publish, first)],
@@ -97,7 +101,7 @@ impl Lock {
 
     /// Whether the ack is the signal that ends this lock.
     pub(super) fn ends_by_ack(&self) -> bool {
-        self.note.scope == Scope::UntilFinished && self.note.acks_late
+        self.note.scope == Scope::UntilFinished && self.note.acks_late && self.note.hears.hears(Source::Ack)
     }
 
     fn stage(&mut self, publish: Nonce) -> Option<&mut Stage> {
@@ -161,10 +165,16 @@ impl Lock {
         if self.state == LockState::Leased {
             self.state = LockState::Queued;
         }
-        self.delivered = true;
         self.told = false;
-        self.note_worker(worker);
         self.prolong(until_ms);
+        self.reached(worker);
+    }
+
+    /// A worker has or had the message.
+    pub(super) fn reached(&mut self, worker: &Arc<str>) {
+        self.delivered = true;
+        self.carried = true;
+        self.note_worker(worker);
     }
 
     /// True if the holder is known to have ended.
@@ -191,7 +201,7 @@ impl Lock {
     }
 
     /// Something was learnt of the holder.
-    pub(super) fn signal(&mut self, settlement: Nonce, signal: Signal, worker: &Arc<str>, now: u64) -> SignalEffect {
+    pub(super) fn signal(&mut self, settlement: Nonce, signal: Signal, source: Source, worker: &Arc<str>, now: u64) -> SignalEffect {
         if self.note.scope == Scope::UntilExpired || self.state == LockState::Cooldown {
             return SignalEffect::None;
         }
@@ -202,16 +212,20 @@ impl Lock {
         if self.told && signal.verdict() == SignalVerdict::Starts {
             return SignalEffect::None;
         }
+        if !signal.is_heard(source, self.note.hears) {
+            return self.overheard(signal, worker, now);
+        }
         let runs = self.state == LockState::Running;
         match signal {
             Signal::Rejected => self.frees(ReleaseReason::Ended),
             Signal::Revoked => self.frees(ReleaseReason::Revoked),
             Signal::Crashed => self.frees(ReleaseReason::Crash),
-            Signal::Orphaned if self.worker == *worker && self.in_flight() == 0 => self.frees(ReleaseReason::Crash),
-            Signal::Acked | Signal::DeliveredNoAck | Signal::Started if self.note.scope == Scope::UntilStarted => {
+            Signal::Orphaned if self.worker == *worker && (self.in_flight() == 0 || !self.carried) => self.frees(ReleaseReason::Crash),
+            Signal::Acked | Signal::AckedLate | Signal::DeliveredNoAck | Signal::Started if self.note.scope == Scope::UntilStarted => {
                 self.frees(ReleaseReason::Started)
             }
             Signal::Acked if self.ends_by_ack() => self.late_ack(now),
+            Signal::AckedLate => self.late_ack(now),
             Signal::Acked | Signal::DeliveredNoAck | Signal::Started => self.runs(worker, now),
             // The retry's own message was counted, and has ended: its word comes late.
             Signal::Retried if self.told && self.publishes.len() > 1 => SignalEffect::None,
@@ -228,6 +242,20 @@ impl Lock {
             Signal::Purged if !runs && !self.delivered => self.frees(ReleaseReason::Purged),
             Signal::Retried | Signal::RevokeAsked | Signal::Purged | Signal::Orphaned => SignalEffect::None,
         }
+    }
+
+    /// A start or an end from a source that does not count. A lock that lasts until the end shows nevertheless that a worker has begun,
+    /// which spares it from a revoke that is asked of all.
+    fn overheard(&mut self, signal: Signal, worker: &Arc<str>, now: u64) -> SignalEffect {
+        let begins = match signal {
+            Signal::Acked => !self.note.acks_late,
+            Signal::DeliveredNoAck | Signal::Started => true,
+            _ => false,
+        };
+        if begins && self.note.scope == Scope::UntilFinished {
+            return self.runs(worker, now);
+        }
+        SignalEffect::None
     }
 
     /// Counts a settlement. False if it was counted before.
@@ -341,6 +369,7 @@ impl Lock {
             expires_ms: self.expires_ms,
             scope: self.note.scope,
             in_flight: self.in_flight() as u32,
+            carried: self.carried,
             shadow: self.note.shadow,
         }
     }

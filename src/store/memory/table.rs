@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::ENDED_KEPT_MS;
 use super::lock::Lock;
 use crate::rules::lock::{Digest, Nonce, SignalVerdict};
+use crate::rules::source::Source;
 
 /// The index of lapses is this coarse.
 const SLOT_MS: u64 = 1_000;
@@ -19,33 +20,47 @@ const SWEPT_PER_REQUEST: usize = 6;
 /// So many words are remembered of the signals of one id; of more only which signals there were.
 const ENDED_WORDS: usize = 64;
 
+/// How much a signal said, and where it was heard: [`Source::Other`] also where it has freed a lock that listens to its source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) verdict: SignalVerdict,
+    pub(super) source: Source,
+}
+
+impl Said {
+    /// Whether it tells every lock as much as `other` does.
+    fn covers(self, other: Said) -> bool {
+        self.verdict >= other.verdict && (self.source == Source::Other || self.source == other.source)
+    }
+}
+
 /// What workers' signals leave behind for commits that come after them. A later one takes no earlier one back.
 #[derive(Debug, Default)]
 pub(super) struct Ended {
-    /// Each how much a signal said, and a publish that it ended, none if it is not known which.
-    words: Vec<(SignalVerdict, Option<Nonce>)>,
+    /// Each what a signal said, and a publish that it ended, none if it is not known which.
+    words: Vec<(Said, Option<Nonce>)>,
     until_ms: u64,
 }
 
 impl Ended {
     /// Whether a signal that `frees` has ended this publish, or any one if none is given.
-    pub(super) fn by(&self, frees: impl Fn(SignalVerdict) -> bool, publish: Option<Nonce>) -> bool {
+    pub(super) fn by(&self, frees: impl Fn(Said) -> bool, publish: Option<Nonce>) -> bool {
         let mut words = self.words.iter();
-        words.any(|(verdict, ended)| frees(*verdict) && (publish.is_none() || ended.is_none() || *ended == publish))
+        words.any(|(said, ended)| frees(*said) && (publish.is_none() || ended.is_none() || *ended == publish))
     }
 
-    fn add(&mut self, verdict: SignalVerdict, publish: Option<Nonce>) {
-        if self.words.contains(&(verdict, publish)) {
+    fn add(&mut self, said: Said, publish: Option<Nonce>) {
+        if self.words.contains(&(said, publish)) {
             return;
         }
         if self.words.len() >= ENDED_WORDS {
-            for (verdict, _) in std::mem::take(&mut self.words) {
-                if !self.words.contains(&(verdict, None)) {
-                    self.words.push((verdict, None));
+            for (said, _) in std::mem::take(&mut self.words) {
+                if !self.words.contains(&(said, None)) {
+                    self.words.push((said, None));
                 }
             }
         }
-        self.words.push((verdict, publish));
+        self.words.push((said, publish));
     }
 }
 
@@ -248,16 +263,16 @@ impl Table {
     }
 
     /// Notes a signal and the publishes that it ended. One that does not know which, behind one that said as much, is the same told twice.
-    pub(super) fn note_ended(&mut self, id: &Arc<str>, verdict: SignalVerdict, publishes: EndedPublishes, until_ms: u64, now: u64) {
+    pub(super) fn note_ended(&mut self, id: &Arc<str>, said: Said, publishes: EndedPublishes, until_ms: u64, now: u64) {
         let record = self.record(id, until_ms, now);
         let mut ended = record.ended.take().filter(|ended| ended.until_ms > now).unwrap_or_default();
         match publishes {
-            EndedPublishes::Any if ended.words.iter().any(|(said, _)| *said >= verdict) => {
+            EndedPublishes::Any if ended.words.iter().any(|(earlier, _)| earlier.covers(said)) => {
                 record.ended = Some(ended);
                 return;
             }
-            EndedPublishes::Any => ended.add(verdict, None),
-            EndedPublishes::These(these) => these.into_iter().for_each(|publish| ended.add(verdict, Some(publish))),
+            EndedPublishes::Any => ended.add(said, None),
+            EndedPublishes::These(these) => these.into_iter().for_each(|publish| ended.add(said, Some(publish))),
         }
         ended.until_ms = ended.until_ms.max(until_ms);
         record.ended = Some(ended);

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Value};
@@ -30,6 +30,8 @@ const BATCH: usize = 128;
 const IN_FLIGHT: usize = 3;
 /// How many messages are taken from the mailbox at a time.
 const INBOX: usize = 256;
+/// A connection that has been silent for so long is tried: a server that was started anew is to be found before the next question.
+const TRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What comes to the driver.
 pub(super) enum Message {
@@ -76,6 +78,8 @@ pub(super) struct Driver {
     breaker: Breaker,
     circuit: Circuit,
     run_id: String,
+    /// When something was last sent, or the connection made.
+    sent: Instant,
     flushes: Vec<oneshot::Sender<()>>,
 }
 
@@ -102,6 +106,7 @@ impl Driver {
             breaker: Breaker::new(),
             circuit: Circuit::Closed,
             run_id: String::new(),
+            sent: Instant::now(),
             flushes: Vec::new(),
         }
     }
@@ -142,6 +147,8 @@ impl Driver {
                 }
             }
             Message::AskAgain(waiter) => self.ask(Asker::Keeper(waiter), now),
+            // Who has the lock renews it when the store is back.
+            Message::Tell(Request::Renew { .. }) if !matches!(self.link, Link::Up(_)) => {}
             Message::Tell(request) => self.queue.tell(request, now, &self.shared.observer),
             Message::Flush(done) => self.flushes.push(done),
             Message::Connected(Ok((connection, run_id))) => self.on_connected(connection, run_id),
@@ -224,7 +231,12 @@ impl Driver {
             .flatten()
             .min()
             .map(|at| at + self.redis.timeout);
-        [deadline, self.breaker.until()].into_iter().flatten().min()
+        [deadline, self.breaker.until(), self.try_at()].into_iter().flatten().min()
+    }
+
+    /// When the connection is tried if nothing is sent before.
+    fn try_at(&self) -> Option<Instant> {
+        (matches!(self.link, Link::Up(_)) && self.in_flight.is_empty()).then(|| self.sent + TRY_AFTER)
     }
 
     fn connect(&mut self) {
@@ -240,6 +252,7 @@ impl Driver {
         self.generation += 1;
         self.link = Link::Up(connection);
         self.call = Call::Text;
+        self.sent = Instant::now();
         self.breaker.on_connected();
         if !self.run_id.is_empty() && self.run_id != run_id {
             self.shared.observer.on_new_server(&run_id);
@@ -247,6 +260,8 @@ impl Driver {
         self.run_id = run_id;
         self.status.up.store(true, Ordering::Relaxed);
         self.shared.observer.on_up(true);
+        // Behind what was told while it was away.
+        self.status.connects.send_modify(|connects| *connects += 1);
     }
 
     /// Sends what waits, as far as the calls in flight allow.
@@ -254,15 +269,18 @@ impl Driver {
         while let Link::Up(connection) = &self.link {
             // The first call brings the script; those behind it would not find it, and those that did not find it go before.
             let room = if self.call == Call::Text { 1 } else { IN_FLIGHT };
-            if self.in_flight.len() >= room || self.queue.is_empty() {
+            let now = Instant::now();
+            // A call without questions is as good as any to see whether there is an answer.
+            let tries = self.try_at().is_some_and(|at| at <= now);
+            if self.in_flight.len() >= room || self.queue.is_empty() && !tries {
                 return;
             }
-            let now = Instant::now();
             let entries = self.queue.take(BATCH, now, &self.shared.observer);
             let requests: Vec<&Request> = entries.iter().filter_map(request_of).collect();
-            if requests.is_empty() {
+            if requests.is_empty() && !tries {
                 continue;
             }
+            self.sent = now;
             let cmd = wire::command(&self.redis.names, self.call, requests.into_iter());
             let mut connection = connection.clone();
             let mut call = Box::pin(async move { connection.send_packed_command(&cmd).await });
@@ -361,7 +379,8 @@ impl Driver {
         }
     }
 
-    /// The connection cannot be used any more: questions are answered, orders wait for the next one.
+    /// The connection cannot be used any more: orders wait for the next one, and so do questions if that may come in time, as after a
+    /// server's restart. To be asked twice changes nothing.
     fn on_lost(&mut self, why: &Unavailable, now: Instant) {
         self.generation += 1;
         self.link = Link::Down;
@@ -371,15 +390,17 @@ impl Driver {
         tracing::debug!(%why, "the connection to the store is given up");
         let mut entries = std::mem::take(&mut self.unscripted);
         entries.extend(self.in_flight.drain(..).flat_map(|batch| batch.entries));
-        let mut orders = Vec::new();
+        let asks_again = *why == Unavailable::Disconnected && self.breaker.circuit() == Circuit::Closed;
+        let mut waiting = Vec::new();
         let mut questions = Vec::new();
         for entry in entries {
             match entry {
-                Entry::Question(_, question) => questions.extend(question),
-                Entry::Order(..) => orders.push(entry),
+                Entry::Question(_, question) if !asks_again => questions.extend(question),
+                Entry::Order(_, order) if matches!(order.request, Request::Renew { .. }) => {}
+                entry => waiting.push(entry),
             }
         }
-        self.queue.put_back(orders);
+        self.queue.put_back(waiting);
         for question in questions {
             self.answer(question.asker, Err(why.clone()));
         }

@@ -14,6 +14,9 @@ const ORDER_LIFE: Duration = Duration::from_secs(24 * 3_600);
 /// No order is kept longer, whatever it says.
 const LONGEST_ORDER_LIFE: Duration = Duration::from_secs(400 * 24 * 3_600);
 
+/// A lock is renewed at least so often, and again when the store is back.
+const LONGEST_RENEWAL: Duration = Duration::from_secs(30);
+
 /// Who waits for an answer.
 pub(super) enum Asker {
     Session {
@@ -89,6 +92,7 @@ impl Queue {
             Request::Commit { note, .. } => Duration::from_millis(note.life_ms).min(LONGEST_ORDER_LIFE),
             // The next renewal does as well.
             Request::RenewLease { note, .. } => Duration::from_millis(note.lease_ms).min(LONGEST_ORDER_LIFE),
+            Request::Renew { note, .. } => Duration::from_millis(note.life_ms).min(LONGEST_RENEWAL),
             _ => ORDER_LIFE,
         };
         let number = self.number();

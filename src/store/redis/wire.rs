@@ -8,6 +8,7 @@ use crate::rules::lock::{
     Acquired, Admitted, Claim, Committed, Cooled, Digest, Freed, LockNote, LockRecord, LockState, ReleaseOn, ReleaseReason, Renewed, Reply,
     Request, Running, Scope, Signal,
 };
+use crate::rules::source::{Hears, Source};
 use crate::store::memory::LONGEST_MS;
 
 /// The script.
@@ -111,7 +112,7 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
                 .arg(span(note.life_ms))
                 .arg(entry(*digest, note))
                 .arg(fields(note, names))
-                .arg(if note.shadow { ends(note) } else { "n" });
+                .arg(if note.shadow { ends(note) } else { "n".to_owned() });
         }
         Request::Commit {
             claim: Claim { id, digest },
@@ -140,9 +141,12 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             id,
             settlement,
             signal,
+            source,
             worker,
         } => {
+            let source = if signal.counts_always() { Source::Other } else { *source };
             cmd.arg("S").arg(&**id).arg(Hex(settlement.0)).arg(letter(*signal)).arg(&**worker);
+            cmd.arg(source.letter());
         }
         Request::Admit {
             claim: Claim { id, digest },
@@ -160,11 +164,12 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             delivery,
             note,
             running,
+            worker,
         } => {
             let life = if *running { note.life_ms } else { note.queued_life_ms() };
             cmd.arg("N").arg(&**id).arg(Hex(delivery.0)).arg(u8::from(*running));
             cmd.arg(span(life)).arg(entry(*digest, note));
-            cmd.arg(ends(note)).arg(fields(note, names));
+            cmd.arg(ends(note)).arg(fields(note, names)).arg(&**worker);
         }
         Request::Cool { claim, note } => {
             cmd.arg("W").arg(&*claim.id).arg(span(note.cooldown_ms)).arg(fields(note, names));
@@ -185,6 +190,7 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
 fn letter(signal: Signal) -> &'static str {
     match signal {
         Signal::Acked => "a",
+        Signal::AckedLate => "l",
         Signal::Rejected => "r",
         Signal::DeliveredNoAck => "d",
         Signal::Started => "s",
@@ -217,14 +223,15 @@ fn entry(digest: Digest, note: &LockNote) -> String {
     format!("\n{} {} {}", digest.to_hex(), note.scope.as_str(), note.rule)
 }
 
-/// Which signals free such a lock.
-fn ends(note: &LockNote) -> &'static str {
-    match note.scope {
+/// Which signals free such a lock: how much they must say, and the sources that it listens to.
+fn ends(note: &LockNote) -> String {
+    let least = match note.scope {
         Scope::UntilStarted => "s",
         Scope::UntilFinished if note.acks_late => "a",
         Scope::UntilFinished => "r",
-        Scope::UntilExpired => "n",
-    }
+        Scope::UntilExpired => return "n".to_owned(),
+    };
+    least.to_owned() + &note.hears.letters()
 }
 
 /// The fields of a lock that do not change, as a `MessagePack` array of names and values.
@@ -235,8 +242,15 @@ fn fields(note: &LockNote, names: &Names) -> Vec<u8> {
     let mut fields: Vec<&str> = vec!["rule", &note.rule, "task", &note.task, "summary", &note.summary, "worker", ""];
     fields.extend(["proxy", &*names.proxy, "vhost", &note.vhost, "queue", &note.queue]);
     fields.extend(["scope", note.scope.as_str()]);
-    if note.scope == Scope::UntilFinished && note.acks_late {
+    if note.scope == Scope::UntilFinished {
         fields.extend(["grace", &grace]);
+        if note.acks_late {
+            fields.extend(["late", "1"]);
+        }
+    }
+    let hears = note.hears.letters();
+    if note.hears != Hears::ALL {
+        fields.extend(["hears", &hears]);
     }
     if note.scope != Scope::UntilExpired {
         fields.extend(["life", &life]);
@@ -395,7 +409,7 @@ fn freed(value: &Value) -> Option<Freed> {
 }
 
 /// The fields that [`record`] reads, as the script's `Q` asks for them.
-pub(super) const RECORD_FIELDS: [&str; 14] = [
+pub(super) const RECORD_FIELDS: [&str; 15] = [
     "holder",
     "state",
     "rule",
@@ -410,6 +424,7 @@ pub(super) const RECORD_FIELDS: [&str; 14] = [
     "scope",
     "shadow",
     "publishes",
+    "carried",
 ];
 
 /// A lock from its fields; `None` if it is not there, or not a lock.
@@ -429,6 +444,7 @@ pub(super) fn record(digest: Digest, fields: &[Value]) -> Option<LockRecord> {
         scope,
         shadow,
         publishes,
+        carried,
     ] = fields
     else {
         return None;
@@ -452,6 +468,7 @@ pub(super) fn record(digest: Digest, fields: &[Value]) -> Option<LockRecord> {
             .split(' ')
             .filter(|publish| !publish.is_empty() && !publish.contains('-'))
             .count() as u32,
+        carried: text(carried).is_some(),
         shadow: text(shadow).as_deref() == Some("1"),
     })
 }

@@ -3,11 +3,12 @@
 -- KEYS: two per question, the lock and the id record; a question about an id alone has its record twice.
 -- ARGV: the prefix of all keys, then per question its letter and its arguments (see `wire.rs`).
 -- A lock is a hash; its field `publishes` lists the holder's publishes by nonce: `N` is forwarded, `N+` the broker has, `N-BY` is settled or
--- withdrawn by the request BY. The field `grace` is there only if the ack ends the task: the settle grace.
+-- withdrawn by the request BY. The field `grace` is the settle grace, `late` is there only if the ack ends the task, `hears` only if the lock
+-- does not listen to every source of signals: A acks, E events, P rpc results, B the result backend.
 -- An id record is a string of entries, one per key that the id has claimed: a line feed, the digest, the scope, the rule.
--- The field `delivered` is there once a worker has had the message, `told` once the lock's going was told.
+-- The field `delivered` is there once a worker has had the message, `carried` once a proxy has carried it there, `told` once the lock's going was told.
 -- `PREFIX:ended:ID` is what workers' signals leave behind for the commits that come after them: words, each with a blank before and behind,
--- of how much a signal says (d begun, a acknowledged, r over) and a publish that it ended, or `*`. `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key.
+-- of how much a signal says (d begun, a acknowledged, r over), its source if no lock has heard it, and a publish that it ended, or `*`. `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key.
 
 local ARGV, KEYS, call = ARGV, KEYS, redis.call
 local prefix = ARGV[1]
@@ -16,8 +17,16 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ENDED_KEPT, UNKNOWN_KEPT, PUBLISHES_KEPT, ENDED_WORDS = 60000, 10000, 16, 64
 local DEAD_KEPT, DEAD_LONGEST = 86400000, 34560000000
 
--- Redis writes a Lua number as a floating point number, which is slow.
-local function int(number) return string.format('%d', number) end
+-- Redis writes a Lua number as a floating point number, which is slow. Most questions of one call write the same few.
+local ints = {}
+local function int(number)
+  local text = ints[number]
+  if not text then
+    text = string.format('%d', number)
+    ints[number] = text
+  end
+  return text
+end
 local now_text = int(now)
 
 local function digest_of(lock) return string.sub(lock, -65, -2) end
@@ -94,9 +103,15 @@ local function settle(list, settlement)
   return true
 end
 
+-- What is written beside a lock, by its packed form: mostly the same for many questions of one call.
+local notes = {}
 local function take(lock, id, state, publishes, life, blob)
-  call('HSET', lock, 'holder', id, 'state', state, 'since', now_text, 'expires', int(now + life), 'publishes', publishes,
-    unpack(cmsgpack.unpack(blob)))
+  local note = notes[blob]
+  if not note then
+    note = cmsgpack.unpack(blob)
+    notes[blob] = note
+  end
+  call('HSET', lock, 'holder', id, 'state', state, 'since', now_text, 'expires', int(now + life), 'publishes', publishes, unpack(note))
   call('PEXPIRE', lock, int(life))
 end
 
@@ -105,12 +120,16 @@ local function find_entry(record, digest)
   return string.find(record, '\n' .. digest .. ' [^\n]*')
 end
 
+local function live_at_least(key, life)
+  if call('PTTL', key) < life then call('PEXPIRE', key, int(life)) end
+end
+
 -- The record lists the key, and lives at least that long.
 local function note_id(idkey, entry, life)
   if call('SET', idkey, entry, 'PX', int(life), 'NX') then return end
   local record = call('GET', idkey)
-  if not find_entry(record, string.sub(entry, 2, 65)) then record = record .. entry end
-  call('SET', idkey, record, 'PX', int(math.max(life, call('PTTL', idkey))))
+  if find_entry(record, string.sub(entry, 2, 65)) then return live_at_least(idkey, life) end
+  call('SET', idkey, record .. entry, 'PX', int(math.max(life, call('PTTL', idkey))))
 end
 
 local function forget_id(idkey, digest)
@@ -126,10 +145,6 @@ local function forget_id(idkey, digest)
   end
 end
 
-local function live_at_least(key, life)
-  if call('PTTL', key) < life then call('PEXPIRE', key, int(life)) end
-end
-
 local function prolong(lock, expires, life)
   if now + life > (tonumber(expires) or 0) then
     call('HSET', lock, 'expires', int(now + life))
@@ -141,15 +156,16 @@ local FREEING = { s = { 'd', 'a', 'r' }, a = { 'a', 'r' }, r = { 'r' }, n = {} }
 local LEAST = { d = 's', a = 'a', r = 'r' }
 
 -- Whether a signal that frees such a lock has ended this publish, or any if none is given. `ends` is what frees it: s any signal, a an ack
--- or an end, r an end, n none.
+-- or an end, r an end, n none, and the sources that it listens to.
 local function heard(id, nonce, ends)
   if ends == 'n' then return false end
   local words = call('GET', ended_of(id))
   if not words then return false end
-  for _, verdict in ipairs(FREEING[ends]) do
-    local word = ' ' .. verdict
-    if string.find(words, nonce and word .. '* ' or word, 1, true) then return true end
-    if nonce and string.find(words, word .. nonce .. ' ', 1, true) then return true end
+  for _, verdict in ipairs(FREEING[string.sub(ends, 1, 1)]) do
+    for source, publish in string.gmatch(words, ' ' .. verdict .. '(%u?)(%S*)') do
+      local listens = source == '' or string.find(ends, source, 2, true)
+      if listens and (not nonce or publish == '*' or publish == nonce) then return true end
+    end
   end
   return false
 end
@@ -158,22 +174,23 @@ local function ended(digest, id, nonce, ends) return is_dead(digest, id) or hear
 
 -- Notes a signal and the publishes that it ended; it takes no earlier one back. One that does not know which, behind one that said as much,
 -- is the same told twice.
-local function note_ended(id, verdict, publishes, kept)
+local function note_ended(id, verdict, source, publishes, kept)
   local key = ended_of(id)
   local words, left = call('GET', key), 0
   if words then left = call('PTTL', key) else words = ' ' end
-  if publishes[1] == '*' and heard(id, nil, LEAST[verdict]) then return end
+  if publishes[1] == '*' and heard(id, nil, LEAST[verdict] .. source) then return end
   for _, publish in ipairs(publishes) do
-    if not string.find(words, ' ' .. verdict .. publish .. ' ', 1, true) then
+    local word = ' ' .. verdict .. source .. publish .. ' '
+    if not string.find(words, word, 1, true) then
       local _, count = string.gsub(words, '%S+', '')
       if count >= ENDED_WORDS then
         local all = ' '
-        for _, letter in ipairs(FREEING.s) do
-          if string.find(words, ' ' .. letter, 1, true) then all = all .. letter .. '* ' end
+        for said in string.gmatch(words, ' (%l%u?)') do
+          if not string.find(all, ' ' .. said .. '* ', 1, true) then all = all .. said .. '* ' end
         end
         words = all
       end
-      words = words .. verdict .. publish .. ' '
+      words = words .. string.sub(word, 2)
     end
   end
   call('SET', key, words, 'PX', int(math.max(left, kept)))
@@ -299,81 +316,104 @@ function ops.U(lock, idkey, a)
   return { freed(digest_of(lock), ARGV[a + 2], id, l[4], l[5], l[6], l[7]) }
 end
 
+-- The publishes that a signal ends under a key whose lock the id does not hold.
+local UNJUDGED = { '*' }
+-- The signals that count only if the lock listens to their source, and those of them that settle a message.
+local LISTENED = { a = true, l = true, d = true, s = true, k = true, f = true }
+local SETTLING = { a = true, l = true, r = true, d = true }
+
 -- What a signal does to one lock: whether the id still claims the key, the publishes it ends if any, and what is told if the lock goes.
-local function signal_lock(digest, idkey, id, settlement, signal, worker)
+local function signal_lock(digest, idkey, id, settlement, signal, worker, source)
   local lock = lock_of(digest)
-  local l = call('HMGET', lock, 'holder', 'scope', 'publishes', 'grace', 'rule', 'task', 'since', 'shadow', 'expires', 'state', 'life',
-    'release', 'cooldown', 'delivered', 'told', 'worker')
+  local l = call('HMGET', lock, 'holder', 'scope', 'publishes', 'grace', 'expires', 'state', 'life', 'told', 'late', 'hears')
   if l[1] ~= id then
     if signal == 't' or signal == 'o' or is_dead(digest, id) then return true end
-    return false, { '*' }
+    return false, UNJUDGED
   end
-  local scope, runs, life = l[2], l[10] == 'running', tonumber(l[11]) or 1
-  if scope == 'until_expired' or l[10] == 'cooldown' then return true end
+  local scope, runs, life, told = l[2], l[6] == 'running', tonumber(l[7]) or 1, l[8]
+  if scope == 'until_expired' or l[6] == 'cooldown' then return true end
   local list = parse(l[3])
-  if (signal == 'a' or signal == 'r' or signal == 'd') and not settle(list, settlement) then return true end
+  if SETTLING[signal] and not settle(list, settlement) then return true end
 
   local function tell(reason)
-    return not l[15] and freed(digest, reason, id, l[5], l[6], l[7], l[8]) or nil
+    if told then return nil end
+    local about = call('HMGET', lock, 'rule', 'task', 'since', 'shadow')
+    return freed(digest, reason, id, about[1], about[2], about[3], about[4])
   end
   local function frees(reason, publishes)
+    local telling = tell(reason)
     call('DEL', lock)
-    return false, publishes, tell(reason)
+    return false, publishes, telling
   end
   local function supersedes(reason)
-    local kept = math.min(life + DEAD_KEPT, DEAD_LONGEST)
+    local kept, telling = math.min(life + DEAD_KEPT, DEAD_LONGEST), tell(reason)
     call('DEL', lock)
     call('SET', dead_of(digest, id), '1', 'PX', int(kept))
     live_at_least(idkey, kept)
-    return true, all(list), tell(reason)
+    return true, all(list), telling
   end
-  local function becomes(state)
-    call('HSET', lock, 'state', state, 'publishes', format(list))
-    if l[15] then call('HDEL', lock, 'told') end
-    prolong(lock, l[9], life)
+  local function becomes(state, ...)
+    local longer = now + life > (tonumber(l[5]) or 0)
+    local expires = longer and int(now + life) or l[5]
+    call('HSET', lock, 'state', state, 'publishes', format(list), 'expires', expires, ...)
+    if longer then call('PEXPIRE', lock, int(life)) end
+    if told then call('HDEL', lock, 'told') end
     live_at_least(idkey, life)
     return true
   end
 
-  if signal == 'r' then return frees('ended', settled(list)) end
-  if signal == 'v' then return frees('revoked', all(list)) end
-  if signal == 'c' then return frees('crash', all(list)) end
-  if signal == 'o' then
-    if l[16] ~= worker or in_flight(list) > 0 then return true end
-    return frees('crash', all(list))
-  end
-  -- Per run, started never follows ended.
-  if l[15] and (signal == 'd' or signal == 's') then
-    call('HSET', lock, 'publishes', format(list))
-    return true
-  end
-  if signal == 'a' or signal == 'd' or signal == 's' then
+  local listens = not LISTENED[signal] or not l[10] or string.find(l[10], source, 1, true)
+  if signal == 'a' or signal == 'l' or signal == 'd' or signal == 's' then
+    -- Per run, started never follows ended.
+    if told and (signal == 'd' or signal == 's') then
+      call('HSET', lock, 'publishes', format(list))
+      return true
+    end
+    if not listens and (signal == 'a' and not l[9] or signal == 'd' or signal == 's') and scope == 'until_finished' then
+      -- A lock that lasts until the end shows nevertheless that a worker has begun: no revoke that is asked of all frees it then.
+      signal, listens = 's', true
+    end
+    if not listens then
+      call('HSET', lock, 'publishes', format(list))
+      return true
+    end
     if scope == 'until_started' then return frees('started', settled(list)) end
-    if signal == 'a' and l[4] then
+    if signal == 'l' or signal == 'a' and l[9] then
       if in_flight(list) > 0 then
         call('HSET', lock, 'publishes', format(list))
         return true
       end
-      local grace = math.min(tonumber(l[4]), math.max(0, (tonumber(l[9]) or now) - now))
+      local grace = math.min(tonumber(l[4]) or 0, math.max(0, (tonumber(l[5]) or now) - now))
+      local telling = tell('ended')
       call('HSET', lock, 'publishes', format(list), 'expires', int(now + grace), 'told', '1')
       call('PEXPIRE', lock, int(grace))
-      return true, settled(list), tell('ended'), grace
+      return true, settled(list), telling, grace
     end
-    call('HSET', lock, 'delivered', '1')
-    if worker ~= '' then call('HSET', lock, 'worker', worker) end
-    return becomes('running')
+    if worker == '' then return becomes('running', 'delivered', '1') end
+    return becomes('running', 'delivered', '1', 'worker', worker)
+  end
+  if signal == 'r' then return frees('ended', settled(list)) end
+  if signal == 'v' then return frees('revoked', all(list)) end
+  if signal == 'c' then return frees('crash', all(list)) end
+  if signal == 'o' then
+    local carrier = call('HMGET', lock, 'worker', 'carried')
+    -- Of what no proxy has carried no settlement is seen.
+    if carrier[1] ~= worker or (carrier[2] and in_flight(list) > 0) then return true end
+    return frees('crash', all(list))
   end
   -- The retry's own message was counted, and has ended: its word comes late.
   if signal == 't' and l[15] and #list > 1 then return true end
   if signal == 't' then return scope ~= 'until_finished' or becomes('queued') end
+  if not listens then return true end
   if signal == 'k' or signal == 'f' then
     local outcome, rest = signal == 'k' and 'success' or 'failure', 0
+    local ends = call('HMGET', lock, 'release', 'cooldown')
     if scope == 'until_started' then
       rest = 0
-    elseif l[12] and l[12] ~= outcome then
+    elseif ends[1] and ends[1] ~= outcome then
       rest = life
     elseif signal == 'k' then
-      rest = tonumber(l[13]) or 0
+      rest = tonumber(ends[2]) or 0
     end
     if rest == 0 then return frees(outcome, all(list)) end
     call('HSET', lock, 'state', 'cooldown', 'expires', int(now + rest))
@@ -384,30 +424,33 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker)
   if signal == 'x' and runs then return frees('expired', all(list)) end
   if signal == 'x' then return supersedes('expired') end
   if signal == 'q' and not runs then return supersedes('revoked') end
-  if signal == 'p' and not runs and not l[14] then return frees('purged', all(list)) end
+  if signal == 'p' and not runs and call('HEXISTS', lock, 'delivered') == 0 then return frees('purged', all(list)) end
   return true
 end
 
--- Signal: id, settlement, signal, worker. The signals: a ack, r reject, d delivered without ack, s started, t retried, k succeeded,
+-- Signal: id, settlement, signal, worker, source. The signals: a ack, l ack of a run that began long before, r reject, d delivered without ack, s started, t retried, k succeeded,
 -- f failed, v revoked, q a revoke is asked for, x expired, c crashed, o orphaned, p purged.
-local verdicts = { a = 'a', d = 'd', s = 'd' }
+local verdicts = { a = 'a', l = 'a', d = 'd', s = 'd' }
 function ops.S(_, idkey, a)
-  local id, signal = ARGV[a], ARGV[a + 2]
+  local id, signal, source = ARGV[a], ARGV[a + 2], ARGV[a + 4]
+  local unjudged, unheard = false, source == 'O' and '' or source
   local verdict = verdicts[signal] or 'r'
   local record, out, ends = call('GET', idkey), {}, nil
   if not record then
     -- Of an id that is not known, all but its end is somebody else's business.
-    if signal ~= 't' and signal ~= 's' and signal ~= 'q' and signal ~= 'o' then note_ended(id, verdict, { '*' }, UNKNOWN_KEPT) end
+    if signal ~= 't' and signal ~= 's' and signal ~= 'q' and signal ~= 'o' then note_ended(id, verdict, unheard, UNJUDGED, UNKNOWN_KEPT) end
     return out
   end
   local kept, entries, shortest = {}, 0, nil
   for entry, digest in string.gmatch(record, '(\n(%x+)[^\n]*)') do
-    local claims, publishes, told, grace = signal_lock(digest, idkey, id, ARGV[a + 1], signal, ARGV[a + 3])
+    local claims, publishes, told, grace = signal_lock(digest, idkey, id, ARGV[a + 1], signal, ARGV[a + 3], source)
     entries = entries + 1
     if claims then kept[#kept + 1] = entry end
     if told then out[#out + 1] = told end
     shortest = grace
-    if publishes then
+    if publishes == UNJUDGED then
+      unjudged = true
+    elseif publishes then
       ends = ends or {}
       if #publishes == 0 then publishes = { '*' } end
       for _, nonce in ipairs(publishes) do ends[#ends + 1] = nonce end
@@ -420,15 +463,17 @@ function ops.S(_, idkey, a)
   end
   -- The record ends with the only lock it lists.
   if #kept == 1 and entries == 1 and shortest then call('PEXPIRE', idkey, int(shortest)) end
-  if ends and signal ~= 't' then
+  if signal == 't' then return out end
+  if unjudged then note_ended(id, verdict, unheard, UNJUDGED, ENDED_KEPT) end
+  if ends then
     if string.find(table.concat(ends, ' '), '*', 1, true) then ends = { '*' } end
-    note_ended(id, verdict, ends, ENDED_KEPT)
+    note_ended(id, verdict, '', ends, ENDED_KEPT)
   end
   return out
 end
 
 local function delivered(lock, idkey, entry, worker, life)
-  call('HSET', lock, 'delivered', '1')
+  call('HSET', lock, 'delivered', '1', 'carried', '1')
   if worker ~= '' then call('HSET', lock, 'worker', worker) end
   note_id(idkey, entry, life)
 end
@@ -449,10 +494,11 @@ function ops.M(lock, idkey, a)
     end
     if not known then return { 'p', digest } end
   end
-  if is_dead(digest, id) then return { 'x', digest } end
-  if ARGV[a + 5] == 'n' then return { 'p', digest } end
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'told')
   local holder = l[1]
+  -- What is dead holds nothing: it has lost its lock by that.
+  if (holder ~= id or l[2] == 'cooldown') and is_dead(digest, id) then return { 'x', digest } end
+  if ARGV[a + 5] == 'n' then return { 'p', digest } end
   if not holder then
     take(lock, id, 'queued', nonce .. '+', life, ARGV[a + 6])
     delivered(lock, idkey, entry, worker, life)
@@ -460,15 +506,28 @@ function ops.M(lock, idkey, a)
   end
   if holder == id then
     if l[2] == 'cooldown' then return { 'p', digest } end
-    local list = parse(l[4])
+    local list, publishes = parse(l[4]), l[4] or ''
     if in_flight(list) == 0 then
       push(list, nonce, '+')
-      call('HSET', lock, 'publishes', format(list))
+      publishes = format(list)
     end
-    if l[2] == 'leased' then call('HSET', lock, 'state', 'queued') end
-    call('HDEL', lock, 'told')
-    prolong(lock, l[3], life)
-    delivered(lock, idkey, entry, worker, math.max(life, (tonumber(l[3]) or now) - now))
+    local left = (tonumber(l[3]) or now) - now
+    local state, expires = l[2] == 'leased' and 'queued' or l[2], int(now + math.max(life, left))
+    -- A field more or less costs little, a call costs much.
+    if worker == '' then
+      call('HSET', lock, 'state', state, 'publishes', publishes, 'expires', expires, 'delivered', '1',
+        'carried', '1')
+    else
+      call('HSET', lock, 'state', state, 'publishes', publishes, 'expires', expires, 'delivered', '1',
+        'carried', '1', 'worker', worker)
+    end
+    if life > left then call('PEXPIRE', lock, int(life)) end
+    if l[5] then call('HDEL', lock, 'told') end
+    if known and record then
+      live_at_least(idkey, math.max(life, left))
+    else
+      note_id(idkey, entry, math.max(life, left))
+    end
     return { 'h', digest }
   end
   if ARGV[a + 2] == '1' or known then return { 'p', digest } end
@@ -476,7 +535,7 @@ function ops.M(lock, idkey, a)
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
--- Renewal: id, delivery, running, life, entry, ends, blob. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
+-- Renewal: id, delivery, running, life, entry, ends, blob, worker. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
 function ops.N(lock, idkey, a)
   local id, life, ends = ARGV[a], tonumber(ARGV[a + 3]), ARGV[a + 5]
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'told')
@@ -487,8 +546,14 @@ function ops.N(lock, idkey, a)
     return 0
   end
   if ended(digest_of(lock), id, nil, ends) then return 2 end
-  take(lock, id, ARGV[a + 2] == '1' and 'running' or 'queued', ARGV[a + 1] .. '+', life, ARGV[a + 6])
-  delivered(lock, idkey, ARGV[a + 4], '', life)
+  local nonce = ARGV[a + 1]
+  if ARGV[a + 2] == '1' then
+    -- Its message is settled.
+    take(lock, id, 'running', nonce .. '-' .. nonce, life, ARGV[a + 6])
+  else
+    take(lock, id, 'queued', nonce .. '+', life, ARGV[a + 6])
+  end
+  delivered(lock, idkey, ARGV[a + 4], ARGV[a + 7], life)
   return 1
 end
 
@@ -513,7 +578,7 @@ function ops.D(lock, _, a)
   if not l[1] or (ARGV[a] == '1' and l[1] ~= ARGV[a + 1]) then return {} end
   if l[6] == 'running' and ARGV[a + 2] ~= '1' then return {} end
   -- A worker has it and may go on: no renewal is to bring back what was freed.
-  if l[7] then note_ended(l[1], 'r', { '*' }, math.max(ENDED_KEPT, call('PTTL', lock))) end
+  if l[7] then note_ended(l[1], 'r', '', { '*' }, math.max(ENDED_KEPT, call('PTTL', lock))) end
   call('DEL', lock)
   forget_id(id_of(l[1]), digest_of(lock))
   return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5]) }
@@ -522,10 +587,10 @@ end
 -- Show.
 function ops.Q(lock)
   return call('HMGET', lock, 'holder', 'state', 'rule', 'task', 'summary', 'worker', 'proxy', 'vhost', 'queue', 'since', 'expires',
-    'scope', 'shadow', 'publishes')
+    'scope', 'shadow', 'publishes', 'carried')
 end
 
-local arguments = { A = 8, C = 7, R = 7, U = 3, S = 4, M = 8, N = 7, W = 3, D = 3, Q = 0 }
+local arguments = { A = 8, C = 7, R = 7, U = 3, S = 5, M = 8, N = 8, W = 3, D = 3, Q = 0 }
 local answers, at = {}, 2
 for question = 1, #KEYS / 2 do
   local op = ARGV[at]

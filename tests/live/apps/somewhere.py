@@ -6,6 +6,7 @@ Runs are noted from Celery's own signals, so that the tasks stand as their autho
 import json
 import os
 import time
+import types
 
 from app import NAME, app, board
 from celery import signals
@@ -43,3 +44,12 @@ def ends(sender=None, task_id=None, args=None, kwargs=None, state=None, **_):
 def wait_for(name):
     """Until the test opens the gate of this name."""
     assert board().blpop([f"{NAME}:gate:{name}"], timeout=120), "nobody opened the gate"
+
+
+def sleep(seconds):
+    """As long as the test lets it last: on no machine is it over before the test has looked."""
+    wait_for(f"sleep {seconds}")
+
+
+# What the applications know as `time`.
+slow_time = types.SimpleNamespace(sleep=sleep)

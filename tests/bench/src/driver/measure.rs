@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::Options;
 use super::process::{CpuTime, Server, Workspace, resident_bytes};
-use super::scenarios::{Broker, PLAIN, Scenario, UNIQUE, Work};
+use super::scenarios::{Broker, Scenario, UNIQUE, Work};
 use super::subjects::{RabbitMq, Running, Subject, start_null_broker, start_redis};
 use crate::client::Client;
 use crate::load::consume::Consumers;
@@ -20,8 +20,10 @@ use crate::load::{Tally, Until};
 const CONNECTIONS: usize = 4;
 /// Unsettled publishes per connection.
 const WINDOW: usize = 1024;
-/// Unsettled deliveries per connection.
+/// Unsettled deliveries per connection, of what no rule concerns.
 const PREFETCH: u16 = 512;
+/// Unsettled deliveries per connection of what is unique, as a worker with many threads sets it.
+const UNIQUE_PREFETCH: u16 = 128;
 /// Messages put into a real queue before its deliveries are measured.
 const BACKLOG: u64 = 40_000;
 /// Connections that warm allocator and code before idle ones are counted.
@@ -109,7 +111,10 @@ impl Bench {
                 };
                 let mut turn = place.turn(scenario.work, self.options.turn).with_context(what)?;
                 turn.decisions = running.decisions().with_context(what)?;
-                turn.doubt = turn.doubt.or_else(|| unchecked(&turn.decisions));
+                let undecided = turn.doubt.is_none() && running.deduplicates();
+                if undecided {
+                    turn.doubt = unchecked(&turn.decisions).or_else(|| unadmitted(scenario.work, &turn.decisions));
+                }
                 turns.push(turn);
             }
         }
@@ -117,10 +122,20 @@ impl Bench {
     }
 }
 
-/// Publishes that were forwarded without a question to the store would make a rate look better than it is.
+/// Publishes or deliveries that were forwarded without a question to the store would make a rate look better than it is.
 fn unchecked(decisions: &[(String, u64)]) -> Option<String> {
-    let (name, count) = decisions.iter().find(|(name, _)| name == "forwarded_unchecked")?;
+    let (name, count) = decisions.iter().find(|(name, _)| name.ends_with(" forwarded_unchecked"))?;
     Some(format!("{count} {name}"))
+}
+
+/// Deliveries of what is unique about which the store was not asked.
+fn unadmitted(work: Work, decisions: &[(String, u64)]) -> Option<String> {
+    let admitted = decisions
+        .iter()
+        .find(|(name, _)| name == "deliveries forwarded")
+        .map_or(0, |(_, count)| *count);
+    let due = BACKLOG / 8 + BACKLOG / 4 * 3;
+    (matches!(work, Work::Deliver(UNIQUE)) && admitted < due).then(|| format!("{admitted} deliveries were admitted, {due} were taken"))
 }
 
 /// One running subject and the broker behind it.
@@ -143,7 +158,7 @@ impl Place<'_> {
         match work {
             Work::Publish { confirms, task } => self.publish(confirms, task, Keys::Unique, CONNECTIONS, Until::Elapsed(time)),
             Work::Halves(total) => self.publish(Confirms::On, UNIQUE, Keys::HalfDuplicates, 3, Until::Count(total / 3)),
-            Work::Deliver => self.deliver(time),
+            Work::Deliver(task) => self.deliver(task, time),
             Work::Latency(count, persistence) => {
                 let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
                 let first = since_epoch.as_millis() as u64 % 800 * 1_000_000_000;
@@ -191,19 +206,23 @@ impl Place<'_> {
         Ok(turn)
     }
 
-    fn deliver(&self, time: Duration) -> Result<Turn> {
+    fn deliver(&self, task: &str, time: Duration) -> Result<Turn> {
+        let (source, connections, prefetch) = match task {
+            UNIQUE => (self.running.address, CONNECTIONS, UNIQUE_PREFETCH),
+            _ => (self.broker, 1, PREFETCH),
+        };
         if self.kind == Broker::RabbitMq {
             let plan = Plan {
-                address: self.broker,
-                task: PLAIN,
-                connections: 1,
+                address: source,
+                task,
+                connections,
                 window: WINDOW,
                 confirms: Confirms::On,
                 keys: Keys::Unique,
             };
-            Publisher::connect(&plan)?.run(Until::Count(BACKLOG))?;
+            Publisher::connect(&plan)?.run(Until::Count(BACKLOG / connections as u64))?;
         }
-        let mut consumers = Consumers::connect(self.running.address, PLAIN, CONNECTIONS, PREFETCH)?;
+        let mut consumers = Consumers::connect(self.running.address, task, CONNECTIONS, prefetch)?;
         let (warm, until) = match self.kind {
             Broker::Null => (Until::Elapsed(time / 8), Until::Elapsed(time)),
             Broker::RabbitMq => (Until::Count(BACKLOG / 8), Until::Count(BACKLOG / 4 * 3)),
@@ -213,7 +232,7 @@ impl Place<'_> {
         let tally = consumers.run(until)?;
         let turn = self.rated(tally, &cpu)?;
         drop(consumers);
-        self.empty(PLAIN)?;
+        self.empty(task)?;
         Ok(turn)
     }
 

@@ -87,7 +87,7 @@ fn p99(turn: &Turn) -> Option<f64> {
 pub fn print(scenario: &Scenario, results: &Results) {
     println!("## {}\n", scenario.name);
     match scenario.work {
-        Work::Publish { .. } | Work::Deliver | Work::Halves(_) => print_rates(results),
+        Work::Publish { .. } | Work::Deliver(_) | Work::Halves(_) => print_rates(results),
         Work::Latency(..) => print_latencies(results),
         Work::Idle(count) => print_memory(results, count),
     }
@@ -215,11 +215,15 @@ impl Goals {
                         0,
                     );
                 }
-                (Work::Publish { task: PLAIN, .. } | Work::Deliver, _) => {
+                (Work::Publish { task: PLAIN, .. } | Work::Deliver(PLAIN), _) => {
                     let rates = paired(results, *subject, Subject::HaProxy, |turn| turn.rate, ratio);
                     self.add(&format!("{name} rate ÷ HAProxy"), &rates, Bound::AtLeast(0.9), 2);
                     let costs = paired(results, *subject, Subject::HaProxy, |turn| turn.proxy_cpu, ratio);
                     self.add(&format!("{name} CPU ÷ HAProxy"), &costs, Bound::AtMost(1.5), 2);
+                }
+                (Work::Deliver(_), _) => {
+                    let rates = paired(results, *subject, Subject::HaProxy, |turn| turn.rate, ratio);
+                    self.add(&format!("{name} rate ÷ HAProxy"), &rates, Bound::AtLeast(0.9), 2);
                 }
                 (Work::Latency(..), _) if *subject == Subject::OncegateRedis => {
                     let added = paired(results, *subject, Subject::Bare, p50, |own, base| own - base);

@@ -24,8 +24,8 @@ pub enum Work {
         /// Celery task: `bench.plain` matches no rule, `bench.unique` does.
         task: &'static str,
     },
-    /// Deliveries to four consumers, each acknowledged.
-    Deliver,
+    /// Deliveries of this task to four consumers, each acknowledged. What is unique was published through the subject, and holds its locks.
+    Deliver(&'static str),
     /// That many confirmed publishes over three connections, half of them duplicates.
     Halves(u64),
     /// That many single confirmed publishes.
@@ -58,7 +58,7 @@ pub fn all(options: &Options) -> Vec<Scenario> {
     let unique: &[Subject] = &[Bare, HaProxy, OncegateMemory, OncegateRedis];
     let redis: &[Subject] = &[Bare, HaProxy, OncegateRedis];
     let publish = |confirms, task| Work::Publish { confirms, task };
-    let list: [(&'static str, Broker, Work, &[Subject]); 14] = [
+    let list: [(&'static str, Broker, Work, &[Subject]); 15] = [
         (
             "null broker: unmatched publishes",
             Broker::Null,
@@ -71,7 +71,7 @@ pub fn all(options: &Options) -> Vec<Scenario> {
             publish(Confirms::On, PLAIN),
             plain,
         ),
-        ("null broker: unmatched deliveries", Broker::Null, Work::Deliver, plain),
+        ("null broker: unmatched deliveries", Broker::Null, Work::Deliver(PLAIN), plain),
         (
             "null broker: unique publishes",
             Broker::Null,
@@ -103,13 +103,14 @@ pub fn all(options: &Options) -> Vec<Scenario> {
             publish(Confirms::On, PLAIN),
             plain,
         ),
-        ("RabbitMQ: unmatched deliveries", Broker::RabbitMq, Work::Deliver, plain),
+        ("RabbitMQ: unmatched deliveries", Broker::RabbitMq, Work::Deliver(PLAIN), plain),
         (
             "RabbitMQ: unique publishes, confirmed",
             Broker::RabbitMq,
             publish(Confirms::On, UNIQUE),
             redis,
         ),
+        ("RabbitMQ: unique deliveries", Broker::RabbitMq, Work::Deliver(UNIQUE), unique),
         (
             "RabbitMQ: half duplicates, confirmed",
             Broker::RabbitMq,

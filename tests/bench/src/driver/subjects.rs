@@ -109,22 +109,28 @@ impl Running {
         self.admin.is_some()
     }
 
-    /// Publishes by decision as Oncegate counted them; nothing for the others.
+    /// Publishes and deliveries by decision as Oncegate counted them; nothing for the others.
     pub fn decisions(&self) -> Result<Vec<(String, u64)>> {
         let Some(admin) = self.admin else { return Ok(Vec::new()) };
         let metrics = http_get(admin, "/metrics")?;
         let mut counts: Vec<(String, u64)> = Vec::new();
-        for line in metrics.lines().filter(|line| line.starts_with("oncegate_publishes_total{")) {
+        for line in metrics.lines() {
+            let what = match line.split_once('{') {
+                Some(("oncegate_publishes_total", _)) => "publishes",
+                Some(("oncegate_deliveries_total", _)) => "deliveries",
+                _ => continue,
+            };
             let (labels, value) = line.rsplit_once(' ').context("a metric without a value")?;
             let decision = labels
                 .split_once("decision=\"")
                 .and_then(|(_, rest)| rest.split_once('"'))
                 .context("no decision label")?
                 .0;
+            let decision = format!("{what} {decision}");
             let value = value.parse::<f64>()? as u64;
-            match counts.iter_mut().find(|(name, _)| name == decision) {
+            match counts.iter_mut().find(|(name, _)| *name == decision) {
                 Some((_, sum)) => *sum += value,
-                None => counts.push((decision.to_owned(), value)),
+                None => counts.push((decision, value)),
             }
         }
         counts.retain(|(_, count)| *count > 0);

@@ -2,13 +2,12 @@
 
 Changed: `base=HeimdallTask` is `base=Task`. The `heimdall` options stay where they are: to Celery they are an
 attribute without a meaning. The README calls each of its tasks `generate_report`; here they have names of their own,
-and the one that the API call uses keeps that one.
+and the one that the API call uses keeps that one. `time` is one in which a sleep lasts until the test ends it.
 """
-
-import time
 
 import somewhere
 from celery import Task, shared_task
+from somewhere import slow_time as time
 
 
 @shared_task(base=Task, heimdall={'unique': True})

@@ -1,14 +1,13 @@
 """The examples of celery-singleton's README, with Celery's own class as base.
 
 Changed: `base=Singleton` is `base=Task`. The task options of the library stay where they are: to Celery they are
-attributes without a meaning. `self.time.sleep`, which has no `self`, is `time.sleep`.
-The calls of the README stand in the test.
+attributes without a meaning. `self.time.sleep`, which has no `self`, is `time.sleep`, and
+`time` is one in which a sleep lasts until the test ends it. The calls of the README stand in the test.
 """
-
-import time
 
 from celery import Task
 from somewhere import celery_app, wait_for
+from somewhere import slow_time as time
 
 
 @celery_app.task(base=Task)

@@ -1,0 +1,290 @@
+//! One virtual host: connected, prepared, served, and again after a while whenever that ends.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::prepare::{self, CONSUMING, EVENTS_TAG, PUBLISHING, REPLIES_TAG, StepFault};
+use super::told::Told;
+use super::wire::{Delivery, Fault, Incoming, Wire};
+use super::{Order, Parts, Say, Settings};
+use crate::amqp::content::ContentHeader;
+use crate::amqp::encode;
+use crate::amqp::method::basic::Ack;
+use crate::celery::control::{self, Answer, Answers, Ask, DEFAULT_NAMESPACE, Message};
+use crate::celery::{Limits, event};
+use crate::rules::lock::{Nonce, Request};
+use crate::rules::source::Source;
+use crate::session::{Heard, TasksKnown, read_events};
+use crate::store::Client;
+
+/// The first pause after a failure, which doubles up to the longest.
+const PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A connection that has lasted so long has not failed at once.
+const LASTED: Duration = Duration::from_secs(30);
+/// How often workers are looked for that are to be told to publish events.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// Why a link is not there.
+#[derive(Debug, thiserror::Error)]
+enum Down {
+    #[error("{0}")]
+    Connection(#[from] Fault),
+    #[error("{0}")]
+    Step(#[from] StepFault),
+}
+
+/// Keeps up the link of one virtual host for as long as it is polled.
+pub(super) async fn run(settings: Settings, parts: Parts, mut orders: mpsc::Receiver<Order>) {
+    let vhost = Arc::clone(&settings.dial.account.vhost);
+    let mut pause = PAUSE;
+    let mut said = None;
+    parts.metrics.set_control_up(&vhost, false);
+    loop {
+        let begun = Instant::now();
+        let down = match connect(&settings).await {
+            Ok((wire, replies)) => {
+                tracing::info!(vhost = &*vhost, broker = %settings.dial.account.url, "the control connection stands");
+                parts.metrics.set_control_up(&vhost, true);
+                said = None;
+                // What was asked meanwhile has waited too long.
+                while orders.try_recv().is_ok() {}
+                let mut served = Served::new(&settings, &parts, wire, replies);
+                Down::from(served.serve(&mut orders).await)
+            }
+            Err(down) => down,
+        };
+        parts.metrics.set_control_up(&vhost, false);
+        if said.is_none() {
+            let why = down.to_string();
+            tracing::warn!(vhost = &*vhost, broker = %settings.dial.account.url, why, "no control connection; what needs it is off until it is there");
+            said = Some(());
+        } else {
+            tracing::debug!(vhost = &*vhost, why = %down, "still no control connection");
+        }
+        if begun.elapsed() >= LASTED {
+            pause = PAUSE;
+        }
+        tokio::time::sleep(super::spread(pause)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn connect(settings: &Settings) -> Result<(Wire, Option<String>), Down> {
+    let mut wire = Wire::open(&settings.dial).await?;
+    if !settings.follows {
+        return Ok((wire, None));
+    }
+    let prepared = timeout(settings.dial.timeout, prepare::prepare(&mut wire)).await;
+    let replies = prepared.map_err(|_| Fault::Silent(settings.dial.timeout))??;
+    Ok((wire, Some(replies)))
+}
+
+/// The store has taken what it was told, up to a delivery.
+type Taken = Pin<Box<dyn Future<Output = u64> + Send>>;
+
+/// A connection that stands.
+struct Served<'a> {
+    settings: &'a Settings,
+    parts: &'a Parts,
+    vhost: Arc<str>,
+    wire: Wire,
+    /// The queue to which workers answer; `None` where nothing is asked or heard.
+    replies: Option<String>,
+    told: Told,
+    /// The last delivery that was heard, and the last that was acknowledged or is about to be.
+    heard: u64,
+    settled: u64,
+    /// Ends when the store has taken what was heard.
+    taken: Option<Taken>,
+}
+
+impl<'a> Served<'a> {
+    fn new(settings: &'a Settings, parts: &'a Parts, wire: Wire, replies: Option<String>) -> Served<'a> {
+        Served {
+            settings,
+            parts,
+            vhost: Arc::clone(&settings.dial.account.vhost),
+            wire,
+            replies,
+            told: Told::default(),
+            heard: 0,
+            settled: 0,
+            taken: None,
+        }
+    }
+
+    /// Serves until the connection ends: the reason.
+    async fn serve(&mut self, orders: &mut mpsc::Receiver<Order>) -> Fault {
+        let mut tick = interval(TELL_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if self.taken.is_none() && self.settled < self.heard {
+                self.settled = self.heard;
+                self.taken = Some(taken(self.parts.store.clone(), self.heard));
+            }
+            let done = tokio::select! {
+                incoming = self.wire.next() => match incoming {
+                    Ok(incoming) => self.take(incoming).await,
+                    Err(fault) => Err(fault),
+                },
+                tag = next(&mut self.taken) => self.acknowledge(tag),
+                Some(order) = orders.recv() => self.obey(&order),
+                _ = tick.tick() => self.tell_of_events(),
+            };
+            if let Err(fault) = done {
+                return fault;
+            }
+        }
+    }
+
+    async fn take(&mut self, incoming: Incoming) -> Result<(), Fault> {
+        match incoming {
+            Incoming::Delivery(delivery) if delivery.consumer_tag == EVENTS_TAG => {
+                self.hear(&delivery);
+                self.heard = delivery.tag;
+                Ok(())
+            }
+            Incoming::Delivery(delivery) => {
+                if delivery.consumer_tag == REPLIES_TAG {
+                    self.answered(&delivery);
+                }
+                Ok(())
+            }
+            Incoming::ChannelClosed {
+                channel: PUBLISHING,
+                fault,
+            } => {
+                tracing::debug!(vhost = &*self.vhost, why = %fault, "a message to workers was refused");
+                prepare::open_channel(&mut self.wire, PUBLISHING).await
+            }
+            Incoming::ChannelClosed { fault, .. } => Err(fault),
+            Incoming::Answer { .. } => Ok(()),
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::new(self.settings.dial.max_message)
+    }
+
+    /// Tells what events say; those of workers that this process carries have been heard in passing.
+    fn hear(&mut self, delivery: &Delivery) {
+        if !event::may_matter(&delivery.routing_key) {
+            return;
+        }
+        let (Some(header), Some(body)) = (ContentHeader::decode(&delivery.header), &delivery.body) else {
+            return;
+        };
+        for heard in read_events(&header.properties, body, self.limits()) {
+            if self.parts.workers.is_carried(&self.vhost, heard.node()) {
+                continue;
+            }
+            match heard {
+                Heard::Signal { id, signal, worker } => self.parts.store.tell(Request::Signal {
+                    id,
+                    // None of these signals is a settlement.
+                    settlement: Nonce(0),
+                    signal,
+                    source: Source::Events,
+                    worker,
+                }),
+                Heard::Pulse { node, pulse } => {
+                    self.told.heard(&node, pulse, Instant::now());
+                    self.parts.workers.pulse(&self.vhost, node, pulse);
+                }
+            }
+        }
+    }
+
+    fn answered(&self, delivery: &Delivery) {
+        let (Some(header), Some(body)) = (ContentHeader::decode(&delivery.header), &delivery.body) else {
+            return;
+        };
+        let Some(ticket) = control::ticket(&header.properties) else {
+            return;
+        };
+        let ticket = String::from_utf8_lossy(ticket);
+        // One that cannot be read is no answer; the question is asked again.
+        for reply in control::read_reply(&header.properties, body, self.limits()).unwrap_or_default() {
+            if let Answer::Tasks(tasks) = reply.answer {
+                self.parts.workers.answered(TasksKnown {
+                    ticket: (*ticket).into(),
+                    node: reply.node.into(),
+                    known: tasks.into_iter().map(|task| task.id.into()).collect(),
+                });
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, delivery_tag: u64) -> Result<(), Fault> {
+        self.wire.send(|out| {
+            let ack = Ack {
+                delivery_tag,
+                multiple: true,
+            };
+            encode::basic_ack(out, CONSUMING, ack);
+            Ok(())
+        })
+    }
+
+    fn obey(&mut self, order: &Order) -> Result<(), Fault> {
+        let nodes: Vec<&str> = order.nodes.iter().map(|node| &**node).collect();
+        match &order.say {
+            Say::EnableEvents => self.publish(Ask::EnableEvents, &nodes, None),
+            Say::Revoke(ids) => {
+                let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
+                self.publish(Ask::Revoke(&ids), &nodes, None)
+            }
+            Say::QueryTask { ids, ticket } => {
+                let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
+                self.publish(Ask::QueryTask(&ids), &nodes, Some(ticket))
+            }
+        }
+    }
+
+    fn tell_of_events(&mut self) -> Result<(), Fault> {
+        let due = self.told.take_due();
+        if due.is_empty() || !self.settings.enable_events {
+            return Ok(());
+        }
+        tracing::debug!(vhost = &*self.vhost, workers = ?due, "told to publish task events");
+        let nodes: Vec<&str> = due.iter().map(|node| &**node).collect();
+        self.publish(Ask::EnableEvents, &nodes, None)
+    }
+
+    fn publish(&mut self, ask: Ask<'_>, nodes: &[&str], ticket: Option<&str>) -> Result<(), Fault> {
+        let Some(replies) = &self.replies else { return Ok(()) };
+        let answers = ticket.map(|ticket| Answers {
+            exchange: "",
+            routing_key: replies,
+            ticket,
+        });
+        match Message::new(ask, DEFAULT_NAMESPACE, nodes, answers) {
+            Some(message) => self.wire.send(|out| prepare::publish(out, PUBLISHING, &message)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Ends when the store has taken all that it was told: gives the tag back.
+fn taken(store: Client, tag: u64) -> Taken {
+    Box::pin(async move {
+        store.flush().await;
+        tag
+    })
+}
+
+async fn next(taken: &mut Option<Taken>) -> u64 {
+    match taken {
+        Some(pending) => {
+            let tag = pending.await;
+            *taken = None;
+            tag
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,190 @@
+//! Oncegate's own account at the broker: one connection for each virtual host that `[control]` names.
+//!
+//! Workers that connect to the broker past every proxy are heard and asked here:
+//!
+//! - their events come through one durable queue, `oncegate.events`, which all proxies of a virtual host share, and which is bound to
+//!   Celery's exchange of events. A message of it is acknowledged once the store has taken what it says;
+//! - messages to them go to the exchange of mailboxes, and always name whom they are for. Answers come to a queue of the connection's
+//!   own, whose name nobody can guess, through the default exchange, so that a worker declares nothing.
+//!
+//! The broker is dialled, never a proxy. A connection that is lost is made anew; until then what needs it is off, and the proxy works on.
+//!
+//! - [`wire`](self): a connection as a client, on the codec of this crate.
+//! - `prepare`: what is declared and consumed, and the rights that this takes.
+//! - `link`: one virtual host.
+//! - `told`: which workers are to be told to publish events.
+
+mod link;
+mod prepare;
+mod told;
+mod wire;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::config::Config;
+use crate::config::account::Account;
+use crate::metrics::Metrics;
+use crate::session::{Pulse, TasksKnown};
+use crate::store::Client;
+
+pub use prepare::{Step, StepFault, check, least_rights};
+pub use wire::{Dial, Fault};
+
+/// So many messages to workers wait to be sent; more are not taken.
+const ORDERS: usize = 1_000;
+
+/// How one virtual host is looked after.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The connection.
+    pub dial: Dial,
+    /// Whether a rule has locks whose life depends on what workers do: without one nothing is declared, heard or asked.
+    pub follows: bool,
+    /// Whether workers are told to publish task events.
+    pub enable_events: bool,
+}
+
+/// Who is told what comes.
+pub trait Workers: Send + Sync {
+    /// Whether the mailbox of this worker is consumed on a connection of this process.
+    fn is_carried(&self, vhost: &Arc<str>, node: &Arc<str>) -> bool;
+    /// A worker tells of itself.
+    fn pulse(&self, vhost: &Arc<str>, node: Arc<str>, pulse: Pulse);
+    /// A worker has answered.
+    fn answered(&self, answer: TasksKnown);
+}
+
+/// What workers can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Say {
+    /// Publish task events.
+    EnableEvents,
+    /// Never run these tasks. What runs goes on.
+    Revoke(Arc<[Arc<str>]>),
+    /// Say what is known of these tasks.
+    QueryTask {
+        /// Their ids.
+        ids: Arc<[Arc<str>]>,
+        /// Comes back with the answer; unguessable.
+        ticket: Arc<str>,
+    },
+}
+
+/// Something to be told to workers of these node names.
+#[derive(Debug)]
+struct Order {
+    nodes: Vec<Arc<str>>,
+    say: Say,
+}
+
+/// What all links share.
+#[derive(Clone)]
+struct Parts {
+    store: Client,
+    workers: Arc<dyn Workers>,
+    metrics: Arc<Metrics>,
+}
+
+/// A virtual host that is looked after.
+struct Link {
+    settings: Settings,
+    orders: mpsc::Sender<Order>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The links of this process. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Control {
+    links: Arc<Mutex<HashMap<Arc<str>, Link>>>,
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control").finish_non_exhaustive()
+    }
+}
+
+impl Control {
+    fn links(&self) -> MutexGuard<'_, HashMap<Arc<str>, Link>> {
+        // Each entry stands alone: a panic elsewhere cannot have left it half changed.
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is an account for this virtual host, and its connection follows workers.
+    pub fn reaches(&self, vhost: &str) -> bool {
+        self.links().get(vhost).is_some_and(|link| link.settings.follows)
+    }
+
+    /// Tells workers something, by name: without a name nothing is sent, since workers take that for a message to all. It may be lost, as
+    /// with the connection; an answer comes to [`Workers::answered`], or never.
+    pub fn say(&self, vhost: &str, nodes: Vec<Arc<str>>, say: Say) {
+        if let Some(link) = self.links().get(vhost) {
+            // Where too many wait the broker does not take them anyway.
+            let _ = link.orders.try_send(Order { nodes, say });
+        }
+    }
+
+    /// Looks after the virtual hosts that the settings name, until their sender is gone.
+    pub async fn run(self, store: Client, workers: Arc<dyn Workers>, metrics: Arc<Metrics>, mut settings: watch::Receiver<Vec<Settings>>) {
+        let parts = Parts { store, workers, metrics };
+        loop {
+            let wanted = settings.borrow_and_update().clone();
+            self.configure(wanted, &parts);
+            if settings.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Starts and ends links; one whose settings are the same goes on.
+    fn configure(&self, wanted: Vec<Settings>, parts: &Parts) {
+        let mut links = self.links();
+        links.retain(|vhost, link| {
+            let stays = wanted.contains(&link.settings);
+            if !stays {
+                parts.metrics.forget_control(vhost);
+            }
+            stays
+        });
+        for settings in wanted {
+            let vhost = Arc::clone(&settings.dial.account.vhost);
+            links.entry(vhost).or_insert_with(|| {
+                let (sender, orders) = mpsc::channel(ORDERS);
+                Link {
+                    settings: settings.clone(),
+                    orders: sender,
+                    task: tokio::spawn(link::run(settings, parts.clone(), orders)),
+                }
+            });
+        }
+    }
+}
+
+/// How an account of the configuration is dialled. `name`: what the broker shows of the connection.
+pub fn dial(config: &Config, account: &Account, name: &str) -> Dial {
+    Dial {
+        account: account.clone(),
+        tls: config.proxy.upstream_tls.clone(),
+        timeout: config.proxy.connect_timeout,
+        max_message: config.proxy.max_message,
+        name: name.to_owned(),
+    }
+}
+
+/// A time near this one, so that many proxies do not act at once.
+pub fn spread(time: Duration) -> Duration {
+    let random = uuid::Uuid::new_v4().as_u64_pair().0 % 1024;
+    time * 3 / 4 + time / 2 * (random as u32) / 1024
+}

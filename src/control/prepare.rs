@@ -1,0 +1,255 @@
+//! What a connection declares, binds and consumes before it is of use, and the rights that this takes.
+
+use std::fmt;
+
+use super::wire::{Dial, Fault, Wire};
+use crate::amqp::encode::client::{self, Acks, Declare, Life};
+use crate::amqp::encode::{self};
+use crate::amqp::method::MethodId;
+use crate::amqp::table::{FieldValue, Table, put_entry};
+use crate::celery::control::{self, Ask, DEFAULT_NAMESPACE, Message};
+use crate::celery::event;
+use crate::config::account::Account;
+
+/// The queue of events that all proxies of a virtual host share.
+pub(super) const EVENTS: &str = "oncegate.events";
+/// What the names of the queues for answers begin with.
+const REPLIES: &str = "oncegate.reply.";
+/// How long the queue of events outlives its last consumer, in milliseconds.
+const EVENTS_EXPIRE_MS: i32 = 3_600_000;
+/// How many events wait; beyond that the oldest go.
+const EVENTS_KEPT: i32 = 100_000;
+/// How many events may be unacknowledged.
+pub(super) const PREFETCH: u16 = 500;
+
+/// The channel on which things are consumed.
+pub(super) const CONSUMING: u16 = 1;
+/// The channel on which messages to workers are published: a missing exchange closes it.
+pub(super) const PUBLISHING: u16 = 2;
+/// The consumer tags.
+pub(super) const EVENTS_TAG: &[u8] = b"events";
+pub(super) const REPLIES_TAG: &[u8] = b"replies";
+
+const NOT_FOUND: u16 = 404;
+/// A destination that no worker has: messages to it show whether they may be sent, and nothing else.
+const NOBODY: &str = "nobody@oncegate";
+
+/// One step of the preparation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The exchange of events is there, or is made as Celery makes it.
+    Exchange,
+    /// The queue of events is there.
+    Queue,
+    /// The queue gets events.
+    Bind,
+    /// Workers can be told something.
+    Tell,
+    /// Their answers come.
+    Replies,
+    /// Events come.
+    Consume,
+}
+
+impl Step {
+    const ALL: [Step; 6] = [Step::Exchange, Step::Queue, Step::Bind, Step::Tell, Step::Replies, Step::Consume];
+
+    /// The right that it takes.
+    fn right(self) -> &'static str {
+        match self {
+            Step::Exchange => "configure the exchange celeryev",
+            Step::Queue => "configure the queue oncegate.events",
+            Step::Bind => "write to the queue oncegate.events and to read the exchange celeryev",
+            Step::Tell => "write to the exchange celery.pidbox",
+            Step::Replies => "configure and to read queues oncegate.reply.*",
+            Step::Consume => "read the queue oncegate.events",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Step::Exchange => "the exchange of task events cannot be declared",
+            Step::Queue => "the queue oncegate.events cannot be declared",
+            Step::Bind => "the queue oncegate.events cannot be bound to the exchange of task events",
+            Step::Tell => "workers cannot be told anything",
+            Step::Replies => "the answers of workers cannot be consumed",
+            Step::Consume => "the queue oncegate.events cannot be consumed",
+        })
+    }
+}
+
+/// A step that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {fault}{}", remedy(*.step, .fault))]
+pub struct StepFault {
+    /// Which.
+    pub step: Step,
+    /// Why.
+    pub fault: Fault,
+}
+
+fn remedy(step: Step, fault: &Fault) -> String {
+    match fault.code() {
+        Some(403) => format!(". The account needs the right to {}", step.right()),
+        Some(406) if step == Step::Queue => ". Delete that queue; it is declared again".to_owned(),
+        _ => String::new(),
+    }
+}
+
+/// The least rights of an account, as they are given to it.
+pub fn least_rights(account: &Account) -> String {
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+    let own = r"oncegate\..*";
+    format!(
+        "rabbitmqctl set_permissions -p {} {} '^({own}|celeryev)$' '^({own}|celery\\.pidbox)$' '^({own}|celeryev)$'",
+        quoted(&account.vhost),
+        quoted(&account.url.user),
+    )
+}
+
+/// Connects and tries each step, on a channel of its own: those that fail. What is declared is what a proxy declares.
+pub async fn check(dial: &Dial) -> Result<Vec<StepFault>, Fault> {
+    let mut wire = Wire::open(dial).await?;
+    let replies = new_replies();
+    let mut failed = Vec::new();
+    for (step, channel) in Step::ALL.into_iter().zip(1..) {
+        let tried = async {
+            open_channel(&mut wire, channel).await?;
+            take(&mut wire, channel, step, &replies).await
+        };
+        match tokio::time::timeout(dial.timeout, tried)
+            .await
+            .map_err(|_| Fault::Silent(dial.timeout))?
+        {
+            Ok(()) => {}
+            Err(fault @ Fault::Refused { .. }) => failed.push(StepFault { step, fault }),
+            Err(fault) => return Err(fault),
+        }
+    }
+    wire.close().await;
+    Ok(failed)
+}
+
+/// Takes all steps. Gives the name of the queue to which workers are to answer.
+pub(super) async fn prepare(wire: &mut Wire) -> Result<String, StepFault> {
+    let replies = new_replies();
+    for channel in [CONSUMING, PUBLISHING] {
+        open_channel(wire, channel).await.map_err(|fault| StepFault {
+            step: Step::Exchange,
+            fault,
+        })?;
+    }
+    for step in Step::ALL {
+        let channel = if step == Step::Tell { PUBLISHING } else { CONSUMING };
+        take(wire, channel, step, &replies)
+            .await
+            .map_err(|fault| StepFault { step, fault })?;
+    }
+    Ok(replies)
+}
+
+fn new_replies() -> String {
+    format!("{REPLIES}{}", uuid::Uuid::new_v4().simple())
+}
+
+pub(super) async fn open_channel(wire: &mut Wire, channel: u16) -> Result<(), Fault> {
+    wire.call(channel, MethodId::CHANNEL_OPEN_OK, |out| {
+        client::channel_open(out, channel);
+        Ok(())
+    })
+    .await
+    .map(drop)
+}
+
+async fn take(wire: &mut Wire, channel: u16, step: Step, replies: &str) -> Result<(), Fault> {
+    match step {
+        Step::Exchange => exchange(wire, channel).await,
+        Step::Queue => {
+            let mut arguments = Vec::new();
+            put_entry(&mut arguments, b"x-expires", &FieldValue::I32(EVENTS_EXPIRE_MS))?;
+            put_entry(&mut arguments, b"x-max-length", &FieldValue::I32(EVENTS_KEPT))?;
+            put_entry(&mut arguments, b"x-overflow", &FieldValue::LongStr(b"drop-head"))?;
+            declare(wire, channel, EVENTS, Life::Durable, &arguments).await
+        }
+        Step::Bind => {
+            for key in [&b"task.#"[..], b"worker.#"] {
+                wire.call(channel, MethodId::QUEUE_BIND_OK, |out| {
+                    client::queue_bind(out, channel, EVENTS.as_bytes(), event::EXCHANGE, key).map_err(Fault::from)
+                })
+                .await?;
+            }
+            Ok(())
+        }
+        Step::Tell => tell_nobody(wire, channel).await,
+        Step::Replies => {
+            declare(wire, channel, replies, Life::Exclusive, &[]).await?;
+            consume(wire, channel, replies, REPLIES_TAG, Acks::None).await
+        }
+        Step::Consume => {
+            qos(wire, channel).await?;
+            consume(wire, channel, EVENTS, EVENTS_TAG, Acks::Wanted).await
+        }
+    }
+}
+
+/// Only an exchange that is not there is made, which needs a right that asking does not.
+async fn exchange(wire: &mut Wire, channel: u16) -> Result<(), Fault> {
+    for declare in [Declare::Passive, Declare::Active] {
+        let declared = wire
+            .call(channel, MethodId::EXCHANGE_DECLARE_OK, |out| {
+                client::exchange_declare(out, channel, event::EXCHANGE, b"topic", declare).map_err(Fault::from)
+            })
+            .await;
+        match declared {
+            Err(fault) if declare == Declare::Passive && fault.code() == Some(NOT_FOUND) => open_channel(wire, channel).await?,
+            other => return other.map(drop),
+        }
+    }
+    Ok(())
+}
+
+async fn declare(wire: &mut Wire, channel: u16, name: &str, life: Life, arguments: &[u8]) -> Result<(), Fault> {
+    wire.call(channel, MethodId::QUEUE_DECLARE_OK, |out| {
+        client::queue_declare(out, channel, name.as_bytes(), life, Table::new(arguments)).map_err(Fault::from)
+    })
+    .await
+    .map(drop)
+}
+
+async fn consume(wire: &mut Wire, channel: u16, queue: &str, tag: &[u8], acks: Acks) -> Result<(), Fault> {
+    wire.call(channel, MethodId::BASIC_CONSUME_OK, |out| {
+        client::basic_consume(out, channel, queue.as_bytes(), tag, acks).map_err(Fault::from)
+    })
+    .await
+    .map(drop)
+}
+
+async fn qos(wire: &mut Wire, channel: u16) -> Result<(), Fault> {
+    wire.call(channel, MethodId::BASIC_QOS_OK, |out| {
+        client::basic_qos(out, channel, PREFETCH);
+        Ok(())
+    })
+    .await
+    .map(drop)
+}
+
+/// Whether messages may be sent to workers: a publish is answered only by its refusal, which comes before the answer to what follows it.
+/// Where no worker has made the exchange yet the broker has looked at the right before.
+async fn tell_nobody(wire: &mut Wire, channel: u16) -> Result<(), Fault> {
+    let Some(message) = Message::new(Ask::QueryTask(&[]), DEFAULT_NAMESPACE, &[NOBODY], None) else {
+        return Ok(());
+    };
+    wire.send(|out| publish(out, channel, &message))?;
+    match qos(wire, channel).await {
+        Err(fault) if fault.code() == Some(NOT_FOUND) => open_channel(wire, channel).await,
+        other => other,
+    }
+}
+
+/// A message to workers.
+pub(super) fn publish(out: &mut Vec<u8>, channel: u16, message: &control::Message) -> Result<(), Fault> {
+    // Every broker takes frames of this size.
+    encode::basic_publish(out, channel, &message.publish(), &message.content(), 4096).map_err(Fault::from)
+}
