@@ -469,6 +469,7 @@ impl Step<'_> {
         }
         self.take(claim, delivery, note, state, until);
         if let Some(lock) = self.table.lock(&claim.digest, self.now) {
+            lock.stands_for_a_publish(delivery);
             lock.reached(worker);
         }
         self.table.note_id(&claim.id, claim.digest, &note.rule, until, self.now);

@@ -1,6 +1,7 @@
 //! The store behind the sessions: what it is asked and told, when, and what workers' events tell it.
 
 use oncegate::rules::lock::{Acquired, Admitted, Digest, LockRecord, LockState, Nonce, ReleaseReason, Reply, Request, Signal};
+use oncegate::rules::source::Source;
 use oncegate::session::StoreSilent;
 
 use crate::facts::Facts;
@@ -159,6 +160,7 @@ impl World {
                 id: self.facts.tasks[task].id.clone(),
                 settlement: Nonce(self.random.next()),
                 signal,
+                source: source_of(signal),
                 worker: worker.into(),
             },
         };
@@ -193,6 +195,14 @@ impl World {
                 self.facts.tasks[task].passed_over = true;
             }
         }
+    }
+}
+
+/// Who is heard to say so.
+fn source_of(signal: Signal) -> Source {
+    match signal {
+        Signal::Orphaned | Signal::Purged | Signal::RevokeAsked => Source::Other,
+        _ => Source::Events,
     }
 }
 
