@@ -63,7 +63,7 @@ fn run(name: &str, seeds: u64, plan: impl Fn(u64) -> Plan) {
 
 #[test]
 fn signals_out_of_order_twice_or_lost_free_each_lock_and_none_early() {
-    run("signals", 40, |_| Plan {
+    run("signals", 15, |_| Plan {
         rows: rows(),
         ..Plan::default()
     });
@@ -71,7 +71,7 @@ fn signals_out_of_order_twice_or_lost_free_each_lock_and_none_early() {
 
 #[test]
 fn acks_alone_free_the_locks_of_what_acks_late() {
-    run("acks_alone", 20, |_| Plan {
+    run("acks_alone", 15, |_| Plan {
         rows: vec![row(0, Unique::UntilFinished, Acks::Late), row(1, Unique::UntilStarted, Acks::Early)],
         lost_percent: 100,
         ..Plan::default()
@@ -80,7 +80,7 @@ fn acks_alone_free_the_locks_of_what_acks_late() {
 
 #[test]
 fn revoked_expired_and_purged_tasks_leave_no_lock() {
-    run("ends", 40, |_| Plan {
+    run("ends", 15, |_| Plan {
         rows: rows(),
         expires_percent: 30,
         faults: vec![Fault::Revoke, Fault::Purge],
@@ -90,7 +90,7 @@ fn revoked_expired_and_purged_tasks_leave_no_lock() {
 
 #[test]
 fn workers_that_die_detach_or_leave_hold_no_lock() {
-    run("workers", 40, |_| Plan {
+    run("workers", 15, |_| Plan {
         rows: rows(),
         faults: vec![Fault::WorkerKilled, Fault::WorkerDetached, Fault::WorkerLeaves],
         ..Plan::default()
@@ -99,7 +99,7 @@ fn workers_that_die_detach_or_leave_hold_no_lock() {
 
 #[test]
 fn proxies_and_connections_that_die_lose_nothing_that_was_confirmed() {
-    run("proxies", 40, |_| Plan {
+    run("proxies", 15, |_| Plan {
         rows: rows(),
         faults: vec![Fault::ProxyKilled, Fault::BrokerDrops, Fault::ProducerGone],
         ..Plan::default()
@@ -108,7 +108,7 @@ fn proxies_and_connections_that_die_lose_nothing_that_was_confirmed() {
 
 #[test]
 fn a_store_that_goes_away_loses_nothing_that_was_confirmed() {
-    run("store", 40, |_| Plan {
+    run("store", 15, |_| Plan {
         rows: rows(),
         faults: vec![Fault::StoreAway],
         silent_percent: 3,
@@ -118,7 +118,7 @@ fn a_store_that_goes_away_loses_nothing_that_was_confirmed() {
 
 #[test]
 fn all_at_once() {
-    run("all", 40, |seed| Plan {
+    run("all", 15, |seed| Plan {
         rows: rows(),
         proxies: 2 + (seed % 3) as usize,
         workers: 1 + (seed % 4) as usize,

@@ -211,10 +211,7 @@ impl World {
     fn requeue(&mut self, copy: Copy) {
         self.facts.note(copy.task, format!("is back in queue {}", copy.queue));
         self.facts.tasks[copy.task].came_ms = self.now.unix_ms;
-        let copy = Copy {
-            redelivered: true,
-            ..copy
-        };
+        let copy = Copy { redelivered: true, ..copy };
         self.queues.entry(copy.queue.clone()).or_default().push_front(copy);
     }
 
@@ -249,7 +246,9 @@ impl World {
     /// Drops what has expired at the head of each queue.
     pub fn expire(&mut self) {
         for queue in self.queues.values_mut() {
-            while let Some(copy) = queue.pop_front_if(|copy| copy.expires_ms <= self.now.unix_ms) {
+            while queue.front().is_some_and(|copy| copy.expires_ms <= self.now.unix_ms)
+                && let Some(copy) = queue.pop_front()
+            {
                 self.facts.tasks[copy.task].expired = true;
                 self.facts.note(copy.task, "expires in its queue");
             }
@@ -332,7 +331,9 @@ impl World {
         self.links.values().any(|link| {
             let channel = link.broker.channels.get(&1);
             let unacked = channel.into_iter().flat_map(|channel| &channel.unacked);
-            unacked.into_iter().any(|(tag, copy)| copy.task == task && !link.acked.contains(tag))
+            unacked
+                .into_iter()
+                .any(|(tag, copy)| copy.task == task && !link.acked.contains(tag))
         })
     }
 

@@ -37,6 +37,8 @@ pub struct Task {
     /// A scan for purged tasks did not take its lock for one of them.
     pub passed_over: bool,
     pub expired: bool,
+    /// A worker published it again.
+    pub retried: bool,
     /// A decision about it was made without the store, or a message of it is under way that no decision was made about.
     pub unchecked: bool,
     /// A copy of it was delivered to a second worker, or while the first still ran it.
@@ -56,12 +58,15 @@ pub struct Task {
     pub ended_ms: Option<u64>,
 }
 
+/// An event of the story: when, of which rule and key if of one, and what.
+type Told = (u64, Option<(usize, usize)>, String);
+
 #[derive(Default)]
 pub struct Facts {
     pub tasks: Vec<Task>,
     /// Each lock as it was after the last step that concerned it.
     pub locks: BTreeMap<Digest, LockRecord>,
-    story: VecDeque<(u64, Option<(usize, usize)>, String)>,
+    story: VecDeque<Told>,
     pub now_ms: u64,
 }
 

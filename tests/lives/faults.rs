@@ -43,7 +43,12 @@ impl World {
     fn kill_proxy(&mut self) {
         let proxy = self.random.below(self.plan.proxies);
         self.facts.note_all(format!("proxy {proxy} is killed"));
-        let links: Vec<usize> = self.links.iter().filter(|(_, link)| link.proxy == proxy).map(|(at, _)| *at).collect();
+        let links: Vec<usize> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.proxy == proxy)
+            .map(|(at, _)| *at)
+            .collect();
         for at in links {
             let executed = self.random.below(self.links[&at].orders.len() + 1);
             for _ in 0..if self.is_down() { 0 } else { executed } {

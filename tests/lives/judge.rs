@@ -195,7 +195,9 @@ impl World {
             let task = Facts::index(&lock.holder);
             let facts = &self.facts.tasks[task];
             // One that was with a worker before its queue was purged is nobody's to free, nor is one that the broker confirmed later.
-            let missed = facts.purged && (facts.delivered || facts.passed_over);
+            let unpurged = facts.purged && (facts.delivered || facts.passed_over);
+            // Nobody tells of a retry that expires in its queue, and a retry of one copy may be heard when another has just ended.
+            let missed = unpurged || facts.retried && (facts.expired || facts.doubled);
             // What was decided without the store may be committed after all that was told of its end.
             if lock.scope == Scope::UntilExpired || facts.untold || facts.unchecked || missed {
                 continue;

@@ -178,7 +178,11 @@ impl World {
     pub fn session_to_broker(&mut self, at: usize) {
         let Some(link) = self.links.get_mut(&at) else { return };
         let (bytes, eof) = link.to_broker.take();
-        let units = if link.broker.open { link.broker.reader.feed(&bytes) } else { Vec::new() };
+        let units = if link.broker.open {
+            link.broker.reader.feed(&bytes)
+        } else {
+            Vec::new()
+        };
         for unit in units {
             self.broker_reads(at, &unit);
         }
@@ -272,14 +276,20 @@ impl World {
             let mut bytes = Vec::new();
             link.session.swap_output(side, &mut bytes);
             let done = link.session.is_done(side);
-            let pipe = if side == Side::Broker { &mut link.to_broker } else { &mut link.down };
+            let pipe = if side == Side::Broker {
+                &mut link.to_broker
+            } else {
+                &mut link.down
+            };
             pipe.put(&bytes, now);
             if done {
                 pipe.end(now);
             }
         }
         let (asks, tells) = link.session.questions();
-        let asks = std::mem::take(asks).into_iter().map(|(ticket, request)| Order::Ask(ticket, request));
+        let asks = std::mem::take(asks)
+            .into_iter()
+            .map(|(ticket, request)| Order::Ask(ticket, request));
         let tells = std::mem::take(tells).into_iter().map(Order::Tell);
         let orders: Vec<Order> = asks.chain(tells).collect();
         link.orders.extend(orders.into_iter().map(|order| (now.us, order)));
@@ -300,7 +310,8 @@ impl World {
             Event::Publish(event) => {
                 let task = Facts::index(&event.id);
                 let holder = event.holder.as_deref().unwrap_or("-");
-                self.facts.note(task, format!("publish {:?} ({}), holder {holder}", event.decision, event.reason));
+                self.facts
+                    .note(task, format!("publish {:?} ({}), holder {holder}", event.decision, event.reason));
                 match event.decision {
                     PublishDecision::Dropped => {
                         self.facts.tasks[task].dropped = true;

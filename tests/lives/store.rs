@@ -209,8 +209,9 @@ fn source_of(signal: Signal) -> Source {
 /// Names a reply in a few words.
 fn brief_reply(reply: &Reply) -> String {
     match reply {
-        Reply::Acquire(Acquired::Held { holder, state, .. }) => format!("held by {holder} ({state:?})"),
-        Reply::Admit(_, Admitted::Held { holder, state, .. }) => format!("held by {holder} ({state:?})"),
+        Reply::Acquire(Acquired::Held { holder, state, .. }) | Reply::Admit(_, Admitted::Held { holder, state, .. }) => {
+            format!("held by {holder} ({state:?})")
+        }
         Reply::Acquire(other) => format!("{other:?}"),
         Reply::Admit(_, other) => format!("{other:?}"),
         Reply::Released(freed) => {

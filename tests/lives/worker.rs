@@ -23,7 +23,9 @@ pub enum Life {
     /// It takes no more, ends what it runs, and goes.
     Leaving,
     /// It is started at this time.
-    Down { until_us: u64 },
+    Down {
+        until_us: u64,
+    },
 }
 
 /// A delivery in a worker's hands.
@@ -164,7 +166,14 @@ impl World {
         worker.since_ms = self.now.unix_ms;
         let mailbox = format!("{}.celery.pidbox", worker.name);
         let consume = |number: u16, queue: &str, tag: &str, no_ack: u8| {
-            let arguments = [&[0, 0][..], &short(queue.as_bytes()), &short(tag.as_bytes()), &[no_ack << 1], &[0; 4]].concat();
+            let arguments = [
+                &[0, 0][..],
+                &short(queue.as_bytes()),
+                &short(tag.as_bytes()),
+                &[no_ack << 1],
+                &[0; 4],
+            ]
+            .concat();
             method(number, MethodId::BASIC_CONSUME, &arguments)
         };
         let declare = [&[0, 0][..], &short(mailbox.as_bytes()), &[0b1100], &[0; 4]].concat();
@@ -229,7 +238,8 @@ impl World {
         let expired = taken.over || facts.expires_ms.is_some_and(|ms| ms <= self.now.unix_ms);
         let name = self.workers[index].name.clone();
         if expired || self.workers[index].revoked.contains(&task) {
-            self.facts.note(task, format!("is not run by {name}: over {}, expired {expired}", taken.over));
+            self.facts
+                .note(task, format!("is not run by {name}: over {}, expired {expired}", taken.over));
             self.facts.tasks[task].expired |= expired && !taken.over;
             let facts = &mut self.facts.tasks[task];
             (facts.begun_ms, facts.ended_ms) = (self.now.unix_ms, Some(self.now.unix_ms));
@@ -275,7 +285,11 @@ impl World {
             _ => 400,
         };
         // What acknowledges late is known to be alive for as long as it takes.
-        let long = if acks == Acks::Late && self.random.per_mille(20) { 150_000 } else { 0 };
+        let long = if acks == Acks::Late && self.random.per_mille(20) {
+            150_000
+        } else {
+            0
+        };
         (outcome, 1_000 * (long + 10 + self.random.next() % takes_ms))
     }
 
@@ -316,6 +330,7 @@ impl World {
         };
         self.workers[index].pool = Some(at);
         let eta_ms = self.random.percent(50).then(|| self.now.unix_ms + self.random.next() % 6_000);
+        self.facts.tasks[task].retried = true;
         self.publish(at, task, retries, eta_ms);
     }
 

@@ -258,7 +258,11 @@ async fn retry_that_is_heard_after_its_own_end_brings_nothing_back(w: &World) {
     assert_eq!(w.signal("a", 11, Signal::Acked).await, [], "the retry is under way");
     assert_eq!(w.signal("a", 12, Signal::Acked).await, [ReleaseReason::Ended]);
     let grace = w.span(digest(1)).await;
-    assert_eq!(tell(w, "a", Signal::Retried).await, [], "the first run's word, past the end of the second");
+    assert_eq!(
+        tell(w, "a", Signal::Retried).await,
+        [],
+        "the first run's word, past the end of the second"
+    );
     assert_eq!(w.span(digest(1)).await, grace);
 }
 

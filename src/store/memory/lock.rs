@@ -25,9 +25,15 @@ pub(super) enum SignalEffect {
     /// It stays.
     None,
     /// It goes now; these publishes are over, [`None`] one that is not known here.
-    Frees { reason: ReleaseReason, settled: Vec<Option<Nonce>> },
+    Frees {
+        reason: ReleaseReason,
+        settled: Vec<Option<Nonce>>,
+    },
     /// It goes, and its id is not to run any more.
-    Supersedes { reason: ReleaseReason, settled: Vec<Option<Nonce>> },
+    Supersedes {
+        reason: ReleaseReason,
+        settled: Vec<Option<Nonce>>,
+    },
     /// It goes after the settle grace, which it has been given.
     Settles { settled: Vec<Option<Nonce>> },
     /// It has its full life again.
@@ -163,7 +169,8 @@ impl Lock {
     /// This delivery, if it is counted, is so in place of a publish that is not known here.
     pub(super) fn stands_for_a_publish(&mut self, delivery: Nonce) {
         if self.stage(delivery).is_some() && !self.deliveries.contains(&delivery) {
-            self.deliveries.retain(|other| self.publishes.iter().any(|(nonce, _)| nonce == other));
+            self.deliveries
+                .retain(|other| self.publishes.iter().any(|(nonce, _)| nonce == other));
             self.deliveries.push(delivery);
         }
     }
