@@ -210,7 +210,11 @@ impl World {
 
     fn requeue(&mut self, copy: Copy) {
         self.facts.note(copy.task, format!("is back in queue {}", copy.queue));
-        self.facts.tasks[copy.task].came_ms = self.now.unix_ms;
+        let runs = self.is_running(copy.task);
+        let task = &mut self.facts.tasks[copy.task];
+        task.came_ms = self.now.unix_ms;
+        // What runs, or has come to its end, runs again.
+        task.doubled |= runs || task.ended > 0;
         let copy = Copy { redelivered: true, ..copy };
         self.queues.entry(copy.queue.clone()).or_default().push_front(copy);
     }

@@ -8,7 +8,7 @@ use oncegate::rules::lock::{Digest, LockRecord};
 /// How many events a story has.
 const STORY: usize = 4_000;
 /// How many of them are shown.
-const SHOWN: usize = 120;
+const SHOWN: usize = 200;
 
 /// One task id. The flags are facts that do not exclude each other.
 #[derive(Default)]

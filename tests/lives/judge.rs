@@ -143,7 +143,8 @@ impl World {
         }
         let started = lock.scope == Scope::UntilStarted && facts.came_ms < facts.begun_ms;
         let over = started || !self.lives(holder);
-        if over && !facts.untold && !facts.unchecked && !facts.doubled && self.is_heard(holder, lock.scope) {
+        let late = facts.retried && facts.expired;
+        if over && !late && !facts.untold && !facts.unchecked && !facts.doubled && self.is_heard(holder, lock.scope) {
             self.facts
                 .fail(task, format!("is a duplicate of t{holder}, of whose end the store has heard"));
         }

@@ -24,6 +24,7 @@ scenarios! {
     retry_cancels_the_settle_grace
     retry_that_is_heard_after_its_own_end_brings_nothing_back
     commit_that_comes_after_the_end_of_its_delivery
+    commit_of_a_retry_that_has_begun
     start_that_comes_after_the_late_ack_changes_nothing
     revoke_of_a_waiting_holder_frees_and_kills
     revoke_of_a_running_holder_changes_nothing
@@ -278,6 +279,22 @@ async fn commit_that_comes_after_the_end_of_its_delivery(w: &World) {
     assert_eq!(w.show(digest(1)).await, None);
     assert_eq!(w.acquire_as(&a, 3, &note, true).await, Acquired::Taken, "a later retry");
     assert_eq!(w.commit(&a, 3, &note).await, Committed::Held);
+}
+
+async fn commit_of_a_retry_that_has_begun(w: &World) {
+    let note = note(Scope::UntilStarted);
+    let a = queued(w, 1, "a", &note).await;
+    assert_eq!(w.signal("a", 11, Signal::Acked).await, [ReleaseReason::Started]);
+    assert_eq!(w.acquire_as(&a, 2, &note, true).await, Acquired::Taken);
+    assert_eq!(admit(w, &a, 9, &note, true).await, (digest(1), Admitted::Holds));
+    assert_eq!(
+        tell(w, "a", Signal::Started).await,
+        [ReleaseReason::Started],
+        "the event comes before the ack"
+    );
+    assert_eq!(w.signal("a", 12, Signal::Acked).await, []);
+    assert_eq!(w.commit(&a, 2, &note).await, Committed::Ended);
+    assert_eq!(w.show(digest(1)).await, None);
 }
 
 async fn start_that_comes_after_the_late_ack_changes_nothing(w: &World) {

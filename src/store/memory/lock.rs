@@ -241,6 +241,10 @@ impl Lock {
             Signal::Crashed => self.frees(ReleaseReason::Crash),
             Signal::Orphaned if self.worker == *worker && (self.in_flight() == 0 || !self.carried) => self.frees(ReleaseReason::Crash),
             Signal::Acked | Signal::AckedLate | Signal::DeliveredNoAck | Signal::Started if self.note.scope == Scope::UntilStarted => {
+                if signal == Signal::Started {
+                    // It tells of one message, as an ack does, and the lock counts none of its others any more.
+                    self.settle(settlement);
+                }
                 self.frees(ReleaseReason::Started)
             }
             Signal::Acked if self.ends_by_ack() => self.late_ack(now),

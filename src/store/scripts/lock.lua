@@ -379,7 +379,11 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker, source
       call('HSET', lock, 'publishes', format(list))
       return true
     end
-    if scope == 'until_started' then return frees('started', settled(list)) end
+    if scope == 'until_started' then
+      -- A start tells of one message, as an ack does.
+      if signal == 's' then settle(list, settlement) end
+      return frees('started', settled(list))
+    end
     if signal == 'l' or signal == 'a' and l[9] then
       if in_flight(list) > 0 then
         call('HSET', lock, 'publishes', format(list))
