@@ -551,6 +551,7 @@ impl Step<'_> {
             if alive.runs() {
                 lock.state = LockState::Running;
             }
+            lock.stands_for_a_publish(delivery);
             lock.reached(worker);
         }
         self.table.note_id(&claim.id, claim.digest, &note.rule, until, self.now);
