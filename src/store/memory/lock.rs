@@ -298,7 +298,7 @@ impl Lock {
     }
 
     /// The delivery is not to run: the message that it brings is over. Which publishes are.
-    pub(super) fn leave(&mut self, delivery: Nonce) -> Vec<Nonce> {
+    pub(super) fn leave(&mut self, delivery: Nonce) -> Vec<Option<Nonce>> {
         self.settle(delivery);
         self.settled()
     }
