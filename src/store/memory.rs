@@ -314,6 +314,9 @@ impl Step<'_> {
             return Vec::new();
         };
         let waits = matches!(lock.state, LockState::Leased | LockState::Queued);
+        if lock.is_delivery_of(publish) {
+            return Vec::new();
+        }
         if lock.holder != claim.id || !lock.withdraw(publish) || lock.in_flight() > 0 || !waits {
             return Vec::new();
         }
