@@ -45,6 +45,11 @@ pub fn purpose(queue: &[u8]) -> Purpose<'_> {
     }
 }
 
+/// The mailbox of a worker.
+pub fn mailbox(node: &str, namespace: &str) -> String {
+    format!("{node}.{namespace}.pidbox")
+}
+
 /// The node whose mailbox a queue is, given the exchange to which it is bound, whatever the namespace. `None` if it is none.
 pub fn node<'a>(queue: &'a [u8], exchange: &[u8]) -> Option<&'a str> {
     super::control::namespace(exchange)?;
@@ -76,6 +81,7 @@ mod tests {
             ("wörker@vm.shop.pidbox", "wörker@vm", "shop"),
         ] {
             assert_eq!(purpose(queue.as_bytes()), Purpose::Mailbox { node, namespace }, "{queue}");
+            assert_eq!(mailbox(node, namespace), queue);
             let exchange = crate::celery::control::exchange(namespace);
             assert_eq!(super::node(queue.as_bytes(), exchange.as_bytes()), Some(node), "{queue}");
         }

@@ -281,6 +281,32 @@ fn check_tells_a_wrong_config_from_a_right_one() {
 }
 
 #[test]
+fn check_tells_what_an_account_at_the_broker_is_for_and_which_rights_it_takes() {
+    let rules = "[[rule]]\ntask = \"a\"\nunique = \"until_finished\"\n[[rule]]\ntask = \"b\"\nunique = \"until_expired\"\n";
+    let without = run(&["check", &file("without.toml", rules)]);
+    assert_eq!(without.exit(), Exit::Done, "{}", without.err);
+    let notes: Vec<&str> = without.out.lines().filter(|line| line.starts_with("note: ")).collect();
+    assert!(
+        matches!(notes.as_slice(), [note] if note.contains("rule \"a\"") && note.contains("[control] url = ")),
+        "{notes:?}"
+    );
+
+    let control = "[control]\nurl = \"amqp://o'neil:hunter2@h\"\n[control.vhosts.\"jobs\"]\nurl = \"amqp://gate:hunter2@h\"\n";
+    let with = run(&["check", &file("with.toml", &format!("{control}{rules}")), "--json"]);
+    let patterns = r"'^(oncegate\..*|celeryev)$' '^(oncegate\..*|celery\.pidbox)$' '^(oncegate\..*|celeryev)$'";
+    let rights = |vhost: &str, user: &str| {
+        format!(
+            "the least rights of the account for the virtual host {vhost:?}: rabbitmqctl set_permissions -p '{vhost}' {user} {patterns}"
+        )
+    };
+    assert_eq!(
+        with.json()["control"],
+        json!([rights("/", r"'o'\''neil'"), rights("jobs", "'gate'")])
+    );
+    assert!(!with.out.contains("hunter2"));
+}
+
+#[test]
 fn check_tries_the_tls_files_as_run_does() {
     let nothing = file("nothing.pem", "not PEM\n");
     let config = file(

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -18,7 +19,7 @@ use crate::celery::control::{self, Answer, Answers, Ask, DEFAULT_NAMESPACE, Mess
 use crate::celery::{Limits, event};
 use crate::rules::lock::{Nonce, Request};
 use crate::rules::source::Source;
-use crate::session::{Heard, TasksKnown, read_events};
+use crate::session::{Heard, Pulse, TasksKnown, read_events};
 use crate::store::Client;
 
 /// The first pause after a failure, which doubles up to the longest.
@@ -28,6 +29,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const LASTED: Duration = Duration::from_secs(30);
 /// How often workers are looked for that are to be told to publish events.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+/// A worker that has not answered by then may be busy, or gone.
+const ANSWER: Duration = Duration::from_secs(3);
+/// So many questions are remembered.
+const ASKED_KEPT: usize = 1_000;
 
 /// Why a link is not there.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +44,7 @@ enum Down {
 }
 
 /// Keeps up the link of one virtual host for as long as it is polled.
-pub(super) async fn run(settings: Settings, parts: Parts, mut orders: mpsc::Receiver<Order>) {
+pub(super) async fn run(settings: Settings, parts: Parts, up: Arc<AtomicBool>, mut orders: mpsc::Receiver<Order>) {
     let vhost = Arc::clone(&settings.dial.account.vhost);
     let mut pause = PAUSE;
     let mut said = None;
@@ -53,8 +58,11 @@ pub(super) async fn run(settings: Settings, parts: Parts, mut orders: mpsc::Rece
                 said = None;
                 // What was asked meanwhile has waited too long.
                 while orders.try_recv().is_ok() {}
+                up.store(true, Ordering::Release);
                 let mut served = Served::new(&settings, &parts, wire, replies);
-                Down::from(served.serve(&mut orders).await)
+                let down = Down::from(served.serve(&mut orders).await);
+                up.store(false, Ordering::Release);
+                down
             }
             Err(down) => down,
         };
@@ -96,6 +104,8 @@ struct Served<'a> {
     /// The queue to which workers answer; `None` where nothing is asked or heard.
     replies: Option<String>,
     told: Told,
+    /// The questions that are not answered: ticket, worker, and when they were asked.
+    asked: Vec<(Arc<str>, Arc<str>, Instant)>,
     /// The last delivery that was heard, and the last that was acknowledged or is about to be.
     heard: u64,
     settled: u64,
@@ -112,6 +122,7 @@ impl<'a> Served<'a> {
             wire,
             replies,
             told: Told::default(),
+            asked: Vec::new(),
             heard: 0,
             settled: 0,
             taken: None,
@@ -134,7 +145,7 @@ impl<'a> Served<'a> {
                 },
                 tag = next(&mut self.taken) => self.acknowledge(tag),
                 Some(order) = orders.recv() => self.obey(&order),
-                _ = tick.tick() => self.tell_of_events(),
+                _ = tick.tick() => self.look().await,
             };
             if let Err(fault) = done {
                 return fault;
@@ -200,7 +211,7 @@ impl<'a> Served<'a> {
         }
     }
 
-    fn answered(&self, delivery: &Delivery) {
+    fn answered(&mut self, delivery: &Delivery) {
         let (Some(header), Some(body)) = (ContentHeader::decode(&delivery.header), &delivery.body) else {
             return;
         };
@@ -208,6 +219,7 @@ impl<'a> Served<'a> {
             return;
         };
         let ticket = String::from_utf8_lossy(ticket);
+        self.asked.retain(|(asked, _, _)| **asked != *ticket);
         // One that cannot be read is no answer; the question is asked again.
         for reply in control::read_reply(&header.properties, body, self.limits()).unwrap_or_default() {
             if let Answer::Tasks(tasks) = reply.answer {
@@ -241,9 +253,33 @@ impl<'a> Served<'a> {
             }
             Say::QueryTask { ids, ticket } => {
                 let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
+                let room = ASKED_KEPT.saturating_sub(self.asked.len());
+                let now = Instant::now();
+                let asked = order
+                    .nodes
+                    .iter()
+                    .take(room)
+                    .map(|node| (Arc::clone(ticket), Arc::clone(node), now));
+                self.asked.extend(asked);
                 self.publish(Ask::QueryTask(&ids), &nodes, Some(ticket))
             }
         }
+    }
+
+    /// Looks after what has become due.
+    async fn look(&mut self) -> Result<(), Fault> {
+        let now = Instant::now();
+        let (late, asked) = std::mem::take(&mut self.asked)
+            .into_iter()
+            .partition(|(_, _, at)| now >= *at + ANSWER);
+        self.asked = asked;
+        for (_, node, _) in late {
+            // A worker that is busy with a task in its main process neither answers nor publishes heartbeats, but has its connection.
+            if prepare::has_mailbox(&mut self.wire, &node).await? {
+                self.parts.workers.pulse(&self.vhost, node, Pulse::Heartbeat { every_ms: None });
+            }
+        }
+        self.tell_of_events()
     }
 
     fn tell_of_events(&mut self) -> Result<(), Fault> {

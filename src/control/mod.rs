@@ -9,7 +9,7 @@
 //!
 //! The broker is dialled, never a proxy. A connection that is lost is made anew; until then what needs it is off, and the proxy works on.
 //!
-//! - [`wire`](self): a connection as a client, on the codec of this crate.
+//! - `wire`: a connection as a client, on the codec of this crate.
 //! - `prepare`: what is declared and consumed, and the rights that this takes.
 //! - `link`: one virtual host.
 //! - `told`: which workers are to be told to publish events.
@@ -21,6 +21,7 @@ mod wire;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -94,6 +95,7 @@ struct Parts {
 /// A virtual host that is looked after.
 struct Link {
     settings: Settings,
+    up: Arc<AtomicBool>,
     orders: mpsc::Sender<Order>,
     task: JoinHandle<()>,
 }
@@ -122,9 +124,10 @@ impl Control {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is an account for this virtual host, and its connection follows workers.
+    /// Whether workers of this virtual host are heard and can be asked now.
     pub fn reaches(&self, vhost: &str) -> bool {
-        self.links().get(vhost).is_some_and(|link| link.settings.follows)
+        let reaches = |link: &Link| link.settings.follows && link.up.load(Ordering::Acquire);
+        self.links().get(vhost).is_some_and(reaches)
     }
 
     /// Tells workers something, by name: without a name nothing is sent, since workers take that for a message to all. It may be lost, as
@@ -162,10 +165,12 @@ impl Control {
             let vhost = Arc::clone(&settings.dial.account.vhost);
             links.entry(vhost).or_insert_with(|| {
                 let (sender, orders) = mpsc::channel(ORDERS);
+                let up = Arc::<AtomicBool>::default();
                 Link {
                     settings: settings.clone(),
+                    up: Arc::clone(&up),
                     orders: sender,
-                    task: tokio::spawn(link::run(settings, parts.clone(), orders)),
+                    task: tokio::spawn(link::run(settings, parts.clone(), up, orders)),
                 }
             });
         }

@@ -3,12 +3,13 @@
 use std::fmt;
 
 use super::wire::{Dial, Fault, Wire};
+use crate::amqp::coding::SHORT_MAX;
 use crate::amqp::encode::client::{self, Acks, Declare, Life};
 use crate::amqp::encode::{self};
 use crate::amqp::method::MethodId;
 use crate::amqp::table::{FieldValue, Table, put_entry};
 use crate::celery::control::{self, Ask, DEFAULT_NAMESPACE, Message};
-use crate::celery::event;
+use crate::celery::{event, queue};
 use crate::config::account::Account;
 
 /// The queue of events that all proxies of a virtual host share.
@@ -26,11 +27,15 @@ pub(super) const PREFETCH: u16 = 500;
 pub(super) const CONSUMING: u16 = 1;
 /// The channel on which messages to workers are published: a missing exchange closes it.
 pub(super) const PUBLISHING: u16 = 2;
+/// The channel on which it is asked whether queues are there: the answer no closes it.
+const PROBING: u16 = 3;
 /// The consumer tags.
 pub(super) const EVENTS_TAG: &[u8] = b"events";
 pub(super) const REPLIES_TAG: &[u8] = b"replies";
 
 const NOT_FOUND: u16 = 404;
+/// What the broker says of a queue that belongs to another connection.
+const RESOURCE_LOCKED: u16 = 405;
 /// A destination that no worker has: messages to it show whether they may be sent, and nothing else.
 const NOBODY: &str = "nobody@oncegate";
 
@@ -245,6 +250,36 @@ async fn tell_nobody(wire: &mut Wire, channel: u16) -> Result<(), Fault> {
     match qos(wire, channel).await {
         Err(fault) if fault.code() == Some(NOT_FOUND) => open_channel(wire, channel).await,
         other => other,
+    }
+}
+
+/// Whether a worker's mailbox is there: it goes with the worker's connection. It takes no right to ask.
+pub(super) async fn has_mailbox(wire: &mut Wire, node: &str) -> Result<bool, Fault> {
+    let queue = queue::mailbox(node, DEFAULT_NAMESPACE);
+    // The name comes from what clients publish; no queue has one that long.
+    if queue.len() > SHORT_MAX {
+        return Ok(false);
+    }
+    open_channel(wire, PROBING).await?;
+    let there = wire
+        .call(PROBING, MethodId::QUEUE_DECLARE_OK, |out| {
+            client::queue_passive(out, PROBING, queue.as_bytes()).map_err(Fault::from)
+        })
+        .await;
+    match there {
+        Ok(_) => {
+            wire.call(PROBING, MethodId::CHANNEL_CLOSE_OK, |out| {
+                encode::channel_close(out, PROBING, 200, "goodbye", None);
+                Ok(())
+            })
+            .await?;
+            Ok(true)
+        }
+        Err(fault) => match fault.code() {
+            Some(RESOURCE_LOCKED) => Ok(true),
+            Some(NOT_FOUND) => Ok(false),
+            _ => Err(fault),
+        },
     }
 }
 

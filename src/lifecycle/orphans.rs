@@ -9,7 +9,8 @@
 //! | the worker of the lock | what is done |
 //! |---|---|
 //! | seen by no proxy, for `orphan_grace` on end | the lock is freed, reason `crash` |
-//! | – but Oncegate has an account there (`[control]`) | it is asked first: freed if it does not answer twice, or does not know the task twice |
+//! | – but Oncegate has an account there (`[control]`) | it is asked first: freed if it does not answer twice and has no mailbox at the broker, or does not know the task twice |
+//! | – and the connection of that account is down | kept, if no proxy has carried its task: nobody hears it |
 //! | seen by another proxy | nothing: that one looks after it |
 //! | here, since before the lock was taken | nothing: it tells the end itself |
 //! | here, but only since after the lock was taken (it was started anew, or has reconnected) | after `orphan_grace` it is asked |
@@ -268,9 +269,9 @@ fn may_be_orphaned(lock: &LockRecord, rules: &RuleSet) -> bool {
 /// How the worker of a lock is seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sight {
-    /// No proxy sees it.
+    /// No proxy sees it, and what passes none is not heard.
     Absent,
-    /// Nor does any, and it can be asked.
+    /// No proxy sees it, and it can be asked.
     Unseen,
     /// It lives, and this process cannot ask it.
     Elsewhere,
@@ -334,9 +335,10 @@ struct Doubt {
 }
 
 /// A worker that no proxy sees.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Absence {
     since_ms: u64,
+    sight: Sight,
     pass: Pass,
 }
 
@@ -403,6 +405,8 @@ impl Orphans {
     fn judge(&mut self, lock: &LockRecord, sight: Sight, grace_ms: u64, now_ms: u64) -> Verdict {
         match sight {
             Sight::Elsewhere => Verdict::Keep,
+            // It may never have passed a proxy, and nothing else is heard of it now.
+            Sight::Absent if !lock.carried => Verdict::Keep,
             Sight::Absent => self.judge_absent(lock, grace_ms, now_ms),
             Sight::Unseen => self.judge_unseen(lock, grace_ms, now_ms),
             Sight::Here { since_ms } => self.judge_here(lock, since_ms, grace_ms, now_ms),
@@ -410,7 +414,7 @@ impl Orphans {
     }
 
     fn judge_absent(&mut self, lock: &LockRecord, grace_ms: u64, now_ms: u64) -> Verdict {
-        match self.absence(lock, now_ms) {
+        match self.absence(lock, Sight::Absent, now_ms) {
             // Never at first sight, however short the grace: a note may have lapsed a moment before it is written anew.
             Some(since_ms) if now_ms > since_ms && now_ms - since_ms >= grace_ms => Verdict::Crashed,
             _ => Verdict::Keep,
@@ -419,19 +423,28 @@ impl Orphans {
 
     /// It may live all the same, if it publishes no heartbeats: it is asked, and gone if it says nothing.
     fn judge_unseen(&mut self, lock: &LockRecord, grace_ms: u64, now_ms: u64) -> Verdict {
-        match self.absence(lock, now_ms) {
+        match self.absence(lock, Sight::Unseen, now_ms) {
             Some(since_ms) => self.judge_asked(lock, since_ms, grace_ms, Silence::Frees, now_ms),
             None => Verdict::Keep,
         }
     }
 
-    /// Since when the worker of a lock is absent, if its absence counts.
-    fn absence(&mut self, lock: &LockRecord, now_ms: u64) -> Option<u64> {
+    /// Since when the worker of a lock is absent in this way, if its absence counts. It counts anew when workers can be heard and asked again
+    /// after a while: they may have been cut off from the broker as well.
+    fn absence(&mut self, lock: &LockRecord, sight: Sight, now_ms: u64) -> Option<u64> {
         if now_ms < self.counts_from_ms {
             return None;
         }
         let pass = Pass(self.pass);
-        let absence = self.absent.entry(worker_of(lock)).or_insert(Absence { since_ms: now_ms, pass });
+        let fresh = Absence {
+            since_ms: now_ms,
+            sight,
+            pass,
+        };
+        let absence = self.absent.entry(worker_of(lock)).or_insert(fresh);
+        if absence.sight != sight {
+            *absence = fresh;
+        }
         absence.pass = pass;
         Some(absence.since_ms)
     }

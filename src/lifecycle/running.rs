@@ -24,7 +24,7 @@ use tokio::sync::watch;
 
 use super::nodes::{Node, Nodes, Presence, Question};
 use crate::rules::RuleSet;
-use crate::rules::lock::{Claim, LockRecord, LockState, Nonce, ReleaseOn, Renewed, Reply, Request, Scope, Signal};
+use crate::rules::lock::{Alive, Claim, LockRecord, LockState, Nonce, ReleaseOn, Renewed, Reply, Request, Scope, Signal};
 use crate::rules::source::Source;
 use crate::rules::spec::RuleSpec;
 use crate::session::{Run, TasksKnown};
@@ -111,7 +111,7 @@ impl Tracked {
             claim: self.run.claim.clone(),
             delivery: self.run.delivery,
             note: Arc::clone(&self.run.note),
-            running: true,
+            alive: Alive::Acknowledged,
             worker: Arc::clone(&self.run.worker),
         }
     }
@@ -261,7 +261,7 @@ impl Runs {
 
     /// The store has done an order.
     pub fn heard(&self, order: &Request, reply: &Reply) {
-        if let (Request::Renew { claim, running: true, .. }, Reply::Renewed(Renewed::Gone)) = (order, reply) {
+        if let (Request::Renew { claim, .. }, Reply::Renewed(Renewed::Gone)) = (order, reply) {
             self.state().forget_claim(claim);
         }
     }
@@ -284,7 +284,7 @@ impl Runs {
                 free(store, run);
             }
         }
-        if self.state().tracked.is_empty() {
+        if !self.state().is_anything_due(now_ms) {
             return;
         }
         let present = self.nodes.present();
@@ -350,6 +350,11 @@ fn free(store: &Client, run: &Run) {
 }
 
 impl State {
+    fn is_anything_due(&self, now_ms: u64) -> bool {
+        let due = |tracked: &Tracked| tracked.is_due(now_ms) || tracked.check_ms <= now_ms || tracked.has_lapsed(now_ms);
+        self.tracked.values().flatten().any(due)
+    }
+
     fn tracks(&self, claim: &Claim) -> bool {
         let tracked = self.tracked.get(&claim.id);
         tracked.is_some_and(|tracked| tracked.iter().any(|tracked| tracked.run.claim == *claim))
@@ -448,8 +453,11 @@ impl State {
 
     /// A worker has answered: the tasks that have ended, for all that it knows. What was not asked, or not of it, says nothing.
     fn answered(&mut self, answer: &TasksKnown, now_ms: u64) -> Vec<Run> {
-        let of_it = |asked: &&Asked| asked.node.name == answer.node;
-        if self.questions.get(&*answer.ticket).filter(of_it).is_none() {
+        if self
+            .questions
+            .get(&*answer.ticket)
+            .is_none_or(|asked| asked.node.name != answer.node)
+        {
             return Vec::new();
         }
         let Some(asked) = self.questions.remove(&*answer.ticket) else {

@@ -247,7 +247,7 @@ fn ends_unheard(rule: &Rule) {
     tracing::warn!(
         rule = &*rule.name,
         completion = rule.hears.names(),
-        "many tasks of this rule were acknowledged, and none was heard to end: its locks go by ttl. Let the workers publish task events \
+        "many tasks of this rule were acknowledged, and none was heard to end: its locks go late, when their worker is asked for its tasks, or by ttl. Let the workers publish task events \
          (worker -E, or control.enable_events with gossip or heartbeat on), set results.url to Celery's Redis result backend, use Celery's \
          rpc result backend, or write acks_late = true if the tasks acknowledge after their run; completion must list what tells the end"
     );

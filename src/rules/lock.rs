@@ -15,11 +15,15 @@ pub struct Digest(pub [u8; 32]);
 impl Digest {
     /// Lower-case hex, 64 characters, as locks are named in the store.
     pub fn to_hex(self) -> String {
+        self.hex_digits().map(char::from).iter().collect()
+    }
+
+    /// The octets of [`Digest::to_hex`].
+    pub fn hex_digits(self) -> [u8; 64] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut hex = String::with_capacity(64);
-        for byte in self.0 {
-            hex.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            hex.push(char::from(DIGITS[usize::from(byte & 15)]));
+        let mut hex = [0; 64];
+        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0) {
+            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
         }
         hex
     }
@@ -278,8 +282,8 @@ pub enum Request {
         delivery: Nonce,
         /// The same note as at admission.
         note: Arc<LockNote>,
-        /// True if a worker runs it whose message is acknowledged: a lock that is taken again runs, and counts no message.
-        running: bool,
+        /// By what that is known: what a lock that is taken again says of its holder.
+        alive: Alive,
         /// The worker's node name, empty if it is not known.
         worker: Arc<str>,
     },
@@ -304,6 +308,24 @@ pub enum Request {
         /// The key.
         digest: Digest,
     },
+}
+
+/// By what a holder is known to be alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Alive {
+    /// A worker has its message, and is not heard to have begun.
+    Delivered,
+    /// A worker has begun it, and has not acknowledged its message: should the worker go, the message runs elsewhere.
+    Begun,
+    /// A worker runs it, and has acknowledged its message: should the worker go, it is lost.
+    Acknowledged,
+}
+
+impl Alive {
+    /// True if a worker has begun it.
+    pub fn runs(self) -> bool {
+        self != Alive::Delivered
+    }
 }
 
 /// What a release does with the lock of a holder that runs.

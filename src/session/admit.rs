@@ -7,13 +7,13 @@ use super::arrive::Arrival;
 use super::channel::{Channel, Collect, Down, Life};
 use super::collect::body_of;
 use super::event::{DeliveryEvent, Event};
+use super::expiry::with_expires;
 use super::renew::Hold;
 use super::{Session, Shared, StoreSilent, Ticket};
-use crate::amqp::content::{ContentHeader, splice_header};
+use crate::amqp::content::ContentHeader;
 use crate::amqp::encode;
 use crate::amqp::frame::{self, Split};
 use crate::amqp::method::basic::{self, Ack};
-use crate::amqp::table::FieldValue;
 use crate::celery::{Limits, routing, task};
 use crate::rules::lock::{Admitted, Digest, Reply, Request, Scope};
 use crate::rules::outcome::DeliveryDecision;
@@ -136,17 +136,14 @@ impl Admission {
 
     /// The delivery as one of a task whose time has passed; `None` if it has no header to say so.
     fn killed(&self) -> Option<Vec<u8>> {
-        let (method, rest) = self.frames.split_at_checked(self.header_at)?;
-        let Split::Frame(header_frame) = frame::split(rest, usize::MAX) else {
+        let Split::Frame(header_frame) = frame::split(self.frames.get(self.header_at..)?, usize::MAX) else {
             return None;
         };
         let header = ContentHeader::decode(header_frame.payload)?;
         task::peek(&header.properties)?;
         header.properties.headers?.get(b"expires").ok().flatten()?;
         // `RabbitMQ` sends content headers above the negotiated size itself.
-        let spliced = splice_header(&header_frame, b"expires", &FieldValue::LongStr(PAST), 0).ok()?;
-        let body = rest.get(header_frame.raw.len()..)?;
-        Some([method, &spliced, body].concat())
+        with_expires(&self.frames, self.header_at, PAST, 0)
     }
 }
 

@@ -8,6 +8,7 @@
 
 use super::admit::{Admission, Await};
 use super::channel::{Channel, Collect, Life};
+use super::collect::room_for;
 use super::{Shared, Ticket};
 use crate::amqp::content::ContentHeader;
 use crate::amqp::frame::{self, Frame, FrameKind, Split};
@@ -134,6 +135,7 @@ impl Channel {
         }
         shared.held_bytes += frames.len();
         let body_at = frames.len();
+        frames.reserve_exact(room_for(left));
         self.arriving = Arriving::Collecting(Box::new(Collect {
             frames,
             header_at,

@@ -279,7 +279,7 @@ impl Channel {
             return false;
         };
         self.deliveries.settle(ack.delivery_tag, ack.multiple, |settled| {
-            shared.client_has_settled(settled, Signal::Acked)
+            shared.client_has_settled(settled, Signal::Acked);
         });
         true
     }

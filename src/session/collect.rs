@@ -40,6 +40,7 @@ impl Channel {
         }
         shared.held_bytes += frames.len();
         let body_at = frames.len();
+        frames.reserve_exact(room_for(left));
         self.up = Up::Collecting(Box::new(Collect {
             frames,
             header_at,
@@ -217,6 +218,16 @@ impl Channel {
             });
             self.schedule(shared, Place::Queue(position));
         }
+    }
+}
+
+/// How much room the body frames of a content take, mostly one, for which the memory is had at once.
+pub(super) fn room_for(body: u64) -> usize {
+    const AT_ONCE: u64 = 4 * 1024;
+    if body == 0 {
+        0
+    } else {
+        body.min(AT_ONCE) as usize + frame::HEADER_LEN + 1
     }
 }
 

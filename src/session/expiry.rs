@@ -19,7 +19,9 @@ impl Shared {
             Expiry::Own => return,
             Expiry::Unwritable(why) => why,
             Expiry::WithLock { at_ms, else_unstarted_ms } => {
-                if let Some(written) = with_expires(frames, header_at, at_ms, self.frame_max) {
+                let text = write_iso8601(at_ms);
+                let written = text.and_then(|text| with_expires(frames, header_at, text.as_bytes(), self.frame_max));
+                if let Some(written) = written {
                     *frames = written;
                     return;
                 }
@@ -36,14 +38,13 @@ impl Shared {
     }
 }
 
-/// The frames with that header; `None` if it cannot be written.
-fn with_expires(frames: &[u8], header_at: usize, at_ms: i64, frame_max: usize) -> Option<Vec<u8>> {
+/// The frames of a message with that header `expires`; `None` if it cannot be written. `frame_max`: in octets, 0 for no limit.
+pub(super) fn with_expires(frames: &[u8], header_at: usize, text: &[u8], frame_max: usize) -> Option<Vec<u8>> {
     let (method, rest) = frames.split_at_checked(header_at)?;
     let Split::Frame(header) = frame::split(rest, usize::MAX) else {
         return None;
     };
-    let text = write_iso8601(at_ms)?;
-    let spliced = splice_header(&header, b"expires", &FieldValue::LongStr(text.as_bytes()), frame_max).ok()?;
+    let spliced = splice_header(&header, b"expires", &FieldValue::LongStr(text), frame_max).ok()?;
     let body = rest.get(header.raw.len()..)?;
     Some([method, &spliced, body].concat())
 }

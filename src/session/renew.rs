@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::agenda::Place;
 use super::event::{Event, Run};
 use super::{Now, Session, Shared};
-use crate::rules::lock::{Claim, Digest, LockNote, Nonce, Request, Scope};
+use crate::rules::lock::{Alive, Claim, Digest, LockNote, Nonce, Request, Scope};
 
 /// Locks are renewed at least so often, in microseconds, however long they live.
 const RENEWAL_MAX_US: u64 = 30_000_000;
@@ -115,7 +115,7 @@ impl Shared {
             claim: hold.claim.clone(),
             delivery: hold.delivery,
             note: hold.note_at(self.now.us),
-            running,
+            alive: if running { Alive::Begun } else { Alive::Delivered },
             worker: Arc::clone(&self.worker),
         });
     }

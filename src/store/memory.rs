@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Answer, Filter, Page, Ticket};
 use crate::rules::lock::{
-    Acquired, Admitted, Claim, Committed, Cooled, Digest, Freed, LockNote, LockState, Nonce, ReleaseReason, Renewed, Reply, Request,
+    Acquired, Admitted, Alive, Claim, Committed, Cooled, Digest, Freed, LockNote, LockState, Nonce, ReleaseReason, Renewed, Reply, Request,
     Running, Scope, Signal, SignalVerdict,
 };
 use crate::rules::source::Source;
@@ -213,9 +213,9 @@ impl Step<'_> {
                 claim,
                 delivery,
                 note,
-                running,
+                alive,
                 worker,
-            } => Reply::Renewed(self.renew(claim, *delivery, note, *running, worker)),
+            } => Reply::Renewed(self.renew(claim, *delivery, note, *alive, worker)),
             Request::Cool { claim, note } => Reply::Cooled(self.cool(claim, note)),
             Request::Release { digest, holder, running } => Reply::Released(self.release(*digest, holder.as_deref(), *running)),
             Request::Show { digest } => Reply::Lock(self.table.lock(digest, self.now).map(|lock| Box::new(lock.record(*digest)))),
@@ -448,12 +448,8 @@ impl Step<'_> {
         }
     }
 
-    fn renew(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<LockNote>, running: bool, worker: &Arc<str>) -> Renewed {
-        let (state, life) = if running {
-            (LockState::Running, note.life_ms)
-        } else {
-            (LockState::Queued, note.queued_life_ms())
-        };
+    fn renew(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<LockNote>, alive: Alive, worker: &Arc<str>) -> Renewed {
+        let life = if alive.runs() { note.life_ms } else { note.queued_life_ms() };
         let until = self.now + life.clamp(1, LONGEST_MS);
         if let Some(lock) = self.table.lock(&claim.digest, self.now) {
             if lock.holder != claim.id || lock.has_ended() {
@@ -470,9 +466,17 @@ impl Step<'_> {
         if dead || ended {
             return Renewed::Gone;
         }
+        let state = if alive == Alive::Acknowledged {
+            LockState::Running
+        } else {
+            LockState::Queued
+        };
         self.take(claim, delivery, note, state, until);
         if let Some(lock) = self.table.lock(&claim.digest, self.now) {
             lock.stands_for_a_publish(delivery);
+            if alive.runs() {
+                lock.state = LockState::Running;
+            }
             lock.reached(worker);
         }
         self.table.note_id(&claim.id, claim.digest, &note.rule, until, self.now);

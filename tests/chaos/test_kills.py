@@ -84,6 +84,11 @@ def test_killed_under_load(gates, own_broker, store, victim):
     gate = gates(own_broker.port, RULES, store=store.url)
     if gate.direct and victim == "proxy":
         pytest.skip("there is no proxy to kill")
+    client = wire.connect(own_broker.port, "/")
+    client.open_channel()
+    client.declare("chaos", durable=True)
+    client.close()
+    own_broker.write_down()
     producers = [Producer(gate, "/", "chaos", range(1500)) for _ in range(4)]
     for producer in producers:
         producer.start()
@@ -100,7 +105,7 @@ def test_killed_under_load(gates, own_broker, store, victim):
             store.kill()
             store.start()
         else:
-            own_broker.kill()
+            own_broker.kill(written=True)
             own_broker.start()
     for producer in producers:
         producer.join(180)

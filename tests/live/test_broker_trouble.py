@@ -44,6 +44,7 @@ def ids_in(port, queue):
 def test_a_killed_broker_leaves_no_lock_and_loses_nothing_confirmed(gates, own_broker, store):
     gate = gates(own_broker.port, RULES, store=store.url)
     client = confirming(gate.port, "kill")
+    own_broker.write_down()
     confirms = wire.Confirms()
     ids = {}
 
@@ -62,7 +63,7 @@ def test_a_killed_broker_leaves_no_lock_and_loses_nothing_confirmed(gates, own_b
             client.publish(1, "", "kill", payload, properties)
             if number == 3000:
                 harness.wait_until(lambda: confirms.acked, "a first confirm")
-                own_broker.kill()
+                own_broker.kill(written=True)
     except OSError:
         pass
     reader.join(harness.DEADLINE)

@@ -169,7 +169,7 @@ def test_a_rule_of_which_no_end_is_heard_is_told_of_once(oncegate, stack, store,
 
 
 def test_a_message_that_outlives_its_lock_never_runs(oncegate, stack, store, scoreboard):
-    gate = oncegate(rule("note", ttl='"2s"', expires_with_lock="true"), store=store.url)
+    gate = oncegate(rule("note", ttl='"5s"', expires_with_lock="true"), store=store.url)
     stack.produce(gate, "note.delay(1)")
     gate.expect_publishes(1, "forwarded", rule="g")
     # Nobody takes it from its queue until its lock has gone by its ttl.

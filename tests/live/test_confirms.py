@@ -9,7 +9,7 @@ from wire import Basic, Confirm
 
 # A flood from three connections at once waits for the store longer than the default allows one question,
 # and a question that is given up is forwarded unchecked: here it is the decisions that are counted.
-PATIENT = 'timeout = "30s"'
+PATIENT = 'timeout = "120s"'
 
 RULES = """
 [[rule]]

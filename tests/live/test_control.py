@@ -1,6 +1,7 @@
 """Workers that connect straight to the broker, past every proxy, while producers pass: what `[control]` learns of them and asks them."""
 
 import json
+import signal
 import types
 
 import amqp
@@ -179,6 +180,20 @@ def test_a_worker_without_heartbeats_answers_and_keeps_its_lock(gate, stack, sto
     assert proxy.count("oncegate_locks_released_total", rule="gated", reason="crash") == 0
 
 
+def test_a_worker_that_says_nothing_keeps_its_lock_as_long_as_its_mailbox_is_there(gate, stack, store, scoreboard, straight, mailboxes):
+    """A worker whose main process is busy neither answers nor publishes anything; its pool runs on."""
+    proxy = gate("gated")
+    worker = straight()
+    task = begin(stack, proxy, store, scoreboard, mailboxes, worker, "gated")
+    worker.process.send(signal.SIGSTOP)
+    harness.wait_until(lambda: len(mailboxes.sent("query_task", worker.node)) >= 3, "the worker to be asked", timeout=120)
+    assert [lock["holder"] for lock in store.locks()] == [task]
+    worker.process.send(signal.SIGCONT)
+    scoreboard.open_gate("one")
+    proxy.expect("oncegate_locks_released_total", 1, rule="gated", reason="success")
+    assert proxy.count("oncegate_locks_released_total", rule="gated", reason="crash") == 0
+
+
 def test_a_worker_started_anew_does_not_know_the_task(gate, stack, store, scoreboard, straight, mailboxes):
     proxy = gate("gated")
     worker = straight()
@@ -252,9 +267,8 @@ def test_the_least_rights_that_are_told_are_enough(broker, vhost, tmp_path, gate
     proxy = gate("gated", control=control)
     worker = straight()
     begin(stack, proxy, store, scoreboard, mailboxes, worker, "gated")
-    worker.kill()
-    harness.wait_until(lambda: not store.locks(), "the lock to go", timeout=90)
-    assert mailboxes.sent("query_task", worker.node)
+    scoreboard.open_gate("one")
+    proxy.expect("oncegate_locks_released_total", 1, rule="gated", reason="success")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import harness
 import pytest
+import wire
 
 
 def rules(task, **keys):
@@ -43,7 +44,7 @@ def ends(stack, gate, store, scoreboard, task, marks):
 def test_queued_when_the_store_forgets_it_is_decided_at_its_delivery(oncegate, stack, store, scoreboard):
     gate = oncegate(rules("gated"), store=store.url)
     stack.produce(gate, "gated.delay('one')")
-    [before] = store.locks()
+    [before] = store.wait_locks(1, "queued")
     restart_empty(store)
     stack.worker(gate)
     scoreboard.wait_runs(1)
@@ -55,6 +56,7 @@ def test_queued_when_the_store_forgets_it_is_decided_at_its_delivery(oncegate, s
 def test_of_two_calls_that_a_forgetful_store_let_pass_one_runs(oncegate, stack, store, scoreboard):
     gate = oncegate(rules("gated"), store=store.url)
     stack.produce(gate, "gated.delay('one')")
+    store.wait_locks(1, "queued")
     restart_empty(store)
     stack.produce(gate, "gated.delay('one')")
     harness.wait_until(lambda: stack.messages() == 2, "both to be queued")
@@ -74,9 +76,13 @@ def test_running_unacknowledged_it_is_locked_again(oncegate, stack, store, score
     stack.worker(gate, conf=conf)
     stack.produce(gate, f"{task}.delay('one')")
     [run] = scoreboard.wait_runs(1)
+    store.wait_locks(1, "running")
     for _ in range(2):
         restart_empty(store)
-        assert locked_again(store, run["id"])["state"] == "queued"
+        lock = locked_again(store, run["id"])
+        assert "-" not in lock["publishes"], "its message is in flight"
+        # Its start was heard before, and is not forgotten.
+        store.wait_locks(1, "running")
     dropped(stack, gate, task)
     ends(stack, gate, store, scoreboard, task, 1)
 
@@ -91,6 +97,7 @@ def test_running_acknowledged_it_is_locked_again(oncegate, stack, store, scorebo
         restart_empty(store)
         lock = locked_again(store, run["id"])
         assert (lock["state"], lock["worker"]) == ("running", f"{worker.node}@test")
+        assert "-" in lock["publishes"], "its message is settled"
     dropped(stack, gate, "gated")
     ends(stack, gate, store, scoreboard, "gated", 1)
 
@@ -101,8 +108,8 @@ def test_what_a_worker_has_in_hand_and_has_not_begun_is_locked_again(oncegate, s
     stack.produce(gate, "gated.delay('one'); note.delay(1); note.delay(2)")
     [run] = scoreboard.wait_runs(1)
     gate.expect("oncegate_deliveries_total", 2, rule="n", decision="forwarded")
-    before = {lock["holder"] for lock in store.locks()}
-    assert len(before) == 3 and run["id"] in before
+    before = {lock["holder"] for lock in store.wait_locks(3)}
+    assert run["id"] in before
     restart_empty(store)
     harness.wait_until(lambda: {lock["holder"] for lock in store.locks()} == before, "all three to be locked again")
     stack.produce(gate, "note.delay(1); note.delay(2)")
@@ -147,17 +154,24 @@ def test_ended_while_the_store_was_away_it_is_not_locked_again(oncegate, stack, 
     harness.wait_until(lambda: not store.locks(), "the lock to go")
 
 
-def test_killed_after_its_lock_was_taken_again_a_worker_loses_it(oncegate, stack, store, scoreboard):
+def test_killed_after_its_lock_was_taken_again_a_worker_loses_it(oncegate, stack, store, scoreboard, broker, vhost, raw):
     gate = oncegate(rules("gated", orphan_grace='"2s"'), store=store.url)
     worker = stack.worker(gate)
     stack.produce(gate, "gated.delay('one')")
     [run] = scoreboard.wait_runs(1)
-    harness.wait_until(lambda: stack.messages() == 0, "the queue to be empty")
+    # Acknowledged, as far as the broker knows: it is not delivered again.
+    store.wait_locks(1, "running")
+    harness.wait_until(lambda: broker.settled(vhost, stack.queue), "the ack to arrive")
+    client = raw(gate.port)
+    client.open_channel()
     restart_empty(store)
     locked_again(store, run["id"])
     worker.kill()
-    dropped(stack, gate, "gated")
-    harness.wait_until(lambda: not store.locks(), "the lock to go")
+    # From a client that is connected already: a producer takes a while to start, and the lock goes meanwhile.
+    _, properties, payload = wire.task_message("live.gated", ("one",))
+    client.publish(1, "", stack.queue, payload, properties)
+    gate.expect_publishes(1, "dropped", rule="g")
+    harness.wait_until(lambda: not store.locks(), "the lock to go", 2 * harness.DEADLINE)
     gate.expect("oncegate_locks_released_total", 1, rule="g", reason="crash")
     stack.worker(gate)
     stack.produce(gate, "gated.delay('one')")
@@ -183,9 +197,13 @@ def test_the_broker_restarted_while_queued_delivered_and_running(gates, workspac
     produce("gated.delay('early'); late.delay('late')")
     early, late = sorted(scoreboard.wait_runs(2), key=lambda run: run["task"])
     produce("gated.apply_async(('queued',), queue='nobody')")
-    holders = {lock["holder"] for lock in store.locks()}
-    assert len(holders) == 3 and {early["id"], late["id"]} < holders
-    own_broker.kill()
+    holders = {lock["holder"] for lock in store.wait_locks(3)}
+    assert {early["id"], late["id"]} < holders
+    harness.wait_until(
+        lambda: {lock["holder"]: lock["state"] for lock in store.locks()}[early["id"]] == "running", "the early ack to be known"
+    )
+    own_broker.write_down("restart", "nobody")
+    own_broker.kill(written=True)
     own_broker.start()
     # The worker comes back, and is given what it had not acknowledged: the same again.
     again = scoreboard.wait_runs(3)[2]

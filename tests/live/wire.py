@@ -297,7 +297,7 @@ def take_confirm(confirms, frame):
     return True
 
 
-def read_confirms(client, confirms, wanted, timeout=120.0):
+def read_confirms(client, confirms, wanted, timeout=200.0):
     """Reads confirms until this many numbers are answered. Looks at nothing else, so that it keeps up."""
     end = time.monotonic() + timeout
     while len(confirms) < wanted:

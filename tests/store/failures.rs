@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use oncegate::rules::lock::{Acquired, Committed, LockState, Nonce, ReleaseReason, Reply, Request, Scope};
+use oncegate::rules::lock::{Acquired, Alive, Committed, LockState, Nonce, ReleaseReason, Reply, Request, Scope};
 use oncegate::store::{Circuit, Client, GivenUp, Observer, Op, OpenError, Settings, Store, Unavailable, Unobserved};
 
 use crate::world::{RedisServer, acquire, claim, commit, digest, note, note_with, patient, settings, unpublish};
@@ -206,7 +206,7 @@ async fn renewals_are_not_kept_for_a_store_that_is_away() {
         claim: claim(key, id),
         delivery: Nonce(1),
         note: note(Scope::UntilFinished),
-        running: true,
+        alive: Alive::Acknowledged,
         worker: "w@one".into(),
     };
     for key in 0..100 {

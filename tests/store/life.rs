@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use oncegate::rules::lock::{
-    Acquired, Admitted, Claim, Committed, Cooled, Digest, LockNote, LockRecord, LockState, Nonce, ReleaseOn, ReleaseReason, Renewed, Reply,
-    Request, Running, Scope, Signal,
+    Acquired, Admitted, Alive, Claim, Committed, Cooled, Digest, LockNote, LockRecord, LockState, Nonce, ReleaseOn, ReleaseReason, Renewed,
+    Reply, Request, Running, Scope, Signal,
 };
 use oncegate::rules::source::Source;
 
@@ -90,12 +90,12 @@ async fn admit(w: &World, claim: &Claim, delivery: u64, note: &Arc<LockNote>, re
     }
 }
 
-async fn renew(w: &World, claim: &Claim, note: &Arc<LockNote>, running: bool) -> Renewed {
+async fn renew(w: &World, claim: &Claim, note: &Arc<LockNote>, alive: Alive) -> Renewed {
     let request = Request::Renew {
         claim: claim.clone(),
         delivery: Nonce(500),
         note: note.clone(),
-        running,
+        alive,
         worker: WORKER.into(),
     };
     match w.ask(request).await {
@@ -188,7 +188,7 @@ async fn outcome_that_does_not_release_keeps_the_key_for_its_ttl(w: &World) {
         assert_eq!(held(w, key).await.state, LockState::Cooldown);
         assert!(matches!(w.acquire(&claim(key, "b"), 2, &note).await, Acquired::Held { expires_in_ms, .. } if expires_in_ms > LIFE / 2));
         assert_eq!(
-            renew(w, &claim(key, "a"), &note, true).await,
+            renew(w, &claim(key, "a"), &note, Alive::Acknowledged).await,
             Renewed::Gone,
             "what has ended is not renewed"
         );
@@ -334,7 +334,7 @@ async fn revoke_of_a_waiting_holder_frees_and_kills(w: &World) {
         "nor a retry"
     );
     assert_eq!(w.commit(&a, 3, &note).await, Committed::Ended);
-    assert_eq!(renew(w, &a, &note, true).await, Renewed::Gone);
+    assert_eq!(renew(w, &a, &note, Alive::Acknowledged).await, Renewed::Gone);
     assert_eq!(w.show(digest(1)).await, None, "it takes no lock any more");
     let b = queued(w, 1, "b", &note).await;
     assert_eq!(admit(w, &a, 9, &note, false).await.1, Admitted::Superseded);
@@ -386,7 +386,7 @@ async fn lock_of_a_message_that_expires_goes_with_it(w: &World) {
     let a = queued(w, 1, "a", &note).await;
     assert!((LEASE + 1..LIFE).contains(&w.span(digest(1)).await.expect("held")));
     admit(w, &a, 9, &note, false).await;
-    assert_eq!(renew(w, &a, &note, false).await, Renewed::Held);
+    assert_eq!(renew(w, &a, &note, Alive::Delivered).await, Renewed::Held);
     assert!(w.span(digest(1)).await < Some(LIFE), "it has not begun");
     tell(w, "a", Signal::Started).await;
     assert!(w.span(digest(1)).await >= Some(LIFE));
@@ -534,7 +534,7 @@ async fn renewal_gives_the_full_life(w: &World) {
     let (a, note) = (claim(1, "a"), note(Scope::UntilFinished));
     w.acquire(&a, 1, &note).await;
     assert_eq!(w.span(digest(1)).await, Some(LEASE));
-    assert_eq!(renew(w, &a, &note, false).await, Renewed::Held);
+    assert_eq!(renew(w, &a, &note, Alive::Delivered).await, Renewed::Held);
     assert!(w.span(digest(1)).await >= Some(LIFE));
 }
 
@@ -542,24 +542,26 @@ async fn renewal_retakes_and_never_steals(w: &World) {
     let note = note(Scope::UntilFinished);
     let a = queued(w, 1, "a", &note).await;
     w.release(digest(1), None).await;
-    assert_eq!(renew(w, &a, &note, true).await, Renewed::Retaken);
+    assert_eq!(renew(w, &a, &note, Alive::Acknowledged).await, Renewed::Retaken);
     assert_eq!(held(w, 1).await.state, LockState::Running);
     assert_eq!(tell(w, "a", Signal::Succeeded).await, [ReleaseReason::Success]);
     queued(w, 1, "b", &note).await;
-    assert_eq!(renew(w, &a, &note, true).await, Renewed::Gone);
+    assert_eq!(renew(w, &a, &note, Alive::Acknowledged).await, Renewed::Gone);
     assert_eq!(w.holder(digest(1)).await.as_deref(), Some("b"));
 }
 
 async fn renewal_of_what_runs_takes_a_lock_that_a_crash_frees(w: &World) {
     let note = note(Scope::UntilFinished);
-    for (key, running) in [(1, true), (2, false)] {
+    for (key, alive) in [(1, Alive::Acknowledged), (2, Alive::Begun), (3, Alive::Delivered)] {
         let id = format!("task {key}");
         let lost = claim(key, &id);
-        assert_eq!(renew(w, &lost, &note, running).await, Renewed::Retaken);
+        assert_eq!(renew(w, &lost, &note, alive).await, Renewed::Retaken);
         let lock = held(w, key).await;
-        assert_eq!((&*lock.worker, lock.in_flight), (WORKER, u32::from(!running)));
+        let lost = alive == Alive::Acknowledged;
+        assert_eq!((&*lock.worker, lock.in_flight), (WORKER, u32::from(!lost)));
+        assert_eq!(lock.state == LockState::Running, alive.runs());
         let freed = tell(w, &id, Signal::Orphaned).await;
-        assert_eq!(freed.is_empty(), !running, "a message in flight runs elsewhere");
+        assert_eq!(!freed.is_empty(), lost, "a message in flight runs elsewhere");
         assert_eq!(tell(w, &id, Signal::Purged).await, [], "a worker has it");
     }
 }
@@ -574,12 +576,12 @@ async fn renewal_after_the_end_is_of_no_use(w: &World) {
         let id = format!("task {key}");
         let a = queued(w, key, &id, &note).await;
         tell(w, &id, signal).await;
-        assert_eq!(renew(w, &a, &note, true).await, Renewed::Gone);
+        assert_eq!(renew(w, &a, &note, Alive::Acknowledged).await, Renewed::Gone);
         assert_eq!(w.show(digest(key)).await, None);
     }
     let a = queued(w, 4, "late", &late()).await;
     tell(w, "late", Signal::Acked).await;
-    assert_eq!(renew(w, &a, &late(), true).await, Renewed::Gone);
+    assert_eq!(renew(w, &a, &late(), Alive::Acknowledged).await, Renewed::Gone);
     assert!(w.span(digest(4)).await < Some(LEASE), "its grace goes on");
 }
 
@@ -622,10 +624,10 @@ async fn renewal_does_not_undo_a_release(w: &World) {
     admit(w, &a, 9, &note, false).await;
     tell(w, "a", Signal::Started).await;
     assert_eq!(w.release(digest(1), None).await.len(), 1);
-    assert_eq!(renew(w, &a, &note, true).await, Renewed::Gone);
+    assert_eq!(renew(w, &a, &note, Alive::Acknowledged).await, Renewed::Gone);
     assert_eq!(w.show(digest(1)).await, None);
     // Its retry, and its redelivery, are calls like any other.
     assert_eq!(w.acquire(&a, 2, &note).await, Acquired::Taken);
     assert_eq!(w.commit(&a, 2, &note).await, Committed::Held);
-    assert_eq!(renew(w, &a, &note, true).await, Renewed::Held);
+    assert_eq!(renew(w, &a, &note, Alive::Acknowledged).await, Renewed::Held);
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use oncegate::rules::lock::{
-    Acquired, Admitted, Claim, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Running, Scope, Signal,
+    Acquired, Admitted, Alive, Claim, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Running, Scope, Signal,
 };
 use oncegate::rules::source::{Hears, Source};
 
@@ -65,7 +65,7 @@ fn request(dice: &mut Dice, notes: &[Arc<LockNote>]) -> Request {
             claim,
             delivery: Nonce(200 + nonce),
             note: note.clone(),
-            running: dice.roll(2) == 0,
+            alive: [Alive::Delivered, Alive::Begun, Alive::Acknowledged][dice.roll(3) as usize],
             worker,
         },
         _ if dice.roll(2) == 0 => Request::Cool {

@@ -91,6 +91,7 @@ async fn running(w: &World, acked: bool) -> Claim {
 
 async fn a_crash_of_the_worker_frees_what_it_ran(w: &World) {
     running(w, true).await;
+    assert!(w.show(digest(1)).await.is_some_and(|lock| lock.carried), "its ack was seen");
     assert_eq!(tell(w, "a", 0, Signal::Orphaned, "w@one").await, [ReleaseReason::Crash]);
     assert!(w.show(digest(1)).await.is_none());
     assert_eq!(

@@ -100,6 +100,16 @@ pub fn queue_declare(out: &mut Vec<u8>, channel: u16, name: &[u8], life: Life, a
     })
 }
 
+/// `queue.declare` that only asks whether the queue is there.
+pub fn queue_passive(out: &mut Vec<u8>, channel: u16, name: &[u8]) -> Result<(), EncodeError> {
+    checked(out, channel, MethodId::QUEUE_DECLARE, |out| {
+        out.extend_from_slice(&TICKET);
+        put_short(out, name)?;
+        out.push(bits([true]));
+        put_long(out, &[])
+    })
+}
+
 /// `queue.bind`.
 pub fn queue_bind(out: &mut Vec<u8>, channel: u16, queue: &[u8], exchange: &[u8], routing_key: &[u8]) -> Result<(), EncodeError> {
     checked(out, channel, MethodId::QUEUE_BIND, |out| {
@@ -223,6 +233,13 @@ mod tests {
             );
             assert!(said.arguments.contains_key("x-expires"));
         }
+        let (1, AMQPClass::Queue(queue::AMQPMethod::Declare(said))) = read(|out| queue_passive(out, 1, b"q")) else {
+            panic!("another method")
+        };
+        assert_eq!(
+            (said.queue.as_str(), said.passive, said.durable, said.exclusive),
+            ("q", true, false, false)
+        );
         let (1, AMQPClass::Queue(queue::AMQPMethod::Bind(said))) = read(|out| queue_bind(out, 1, b"q", b"x", b"task.#")) else {
             panic!("another method")
         };

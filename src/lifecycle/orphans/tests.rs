@@ -142,6 +142,30 @@ fn a_worker_that_is_unseen_and_can_be_asked_is_asked_before_its_lock_goes() {
     }
 }
 
+/// While the control connection is down nobody hears a worker that passes no proxy, nor for a while after.
+#[test]
+fn what_nobody_can_hear_has_the_grace_from_when_it_can_be_heard_again() {
+    let direct = LockRecord { carried: false, ..lock() };
+    let judge = |rig: &mut Rig, sight, now_ms| {
+        rig.orphans.begin_pass();
+        rig.orphans.see(&HashMap::from([(node(), sight)]), now_ms);
+        let verdict = rig.orphans.judge(&direct, sight, GRACE_MS, now_ms);
+        rig.orphans.end_pass();
+        verdict
+    };
+    let mut rig = Rig::default();
+    assert_eq!(judge(&mut rig, Sight::Absent, 0), Verdict::Keep);
+    assert_eq!(judge(&mut rig, Sight::Absent, 10 * GRACE_MS), Verdict::Keep);
+    let back_ms = 11 * GRACE_MS;
+    assert_eq!(judge(&mut rig, Sight::Unseen, back_ms), Verdict::Keep);
+    assert_eq!(judge(&mut rig, Sight::Unseen, back_ms + GRACE_MS - 1), Verdict::Keep);
+    assert_eq!(judge(&mut rig, Sight::Unseen, back_ms + GRACE_MS), Verdict::Ask);
+    // One that was carried goes by its absence alone, which counts anew as well.
+    assert_eq!(rig.sees(Sight::Absent, back_ms + GRACE_MS + 1), Verdict::Keep);
+    assert_eq!(rig.sees(Sight::Absent, back_ms + 2 * GRACE_MS), Verdict::Keep);
+    assert_eq!(rig.sees(Sight::Absent, back_ms + 2 * GRACE_MS + 1), Verdict::Crashed);
+}
+
 /// It lives, and publishes no heartbeats.
 #[test]
 fn an_unseen_worker_that_knows_its_task_keeps_the_lock() {

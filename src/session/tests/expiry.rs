@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::rules::lock::Alive;
 
 const OWN: &[u8] = b"2099-01-01T00:00:00+00:00";
 /// Ten minutes from the time of the rig, 2027-01-15T08:00:00Z.
@@ -157,5 +158,8 @@ fn a_run_that_has_begun_keeps_its_lock_beyond_the_time_to_begin() {
     rig.told();
     rig.later(60_000_000);
     let (_, tells) = rig.session.questions();
-    assert!(matches!(tells.as_slice(), [Request::Renew { running: true, .. }]), "{tells:?}");
+    assert!(
+        matches!(tells.as_slice(), [Request::Renew { alive: Alive::Begun, .. }]),
+        "{tells:?}"
+    );
 }

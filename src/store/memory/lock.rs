@@ -75,7 +75,7 @@ impl Lock {
         let first = match state {
             LockState::Leased => Stage::Open,
             LockState::Queued => Stage::Confirmed,
-            // The message of one that runs is settled; to one that was locked by hand there is none.
+            // One that begins as running has its message settled; to one that was locked by hand there is none.
             LockState::Running | LockState::Cooldown => Stage::Settled(publish),
         };
         Lock {
@@ -224,8 +224,11 @@ impl Lock {
         if self.note.scope == Scope::UntilExpired || self.state == LockState::Cooldown {
             return SignalEffect::None;
         }
-        if signal.settles() && !self.settle(settlement) {
-            return SignalEffect::None;
+        if signal.settles() {
+            if !self.settle(settlement) {
+                return SignalEffect::None;
+            }
+            self.carried = true;
         }
         // Per run, started never follows ended.
         if self.told && signal.verdict() == SignalVerdict::Starts {

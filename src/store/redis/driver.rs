@@ -24,10 +24,11 @@ use crate::store::{
     Answer, Backend, Circuit, Client, GivenUp, Op, Replies, Shared, Ticket, Unavailable, Waiter, ask_again, give_back, note_outcome, passes,
 };
 
-/// How many questions one call of the script takes: a batch holds the server up for about a millisecond.
-const BATCH: usize = 128;
+/// How many questions one call of the script takes: a batch holds the server up for less than a millisecond, and takes no more memory than an
+/// allocator keeps at hand.
+const BATCH: usize = 64;
 /// How many calls are out at a time: enough to hide the way there and back, few enough that batches grow under load.
-const IN_FLIGHT: usize = 3;
+const IN_FLIGHT: usize = 4;
 /// How many messages are taken from the mailbox at a time.
 const INBOX: usize = 256;
 /// A connection that has been silent for so long is tried: a server that was started anew is to be found before the next question.

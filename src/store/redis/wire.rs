@@ -1,12 +1,13 @@
 //! Requests and replies as `scripts/lock.lua` reads and writes them.
 
+use std::io::Write;
 use std::sync::Arc;
 
-use redis::{Cmd, Script, ToRedisArgs, Value};
+use redis::{Cmd, RedisWrite, Script, ToRedisArgs, Value};
 
 use crate::rules::lock::{
-    Acquired, Admitted, Claim, Committed, Cooled, Digest, Freed, LockNote, LockRecord, LockState, ReleaseOn, ReleaseReason, Renewed, Reply,
-    Request, Running, Scope, Signal,
+    Acquired, Admitted, Alive, Claim, Committed, Cooled, Digest, Freed, LockNote, LockRecord, LockState, ReleaseOn, ReleaseReason, Renewed,
+    Reply, Request, Running, Scope, Signal,
 };
 use crate::rules::source::{Hears, Source};
 use crate::store::memory::LONGEST_MS;
@@ -44,8 +45,25 @@ impl Names {
         format!("{}:{name}", self.prefix)
     }
 
-    fn id(&self, id: &str) -> String {
-        format!("{}:id:{id}", self.prefix)
+    fn write_lock(&self, cmd: &mut Cmd, digest: Digest) {
+        cmd.arg(Parts([self.prefix.as_bytes(), b":lock:{", &digest.hex_digits(), b"}"]));
+    }
+
+    fn write_id(&self, cmd: &mut Cmd, id: &str) {
+        cmd.arg(Parts([self.prefix.as_bytes(), b":id:", id.as_bytes()]));
+    }
+}
+
+/// One argument in several pieces, which are put together where they are written.
+struct Parts<'a, const N: usize>([&'a [u8]; N]);
+
+impl<const N: usize> ToRedisArgs for Parts<'_, N> {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        let mut out = out.writer_for_next_arg();
+        for part in self.0 {
+            // The command is in memory: writing does not fail.
+            let _ = out.write_all(part);
+        }
     }
 }
 
@@ -87,16 +105,19 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
         | Request::Unpublish { claim, .. }
         | Request::Admit { claim, .. }
         | Request::Renew { claim, .. }
-        | Request::Cool { claim, .. } => cmd.arg(names.lock(claim.digest)).arg(names.id(&claim.id)),
+        | Request::Cool { claim, .. } => {
+            names.write_lock(cmd, claim.digest);
+            names.write_id(cmd, &claim.id);
+        }
         Request::Signal { id, .. } => {
-            let key = names.id(id);
-            cmd.arg(&key).arg(&key)
+            names.write_id(cmd, id);
+            names.write_id(cmd, id);
         }
         Request::Release { digest, .. } | Request::Show { digest } => {
-            let key = names.lock(*digest);
-            cmd.arg(&key).arg(&key)
+            names.write_lock(cmd, *digest);
+            names.write_lock(cmd, *digest);
         }
-    };
+    }
 }
 
 fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
@@ -108,10 +129,9 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             reentrant,
         } => {
             cmd.arg("A").arg(&**id).arg(Hex(publish.0)).arg(u8::from(*reentrant));
-            cmd.arg(span(note.lease_ms))
-                .arg(span(note.life_ms))
-                .arg(entry(*digest, note))
-                .arg(fields(note, names))
+            cmd.arg(span(note.lease_ms)).arg(span(note.life_ms));
+            write_entry(cmd, *digest, note);
+            cmd.arg(Fields(note, names))
                 .arg(if note.shadow { ends(note) } else { "n".to_owned() });
         }
         Request::Commit {
@@ -156,23 +176,29 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             worker,
         } => {
             cmd.arg("M").arg(&**id).arg(Hex(delivery.0)).arg(u8::from(*reentrant));
-            cmd.arg(span(note.queued_life_ms())).arg(entry(*digest, note));
-            cmd.arg(ends(note)).arg(fields(note, names)).arg(&**worker);
+            cmd.arg(span(note.queued_life_ms()));
+            write_entry(cmd, *digest, note);
+            cmd.arg(ends(note)).arg(Fields(note, names)).arg(&**worker);
         }
         Request::Renew {
             claim: Claim { id, digest },
             delivery,
             note,
-            running,
+            alive,
             worker,
         } => {
-            let life = if *running { note.life_ms } else { note.queued_life_ms() };
-            cmd.arg("N").arg(&**id).arg(Hex(delivery.0)).arg(u8::from(*running));
-            cmd.arg(span(life)).arg(entry(*digest, note));
-            cmd.arg(ends(note)).arg(fields(note, names)).arg(&**worker);
+            let life = if alive.runs() { note.life_ms } else { note.queued_life_ms() };
+            cmd.arg("N").arg(&**id).arg(Hex(delivery.0)).arg(match alive {
+                Alive::Delivered => "d",
+                Alive::Begun => "b",
+                Alive::Acknowledged => "a",
+            });
+            cmd.arg(span(life));
+            write_entry(cmd, *digest, note);
+            cmd.arg(ends(note)).arg(Fields(note, names)).arg(&**worker);
         }
         Request::Cool { claim, note } => {
-            cmd.arg("W").arg(&*claim.id).arg(span(note.cooldown_ms)).arg(fields(note, names));
+            cmd.arg("W").arg(&*claim.id).arg(span(note.cooldown_ms)).arg(Fields(note, names));
         }
         Request::Release { holder, running, .. } => {
             cmd.arg("D")
@@ -212,15 +238,15 @@ fn span(milliseconds: u64) -> u64 {
 
 /// What a commit and a renewal need to take the lock anew.
 fn write_note(cmd: &mut Cmd, digest: Digest, note: &LockNote, names: &Names) {
-    cmd.arg(span(note.lease_ms))
-        .arg(span(note.queued_life_ms()))
-        .arg(entry(digest, note));
-    cmd.arg(ends(note)).arg(fields(note, names));
+    cmd.arg(span(note.lease_ms)).arg(span(note.queued_life_ms()));
+    write_entry(cmd, digest, note);
+    cmd.arg(ends(note)).arg(Fields(note, names));
 }
 
 /// The entry of a key in an id record.
-fn entry(digest: Digest, note: &LockNote) -> String {
-    format!("\n{} {} {}", digest.to_hex(), note.scope.as_str(), note.rule)
+fn write_entry(cmd: &mut Cmd, digest: Digest, note: &LockNote) {
+    let (scope, rule) = (note.scope.as_str().as_bytes(), note.rule.as_bytes());
+    cmd.arg(Parts([b"\n", &digest.hex_digits(), b" ", scope, b" ", rule]));
 }
 
 /// Which signals free such a lock: how much they must say, and the sources that it listens to.
@@ -235,56 +261,88 @@ fn ends(note: &LockNote) -> String {
 }
 
 /// The fields of a lock that do not change, as a `MessagePack` array of names and values.
-fn fields(note: &LockNote, names: &Names) -> Vec<u8> {
-    let grace = note.settle_grace_ms.min(LONGEST_MS).to_string();
-    let life = span(note.life_ms).to_string();
-    let cooldown = note.cooldown_ms.min(LONGEST_MS).to_string();
-    let mut fields: Vec<&str> = vec!["rule", &note.rule, "task", &note.task, "summary", &note.summary, "worker", ""];
-    fields.extend(["proxy", &*names.proxy, "vhost", &note.vhost, "queue", &note.queue]);
-    fields.extend(["scope", note.scope.as_str()]);
-    if note.scope == Scope::UntilFinished {
-        fields.extend(["grace", &grace]);
-        if note.acks_late {
-            fields.extend(["late", "1"]);
-        }
-    }
-    let hears = note.hears.letters();
-    if note.hears != Hears::ALL {
-        fields.extend(["hears", &hears]);
-    }
-    if note.scope != Scope::UntilExpired {
-        fields.extend(["life", &life]);
-    }
-    if note.release_on != ReleaseOn::Both {
-        fields.extend(["release", note.release_on.as_str()]);
-    }
-    if note.cooldown_ms > 0 {
-        fields.extend(["cooldown", &cooldown]);
-    }
-    if note.shadow {
-        fields.extend(["shadow", "1"]);
-    }
-    let mut packed = Vec::with_capacity(3 + fields.iter().map(|field| field.len() + 5).sum::<usize>());
-    packed.push(0xdc);
-    packed.extend((fields.len() as u16).to_be_bytes());
-    for field in fields {
-        match field.len() {
-            length @ 0..32 => packed.push(0xa0 | length as u8),
-            length => {
-                packed.push(0xdb);
-                packed.extend((length as u32).to_be_bytes());
+struct Fields<'a>(&'a LockNote, &'a Names);
+
+impl Fields<'_> {
+    fn each(&self, mut put: impl FnMut(&str, &str)) {
+        let Fields(note, names) = self;
+        let mut digits = [0; 20];
+        put("rule", &note.rule);
+        put("task", &note.task);
+        put("summary", &note.summary);
+        put("worker", "");
+        put("proxy", &names.proxy);
+        put("vhost", &note.vhost);
+        put("queue", &note.queue);
+        put("scope", note.scope.as_str());
+        if note.scope == Scope::UntilFinished {
+            put("grace", decimal(note.settle_grace_ms.min(LONGEST_MS), &mut digits));
+            if note.acks_late {
+                put("late", "1");
             }
         }
-        packed.extend(field.as_bytes());
+        if note.hears != Hears::ALL {
+            put("hears", &note.hears.letters());
+        }
+        if note.scope != Scope::UntilExpired {
+            put("life", decimal(span(note.life_ms), &mut digits));
+        }
+        if note.release_on != ReleaseOn::Both {
+            put("release", note.release_on.as_str());
+        }
+        if note.cooldown_ms > 0 {
+            put("cooldown", decimal(note.cooldown_ms.min(LONGEST_MS), &mut digits));
+        }
+        if note.shadow {
+            put("shadow", "1");
+        }
     }
-    packed
+}
+
+impl ToRedisArgs for Fields<'_> {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        let mut fields: u16 = 0;
+        self.each(|_, _| fields += 1);
+        let mut out = out.writer_for_next_arg();
+        // The command is in memory: writing does not fail.
+        let mut write = |octets: &[u8]| drop(out.write_all(octets));
+        write(&[0xdc]);
+        write(&(2 * fields).to_be_bytes());
+        self.each(|name, value| {
+            for text in [name, value] {
+                match text.len() {
+                    length @ 0..32 => write(&[0xa0 | length as u8]),
+                    length => {
+                        write(&[0xdb]);
+                        write(&(length as u32).to_be_bytes());
+                    }
+                }
+                write(text.as_bytes());
+            }
+        });
+    }
+}
+
+/// The decimal digits of a number.
+fn decimal(number: u64, digits: &mut [u8; 20]) -> &str {
+    let mut rest = number;
+    let mut used = 0;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        used += 1;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    std::str::from_utf8(digits.get(20 - used..).unwrap_or_default()).unwrap_or_default()
 }
 
 /// A nonce as the script writes it.
 struct Hex(u64);
 
 impl ToRedisArgs for Hex {
-    fn write_redis_args<W: ?Sized + redis::RedisWrite>(&self, out: &mut W) {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
         out.write_arg_fmt(format_args!("{:x}", self.0));
     }
 }
@@ -362,6 +420,10 @@ fn acquired(value: Value) -> Option<Acquired> {
 }
 
 fn admitted(computed: Digest, value: Value) -> Option<Reply> {
+    // As it mostly is: the computed key, and the id holds it.
+    if value == Value::Int(0) {
+        return Some(Reply::Admit(computed, Admitted::Holds));
+    }
     let Value::Array(parts) = value else { return None };
     let (what, rest) = parts.split_first()?;
     let (digest, rest) = rest.split_first()?;

@@ -37,6 +37,9 @@ local function dead_of(digest, id) return prefix .. ':super:{' .. digest .. '}:'
 local function is_dead(digest, id) return call('EXISTS', dead_of(digest, id)) == 1 end
 
 local function parse(publishes)
+  -- Mostly there is one.
+  local nonce, star, mark, by = string.match(publishes or '', '^(%x+)(%*?)([+-]?)(%x*)$')
+  if nonce then return { { nonce, mark, by, star } } end
   local list = {}
   for nonce, star, mark, by in string.gmatch(publishes or '', '(%x+)(%*?)([+-]?)(%x*)') do
     list[#list + 1] = { nonce, mark, by, star }
@@ -117,7 +120,9 @@ local function take(lock, id, state, publishes, life, blob)
   call('PEXPIRE', lock, int(life))
 end
 
--- Whether the record lists the key: where its entry begins and ends.
+local function lists(record, digest) return string.find(record, '\n' .. digest .. ' ', 1, true) end
+
+-- Where in the record the entry of the key begins and ends, if it is there.
 local function find_entry(record, digest)
   return string.find(record, '\n' .. digest .. ' [^\n]*')
 end
@@ -130,7 +135,7 @@ end
 local function note_id(idkey, entry, life)
   if call('SET', idkey, entry, 'PX', int(life), 'NX') then return end
   local record = call('GET', idkey)
-  if find_entry(record, string.sub(entry, 2, 65)) then return live_at_least(idkey, life) end
+  if lists(record, string.sub(entry, 2, 65)) then return live_at_least(idkey, life) end
   call('SET', idkey, record .. entry, 'PX', int(math.max(life, call('PTTL', idkey))))
 end
 
@@ -241,7 +246,7 @@ function ops.A(lock, idkey, a)
     note_id(idkey, ARGV[a + 5], lease + life)
     return 1
   end
-  if ARGV[a + 2] == '1' or find_entry(call('GET', idkey) or '', digest_of(lock)) then
+  if ARGV[a + 2] == '1' or lists(call('GET', idkey) or '', digest_of(lock)) then
     note_id(idkey, ARGV[a + 5], lease + life)
     return 2
   end
@@ -320,6 +325,17 @@ function ops.U(lock, idkey, a)
   return { freed(digest_of(lock), ARGV[a + 2], id, l[4], l[5], l[6], l[7]) }
 end
 
+-- The lock of an id that goes on, with its full life.
+local function goes_on(lock, idkey, state, publishes, life, expires, told, ...)
+  local longer = now + life > (tonumber(expires) or 0)
+  if longer then expires = int(now + life) end
+  call('HSET', lock, 'state', state, 'publishes', publishes, 'expires', expires, ...)
+  if longer then call('PEXPIRE', lock, int(life)) end
+  if told then call('HDEL', lock, 'told') end
+  live_at_least(idkey, life)
+  return true
+end
+
 -- The publishes that a signal ends under a key whose lock the id does not hold.
 local UNJUDGED = { '*' }
 -- The signals that count only if the lock listens to their source, and those of them that settle a message.
@@ -329,7 +345,8 @@ local SETTLING = { a = true, l = true, r = true, d = true }
 -- What a signal does to one lock: whether the id still claims the key, the publishes it ends if any, and what is told if the lock goes.
 local function signal_lock(digest, idkey, id, settlement, signal, worker, source)
   local lock = lock_of(digest)
-  local l = call('HMGET', lock, 'holder', 'scope', 'publishes', 'grace', 'expires', 'state', 'life', 'told', 'late', 'hears')
+  local l = call('HMGET', lock, 'holder', 'scope', 'publishes', 'grace', 'expires', 'state', 'life', 'told', 'late', 'hears',
+    'carried')
   if l[1] ~= id then
     if signal == 't' or signal == 'o' or is_dead(digest, id) then return true end
     return false, UNJUDGED
@@ -337,7 +354,10 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker, source
   local scope, runs, life, told = l[2], l[6] == 'running', tonumber(l[7]) or 1, l[8]
   if scope == 'until_expired' or l[6] == 'cooldown' then return true end
   local list = parse(l[3])
-  if SETTLING[signal] and not settle(list, settlement) then return true end
+  if SETTLING[signal] then
+    if not settle(list, settlement) then return true end
+    if not l[11] then call('HSET', lock, 'carried', '1') end
+  end
 
   local function tell(reason)
     if told then return nil end
@@ -356,16 +376,6 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker, source
     live_at_least(idkey, kept)
     return true, all(list), telling
   end
-  local function becomes(state, ...)
-    local longer = now + life > (tonumber(l[5]) or 0)
-    local expires = longer and int(now + life) or l[5]
-    call('HSET', lock, 'state', state, 'publishes', format(list), 'expires', expires, ...)
-    if longer then call('PEXPIRE', lock, int(life)) end
-    if told then call('HDEL', lock, 'told') end
-    live_at_least(idkey, life)
-    return true
-  end
-
   local listens = not LISTENED[signal] or not l[10] or string.find(l[10], source, 1, true)
   if signal == 'a' or signal == 'l' or signal == 'd' or signal == 's' then
     -- Per run, started never follows ended.
@@ -397,21 +407,21 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker, source
       call('PEXPIRE', lock, int(grace))
       return true, settled(list), telling, grace
     end
-    if worker == '' then return becomes('running', 'delivered', '1') end
-    return becomes('running', 'delivered', '1', 'worker', worker)
+    local publishes = format(list)
+    if worker == '' then return goes_on(lock, idkey, 'running', publishes, life, l[5], told, 'delivered', '1') end
+    return goes_on(lock, idkey, 'running', publishes, life, l[5], told, 'delivered', '1', 'worker', worker)
   end
   if signal == 'r' then return frees('ended', settled(list)) end
   if signal == 'v' then return frees('revoked', all(list)) end
   if signal == 'c' then return frees('crash', all(list)) end
   if signal == 'o' then
-    local carrier = call('HMGET', lock, 'worker', 'carried')
     -- Of what no proxy has carried no settlement is seen.
-    if carrier[1] ~= worker or (carrier[2] and in_flight(list) > 0) then return true end
+    if call('HGET', lock, 'worker') ~= worker or (l[11] and in_flight(list) > 0) then return true end
     return frees('crash', all(list))
   end
   -- The retry's own message was counted, and has ended: its word comes late.
   if signal == 't' and told and #list > 1 then return true end
-  if signal == 't' then return scope ~= 'until_finished' or becomes('queued') end
+  if signal == 't' then return scope ~= 'until_finished' or goes_on(lock, idkey, 'queued', format(list), life, l[5], told) end
   if not listens then return true end
   if signal == 'k' or signal == 'f' then
     local outcome, rest = signal == 'k' and 'success' or 'failure', 0
@@ -486,11 +496,12 @@ local function delivered(lock, idkey, entry, worker, life)
   note_id(idkey, entry, life)
 end
 
--- Admission: id, delivery, reentrant, life, entry, ends, blob, worker.
+-- Admission: id, delivery, reentrant, life, entry, ends, blob, worker. 0: the id holds the key that was asked about; else what, of which key.
 function ops.M(lock, idkey, a)
   local id, nonce, life, entry, worker = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 3]), ARGV[a + 4], ARGV[a + 7]
   local digest, record = digest_of(lock), call('GET', idkey)
-  local known = record and find_entry(record, digest)
+  local asked = digest
+  local known = record and lists(record, digest)
   if record and not known then
     -- The key that the id has claimed goes before the one that the present rules compute.
     local rule = string.match(entry, '^\n%x+ %S+ (.*)$')
@@ -510,7 +521,7 @@ function ops.M(lock, idkey, a)
   if not holder then
     take(lock, id, 'queued', nonce .. '*+', life, ARGV[a + 6])
     delivered(lock, idkey, entry, worker, life)
-    return { 'h', digest }
+    return digest == asked and 0 or { 'h', digest }
   end
   if holder == id then
     if l[2] == 'cooldown' then return { 'p', digest } end
@@ -536,14 +547,14 @@ function ops.M(lock, idkey, a)
     else
       note_id(idkey, entry, math.max(life, left))
     end
-    return { 'h', digest }
+    return digest == asked and 0 or { 'h', digest }
   end
   if ARGV[a + 2] == '1' or known then return { 'p', digest } end
   if l[2] == 'leased' then return { 'l', digest, holder } end
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
--- Renewal: id, delivery, running, life, entry, ends, blob, worker. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
+-- Renewal: id, delivery, how it is alive (d delivered, b begun, a acknowledged), life, entry, ends, blob, worker. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
 function ops.N(lock, idkey, a)
   local id, life, ends = ARGV[a], tonumber(ARGV[a + 3]), ARGV[a + 5]
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'told')
@@ -555,12 +566,8 @@ function ops.N(lock, idkey, a)
   end
   if ended(digest_of(lock), id, nil, ends) then return 2 end
   local nonce = ARGV[a + 1]
-  if ARGV[a + 2] == '1' then
-    -- Its message is settled.
-    take(lock, id, 'running', nonce .. '*-' .. nonce, life, ARGV[a + 6])
-  else
-    take(lock, id, 'queued', nonce .. '*+', life, ARGV[a + 6])
-  end
+  local list = ARGV[a + 2] == 'a' and nonce .. '*-' .. nonce or nonce .. '*+'
+  take(lock, id, ARGV[a + 2] == 'd' and 'queued' or 'running', list, life, ARGV[a + 6])
   delivered(lock, idkey, ARGV[a + 4], ARGV[a + 7], life)
   return 1
 end
