@@ -4,7 +4,7 @@
 //! worker's process runs it. A key is *legitimately held* while its holder lives, and after that until the store has heard of the end
 //! (and the settle grace, where an ack told it), the worker is found gone, or the life of the lock has passed.
 
-use oncegate::rules::lock::{Acquired, Admitted, Digest, LockRecord, LockState, ReleaseReason, Reply, Request, Scope, Signal};
+use oncegate::rules::lock::{Acquired, Admitted, Digest, Extent, LockRecord, LockState, ReleaseReason, Reply, Request, Scope, Signal};
 
 use crate::facts::Facts;
 use crate::plan::Acks;
@@ -64,7 +64,7 @@ impl World {
         facts.lapsed |= lives;
         // A message that waits for longer than the ttl, or beyond its expiry, keeps no lock; nor does one that nobody renews.
         let excused = full || facts.expires_ms.is_some() || facts.untold || facts.unchecked || facts.unconfirmed || facts.doubled;
-        let early = lock.scope == Extent::Publish(Scope::UntilExpired && !full && facts.reached;
+        let early = lock.scope == Extent::Publish(Scope::UntilExpired) && !full && facts.reached;
         if (lives || early) && !excused {
             self.facts.fail(task, "its lock lapsed before its time");
         }
@@ -81,7 +81,7 @@ impl World {
         let facts = &self.facts.tasks[task];
         let copies = facts.doubled || facts.untold || facts.unchecked;
         let right = match reason {
-            ReleaseReason::Started => lock.scope == Extent::Publish(Scope::UntilStarted && (facts.begun > 0 || facts.acked),
+            ReleaseReason::Started => lock.scope == Extent::Publish(Scope::UntilStarted) && (facts.begun > 0 || facts.acked),
             ReleaseReason::Success | ReleaseReason::Failure => facts.ended > 0,
             ReleaseReason::Ended => facts.ended > 0 && (!lives || copies),
             ReleaseReason::Revoked => facts.revoked,
@@ -92,10 +92,10 @@ impl World {
             ReleaseReason::Purged => self.plan.purges(),
             ReleaseReason::Lapsed | ReleaseReason::Returned | ReleaseReason::Replaced | ReleaseReason::Admin => false,
         };
-        if !right || lock.scope == Extent::Publish(Scope::UntilExpired && reason != ReleaseReason::Unconfirmed {
+        if !right || lock.scope == Extent::Publish(Scope::UntilExpired) && reason != ReleaseReason::Unconfirmed {
             self.facts.fail(task, format!("its lock was freed early: {reason:?}"));
         }
-        if lives && lock.scope != Extent::Publish(Scope::UntilStarted {
+        if lives && lock.scope != Extent::Publish(Scope::UntilStarted) {
             self.facts.tasks[task].lapsed = true;
         }
     }
@@ -120,11 +120,11 @@ impl World {
     }
 
     /// Whether the store has heard of the end, for so long that a lock ought to be gone.
-    fn is_heard(&self, task: usize, scope: Scope) -> bool {
+    fn is_heard(&self, task: usize, scope: Extent) -> bool {
         let facts = &self.facts.tasks[task];
         let grace_ms = self.plan.rows[facts.row].rule.settle_grace.as_millis() as u64;
         let over_ms = match scope {
-            Scope::UntilStarted => Some(facts.begun_ms),
+            Extent::Publish(Scope::UntilStarted) => Some(facts.begun_ms),
             _ => facts.ended_ms,
         };
         let Some(heard_ms) = facts.heard_ms else { return false };
@@ -133,7 +133,7 @@ impl World {
 
     /// A publish or delivery was found to be a duplicate of this holder.
     fn judge_held(&mut self, task: usize, holder: usize, lock: Option<&LockRecord>) {
-        let Some(lock) = lock.filter(|lock| lock.scope != Extent::Publish(Scope::UntilExpired) else {
+        let Some(lock) = lock.filter(|lock| lock.scope != Extent::Publish(Scope::UntilExpired)) else {
             return;
         };
         let facts = &self.facts.tasks[holder];
@@ -141,7 +141,7 @@ impl World {
             self.facts
                 .fail(task, format!("is a duplicate of t{holder}, which the broker does not have"));
         }
-        let started = lock.scope == Extent::Publish(Scope::UntilStarted && facts.came_ms < facts.begun_ms;
+        let started = lock.scope == Extent::Publish(Scope::UntilStarted) && facts.came_ms < facts.begun_ms;
         let over = started || !self.lives(holder);
         let late = facts.retried && facts.expired;
         if over && !late && !facts.untold && !facts.unchecked && !facts.doubled && self.is_heard(holder, lock.scope) {
@@ -156,7 +156,9 @@ impl World {
         let (row, key) = (facts.row, facts.key);
         let lock = facts.digest.and_then(|digest| self.show(digest));
         let held = lock.as_ref().is_some_and(|lock| *lock.holder == *facts.id);
-        let follows = lock.as_ref().is_some_and(|lock| lock.scope == Extent::Publish(Scope::UntilFinished);
+        let follows = lock
+            .as_ref()
+            .is_some_and(|lock| lock.scope == Extent::Publish(Scope::UntilFinished));
         // Never a duplicate, and so no sign of a lock that went early: what was begun or published before, or not asked about.
         let excused = |task: usize| {
             let facts = &self.facts.tasks[task];
@@ -200,7 +202,7 @@ impl World {
             // Nobody tells of a retry that expires in its queue, and a retry of one copy may be heard when another has just ended.
             let missed = unpurged || facts.retried && (facts.expired || facts.doubled);
             // What was decided without the store may be committed after all that was told of its end.
-            if lock.scope == Extent::Publish(Scope::UntilExpired || facts.untold || facts.unchecked || missed {
+            if lock.scope == Extent::Publish(Scope::UntilExpired) || facts.untold || facts.unchecked || missed {
                 continue;
             }
             let worker = self.workers.iter().find(|worker| worker.name == *lock.worker);

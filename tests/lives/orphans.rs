@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use oncegate::rules::lock::{Digest, LockRecord, LockState, Scope, Signal};
+use oncegate::rules::lock::{Digest, LockRecord, LockState, Signal};
 
 use crate::facts::Facts;
 use crate::world::World;
@@ -57,7 +57,7 @@ impl World {
             self.orphans.counts_from_ms = now_ms + NOTE_MS;
         }
         for lock in self.present_locks() {
-            let follows = matches!(lock.scope, Scope::UntilStarted | Scope::UntilFinished);
+            let follows = lock.follows_its_task();
             let waits = matches!(lock.state, LockState::Queued | LockState::Running);
             if follows && waits && lock.in_flight == 0 && !lock.worker.is_empty() && self.is_orphaned(&lock) {
                 self.hears(Facts::index(&lock.holder), Signal::Orphaned, &lock.worker, 300);

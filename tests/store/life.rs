@@ -25,6 +25,7 @@ scenarios! {
     retry_that_is_heard_after_its_own_end_brings_nothing_back
     commit_that_comes_after_the_end_of_its_delivery
     commit_of_a_retry_that_has_begun
+    publish_whose_confirm_is_lost_and_that_was_delivered
     start_that_comes_after_the_late_ack_changes_nothing
     revoke_of_a_waiting_holder_frees_and_kills
     revoke_of_a_running_holder_changes_nothing
@@ -295,6 +296,17 @@ async fn commit_of_a_retry_that_has_begun(w: &World) {
     assert_eq!(w.signal("a", 12, Signal::Acked).await, []);
     assert_eq!(w.commit(&a, 2, &note).await, Committed::Ended);
     assert_eq!(w.show(digest(1)).await, None);
+}
+
+async fn publish_whose_confirm_is_lost_and_that_was_delivered(w: &World) {
+    let a = claim(1, "a");
+    assert_eq!(w.acquire(&a, 1, &late()).await, Acquired::Taken);
+    assert_eq!(admit(w, &a, 9, &late(), false).await, (digest(1), Admitted::Holds));
+    assert_eq!(w.unpublish(&a, 1, ReleaseReason::Unconfirmed).await, [], "a worker has it");
+    assert_eq!(held(w, 1).await.in_flight, 1);
+    assert_eq!(w.acquire_as(&a, 2, &late(), true).await, Acquired::Reentry { holds: true });
+    assert_eq!(w.unpublish(&a, 2, ReleaseReason::Unconfirmed).await, [], "a retry that is lost");
+    assert_eq!(w.signal("a", 12, Signal::Acked).await, [ReleaseReason::Ended]);
 }
 
 async fn start_that_comes_after_the_late_ack_changes_nothing(w: &World) {

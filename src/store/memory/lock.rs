@@ -375,6 +375,11 @@ impl Lock {
         self.delivered
     }
 
+    /// Whether a worker has had this publish in its hands: the broker has it, whatever became of its confirm.
+    pub(super) fn is_delivery_of(&self, publish: Nonce) -> bool {
+        self.delivered && matches!(self.publishes[..], [(only, Stage::Open | Stage::Confirmed)] if only == publish)
+    }
+
     /// Whether its going was told before.
     pub(super) fn was_told(&self) -> bool {
         self.told

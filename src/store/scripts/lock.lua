@@ -312,11 +312,13 @@ end
 -- Unpublish: id, nonce, reason.
 function ops.U(lock, idkey, a)
   local id, nonce = ARGV[a], ARGV[a + 1]
-  local l = call('HMGET', lock, 'holder', 'state', 'publishes', 'rule', 'task', 'since', 'shadow')
+  local l = call('HMGET', lock, 'holder', 'state', 'publishes', 'rule', 'task', 'since', 'shadow', 'delivered')
   if l[1] ~= id then return {} end
   local list = parse(l[3])
   local publish = find(list, nonce)
   if not publish or publish[2] == '-' then return {} end
+  -- A worker has had it in its hands: the broker has it, whatever became of its confirm.
+  if l[8] and #list == 1 then return {} end
   publish[2], publish[3] = '-', nonce
   if in_flight(list) > 0 or (l[2] ~= 'leased' and l[2] ~= 'queued') then
     call('HSET', lock, 'publishes', format(list))
@@ -576,8 +578,8 @@ function ops.N(lock, idkey, a)
   end
   if ended(digest_of(lock), id, nil, ends) then return 2 end
   local nonce = ARGV[a + 1]
-  take(lock, id, ARGV[a + 2] == 'd' and 'queued' or 'running', ARGV[a + 2] == 'a' and nonce .. '*-' .. nonce or nonce .. '*+', life,
-    ARGV[a + 6])
+  local list = ARGV[a + 2] == 'a' and nonce .. '*-' .. nonce or nonce .. '*+'
+  take(lock, id, ARGV[a + 2] == 'd' and 'queued' or 'running', list, life, ARGV[a + 6])
   delivered(lock, idkey, ARGV[a + 4], ARGV[a + 7], life)
   return 1
 end
