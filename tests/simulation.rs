@@ -7,6 +7,8 @@
 mod broker;
 #[path = "simulation/client.rs"]
 mod client;
+#[path = "simulation/clock.rs"]
+mod clock;
 #[path = "simulation/connection.rs"]
 mod connection;
 #[path = "simulation/consumer.rs"]
@@ -23,6 +25,8 @@ mod questions;
 mod queue;
 #[path = "simulation/random.rs"]
 mod random;
+#[path = "simulation/seeds.rs"]
+mod seeds;
 #[path = "simulation/shadow.rs"]
 mod shadow;
 #[path = "simulation/wire.rs"]
@@ -35,24 +39,9 @@ use world::World;
 
 use oncegate::rules::spec::OnStoreError;
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
-/// Runs each seed, and says which one failed.
+/// Runs a plan for each seed.
 fn each_seed(name: &str, seeds: u64, plan: impl Fn(u64) -> Plan) {
-    let seeds = match number("ONCEGATE_SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("ONCEGATE_SIM_SEEDS").unwrap_or(seeds),
-    };
-    for seed in seeds {
-        let plan = plan(seed);
-        let result = std::panic::catch_unwind(|| World::new(seed, plan).run());
-        if let Err(panic) = result {
-            eprintln!("{name}: replay with ONCEGATE_SIM_SEED={seed}");
-            std::panic::resume_unwind(panic);
-        }
-    }
+    seeds::each_seed(name, seeds, |seed| World::new(seed, plan(seed)).run());
 }
 
 #[test]

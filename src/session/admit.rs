@@ -11,7 +11,7 @@ use super::event::{DeliveryEvent, Event};
 use super::expiry::with_expires;
 use super::renew::Hold;
 use super::run::Run;
-use super::window::Feed;
+use super::window::Via;
 use super::{Now, Session, Shared, StoreSilent, Ticket};
 use crate::amqp::content::ContentHeader;
 use crate::amqp::encode;
@@ -76,7 +76,7 @@ pub(super) struct Admission {
     /// The broker's tag.
     pub tag: u64,
     /// Which consumer at the broker it came to.
-    pub feed: Feed,
+    pub source: Via,
     pub hold: Box<Hold>,
     /// What its run takes, if it takes a running lock.
     pub run: Option<Box<Run>>,
@@ -136,7 +136,7 @@ impl Admission {
     fn answered(&mut self, answer: Result<Reply, StoreSilent>, now: Now) {
         match (&self.wait, answer) {
             (Await::Answer { .. } | Await::Lease { .. }, Ok(Reply::Admit(digest, admitted))) => {
-                self.hold.claim.digest = digest;
+                self.hold.answered(digest, now.us);
                 self.admitted(admitted, now);
             }
             (Await::Run, Ok(Reply::Run(ran))) => self.wait = Await::Turn(self.ran(ran, now.us)),
@@ -149,7 +149,6 @@ impl Admission {
 
     fn admitted(&mut self, admitted: Admitted, now: Now) {
         let now_us = now.us;
-        self.hold.renewed(now_us);
         let until_us = match self.wait {
             Await::Answer { until_us } => until_us,
             Await::Lease { until_us, .. } => Some(until_us),
@@ -223,7 +222,7 @@ impl Channel {
         let limits = Limits::new(shared.settings.max_message);
         let (task, body) = task::read_with_body(&header.properties, &body_of(collect), limits).ok()??;
         let routing_key = routing::strip_delay(deliver.exchange, deliver.routing_key).unwrap_or(deliver.routing_key);
-        let (feed, consumer) = self.resolve(deliver.consumer_tag);
+        let (source, consumer) = self.resolve(deliver.consumer_tag);
         let queue = self.queue_of(consumer);
         let facts = Facts {
             task: &task,
@@ -251,7 +250,7 @@ impl Channel {
             frames: Vec::new(),
             header_at: 0,
             tag: deliver.delivery_tag,
-            feed,
+            source,
             hold: Box::new(Hold::new(shared, claimed.digest, Arc::from(&*task.id), lock)),
             run,
             rule: claimed.rule,
@@ -351,15 +350,16 @@ impl Channel {
                 None => self.ack_unrun(shared, admission.tag),
             },
             Way::Dropped(_) | Way::Busy(..) | Way::Succeeded => self.ack_unrun(shared, admission.tag),
+            Way::Holding | Way::Running => {
+                shared.witness.delivered(&admission.hold.claim.id, &admission.task, &admission.rule);
+                self.show(shared, *admission);
+            }
             // If its key is free when the store can be asked again, it is its own: nobody else runs for it.
             Way::Unchecked(_) => self.show(shared, *admission),
-            way => {
-                if !matches!(way, Way::Holding) {
-                    admission.hold.lock = None;
-                }
-                if admission.hold.lock.is_some() || admission.run.is_some() {
-                    let id = &admission.hold.claim.id;
-                    shared.witness.delivered(id, &admission.task, &admission.rule);
+            _ => {
+                admission.hold.lock = None;
+                if admission.run.is_some() {
+                    shared.witness.delivered(&admission.hold.claim.id, &admission.task, &admission.rule);
                 }
                 self.show(shared, *admission);
             }
@@ -371,7 +371,7 @@ impl Channel {
         let Admission {
             mut frames,
             tag: broker,
-            feed,
+            source,
             mut hold,
             run,
             ..
@@ -386,9 +386,9 @@ impl Channel {
             task: Some(Arc::clone(&hold.claim.id)),
             asked: Some(hold.delivery),
             hold: (hold.lock.is_some() || hold.run.is_some()).then_some(hold),
-            feed,
+            source,
         };
-        self.windows.shows(feed);
+        self.windows.shows(source);
         self.deliveries.shown(tag, broker, known);
         self.schedule(shared, Place::Delivered(tag));
     }

@@ -8,7 +8,7 @@ use super::collect::{concerned, task_id};
 use super::confirm::{Outcome, UnknownTag};
 use super::deliver::{Consumer, Standing};
 use super::event::Event;
-use super::window::Feed;
+use super::window::Via;
 use crate::amqp::content::ContentHeader;
 use crate::amqp::encode;
 use crate::amqp::frame::{Frame, FrameKind};
@@ -181,16 +181,16 @@ impl Channel {
 
     /// A content of the broker's begins. True if it is not for the client.
     fn content_begins(&mut self, shared: &mut Shared, method: &mut Vec<u8>, header: &ContentHeader<'_>) -> bool {
-        let (feed, retagged) = self.for_client(std::mem::take(method));
+        let (source, retagged) = self.for_client(std::mem::take(method));
         *method = retagged;
         let payload = method.get(crate::amqp::frame::HEADER_LEN..).unwrap_or_default();
         let shown = if let Some(deliver) = basic::Deliver::decode(payload) {
-            let shown = self.deliver_begins(shared, &deliver, header, feed);
+            let shown = self.deliver_begins(shared, &deliver, header, source);
             shown.map(|tag| (deliver.delivery_tag, tag))
         } else if let Some(get) = basic::GetOk::decode(payload) {
             let task = tracked_task(shared, header);
             let no_ack = self.gets.pop_front().unwrap_or(false);
-            let tag = self.delivered(shared, None, get.delivery_tag, Some(no_ack), task, Feed::Client);
+            let tag = self.delivered(shared, None, get.delivery_tag, Some(no_ack), task, Via::Client);
             Some((get.delivery_tag, tag))
         } else {
             return self.returned(shared, header);
@@ -208,13 +208,13 @@ impl Channel {
         shared: &mut Shared,
         deliver: &basic::Deliver<'_>,
         header: &ContentHeader<'_>,
-        feed: Feed,
+        source: Via,
     ) -> Option<u64> {
         if shared.draining && !self.tx && !self.no_ack(deliver.consumer_tag) && self.withhold(deliver.consumer_tag, deliver.delivery_tag) {
             return None;
         }
         let task = tracked_task(shared, header);
-        Some(self.delivered(shared, Some(deliver.consumer_tag), deliver.delivery_tag, None, task, feed))
+        Some(self.delivered(shared, Some(deliver.consumer_tag), deliver.delivery_tag, None, task, source))
     }
 
     /// The broker returns a publish that no queue took. True if the client did not ask to be told.

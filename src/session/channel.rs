@@ -13,7 +13,7 @@ use super::hear::{Mailbox, Told};
 use super::hold::HeldList;
 use super::kept::Kept;
 use super::publish::{Publish, Queue, Waiting};
-use super::window::{Feed, Windows};
+use super::window::{Via, Windows};
 use super::{Shared, Ticket};
 use crate::amqp::frame::{Frame, FrameKind};
 use crate::amqp::method::{MethodId, basic};
@@ -256,8 +256,8 @@ impl Channel {
         let names_last = shared.draining || !self.queue.is_empty() || shared.rules.admits() || !plain;
         let (tx, mut from_own) = (self.tx, Vec::new());
         let each = |known: Known| {
-            if let Feed::Own(_) = known.feed {
-                from_own.push(known.feed);
+            if let Via::Own(_) = known.source {
+                from_own.push(known.source);
             }
             if !tx {
                 shared.settled(known, how);
@@ -268,8 +268,8 @@ impl Channel {
         } else {
             self.deliveries.settle(tag, multiple, each)
         };
-        for feed in from_own {
-            self.feed_settled(shared, feed);
+        for source in from_own {
+            self.source_settled(shared, source);
         }
         match pass {
             Pass::Verbatim if multiple => self.pass_on(shared, &settling(frame, tag, true)),
@@ -329,7 +329,7 @@ impl Channel {
         broker: u64,
         no_ack: Option<bool>,
         task: Option<Arc<str>>,
-        feed: Feed,
+        source: Via,
     ) -> u64 {
         let tag = self.deliveries.number(broker);
         // What a transaction settles is known while the broker has other tags for it.
@@ -340,13 +340,14 @@ impl Channel {
         if !no_ack {
             let known = Known {
                 task,
-                feed,
+                source,
                 ..Known::default()
             };
-            self.windows.shows(feed);
+            self.windows.shows(source);
             self.deliveries.shown(tag, broker, known);
         } else if let Some(id) = task.filter(|_| !self.tx) {
-            shared.signal(id, Signal::DeliveredNoAck);
+            let worker = Arc::clone(&shared.worker);
+            shared.tell_signal(id, Signal::DeliveredNoAck, Source::Ack, worker, None);
         }
         tag
     }
@@ -465,18 +466,12 @@ fn settling(frame: &Frame<'_>, tag: u64, multiple: bool) -> Vec<u8> {
 }
 
 impl Shared {
-    /// The worker at the other end has a delivery of this id, and settles nothing.
-    pub(super) fn signal(&mut self, id: Arc<str>, signal: Signal) {
-        let worker = Arc::clone(&self.worker);
-        self.tell_signal(id, signal, Source::Ack, worker, None);
-    }
-
     /// The worker at the other end settled a delivery; without a signal it gave it back.
     pub(super) fn settled(&mut self, known: Known, how: Option<Signal>) {
         match (known.task, how) {
-            (Some(id), Some(how)) => {
-                let signal = if how == Signal::Acked { self.judge_ack(&id) } else { how };
+            (Some(id), Some(signal)) => {
                 let worker = Arc::clone(&self.worker);
+                let signal = if signal == Signal::Acked { self.judge_ack(&id) } else { signal };
                 self.tell_signal(id, signal, Source::Ack, worker, known.asked);
                 if let Some(hold) = known.hold.filter(|_| signal == Signal::Acked) {
                     self.runs_on(*hold);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::hear::Mailbox;
 use super::renew::Hold;
-use super::window::{Feed, Window};
+use super::window::{Via, Window};
 use crate::rules::lock::Nonce;
 
 /// How far the client is with a delivery that it was handed.
@@ -31,7 +31,7 @@ pub(super) struct Known {
     /// The locks that it holds, as long as the client has it.
     pub hold: Option<Box<Hold>>,
     /// Which consumer at the broker it came to.
-    pub feed: Feed,
+    pub source: Via,
 }
 
 #[derive(Debug)]
@@ -169,7 +169,7 @@ impl Deliveries {
         self.open.iter().filter_map(|delivery| delivery.known.hold.as_deref())
     }
 
-    /// As [`Deliveries::holds`], to be changed, with the client's tags.
+    /// The locks of all deliveries that the client has not settled, with their tags.
     pub(super) fn holds_mut(&mut self) -> impl Iterator<Item = (u64, &mut Hold)> {
         self.open
             .iter_mut()

@@ -26,12 +26,12 @@ pub(super) struct Hold {
     pub delivery: Nonce,
     /// The publish lock, if its key has one.
     pub lock: Option<Arc<LockNote>>,
-    /// The running lock, if its run has taken one.
+    /// The running lock, if its run takes one.
     pub run: Option<Arc<RunNote>>,
-    /// When the delivery was judged, in monotonic microseconds: the times in the notes count from then.
+    /// When the delivery was judged, in monotonic microseconds: the times in the note count from then.
     pub judged_us: u64,
     renewed_us: u64,
-    /// When they are to be renewed though their time has not come.
+    /// When it is to be renewed though its time has not come.
     hastened_us: Option<u64>,
 }
 
@@ -49,24 +49,26 @@ impl Hold {
         }
     }
 
-    /// The store has answered a question about the delivery: the lock that it told of has its full life.
-    pub(super) fn renewed(&mut self, now_us: u64) {
+    /// The store has answered the question about the delivery, and knows it by this key.
+    pub(super) fn answered(&mut self, digest: Digest, now_us: u64) {
+        self.claim.digest = digest;
         self.renewed_us = now_us;
     }
 
-    /// When they are to be renewed, in monotonic microseconds: after a third of their life. `None` if there is no lock.
+    /// When it is to be renewed, in monotonic microseconds: after a third of its life.
     pub(super) fn renewal_us(&self) -> Option<u64> {
-        let lock = self.lock.as_ref().map(|note| note.life_ms);
-        let life_ms = lock.into_iter().chain(self.run.as_ref().map(|note| note.life_ms)).min()?;
+        let run_ms = self.run.as_ref().map(|note| note.life_ms);
+        let life_ms = self.lock.as_ref().map(|note| note.life_ms).into_iter().chain(run_ms).min()?;
         let third = (life_ms.saturating_mul(1000) / 3).clamp(1, RENEWAL_MAX_US);
         let usual_us = self.renewed_us.saturating_add(third);
         Some(self.hastened_us.map_or(usual_us, |hastened| hastened.min(usual_us)))
     }
 
-    /// Lets them be renewed then, if not before. False if there is no lock.
-    pub(super) fn hasten(&mut self, us: u64) -> bool {
-        self.hastened_us = Some(us);
-        self.lock.is_some() || self.run.is_some()
+    /// Whether its task may begin no more, if it has not.
+    fn is_too_late(&self, now_us: u64) -> bool {
+        let within_ms = self.lock.as_ref().and_then(|note| note.unstarted_ms);
+        let unstarted_us = within_ms.map(|within| within.saturating_mul(1000));
+        unstarted_us.is_some_and(|unstarted| now_us >= self.judged_us.saturating_add(unstarted))
     }
 
     /// The note of the publish lock, with its times counted from now.
@@ -95,10 +97,9 @@ impl Session {
         for channel in channels {
             let mut places = Vec::new();
             for (place, hold) in channel.holds_mut() {
-                if hold.hasten(now.us + (number / at_a_time) as u64 * LOT_US) {
-                    places.push(place);
-                    number += 1;
-                }
+                hold.hastened_us = Some(now.us + (number / at_a_time) as u64 * LOT_US);
+                places.push(place);
+                number += 1;
             }
             for place in places {
                 channel.schedule(&mut self.shared, place);
@@ -115,7 +116,7 @@ impl Channel {
     fn holds_mut(&mut self) -> impl Iterator<Item = (Place, &mut Hold)> {
         let shown = self.deliveries.holds_mut().map(|(tag, hold)| (Place::Delivered(tag), hold));
         let held = self.held.holds_mut().map(|(number, hold)| (Place::Held(number), hold));
-        shown.chain(held)
+        shown.chain(held.filter(|(_, hold)| hold.lock.is_some()))
     }
 }
 
@@ -124,19 +125,7 @@ impl Shared {
     pub(super) fn renew_hold(&mut self, hold: &mut Hold) {
         hold.renewed_us = self.now.us;
         hold.hastened_us = None;
-        if let Some(note) = hold.note_at(self.now.us) {
-            let running = self.witness.has_begun(&hold.claim.id);
-            // A task that may not begin any more keeps no publish lock.
-            if running || note.unstarted_ms != Some(0) {
-                self.tells.push(Request::Renew {
-                    claim: hold.claim.clone(),
-                    delivery: hold.delivery,
-                    note,
-                    alive: if running { Alive::Begun } else { Alive::Delivered },
-                    worker: Arc::clone(&self.worker),
-                });
-            }
-        }
+        let running = self.witness.has_begun(&hold.claim.id);
         if let Some(note) = &hold.run {
             self.tells.push(Request::RenewRun {
                 claim: hold.claim.clone(),
@@ -145,6 +134,18 @@ impl Shared {
                 worker: Arc::clone(&self.worker),
             });
         }
+        // A task that may not begin any more keeps no publish lock.
+        let too_late = !running && hold.is_too_late(self.now.us);
+        let Some(note) = hold.note_at(self.now.us).filter(|_| !too_late) else {
+            return;
+        };
+        self.tells.push(Request::Renew {
+            claim: hold.claim.clone(),
+            delivery: hold.delivery,
+            note,
+            alive: if running { Alive::Begun } else { Alive::Delivered },
+            worker: Arc::clone(&self.worker),
+        });
     }
 
     /// The client has acknowledged the delivery that holds these locks. Where that does not end the task, a worker runs it from now on.

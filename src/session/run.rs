@@ -84,7 +84,7 @@ impl Admission {
         let Some(run) = &mut self.run else { return Way::Passing };
         match ran {
             Ran::Runs => {
-                self.hold.renewed(now_us);
+                self.hold.answered(self.hold.claim.digest, now_us);
                 run.then.clone()
             }
             Ran::Waits { holder, place_ms, .. } => {

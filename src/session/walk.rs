@@ -4,7 +4,7 @@ use super::channel::{Down, Life, Up};
 use super::collect::concerned;
 use super::confirm::Outcome;
 use super::event::CloseReason;
-use super::window::Feed;
+use super::window::Via;
 use super::{Phase, Session, Side};
 use crate::amqp::content::ContentHeader;
 use crate::amqp::frame::{self, Frame, FrameKind, ProtocolHeader, Split};
@@ -332,11 +332,11 @@ impl Session {
                         return None;
                     }
                     let header = ContentHeader::decode(header_frame.payload)?;
-                    channel.deliver_begins(&mut self.shared, &deliver, &header, Feed::Client);
+                    channel.deliver_begins(&mut self.shared, &deliver, &header, Via::Client);
                 } else {
                     self.shared.counts.unmatched_deliveries += 1;
                     let tag = deliver.delivery_tag;
-                    channel.delivered(&mut self.shared, Some(deliver.consumer_tag), tag, None, None, Feed::Client);
+                    channel.delivered(&mut self.shared, Some(deliver.consumer_tag), tag, None, None, Via::Client);
                 }
                 if header.body_size > 0 {
                     channel.down = Down::Passing(header.body_size);

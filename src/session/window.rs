@@ -8,33 +8,26 @@
 //! Of answers on one channel only those to the same method come in the order of the questions: `qos-ok` is matched by count, the answers
 //! about consumers by their tag.
 
+mod own;
+
 use std::collections::VecDeque;
 
 use super::admit::Admission;
 use super::agenda::Place;
 use super::channel::{Channel, Life, Up};
-use super::deliver::Standing;
+use own::{Own, Step};
+
 use super::{BrokerEnd, ClientEnd, Session, Shared};
 use crate::amqp::encode;
-use crate::amqp::frame::{Frame, HEADER_LEN};
-use crate::amqp::method::basic::{Consume, Deliver, Qos};
-use crate::amqp::method::{MethodId, basic, queue};
-use crate::amqp::table::{FieldValue, Table};
+use crate::amqp::frame::Frame;
+use crate::amqp::method::basic::{Consume, Qos};
+use crate::amqp::method::{MethodId, basic};
 
 /// The window of a client that wants no limit, while a rule can hold deliveries of its queue.
 pub(super) const UNLIMITED: u16 = 1_000;
 
-/// The most deliveries that one consumer of Oncegate's own makes up for.
-const OWN_MAX: u16 = 32;
-
-/// How often windows that have become too wide are made narrower, in microseconds.
-const NARROW_US: u64 = 1_000_000;
-
 /// How long a window stays as it is once too much was held, in microseconds.
 const BOUND_US: u64 = 30_000_000;
-
-/// The most queues of one connection that are remembered to have one consumer at a time.
-const SINGLE_ACTIVE_MAX: usize = 10_000;
 
 /// Whether the windows at the broker are what they should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +40,7 @@ pub(super) enum Fit {
 
 /// Which consumer at the broker a delivery came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Feed {
+pub(super) enum Via {
     /// The client's.
     #[default]
     Client,
@@ -74,55 +67,6 @@ pub struct Window {
     pub held: usize,
     /// Whether further consumers may read ahead for it.
     pub reads_ahead: ReadsAhead,
-}
-
-/// How far a consumer of Oncegate's own is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// The broker has been asked for it.
-    Asked,
-    /// As `Asked`, and it is to be cancelled when the broker has answered: a cancel before that would cost the channel.
-    Unwanted,
-    /// The broker sends to it.
-    Running,
-    /// The broker has answered, and it is to be cancelled.
-    Answered,
-    /// It is cancelled; what is on its way to it still comes.
-    Cancelled,
-    /// Nothing comes to it any more.
-    Gone,
-}
-
-impl Step {
-    /// True if its window counts.
-    fn is_live(self) -> bool {
-        matches!(self, Step::Asked | Step::Running)
-    }
-}
-
-/// A consumer of Oncegate's own.
-#[derive(Debug)]
-struct Own {
-    number: u32,
-    tag: Vec<u8>,
-    client_tag: Vec<u8>,
-    size: u16,
-    step: Step,
-    /// How many that came to it are held.
-    held: usize,
-    /// How many that came to it the client has and has not settled.
-    shown: usize,
-}
-
-impl Own {
-    /// It is not wanted any more.
-    fn leave(&mut self) {
-        self.step = match self.step {
-            Step::Asked => Step::Unwanted,
-            Step::Running => Step::Answered,
-            step => step,
-        };
-    }
 }
 
 /// Who has asked for something that the broker answers.
@@ -172,16 +116,16 @@ impl Windows {
     }
 
     /// The client is shown a delivery that came to this consumer.
-    pub(super) fn shows(&mut self, feed: Feed) {
-        if let Feed::Own(number) = feed
+    pub(super) fn shows(&mut self, source: Via) {
+        if let Via::Own(number) = source
             && let Some(own) = self.own.iter_mut().find(|own| own.number == number)
         {
             own.shown += 1;
         }
     }
 
-    fn settles(&mut self, feed: Feed) {
-        if let Feed::Own(number) = feed
+    fn settles(&mut self, source: Via) {
+        if let Via::Own(number) = source
             && let Some(own) = self.own.iter_mut().find(|own| own.number == number)
         {
             own.shown = own.shown.saturating_sub(1);
@@ -221,8 +165,8 @@ impl Channel {
     }
 
     /// The client has settled a delivery that came to this consumer.
-    pub(super) fn feed_settled(&mut self, shared: &mut Shared, feed: Feed) {
-        self.windows.settles(feed);
+    pub(super) fn source_settled(&mut self, shared: &mut Shared, source: Via) {
+        self.windows.settles(source);
         if self.windows.changed {
             shared.windows = Fit::Unsure;
         }
@@ -230,14 +174,14 @@ impl Channel {
 
     /// One more delivery is held, or one less.
     pub(super) fn note_held(&mut self, admission: &Admission, change: isize) {
-        let count = match admission.feed {
-            Feed::Own(number) => self
+        let count = match admission.source {
+            Via::Own(number) => self
                 .windows
                 .own
                 .iter_mut()
                 .find(|own| own.number == number)
                 .map(|own| &mut own.held),
-            Feed::Client => {
+            Via::Client => {
                 let consumer = admission.consumer();
                 let mut consumers = self.consumers.iter_mut();
                 consumers.find(|known| known.tag == consumer).map(|known| &mut known.window.held)
@@ -305,34 +249,6 @@ impl Channel {
         self.windows.asked.push_back(Asker::Own);
     }
 
-    /// The client cancels a consumer: those that read ahead for it go too, and what is held for it goes back behind its cancel.
-    pub(super) fn consumer_leaves(&mut self, shared: &mut Shared, tag: &[u8]) {
-        if self.windows.own.iter().any(|own| own.client_tag == tag) {
-            self.windows_change(shared);
-        }
-        for own in self.windows.own.iter_mut().filter(|own| own.client_tag == tag) {
-            own.leave();
-        }
-        let has_held = self.held.len() > 0 || !self.arrivals.is_empty();
-        if has_held && !self.windows.is_leaving(tag) {
-            self.windows.leaving.push(tag.to_vec());
-        }
-        self.cancel_unwanted(shared);
-        self.give_back_held_of(shared, tag);
-    }
-
-    /// A consumer of the client's is gone.
-    pub(super) fn consumer_left(&mut self, shared: &mut Shared, tag: &[u8]) {
-        self.windows.leaving.retain(|leaving| leaving != tag);
-        if self.held.len() > 0 || self.windows.any_own() {
-            for own in self.windows.own.iter_mut().filter(|own| own.client_tag == tag) {
-                own.leave();
-            }
-            self.windows_change(shared);
-            self.give_back_held_of(shared, tag);
-        }
-    }
-
     /// True if a frame of the broker's answers Oncegate: it goes no further.
     pub(super) fn answers_own(&mut self, shared: &mut Shared, frame: &Frame<'_>) -> bool {
         let Some(id) = frame.method_id() else { return false };
@@ -359,27 +275,6 @@ impl Channel {
         };
         self.windows_change(shared);
         true
-    }
-
-    /// Which consumer this tag of the broker's is, and the client's tag for it.
-    pub(super) fn resolve<'t>(&'t self, tag: &'t [u8]) -> (Feed, &'t [u8]) {
-        match self.windows.own.iter().find(|own| own.tag == tag) {
-            Some(own) => (Feed::Own(own.number), &own.client_tag),
-            None => (Feed::Client, tag),
-        }
-    }
-
-    /// A `basic.deliver` with what follows it, with the client's tag for its consumer.
-    pub(super) fn for_client(&self, frames: Vec<u8>) -> (Feed, Vec<u8>) {
-        if !self.windows.any_own() {
-            return (Feed::Client, frames);
-        }
-        let deliver = frames.get(HEADER_LEN..).and_then(Deliver::decode);
-        let Some((feed @ Feed::Own(_), tag)) = deliver.map(|deliver| self.resolve(deliver.consumer_tag)) else {
-            return (Feed::Client, frames);
-        };
-        let retagged = encode::retagged(&frames, tag);
-        (feed, retagged.unwrap_or(frames))
     }
 
     /// True if nothing of Oncegate's own can be said to the broker on this channel now.
@@ -440,150 +335,6 @@ impl Channel {
             let mut frame = Vec::new();
             self.own_qos(&mut frame, wanted, true);
             shared.to_broker.append(&mut frame);
-        }
-    }
-
-    /// Makes up for what is held of one consumer of the client's: by exactly as many as are held.
-    fn adjust_consumer(&mut self, shared: &mut Shared, index: usize) {
-        let Some(consumer) = self.consumers.get(index) else { return };
-        let Window { size, held, reads_ahead } = consumer.window;
-        let wants = size > 0 && reads_ahead == ReadsAhead::Yes && consumer.standing == Standing::Running && !consumer.tag.is_empty();
-        let (mut taken, mut there) = (held, 0);
-        for own in self.windows.own.iter().filter(|own| own.client_tag == consumer.tag) {
-            if own.step.is_live() {
-                there += usize::from(own.size);
-                taken += own.held;
-            } else {
-                // The client has it beside its window.
-                taken = taken.saturating_sub(own.shown);
-            }
-        }
-        let wanted = if wants { taken } else { 0 };
-        if wanted > there {
-            let room = self.bound(shared).saturating_sub(self.held.len());
-            let size = (wanted - there).min(room).min(usize::from(OWN_MAX)) as u16;
-            if size > 0 {
-                self.read_ahead(shared, index, size);
-                self.windows.changed = wanted - there > usize::from(size);
-            }
-        } else if wanted < there {
-            self.narrow(shared, index, there - wanted);
-        }
-        if self.windows.changed {
-            shared.windows = Fit::Unsure;
-        }
-    }
-
-    /// Starts a consumer of Oncegate's own beside one of the client's.
-    fn read_ahead(&mut self, shared: &mut Shared, index: usize, size: u16) {
-        let Some(consumer) = self.consumers.get(index) else { return };
-        let Some(queue) = consumer.queue.clone() else { return };
-        let client_tag = consumer.tag.clone();
-        self.windows.numbers += 1;
-        let number = self.windows.numbers;
-        let tag = format!("oncegate.{:016x}.{number}", shared.nonce().0).into_bytes();
-        let mut frames = Vec::new();
-        self.own_qos(&mut frames, size, false);
-        let consume = Consume {
-            queue: queue.as_bytes(),
-            consumer_tag: &tag,
-            no_local: false,
-            no_ack: false,
-            exclusive: false,
-            nowait: false,
-            arguments: Table::new(&[]),
-        };
-        // The tag is short, and the queue's name has come in one that was.
-        let _ = encode::basic_consume(&mut frames, self.number, &consume);
-        let each = self.windows.each;
-        self.own_qos(&mut frames, each, false);
-        shared.to_broker.append(&mut frames);
-        self.windows.own.push(Own {
-            number,
-            tag,
-            client_tag,
-            size,
-            step: Step::Asked,
-            held: 0,
-            shown: 0,
-        });
-    }
-
-    /// The consumers beside one of the client's let out too many: the smallest go, once a second.
-    fn narrow(&mut self, shared: &mut Shared, index: usize, mut by: usize) {
-        let now_us = shared.now.us;
-        let due_us = *self.windows.narrow_us.get_or_insert(now_us + NARROW_US);
-        if due_us > now_us {
-            return self.schedule(shared, Place::Windows);
-        }
-        self.windows.narrow_us = None;
-        let Some(consumer) = self.consumers.get(index) else { return };
-        let of_it = |own: &&mut Own| own.client_tag == consumer.tag && own.step.is_live();
-        let mut own: Vec<&mut Own> = self.windows.own.iter_mut().filter(of_it).collect();
-        own.sort_by_key(|own| own.size);
-        for own in own {
-            if by == 0 {
-                break;
-            }
-            by = by.saturating_sub(usize::from(own.size));
-            own.leave();
-        }
-        // What was taken away too much is made up for.
-        self.windows_change(shared);
-    }
-
-    /// Cancels the consumers of Oncegate's own that are not wanted any more and that the broker has answered.
-    fn cancel_unwanted(&mut self, shared: &mut Shared) {
-        let frames = self.cancels();
-        if !frames.is_empty() {
-            self.pass_on(shared, &frames);
-        }
-    }
-
-    /// The client is gone: none is wanted, whatever waits.
-    pub(super) fn leave_own(&mut self, shared: &mut Shared) {
-        for own in &mut self.windows.own {
-            own.leave();
-        }
-        let frames = self.cancels();
-        shared.to_broker.extend_from_slice(&frames);
-    }
-
-    fn cancels(&mut self) -> Vec<u8> {
-        let mut frames = Vec::new();
-        for own in self.windows.own.iter_mut().filter(|own| own.step == Step::Answered) {
-            own.step = Step::Cancelled;
-            // The tag is short.
-            let _ = encode::basic_cancel(&mut frames, self.number, &own.tag, false);
-        }
-        frames
-    }
-
-    /// Oncegate hands out no more work: none of its own consumers is wanted.
-    pub(super) fn stop_reading_ahead(&mut self, shared: &mut Shared) {
-        for own in &mut self.windows.own {
-            own.leave();
-        }
-        self.cancel_unwanted(shared);
-    }
-}
-
-impl Shared {
-    /// The client declares a queue: of some a second consumer would get nothing, or once more what the first one has.
-    pub(super) fn note_single_active(&mut self, frame: &Frame<'_>) {
-        if frame.method_id() != Some(MethodId::QUEUE_DECLARE) || self.single_active.len() >= SINGLE_ACTIVE_MAX {
-            return;
-        }
-        let Some(declare) = queue::Declare::decode(frame.payload) else {
-            return;
-        };
-        let argument = |name: &[u8]| declare.arguments.first(name);
-        let takes_turns = matches!(argument(b"x-single-active-consumer"), Some(FieldValue::Bool(true)));
-        let is_stream = matches!(argument(b"x-queue-type"), Some(FieldValue::LongStr(b"stream")));
-        if (takes_turns || is_stream)
-            && let Ok(name) = std::str::from_utf8(declare.queue)
-        {
-            self.single_active.insert(name.into());
         }
     }
 }

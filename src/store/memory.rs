@@ -386,6 +386,9 @@ impl Step<'_> {
             return Vec::new();
         };
         let waits = matches!(lock.state, LockState::Leased | LockState::Queued);
+        if lock.is_delivery_of(publish) {
+            return Vec::new();
+        }
         if lock.holder != claim.id || !lock.withdraw(publish) || lock.in_flight() > 0 || !waits {
             return Vec::new();
         }
@@ -548,6 +551,7 @@ impl Step<'_> {
         };
         self.take(claim, delivery, note, state, until);
         if let Some(lock) = self.table.lock(&claim.digest, self.now) {
+            lock.stands_for_a_publish(delivery);
             if alive.runs() {
                 lock.state = LockState::Running;
             }

@@ -79,7 +79,8 @@ def test_running_unacknowledged_it_is_locked_again(oncegate, stack, store, score
     store.wait_locks(1, "running")
     for _ in range(2):
         restart_empty(store)
-        locked_again(store, run["id"])
+        lock = locked_again(store, run["id"])
+        assert "-" not in lock["publishes"], "its message is in flight"
         # Its start was heard before, and is not forgotten.
         store.wait_locks(1, "running")
     dropped(stack, gate, task)
@@ -96,6 +97,7 @@ def test_running_acknowledged_it_is_locked_again(oncegate, stack, store, scorebo
         restart_empty(store)
         lock = locked_again(store, run["id"])
         assert (lock["state"], lock["worker"]) == ("running", f"{worker.node}@test")
+        assert "-" in lock["publishes"], "its message is settled"
     dropped(stack, gate, "gated")
     ends(stack, gate, store, scoreboard, "gated", 1)
 

@@ -11,7 +11,7 @@ use crate::deliveries::ChannelId;
 use crate::plan::{Confirms, End, Plan};
 use crate::random::Random;
 use crate::shadow::{Count, Message, Shadow};
-use crate::wire::{Reader, Unit, method, publish};
+use crate::wire::{Reader, TaskMessage, Unit, method, publish};
 
 #[derive(Default)]
 pub struct Channel {
@@ -131,7 +131,14 @@ impl Client {
         };
         let task = if key.is_some() { "t.unique" } else { "t.other" };
         let frame_max = 40 + random.below(200);
-        let bytes = publish(number, task, &format!("m{index}"), exchange, mandatory, body.as_bytes(), frame_max);
+        let message = TaskMessage {
+            task,
+            id: &format!("m{index}"),
+            headers: &[],
+            expiration: None,
+            body: body.as_bytes(),
+        };
+        let bytes = publish(number, &message, exchange, "q", mandatory, frame_max);
         if channel.confirming {
             channel.waiting.insert(channel.next, index);
             channel.next += 1;

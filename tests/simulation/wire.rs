@@ -18,28 +18,51 @@ pub fn method(channel: u16, id: MethodId, arguments: &[u8]) -> Vec<u8> {
     raw
 }
 
-/// A task message; `body` is its JSON body, `frame_max` cuts it into frames.
-pub fn publish(channel: u16, task: &str, id: &str, exchange: &str, mandatory: bool, body: &[u8], frame_max: usize) -> Vec<u8> {
+/// A task message.
+pub struct TaskMessage<'a> {
+    pub task: &'a str,
+    pub id: &'a str,
+    /// The headers beside its language, name and id.
+    pub headers: &'a [(&'a str, FieldValue<'a>)],
+    /// The property, in milliseconds.
+    pub expiration: Option<&'a str>,
+    /// The JSON body.
+    pub body: &'a [u8],
+}
+
+/// A publish of a task message; `frame_max` cuts it into frames.
+pub fn publish(channel: u16, message: &TaskMessage, exchange: &str, routing_key: &str, mandatory: bool, frame_max: usize) -> Vec<u8> {
+    let text = |text: &'static str| FieldValue::LongStr(text.as_bytes());
+    let named = [
+        ("lang", text("py")),
+        ("task", FieldValue::LongStr(message.task.as_bytes())),
+        ("id", FieldValue::LongStr(message.id.as_bytes())),
+    ];
     let mut table = Vec::new();
-    for (name, value) in [("lang", "py"), ("task", task), ("id", id)] {
-        put_entry(&mut table, name.as_bytes(), &FieldValue::LongStr(value.as_bytes())).expect("short names");
+    for (name, value) in named.iter().chain(message.headers) {
+        put_entry(&mut table, name.as_bytes(), value).expect("short names");
     }
     let properties = Properties {
         content_type: Some(b"application/json"),
         content_encoding: Some(b"utf-8"),
         headers: Some(Table::new(&table)),
-        correlation_id: Some(id.as_bytes()),
+        correlation_id: Some(message.id.as_bytes()),
+        expiration: message.expiration.map(str::as_bytes),
         ..Properties::default()
     };
     let publish = Publish {
         exchange: exchange.as_bytes(),
-        routing_key: b"q",
+        routing_key: routing_key.as_bytes(),
         mandatory,
         immediate: false,
         bits_offset: 0,
     };
+    let content = Content {
+        properties,
+        body: message.body,
+    };
     let mut out = Vec::new();
-    encode::basic_publish(&mut out, channel, &publish, &Content { properties, body }, frame_max).expect("it fits");
+    encode::basic_publish(&mut out, channel, &publish, &content, frame_max).expect("it fits");
     out
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use oncegate::rules::RuleSet;
@@ -11,18 +10,11 @@ use oncegate::rules::spec::{Mode, RuleSpec, Unique};
 use oncegate::session::{Neighbours, Now, Settings, Side};
 use oncegate::store::{Clock, Memory};
 
+use crate::clock::ManualClock;
 use crate::connection::{Connection, Drain};
 use crate::plan::{End, Plan};
 use crate::random::Random;
 use crate::shadow::Shadow;
-
-struct ManualClock(AtomicU64);
-
-impl Clock for ManualClock {
-    fn now_ms(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 pub struct World {
     pub random: Random,
@@ -43,7 +35,7 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64, plan: Plan) -> World {
-        let clock = Arc::new(ManualClock(AtomicU64::new(1_800_000_000_000)));
+        let clock = Arc::new(ManualClock::new(1_800_000_000_000));
         let now = Now {
             us: 1_000_000,
             unix_ms: clock.now_ms(),
@@ -158,7 +150,7 @@ impl World {
     fn pass(&mut self, ms: u64) {
         self.now.us += ms * 1000;
         self.now.unix_ms += ms;
-        self.clock.0.store(self.now.unix_ms, Ordering::Relaxed);
+        self.clock.set(self.now.unix_ms);
         for at in 0..self.connections.len() {
             if self.now.us >= self.connections[at].session.poll_timeout() {
                 self.connections[at].session.handle_timeout(self.now);

@@ -22,6 +22,10 @@ scenarios! {
     late_ack_then_success_still_cools_down
     failure_knows_no_cooldown
     retry_cancels_the_settle_grace
+    retry_that_is_heard_after_its_own_end_brings_nothing_back
+    commit_that_comes_after_the_end_of_its_delivery
+    commit_of_a_retry_that_has_begun
+    publish_whose_confirm_is_lost_and_that_was_delivered
     start_that_comes_after_the_late_ack_changes_nothing
     revoke_of_a_waiting_holder_frees_and_kills
     revoke_of_a_running_holder_changes_nothing
@@ -247,6 +251,62 @@ async fn retry_cancels_the_settle_grace(w: &World) {
     let lock = held(w, 1).await;
     assert_eq!(lock.state, LockState::Queued);
     assert!(lock.expires_ms - lock.since_ms >= LIFE);
+}
+
+async fn retry_that_is_heard_after_its_own_end_brings_nothing_back(w: &World) {
+    let a = queued(w, 1, "a", &late()).await;
+    assert_eq!(w.acquire_as(&a, 2, &late(), true).await, Acquired::Reentry { holds: true });
+    assert_eq!(w.commit(&a, 2, &late()).await, Committed::Held);
+    assert_eq!(w.signal("a", 11, Signal::Acked).await, [], "the retry is under way");
+    assert_eq!(w.signal("a", 12, Signal::Acked).await, [ReleaseReason::Ended]);
+    let grace = w.span(digest(1)).await;
+    assert_eq!(
+        tell(w, "a", Signal::Retried).await,
+        [],
+        "the first run's word, past the end of the second"
+    );
+    assert_eq!(w.span(digest(1)).await, grace);
+}
+
+/// The retry is published before the ack of the first run is heard, delivered and started before the broker's word on it is.
+async fn commit_that_comes_after_the_end_of_its_delivery(w: &World) {
+    let note = note(Scope::UntilStarted);
+    let a = queued(w, 1, "a", &note).await;
+    assert_eq!(w.acquire_as(&a, 2, &note, true).await, Acquired::Reentry { holds: true });
+    assert_eq!(w.signal("a", 11, Signal::Acked).await, [ReleaseReason::Started]);
+    assert_eq!(admit(w, &a, 9, &note, true).await, (digest(1), Admitted::Holds));
+    assert_eq!(w.signal("a", 12, Signal::Acked).await, [ReleaseReason::Started]);
+    assert_eq!(w.commit(&a, 2, &note).await, Committed::Ended);
+    assert_eq!(w.show(digest(1)).await, None);
+    assert_eq!(w.acquire_as(&a, 3, &note, true).await, Acquired::Taken, "a later retry");
+    assert_eq!(w.commit(&a, 3, &note).await, Committed::Held);
+}
+
+async fn commit_of_a_retry_that_has_begun(w: &World) {
+    let note = note(Scope::UntilStarted);
+    let a = queued(w, 1, "a", &note).await;
+    assert_eq!(w.signal("a", 11, Signal::Acked).await, [ReleaseReason::Started]);
+    assert_eq!(w.acquire_as(&a, 2, &note, true).await, Acquired::Taken);
+    assert_eq!(admit(w, &a, 9, &note, true).await, (digest(1), Admitted::Holds));
+    assert_eq!(
+        tell(w, "a", Signal::Started).await,
+        [ReleaseReason::Started],
+        "the event comes before the ack"
+    );
+    assert_eq!(w.signal("a", 12, Signal::Acked).await, []);
+    assert_eq!(w.commit(&a, 2, &note).await, Committed::Ended);
+    assert_eq!(w.show(digest(1)).await, None);
+}
+
+async fn publish_whose_confirm_is_lost_and_that_was_delivered(w: &World) {
+    let a = claim(1, "a");
+    assert_eq!(w.acquire(&a, 1, &late()).await, Acquired::Taken);
+    assert_eq!(admit(w, &a, 9, &late(), false).await, (digest(1), Admitted::Holds));
+    assert_eq!(w.unpublish(&a, 1, ReleaseReason::Unconfirmed).await, [], "a worker has it");
+    assert_eq!(held(w, 1).await.in_flight, 1);
+    assert_eq!(w.acquire_as(&a, 2, &late(), true).await, Acquired::Reentry { holds: true });
+    assert_eq!(w.unpublish(&a, 2, ReleaseReason::Unconfirmed).await, [], "a retry that is lost");
+    assert_eq!(w.signal("a", 12, Signal::Acked).await, [ReleaseReason::Ended]);
 }
 
 async fn start_that_comes_after_the_late_ack_changes_nothing(w: &World) {

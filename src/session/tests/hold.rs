@@ -95,7 +95,7 @@ impl Rig {
     }
 
     /// Delivers, and the store says that it runs.
-    fn runs(&mut self, tag: u64, id: &str) {
+    fn begins(&mut self, tag: u64, id: &str) {
         let ticket = self.run_asked(tag, id);
         self.ran(ticket, Ran::Runs);
     }
@@ -199,8 +199,8 @@ fn the_settlement_names_the_delivery_that_runs() {
 #[test]
 fn what_the_client_has_is_renewed_and_what_it_gives_back_leaves() {
     let mut rig = worker();
-    rig.runs(1, "x");
-    rig.runs(2, "y");
+    rig.begins(1, "x");
+    rig.begins(2, "y");
     rig.client_got();
     for _ in 0..6 {
         rig.later(5_000_000);
@@ -520,7 +520,7 @@ fn at_the_bounds_the_oldest_goes_back() {
 #[test]
 fn a_drain_gives_back_what_is_held() {
     let mut rig = worker();
-    rig.runs(1, "w");
+    rig.begins(1, "w");
     rig.waits(2, "x");
     rig.client_got();
     rig.broker_got();
@@ -573,7 +573,7 @@ fn a_channel_that_closes_takes_everything_back() {
 #[test]
 fn a_recovery_gives_back_what_the_client_has_too() {
     let mut rig = worker();
-    rig.runs(1, "w");
+    rig.begins(1, "w");
     rig.waits(2, "x");
     rig.client(&method(1, MethodId::BASIC_RECOVER, &[1]));
     assert_eq!(rig.told(), ["leaves x", "leaves w"]);
@@ -597,7 +597,7 @@ fn what_is_held_for_a_consumer_goes_back_behind_its_cancel() {
 #[test]
 fn a_run_that_ends_here_is_followed_at_once() {
     let mut rig = worker();
-    rig.runs(1, "w");
+    rig.begins(1, "w");
     let ticket = rig.run_asked(2, "x");
     rig.ran(ticket, waits("w", 2));
     rig.client(&ack(1, 1, false));

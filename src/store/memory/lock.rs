@@ -26,12 +26,18 @@ enum Stage {
 pub(super) enum SignalEffect {
     /// It stays.
     None,
-    /// It goes now; these publishes are over.
-    Frees { reason: ReleaseReason, settled: Vec<Nonce> },
+    /// It goes now; these publishes are over, [`None`] one that is not known here.
+    Frees {
+        reason: ReleaseReason,
+        settled: Vec<Option<Nonce>>,
+    },
     /// It goes, and its id is not to run any more.
-    Supersedes { reason: ReleaseReason, settled: Vec<Nonce> },
+    Supersedes {
+        reason: ReleaseReason,
+        settled: Vec<Option<Nonce>>,
+    },
     /// It goes after the settle grace, which it has been given.
-    Settles { settled: Vec<Nonce> },
+    Settles { settled: Vec<Option<Nonce>> },
     /// It has its full life again.
     Lives,
 }
@@ -54,6 +60,8 @@ pub(super) struct Lock {
     told: bool,
     pub(super) since_ms: u64,
     publishes: Vec<(Nonce, Stage)>,
+    /// Those of them that are deliveries, each in place of a publish that is not known here.
+    deliveries: Vec<Nonce>,
 }
 
 impl Lock {
@@ -85,6 +93,7 @@ impl Lock {
             told: false,
             since_ms,
             publishes: vec![(publish, first)],
+            deliveries: Vec::new(),
         }
     }
 
@@ -159,11 +168,21 @@ impl Lock {
         self.publishes.push((publish, stage));
     }
 
+    /// This delivery, if it is counted, is so in place of a publish that is not known here.
+    pub(super) fn stands_for_a_publish(&mut self, delivery: Nonce) {
+        if self.stage(delivery).is_some() && !self.deliveries.contains(&delivery) {
+            self.deliveries
+                .retain(|other| self.publishes.iter().any(|(nonce, _)| nonce == other));
+            self.deliveries.push(delivery);
+        }
+    }
+
     /// A worker has the holder's message in its hands, by this delivery.
     pub(super) fn deliver(&mut self, delivery: Nonce, worker: &Arc<str>, until_ms: u64) {
         if self.in_flight() == 0 {
             self.push(delivery, Stage::Confirmed);
         }
+        self.stands_for_a_publish(delivery);
         if self.state == LockState::Leased {
             self.state = LockState::Queued;
         }
@@ -227,11 +246,17 @@ impl Lock {
             Signal::Crashed => self.frees(ReleaseReason::Crash),
             Signal::Orphaned if self.worker == *worker && (self.in_flight() == 0 || !self.carried) => self.frees(ReleaseReason::Crash),
             Signal::Acked | Signal::AckedLate | Signal::DeliveredNoAck | Signal::Started if self.note.scope == Scope::UntilStarted => {
+                if signal == Signal::Started {
+                    // It tells of one message, as an ack does, and the lock counts none of its others any more.
+                    self.settle(settlement);
+                }
                 self.frees(ReleaseReason::Started)
             }
             Signal::Acked if self.ends_by_ack() => self.late_ack(now),
             Signal::AckedLate => self.late_ack(now),
             Signal::Acked | Signal::DeliveredNoAck | Signal::Started => self.runs(worker, now),
+            // The retry's own message was counted, and has ended: its word comes late.
+            Signal::Retried if self.told && self.publishes.len() > 1 => SignalEffect::None,
             Signal::Retried if self.note.scope == Scope::UntilFinished => {
                 self.state = LockState::Queued;
                 self.live(now);
@@ -273,17 +298,17 @@ impl Lock {
     }
 
     /// The delivery is not to run: the message that it brings is over. Which publishes are.
-    pub(super) fn leave(&mut self, delivery: Nonce) -> Vec<Nonce> {
+    pub(super) fn leave(&mut self, delivery: Nonce) -> Vec<Option<Nonce>> {
         self.settle(delivery);
         self.settled()
     }
 
     /// The publishes that are over.
-    fn settled(&self) -> Vec<Nonce> {
+    fn settled(&self) -> Vec<Option<Nonce>> {
         self.publishes
             .iter()
             .filter(|(_, stage)| matches!(stage, Stage::Settled(_)))
-            .map(|(nonce, _)| *nonce)
+            .map(|(nonce, _)| self.publish_of(*nonce))
             .collect()
     }
 
@@ -320,8 +345,13 @@ impl Lock {
     }
 
     /// The end of all of the holder's messages.
-    fn over(&self) -> Vec<Nonce> {
-        self.publishes.iter().map(|(nonce, _)| *nonce).collect()
+    fn over(&self) -> Vec<Option<Nonce>> {
+        self.publishes.iter().map(|(nonce, _)| self.publish_of(*nonce)).collect()
+    }
+
+    /// The publish that this is; none for a delivery whose publish is not known.
+    fn publish_of(&self, nonce: Nonce) -> Option<Nonce> {
+        (!self.deliveries.contains(&nonce)).then_some(nonce)
     }
 
     fn frees(&self, reason: ReleaseReason) -> SignalEffect {
@@ -343,6 +373,11 @@ impl Lock {
     /// Whether a worker has had the message in its hands.
     pub(super) fn was_delivered(&self) -> bool {
         self.delivered
+    }
+
+    /// Whether a worker has had this publish in its hands: the broker has it, whatever became of its confirm.
+    pub(super) fn is_delivery_of(&self, publish: Nonce) -> bool {
+        self.delivered && matches!(self.publishes[..], [(only, Stage::Open | Stage::Confirmed)] if only == publish)
     }
 
     /// Whether its going was told before.

@@ -71,8 +71,8 @@ impl Ended {
 pub(super) enum EndedPublishes {
     /// It is not known which.
     Any,
-    /// These.
-    These(Vec<Nonce>),
+    /// These, [`None`] one that only its delivery was known of.
+    These(Vec<Option<Nonce>>),
 }
 
 impl EndedPublishes {
@@ -80,7 +80,7 @@ impl EndedPublishes {
         EndedPublishes::These(Vec::new())
     }
 
-    pub(super) fn add(&mut self, mut more: Vec<Nonce>) {
+    pub(super) fn add(&mut self, mut more: Vec<Option<Nonce>>) {
         match self {
             EndedPublishes::These(these) if !more.is_empty() => these.append(&mut more),
             EndedPublishes::These(_) => *self = EndedPublishes::Any,
@@ -302,7 +302,7 @@ impl Table {
                 return;
             }
             EndedPublishes::Any => ended.add(said, None),
-            EndedPublishes::These(these) => these.into_iter().for_each(|publish| ended.add(said, Some(publish))),
+            EndedPublishes::These(these) => these.into_iter().for_each(|publish| ended.add(said, publish)),
         }
         ended.until_ms = ended.until_ms.max(until_ms);
         record.ended = Some(ended);

@@ -3,13 +3,13 @@
 -- KEYS: two per question, the lock and the id record; a question about an id alone has its record twice.
 -- ARGV: the prefix of all keys, then per question its letter and its arguments (see `wire.rs`).
 -- A lock is a hash; its field `publishes` lists the holder's publishes by nonce: `N` is forwarded, `N+` the broker has, `N-BY` is settled or
--- withdrawn by the request BY. The field `grace` is the settle grace, `late` is there only if the ack ends the task, `hears` only if the lock
+-- withdrawn by the request BY; with a `*` behind N it is a delivery, in place of a publish that is not known here. The field `grace` is the settle grace, `late` is there only if the ack ends the task, `hears` only if the lock
 -- does not listen to every source of signals: A acks, E events, P rpc results, B the result backend.
 -- An id record is a string of entries, one per key that the id has claimed: a line feed, the digest, the scope, the rule. Of a key that it
 -- runs, the digest has a `+` before it (see `run.lua`).
 -- The field `delivered` is there once a worker has had the message, `carried` once a proxy has carried it there, `told` once the lock's going was told.
 -- `PREFIX:ended:ID` is what workers' signals leave behind for the commits that come after them: words, each with a blank before and behind,
--- of how much a signal says (d begun, a acknowledged, r over), its source if no lock has heard it, and a publish that it ended, or `*`. `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key.
+-- of how much a signal says (d begun, a acknowledged, r over), its source if no lock has heard it, and a publish that it ended, `~` for one that only its delivery was known of, or `*`. `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key.
 
 local ARGV, KEYS, call = ARGV, KEYS, redis.call
 local prefix = ARGV[1]
@@ -39,18 +39,18 @@ local function is_dead(digest, id) return call('EXISTS', dead_of(digest, id)) ==
 
 local function parse(publishes)
   -- Mostly there is one.
-  local nonce, mark, by = string.match(publishes or '', '^(%x+)([+-]?)(%x*)$')
-  if nonce then return { { nonce, mark, by } } end
+  local only, starred, state, request = string.match(publishes or '', '^(%x+)(%*?)([+-]?)(%x*)$')
+  if only then return { { only, state, request, starred } } end
   local list = {}
-  for nonce, mark, by in string.gmatch(publishes or '', '(%x+)([+-]?)(%x*)') do
-    list[#list + 1] = { nonce, mark, by }
+  for nonce, star, mark, by in string.gmatch(publishes or '', '(%x+)(%*?)([+-]?)(%x*)') do
+    list[#list + 1] = { nonce, mark, by, star }
   end
   return list
 end
 
 local function format(list)
   local words = {}
-  for i, p in ipairs(list) do words[i] = p[1] .. p[2] .. p[3] end
+  for i, p in ipairs(list) do words[i] = p[1] .. p[4] .. p[2] .. p[3] end
   return table.concat(words, ' ')
 end
 
@@ -68,7 +68,7 @@ local function find(list, nonce)
   end
 end
 
-local function push(list, nonce, mark)
+local function push(list, nonce, mark, star)
   if #list >= PUBLISHES_KEPT then
     local oldest = 1
     for i, p in ipairs(list) do
@@ -76,20 +76,22 @@ local function push(list, nonce, mark)
     end
     table.remove(list, oldest)
   end
-  list[#list + 1] = { nonce, mark, '' }
+  list[#list + 1] = { nonce, mark, '', star or '' }
 end
+
+local function publish_of(p) return p[4] == '' and p[1] or '~' end
 
 local function settled(list)
   local words = {}
   for _, p in ipairs(list) do
-    if p[2] == '-' then words[#words + 1] = p[1] end
+    if p[2] == '-' then words[#words + 1] = publish_of(p) end
   end
   return words
 end
 
 local function all(list)
   local words = {}
-  for i, p in ipairs(list) do words[i] = p[1] end
+  for i, p in ipairs(list) do words[i] = publish_of(p) end
   return words
 end
 
@@ -173,7 +175,7 @@ local function heard(id, nonce, ends)
   for _, verdict in ipairs(FREEING[string.sub(ends, 1, 1)]) do
     for source, publish in string.gmatch(words, ' ' .. verdict .. '(%u?)(%S*)') do
       local listens = source == '' or string.find(ends, source, 2, true)
-      if listens and (not nonce or publish == '*' or publish == nonce) then return true end
+      if listens and (not nonce or publish == '*' or publish == '~' or publish == nonce) then return true end
     end
   end
   return false
@@ -310,11 +312,13 @@ end
 -- Unpublish: id, nonce, reason.
 function ops.U(lock, idkey, a)
   local id, nonce = ARGV[a], ARGV[a + 1]
-  local l = call('HMGET', lock, 'holder', 'state', 'publishes', 'rule', 'task', 'since', 'shadow')
+  local l = call('HMGET', lock, 'holder', 'state', 'publishes', 'rule', 'task', 'since', 'shadow', 'delivered')
   if l[1] ~= id then return {} end
   local list = parse(l[3])
   local publish = find(list, nonce)
   if not publish or publish[2] == '-' then return {} end
+  -- A worker has had it in its hands: the broker has it, whatever became of its confirm.
+  if l[8] and #list == 1 then return {} end
   publish[2], publish[3] = '-', nonce
   if in_flight(list) > 0 or (l[2] ~= 'leased' and l[2] ~= 'queued') then
     call('HSET', lock, 'publishes', format(list))
@@ -391,7 +395,11 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker, source
       call('HSET', lock, 'publishes', format(list))
       return true
     end
-    if scope == 'until_started' then return frees('started', settled(list)) end
+    if scope == 'until_started' then
+      -- A start tells of one message, as an ack does.
+      if signal == 's' then settle(list, settlement) end
+      return frees('started', settled(list))
+    end
     if signal == 'l' or signal == 'a' and l[9] then
       if in_flight(list) > 0 then
         call('HSET', lock, 'publishes', format(list))
@@ -415,6 +423,8 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker, source
     if call('HGET', lock, 'worker') ~= worker or (l[11] and in_flight(list) > 0) then return true end
     return frees('crash', all(list))
   end
+  -- The retry's own message was counted, and has ended: its word comes late.
+  if signal == 't' and told and #list > 1 then return true end
   if signal == 't' then return scope ~= 'until_finished' or goes_on(lock, idkey, 'queued', format(list), life, l[5], told) end
   if not listens then return true end
   if signal == 'k' or signal == 'f' then
@@ -521,7 +531,7 @@ function ops.M(lock, idkey, a)
   if (holder ~= id or l[2] == 'cooldown') and is_dead(digest, id) then return { 'x', digest } end
   if ARGV[a + 5] == 'n' then return { 'p', digest } end
   if not holder then
-    take(lock, id, 'queued', nonce .. '+', life, ARGV[a + 6])
+    take(lock, id, 'queued', nonce .. '*+', life, ARGV[a + 6])
     delivered(lock, idkey, entry, worker, life)
     return digest == asked and 0 or { 'h', digest }
   end
@@ -529,7 +539,7 @@ function ops.M(lock, idkey, a)
     if l[2] == 'cooldown' then return { 'p', digest } end
     local list, publishes = parse(l[4]), l[4] or ''
     if in_flight(list) == 0 then
-      push(list, nonce, '+')
+      push(list, nonce, '+', '*')
       publishes = format(list)
     end
     local left = (tonumber(l[3]) or now) - now
@@ -568,8 +578,8 @@ function ops.N(lock, idkey, a)
   end
   if ended(digest_of(lock), id, nil, ends) then return 2 end
   local nonce = ARGV[a + 1]
-  take(lock, id, ARGV[a + 2] == 'd' and 'queued' or 'running', ARGV[a + 2] == 'a' and nonce .. '-' .. nonce or nonce .. '+', life,
-    ARGV[a + 6])
+  local list = ARGV[a + 2] == 'a' and nonce .. '*-' .. nonce or nonce .. '*+'
+  take(lock, id, ARGV[a + 2] == 'd' and 'queued' or 'running', list, life, ARGV[a + 6])
   delivered(lock, idkey, ARGV[a + 4], ARGV[a + 7], life)
   return 1
 end

@@ -1,0 +1,130 @@
+//! The lives of tasks under a seeded scheduler: producers, workers that behave like Celery's, several proxies with a session for each
+//! connection, a broker, and one memory store that all of them share.
+//!
+//! Everything comes late, and some of it out of order, twice, or never: frames, questions, answers, what workers tell of their tasks.
+//! Proxies, workers and connections die, the store goes away. Facts are kept beside ([`facts`]) and judge each step of the store
+//! ([`judge`]).
+//!
+//! A failing seed prints its last events. `ONCEGATE_SIM_SEED=7` replays it; `ONCEGATE_SIM_SEEDS=10000` runs more.
+
+#[path = "simulation/clock.rs"]
+mod clock;
+#[path = "simulation/random.rs"]
+mod random;
+#[path = "simulation/seeds.rs"]
+mod seeds;
+#[path = "simulation/wire.rs"]
+mod wire;
+
+#[path = "lives/broker.rs"]
+mod broker;
+#[path = "lives/facts.rs"]
+mod facts;
+#[path = "lives/faults.rs"]
+mod faults;
+#[path = "lives/judge.rs"]
+mod judge;
+#[path = "lives/link.rs"]
+mod link;
+#[path = "lives/orphans.rs"]
+mod orphans;
+#[path = "lives/plan.rs"]
+mod plan;
+#[path = "lives/producer.rs"]
+mod producer;
+#[path = "lives/store.rs"]
+mod store;
+#[path = "lives/worker.rs"]
+mod worker;
+#[path = "lives/world.rs"]
+mod world;
+
+use plan::{Acks, Fault, Plan, row};
+use seeds::each_seed;
+use world::World;
+
+use oncegate::rules::spec::Unique;
+
+/// Every scope with both ways to acknowledge.
+fn rows() -> Vec<plan::Row> {
+    let scopes = [Unique::UntilStarted, Unique::UntilFinished, Unique::UntilExpired];
+    let both = |scope: Unique| [Acks::Early, Acks::Late].map(|acks| (scope, acks));
+    scopes
+        .into_iter()
+        .flat_map(both)
+        .enumerate()
+        .map(|(number, (scope, acks))| row(number, scope, acks))
+        .collect()
+}
+
+fn run(name: &str, seeds: u64, plan: impl Fn(u64) -> Plan) {
+    each_seed(name, seeds, |seed| World::new(seed, plan(seed)).run());
+}
+
+#[test]
+fn signals_out_of_order_twice_or_lost_free_each_lock_and_none_early() {
+    run("signals", 15, |_| Plan {
+        rows: rows(),
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn acks_alone_free_the_locks_of_what_acks_late() {
+    run("acks_alone", 15, |_| Plan {
+        rows: vec![row(0, Unique::UntilFinished, Acks::Late), row(1, Unique::UntilStarted, Acks::Early)],
+        lost_percent: 100,
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn revoked_expired_and_purged_tasks_leave_no_lock() {
+    run("ends", 15, |_| Plan {
+        rows: rows(),
+        expires_percent: 30,
+        faults: vec![Fault::Revoke, Fault::Purge],
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn workers_that_die_detach_or_leave_hold_no_lock() {
+    run("workers", 15, |_| Plan {
+        rows: rows(),
+        faults: vec![Fault::WorkerKilled, Fault::WorkerDetached, Fault::WorkerLeaves],
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn proxies_and_connections_that_die_lose_nothing_that_was_confirmed() {
+    run("proxies", 15, |_| Plan {
+        rows: rows(),
+        faults: vec![Fault::ProxyKilled, Fault::BrokerDrops, Fault::ProducerGone],
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn a_store_that_goes_away_loses_nothing_that_was_confirmed() {
+    run("store", 15, |_| Plan {
+        rows: rows(),
+        faults: vec![Fault::StoreAway],
+        silent_percent: 3,
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn all_at_once() {
+    run("all", 15, |seed| Plan {
+        rows: rows(),
+        proxies: 2 + (seed % 3) as usize,
+        workers: 1 + (seed % 4) as usize,
+        expires_percent: 10,
+        silent_percent: 2,
+        faults: Fault::ALL.to_vec(),
+        ..Plan::default()
+    });
+}
