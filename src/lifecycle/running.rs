@@ -6,6 +6,8 @@
 //!
 //! - The lock is renewed at a third of its life, or each half minute, while its worker is seen, by its mailbox or its heartbeats; and at
 //!   once when the store is back ([`crate::store::Client::connects`]). A renewal takes a lock that is missing, and never steals one.
+//! - A running lock is that of one delivery, so it is renewed by that, and only by the process that saw its ack: of another it lives for its
+//!   `running_ttl`. What ends another delivery of its id, or comes from another worker, does not end its tracking.
 //! - Each half minute, and when the store is back, the worker is asked which of its tasks it knows: the word of an end may have gone lost,
 //!   or nobody tells one. What it does not know twice, five seconds apart, has ended, how nobody knows: the lock is freed as that of an
 //!   orphan, unless the rule frees it only for one outcome. A worker that is younger than the task has its `orphan_grace` first.

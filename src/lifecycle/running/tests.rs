@@ -1,5 +1,7 @@
 //! Tracked tasks, on a clock that the test sets and a store that forgets when the test says so.
 
+mod runs;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;

@@ -1,10 +1,12 @@
 //! The store is back: what is alive is renewed at once. And what a worker acknowledges before it runs it.
 
 use super::admit::{delivery, held_by, worker_of};
+use super::hold::{running, worker_with};
 use super::*;
 use crate::rules::lock::ReleaseOn;
+use crate::rules::running::Ran;
 use crate::rules::spec::{AcksLate, Outcome};
-use crate::session::Run;
+use crate::session::{Kept, Run};
 
 fn worker() -> Rig {
     worker_of(spec())
@@ -170,4 +172,44 @@ fn where_nobody_can_tell_that_a_worker_lives_nothing_is_known_to_run() {
     rig.holding(1);
     rig.client(&ack(1, 1, false));
     assert!(rig.runs_on().is_empty());
+}
+
+#[test]
+fn what_runs_alone_and_is_acknowledged_early_runs_on() {
+    for (acks_late, runs_on) in [(AcksLate::Auto, true), (AcksLate::False, true), (AcksLate::True, false)] {
+        let mut rig = worker_with(RuleSpec { acks_late, ..running() }, Settings::default());
+        rig.client(&consume_mailbox());
+        let x = rig.run_asked_by("c", 1, "x");
+        rig.ran(x, Ran::Runs);
+        rig.client(&ack(1, 1, false));
+        let runs = rig.runs_on();
+        assert_eq!(runs.len(), usize::from(runs_on), "{acks_late:?}");
+        assert!(runs.iter().all(|run| matches!(run.kept, Kept::Run(_))));
+    }
+}
+
+#[test]
+fn when_the_store_is_back_runs_are_renewed_at_once_and_what_is_held_keeps_its_publish_lock() {
+    let spec = RuleSpec {
+        unique: Some(Unique::UntilStartedAndWhileRunning),
+        ..spec()
+    };
+    let mut rig = worker_with(spec, Settings::default());
+    for (tag, id) in [(1, "x"), (2, "y")] {
+        rig.broker(&delivery(tag, id));
+    }
+    for (ticket, ..) in rig.admissions() {
+        rig.admit(ticket, Admitted::Holds);
+    }
+    let asked = rig.runs_asked();
+    rig.ran(asked[0].0, Ran::Runs);
+    let waits = Ran::Waits {
+        holder: "x".into(),
+        place_ms: 1,
+        expires_in_ms: 60_000,
+    };
+    rig.ran(asked[1].0, waits);
+    rig.told();
+    rig.store_is_back();
+    assert_eq!(rig.told(), ["runs on x", "alive x None", "alive y None"]);
 }
