@@ -144,6 +144,32 @@ def test_after_a_crash_the_one_that_waits_runs(oncegate, stack, store, scoreboar
     held(gate, 0)
 
 
+def running_lock(store):
+    """The one running lock, if there is one."""
+    return next((store.client.hgetall(key) for key in store.client.keys("*:run:*")), {})
+
+
+def expires_ms(store):
+    return int(running_lock(store).get("expires", 0))
+
+
+def test_a_run_that_was_acknowledged_early_outlives_its_running_ttl(oncegate, stack, store, scoreboard):
+    gate = oncegate(RULES + 'running_ttl = "3s"\n', store=store.url)
+    for _ in range(2):
+        stack.worker(gate)
+    stack.produce(gate, "gated.delay('one')")
+    scoreboard.wait_runs(1)
+    stack.produce(gate, "gated.delay('one')")
+    held(gate, 1)
+    first = expires_ms(store)
+    harness.wait_until(lambda: expires_ms(store) > first + 6_000, "the running lock to be renewed for two of its lives")
+    held(gate, 1)
+    assert phases(scoreboard.wait_runs(1)) == ["begin"]
+    scoreboard.open_gate("one", 2)
+    assert phases(scoreboard.wait_runs(4)) == ["begin", "end"] * 2
+    harness.wait_until(lambda: not running_lock(store), "the running lock to go")
+
+
 def test_a_warm_shutdown_gives_back_what_is_held(oncegate, stack, store, scoreboard):
     gate = oncegate(RULES + 'acks_late = false\n', store=store.url)
     first = stack.worker(gate)
