@@ -6,6 +6,8 @@
 //!
 //! - The lock is renewed at a third of its life, or each half minute, while its worker is seen, by its mailbox or its heartbeats; and at
 //!   once when the store is back ([`crate::store::Client::connects`]). A renewal takes a lock that is missing, and never steals one.
+//! - A running lock is that of one delivery, so it is renewed by that, and only by the process that saw its ack: of another it lives for its
+//!   `running_ttl`. What ends another delivery of its id, or comes from another worker, does not end its tracking.
 //! - Each half minute, and when the store is back, the worker is asked which of its tasks it knows: the word of an end may have gone lost,
 //!   or nobody tells one. What it does not know twice, five seconds apart, has ended, how nobody knows: the lock is freed as that of an
 //!   orphan, unless the rule frees it only for one outcome. A worker that is younger than the task has its `orphan_grace` first.
@@ -27,7 +29,7 @@ use crate::rules::RuleSet;
 use crate::rules::lock::{Alive, Claim, Extent, LockRecord, LockState, Nonce, ReleaseOn, Renewed, Reply, Request, Scope, Signal};
 use crate::rules::source::Source;
 use crate::rules::spec::RuleSpec;
-use crate::session::{Run, TasksKnown};
+use crate::session::{Kept, Run, TasksKnown};
 use crate::store::{Client, Store};
 
 /// How often it is seen what is due.
@@ -77,7 +79,7 @@ impl Tracked {
     fn new(run: Run, began_ms: u64, now_ms: u64) -> Tracked {
         Tracked {
             node: Node {
-                vhost: Arc::clone(&run.note.vhost),
+                vhost: Arc::clone(run.kept.vhost()),
                 name: Arc::clone(&run.worker),
             },
             run,
@@ -97,22 +99,32 @@ impl Tracked {
     }
 
     fn is_due(&self, now_ms: u64) -> bool {
-        let third = (self.run.note.life_ms / 3).min(RENEWAL_MAX_MS);
+        let third = (self.run.kept.life_ms() / 3).min(RENEWAL_MAX_MS);
         !self.over && (self.hastened || now_ms >= self.renewed_ms.saturating_add(third))
     }
 
     /// True if its lock has lapsed, as far as this process has kept it.
     fn has_lapsed(&self, now_ms: u64) -> bool {
-        now_ms > self.renewed_ms.saturating_add(self.run.note.life_ms)
+        now_ms > self.renewed_ms.saturating_add(self.run.kept.life_ms())
     }
 
     fn renewal(&self) -> Request {
-        Request::Renew {
-            claim: self.run.claim.clone(),
-            delivery: self.run.delivery,
-            note: Arc::clone(&self.run.note),
-            alive: Alive::Acknowledged,
-            worker: Arc::clone(&self.run.worker),
+        let (claim, delivery) = (self.run.claim.clone(), self.run.delivery);
+        let worker = Arc::clone(&self.run.worker);
+        match &self.run.kept {
+            Kept::Lock(note) => Request::Renew {
+                claim,
+                delivery,
+                note: Arc::clone(note),
+                alive: Alive::Acknowledged,
+                worker,
+            },
+            Kept::Run(note) => Request::RenewRun {
+                claim,
+                delivery,
+                note: Arc::clone(note),
+                worker,
+            },
         }
     }
 }
@@ -225,7 +237,7 @@ impl Runs {
             claim,
             // It is no delivery of this process.
             delivery: Nonce(0),
-            note: Arc::new(note),
+            kept: Kept::Lock(Arc::new(note)),
             worker: Arc::clone(&lock.worker),
         };
         let mut adopted = Tracked::new(run, lock.since_ms.saturating_sub(SKEW_MS), now_ms);
@@ -235,10 +247,17 @@ impl Runs {
 
     /// An order that is given to the store.
     pub fn hears(&self, order: &Request) {
-        let Request::Signal { id, signal, source, .. } = order else {
+        let Request::Signal {
+            id,
+            settlement,
+            signal,
+            source,
+            worker,
+        } = order
+        else {
             return;
         };
-        let ends = |run: &Run| signal.is_heard(*source, run.note.hears);
+        let ends = |run: &Run| run.is_ended_by(*settlement, *signal, *source, worker);
         match signal {
             Signal::Retried => drop(self.state().forget(id, ends)),
             Signal::AckedLate
@@ -261,8 +280,15 @@ impl Runs {
 
     /// The store has done an order.
     pub fn heard(&self, order: &Request, reply: &Reply) {
-        if let (Request::Renew { claim, .. }, Reply::Renewed(Renewed::Gone)) = (order, reply) {
-            self.state().forget_claim(claim);
+        match (order, reply) {
+            (Request::Renew { claim, .. }, Reply::Renewed(Renewed::Gone)) => {
+                self.state().forget_lock(claim, |run| matches!(run.kept, Kept::Lock(_)));
+            }
+            (Request::RenewRun { claim, delivery, .. }, Reply::Renewed(Renewed::Gone)) => {
+                let meant = |run: &Run| matches!(run.kept, Kept::Run(_)) && run.delivery == *delivery;
+                self.state().forget_lock(claim, meant);
+            }
+            _ => {}
         }
     }
 
@@ -333,9 +359,9 @@ pub(super) async fn run(store: Store, runs: Arc<Runs>, mut rules: watch::Receive
 fn free(store: &Client, run: &Run) {
     tracing::info!(
         worker = &*run.worker,
-        vhost = &*run.note.vhost,
-        rule = &*run.note.rule,
-        task = &*run.note.task,
+        vhost = &**run.kept.vhost(),
+        rule = &**run.kept.rule(),
+        task = &**run.kept.task(),
         id = &*run.claim.id,
         "a worker does not know a task any more whose end nobody has told"
     );
@@ -384,10 +410,10 @@ impl State {
         true
     }
 
-    fn forget_claim(&mut self, claim: &Claim) {
+    fn forget_lock(&mut self, claim: &Claim, meant: impl Fn(&Run) -> bool) {
         if let Some(tracked) = self.tracked.get_mut(&claim.id) {
             let before = tracked.len();
-            tracked.retain(|tracked| tracked.run.claim != *claim);
+            tracked.retain(|tracked| tracked.run.claim != *claim || !meant(&tracked.run));
             self.count -= before - tracked.len();
             if tracked.is_empty() {
                 self.tracked.remove(&claim.id);
@@ -407,11 +433,11 @@ impl State {
                 (tracked.renewed_ms, tracked.hastened) = (now_ms, false);
                 due.push(tracked.renewal());
             } else if tracked.has_lapsed(now_ms) {
-                lapsed.push(tracked.run.claim.clone());
+                lapsed.push((tracked.run.claim.clone(), tracked.run.delivery));
             }
         }
-        for claim in lapsed {
-            self.forget_claim(&claim);
+        for (claim, delivery) in lapsed {
+            self.forget_lock(&claim, |run| run.delivery == delivery);
         }
         due
     }
@@ -427,7 +453,7 @@ impl State {
             let Some(Presence::Here { since_ms }) = present.get(&first.node) else {
                 continue;
             };
-            if *since_ms > first.began_ms && now_ms < since_ms + grace_ms(rules, &first.run.note.rule) {
+            if *since_ms > first.began_ms && now_ms < since_ms + grace_ms(rules, first.run.kept.rule()) {
                 continue;
             }
             first.check_ms = now_ms + CHECK_MS;
@@ -480,7 +506,7 @@ impl State {
                 continue;
             }
             // What is known of the end satisfies no rule that waits for one outcome: the ttl remains.
-            let any_outcome = |tracked: &&Tracked| tracked.run.note.release_on == ReleaseOn::Both;
+            let any_outcome = |tracked: &&Tracked| tracked.run.kept.release_on() == ReleaseOn::Both;
             ended.extend(tracked.iter().filter(any_outcome).map(|tracked| tracked.run.clone()));
             for tracked in tracked {
                 tracked.over = true;

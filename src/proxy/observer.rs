@@ -75,7 +75,7 @@ impl Observer for StoreObserver {
 
     fn on_given_up(&self, request: &Request, why: GivenUp) {
         // Who has the lock renews it again, at the latest when the store is back.
-        if matches!(request, Request::Renew { .. }) {
+        if matches!(request, Request::Renew { .. } | Request::RenewRun { .. }) {
             return;
         }
         let rule = match request {

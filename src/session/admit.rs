@@ -358,6 +358,9 @@ impl Channel {
             Way::Unchecked(_) => self.show(shared, *admission),
             _ => {
                 admission.hold.lock = None;
+                if admission.run.is_some() {
+                    shared.witness.delivered(&admission.hold.claim.id, &admission.task, &admission.rule);
+                }
                 self.show(shared, *admission);
             }
         }

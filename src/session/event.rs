@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use crate::rules::Rule;
-use crate::rules::lock::{Claim, Digest, Freed, LockNote, Nonce};
+use crate::rules::lock::{Claim, Digest, Freed, LockNote, Nonce, ReleaseOn, Signal};
 use crate::rules::outcome::{DeliveryDecision, ExceptionReason, PublishDecision, UnkeyableReason};
+use crate::rules::running::RunNote;
+use crate::rules::source::{Hears, Source};
 
 use super::Side;
 
@@ -127,10 +129,19 @@ pub struct Run {
     pub claim: Claim,
     /// The delivery that brought it.
     pub delivery: Nonce,
-    /// What is written beside the lock if it is taken anew.
-    pub note: Arc<LockNote>,
+    /// The lock, by what is written beside it if it is taken anew.
+    pub kept: Kept,
     /// The worker's node name.
     pub worker: Arc<str>,
+}
+
+/// A lock that lives on while a task runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// The publish lock.
+    Lock(Arc<LockNote>),
+    /// The running lock.
+    Run(Arc<RunNote>),
 }
 
 /// Which tasks a worker knows, of those that it was asked about.
@@ -197,6 +208,69 @@ pub enum CloseReason {
     Protocol,
     /// Oncegate shuts down.
     Drain,
+}
+
+impl Kept {
+    /// The name of the rule.
+    pub fn rule(&self) -> &Arc<str> {
+        match self {
+            Kept::Lock(note) => &note.rule,
+            Kept::Run(note) => &note.rule,
+        }
+    }
+
+    /// The name of the task.
+    pub fn task(&self) -> &Arc<str> {
+        match self {
+            Kept::Lock(note) => &note.task,
+            Kept::Run(note) => &note.task,
+        }
+    }
+
+    /// The virtual host of the message.
+    pub fn vhost(&self) -> &Arc<str> {
+        match self {
+            Kept::Lock(note) => &note.vhost,
+            Kept::Run(note) => &note.vhost,
+        }
+    }
+
+    /// The full life, from a renewal on, in milliseconds.
+    pub fn life_ms(&self) -> u64 {
+        match self {
+            Kept::Lock(note) => note.life_ms,
+            Kept::Run(note) => note.life_ms,
+        }
+    }
+
+    /// The sources whose starts and ends count.
+    pub fn hears(&self) -> Hears {
+        match self {
+            Kept::Lock(note) => note.hears,
+            Kept::Run(note) => note.hears,
+        }
+    }
+
+    /// Which outcomes free it.
+    pub fn release_on(&self) -> ReleaseOn {
+        match self {
+            Kept::Lock(note) => note.release_on,
+            Kept::Run(_) => ReleaseOn::Both,
+        }
+    }
+}
+
+impl Run {
+    /// Whether something that was learnt of the task is of this run, and frees this lock or leaves it to the next run. A running lock
+    /// is of one delivery, and of one worker.
+    pub fn is_ended_by(&self, settlement: Nonce, signal: Signal, source: Source, worker: &str) -> bool {
+        let of_it = match self.kept {
+            Kept::Lock(_) => true,
+            Kept::Run(_) if signal.settles() => settlement == self.delivery,
+            Kept::Run(_) => worker.is_empty() || *worker == *self.worker,
+        };
+        of_it && signal.is_heard(source, self.kept.hears())
+    }
 }
 
 impl CloseReason {

@@ -13,6 +13,7 @@ use super::admit::{Admission, Await, Way};
 use super::agenda::Place;
 use super::channel::{Channel, Down, Life};
 use super::event::Event;
+use super::renew::Hold;
 use super::{Session, Shared, StoreSilent, Ticket};
 use crate::amqp::encode;
 use crate::amqp::method::basic::Nack;
@@ -96,6 +97,13 @@ impl HeldList {
     /// Since when the first of them is held, in monotonic microseconds.
     pub(super) fn oldest_us(&self) -> Option<u64> {
         self.deliveries.values().next().map(|held| held.since_us)
+    }
+
+    /// The locks of all, with their numbers.
+    pub(super) fn holds_mut(&mut self) -> impl Iterator<Item = (u64, &mut Hold)> {
+        self.deliveries
+            .iter_mut()
+            .map(|(number, held)| (*number, &mut *held.admission.hold))
     }
 
     /// When something is due for the one with this number.

@@ -49,7 +49,7 @@ pub use confirm::{Ledger, Outcome, UnknownTag};
 pub use deliver::{Deliveries, Pass};
 pub use drain::Neighbours;
 pub use ends::{BrokerEnd, ClientEnd};
-pub use event::{CloseReason, DeliveryEvent, Event, PublishEvent, Pulse, Run, TasksKnown};
+pub use event::{CloseReason, DeliveryEvent, Event, Kept, PublishEvent, Pulse, Run, TasksKnown};
 pub use hear::{Heard, Mailbox, Told, read_events};
 pub use publish::Grant;
 pub use spares::Spares;

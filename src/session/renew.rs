@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use super::agenda::Place;
-use super::event::{Event, Run};
+use super::channel::Channel;
+use super::event::{Event, Kept, Run};
 use super::{Now, Session, Shared};
 use crate::rules::lock::{Alive, Claim, Digest, LockNote, Nonce, Request, Scope};
 use crate::rules::running::RunNote;
@@ -90,18 +91,18 @@ impl Session {
     pub fn handle_store_back(&mut self, now: Now) {
         self.shared.now = now;
         let channels = &mut self.channels.open;
-        let count: usize = channels.iter_mut().map(|channel| channel.deliveries.holds_mut().count()).sum();
+        let count: usize = channels.iter_mut().map(|channel| channel.holds_mut().count()).sum();
         let at_a_time = AT_A_TIME.max(count.div_ceil(LOTS));
         let mut number = 0;
         for channel in channels {
-            let mut tags = Vec::new();
-            for (tag, hold) in channel.deliveries.holds_mut() {
+            let mut places = Vec::new();
+            for (place, hold) in channel.holds_mut() {
                 hold.hastened_us = Some(now.us + (number / at_a_time) as u64 * LOT_US);
-                tags.push(tag);
+                places.push(place);
                 number += 1;
             }
-            for tag in tags {
-                channel.schedule(&mut self.shared, Place::Delivered(tag));
+            for place in places {
+                channel.schedule(&mut self.shared, place);
             }
         }
         if number > 0 {
@@ -110,8 +111,17 @@ impl Session {
     }
 }
 
+impl Channel {
+    /// The locks of all deliveries that the client has not settled, and of those that are held.
+    fn holds_mut(&mut self) -> impl Iterator<Item = (Place, &mut Hold)> {
+        let shown = self.deliveries.holds_mut().map(|(tag, hold)| (Place::Delivered(tag), hold));
+        let held = self.held.holds_mut().map(|(number, hold)| (Place::Held(number), hold));
+        shown.chain(held.filter(|(_, hold)| hold.lock.is_some()))
+    }
+}
+
 impl Shared {
-    /// The client still has the delivery that holds this lock.
+    /// The delivery that holds these locks is with the client, or held.
     pub(super) fn renew_hold(&mut self, hold: &mut Hold) {
         hold.renewed_us = self.now.us;
         hold.hastened_us = None;
@@ -138,17 +148,20 @@ impl Shared {
         });
     }
 
-    /// The client has acknowledged the delivery that holds this lock. Where that does not end the task, a worker runs it from now on.
+    /// The client has acknowledged the delivery that holds these locks. Where that does not end the task, a worker runs it from now on.
     pub(super) fn runs_on(&mut self, hold: Hold) {
-        let Some(note) = hold.lock else { return };
-        if note.scope != Scope::UntilFinished || note.acks_late || self.worker.is_empty() {
+        if self.worker.is_empty() {
             return;
         }
-        self.events.push(Event::Runs(Run {
-            claim: hold.claim,
-            delivery: hold.delivery,
-            note,
-            worker: Arc::clone(&self.worker),
-        }));
+        let lock = hold.lock.filter(|note| note.scope == Scope::UntilFinished && !note.acks_late);
+        let run = hold.run.filter(|note| !note.acks_late);
+        for kept in lock.map(Kept::Lock).into_iter().chain(run.map(Kept::Run)) {
+            self.events.push(Event::Runs(Run {
+                claim: hold.claim.clone(),
+                delivery: hold.delivery,
+                kept,
+                worker: Arc::clone(&self.worker),
+            }));
+        }
     }
 }

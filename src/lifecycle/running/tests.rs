@@ -1,5 +1,7 @@
 //! Tracked tasks, on a clock that the test sets and a store that forgets when the test says so.
 
+mod runs;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
@@ -87,7 +89,7 @@ fn run_of(id: &str, note: Arc<LockNote>) -> Run {
     Run {
         claim: claim(id),
         delivery: Nonce(9),
-        note,
+        kept: Kept::Lock(note),
         worker: "w@one".into(),
     }
 }
@@ -136,11 +138,11 @@ impl World {
 
     /// A task is published, delivered, acknowledged early, and tracked.
     async fn takes(&self, id: &str, note: Arc<LockNote>) {
-        let run = run_of(id, note);
+        let run = run_of(id, Arc::clone(&note));
         let admit = Request::Admit {
             claim: run.claim.clone(),
             delivery: run.delivery,
-            note: Arc::clone(&run.note),
+            note,
             reentrant: false,
             worker: Arc::clone(&run.worker),
         };

@@ -1,10 +1,12 @@
 //! The store is back: what is alive is renewed at once. And what a worker acknowledges before it runs it.
 
 use super::admit::{delivery, held_by, worker_of};
+use super::hold::{running, worker_with};
 use super::*;
 use crate::rules::lock::ReleaseOn;
+use crate::rules::running::Ran;
 use crate::rules::spec::{AcksLate, Outcome};
-use crate::session::Run;
+use crate::session::{Kept, Run};
 
 fn worker() -> Rig {
     worker_of(spec())
@@ -27,7 +29,7 @@ impl Rig {
     }
 
     /// What has begun to run, acknowledged, since the last call.
-    fn runs(&mut self) -> Vec<Run> {
+    pub(super) fn runs_on(&mut self) -> Vec<Run> {
         let events = self.session.events().drain(..);
         events
             .filter_map(|event| match event {
@@ -133,15 +135,15 @@ fn a_task_acknowledged_early_runs_and_one_acknowledged_late_does_not() {
     rig.client(&consume_mailbox());
     rig.holding(3);
     rig.client(&ack(1, 2, true));
-    let runs = rig.runs();
+    let runs = rig.runs_on();
     let ids: Vec<&str> = runs.iter().map(|run| &*run.claim.id).collect();
     assert_eq!(ids, ["1", "2"]);
     let [first, second] = &runs[..] else { panic!("two") };
-    assert_eq!((&*first.worker, first.note.release_on), ("w@one", ReleaseOn::Success));
+    assert_eq!((&*first.worker, first.kept.release_on()), ("w@one", ReleaseOn::Success));
     assert_eq!(first.claim.digest, Digest([7; 32]), "the key by which the store knows it");
     assert_ne!(first.delivery, second.delivery);
     rig.client(&nack(1, 3, true));
-    assert!(rig.runs().is_empty(), "it went back to its queue");
+    assert!(rig.runs_on().is_empty(), "it went back to its queue");
 
     for acks_late in [AcksLate::True, AcksLate::False] {
         let mut rig = worker_of(RuleSpec { acks_late, ..spec() });
@@ -149,7 +151,7 @@ fn a_task_acknowledged_early_runs_and_one_acknowledged_late_does_not() {
         rig.holding(2);
         rig.client(&ack(1, 1, false));
         rig.client(&nack(1, 2, false));
-        assert_eq!(rig.runs().len(), usize::from(acks_late == AcksLate::False), "{acks_late:?}");
+        assert_eq!(rig.runs_on().len(), usize::from(acks_late == AcksLate::False), "{acks_late:?}");
     }
 }
 
@@ -159,7 +161,7 @@ fn where_nobody_can_tell_that_a_worker_lives_nothing_is_known_to_run() {
     let mut rig = worker();
     rig.holding(1);
     rig.client(&ack(1, 1, false));
-    assert!(rig.runs().is_empty());
+    assert!(rig.runs_on().is_empty());
 
     // The lock ended with the start.
     let mut rig = worker_of(RuleSpec {
@@ -169,5 +171,45 @@ fn where_nobody_can_tell_that_a_worker_lives_nothing_is_known_to_run() {
     rig.client(&consume_mailbox());
     rig.holding(1);
     rig.client(&ack(1, 1, false));
-    assert!(rig.runs().is_empty());
+    assert!(rig.runs_on().is_empty());
+}
+
+#[test]
+fn what_runs_alone_and_is_acknowledged_early_runs_on() {
+    for (acks_late, runs_on) in [(AcksLate::Auto, true), (AcksLate::False, true), (AcksLate::True, false)] {
+        let mut rig = worker_with(RuleSpec { acks_late, ..running() }, Settings::default());
+        rig.client(&consume_mailbox());
+        let x = rig.run_asked_by("c", 1, "x");
+        rig.ran(x, Ran::Runs);
+        rig.client(&ack(1, 1, false));
+        let runs = rig.runs_on();
+        assert_eq!(runs.len(), usize::from(runs_on), "{acks_late:?}");
+        assert!(runs.iter().all(|run| matches!(run.kept, Kept::Run(_))));
+    }
+}
+
+#[test]
+fn when_the_store_is_back_runs_are_renewed_at_once_and_what_is_held_keeps_its_publish_lock() {
+    let spec = RuleSpec {
+        unique: Some(Unique::UntilStartedAndWhileRunning),
+        ..spec()
+    };
+    let mut rig = worker_with(spec, Settings::default());
+    for (tag, id) in [(1, "x"), (2, "y")] {
+        rig.broker(&delivery(tag, id));
+    }
+    for (ticket, ..) in rig.admissions() {
+        rig.admit(ticket, Admitted::Holds);
+    }
+    let asked = rig.runs_asked();
+    rig.ran(asked[0].0, Ran::Runs);
+    let waits = Ran::Waits {
+        holder: "x".into(),
+        place_ms: 1,
+        expires_in_ms: 60_000,
+    };
+    rig.ran(asked[1].0, waits);
+    rig.told();
+    rig.store_is_back();
+    assert_eq!(rig.told(), ["runs on x", "alive x None", "alive y None"]);
 }
