@@ -92,6 +92,8 @@ struct Beats {
     last_ms: u64,
     /// The time between two, in milliseconds.
     interval: u64,
+    /// Whether they come over a connection of this process.
+    passes: bool,
 }
 
 impl Beats {
@@ -173,8 +175,12 @@ impl Nodes {
         }
     }
 
-    /// A worker tells of itself.
+    /// A worker tells of itself, on a connection of this process.
     pub fn pulse(&self, node: Node, pulse: Pulse) {
+        self.beats(node, pulse, true);
+    }
+
+    fn beats(&self, node: Node, pulse: Pulse, passes: bool) {
         let now_ms = self.now_ms();
         let mut seen = self.seen();
         let (interval, online) = match pulse {
@@ -190,7 +196,7 @@ impl Nodes {
             if online || !beats.beats_at(now_ms) {
                 beats.since_ms = now_ms;
             }
-            (beats.last_ms, beats.interval) = (now_ms, interval);
+            (beats.last_ms, beats.interval, beats.passes) = (now_ms, interval, passes);
             return;
         }
         if seen.beating.len() >= BEATING_KEPT {
@@ -201,6 +207,7 @@ impl Nodes {
                 since_ms: now_ms,
                 last_ms: now_ms,
                 interval,
+                passes,
             };
             seen.beating.insert(node, beats);
         }
@@ -257,12 +264,15 @@ impl Workers for Nodes {
             vhost: Arc::clone(vhost),
             name: Arc::clone(node),
         };
-        self.seen().attached.contains_key(&node)
+        let seen = self.seen();
+        // A worker that starts tells of itself before it consumes its mailbox.
+        let passes = |beats: &Beats| beats.passes && beats.beats_at(self.now_ms());
+        seen.attached.contains_key(&node) || seen.beating.get(&node).is_some_and(passes)
     }
 
     fn pulse(&self, vhost: &Arc<str>, node: Arc<str>, pulse: Pulse) {
         let vhost = Arc::clone(vhost);
-        Nodes::pulse(self, Node { vhost, name: node }, pulse);
+        self.beats(Node { vhost, name: node }, pulse, false);
     }
 
     fn answered(&self, answer: TasksKnown) {

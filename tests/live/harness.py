@@ -152,6 +152,24 @@ class Process:
         except ProcessLookupError:
             pass
 
+    def freeze(self):
+        """Stops the process and all that it started, and returns once each of their threads stands still."""
+        self.send_group(signal.SIGSTOP)
+        wait_until(lambda: set(self._thread_states()) <= set("TtZX"), "every thread to stop")
+
+    def _thread_states(self):
+        for stat in pathlib.Path("/proc").glob("[0-9]*/task/[0-9]*/stat"):
+            try:
+                # The name before it may contain anything.
+                state, _, group = stat.read_text().rpartition(")")[2].split()[:3]
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(group) == self.pid:
+                yield state
+
+    def thaw(self):
+        self.send_group(signal.SIGCONT)
+
     def wait(self, timeout=DEADLINE):
         return self.popen.wait(timeout)
 
@@ -339,10 +357,10 @@ class RabbitMQ:
             wait_until(lambda: "{erlang,hibernate,3}" in self.ctl("eval", look), f"the queue {queue} to be at rest")
 
     def freeze(self):
-        self._process.send_group(signal.SIGSTOP)
+        self._process.freeze()
 
     def thaw(self):
-        self._process.send_group(signal.SIGCONT)
+        self._process.thaw()
 
     def stop(self):
         for process in (self._process, self._epmd):
@@ -437,10 +455,10 @@ class Redis:
         return self
 
     def freeze(self):
-        self._process.send(signal.SIGSTOP)
+        self._process.freeze()
 
     def thaw(self):
-        self._process.send(signal.SIGCONT)
+        self._process.thaw()
 
     def kill(self):
         self._process.kill()

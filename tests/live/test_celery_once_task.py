@@ -1,5 +1,6 @@
-"""The queue lock of celery-once-task's README example with plain tasks, under config/examples/celery-once-task.toml."""
+"""Both locks of celery-once-task's README example with plain tasks, under config/examples/celery-once-task.toml."""
 
+import harness
 import pytest
 
 
@@ -106,7 +107,8 @@ def test_a_revoke_in_the_queue_frees_the_lock(once):
     first = once.produce("print(my_task.delay(42, 7).id)").strip()
     once.produce(f"celery_app.control.revoke({first!r})")
     once.wait_free()
-    once.released(1, "my-task", "revoked")
+    # That of the queue, and that of the run: a worker has it in hand.
+    once.released(2, "my-task", "revoked")
     second = once.produce("print(my_task.delay(42, 7).id)").strip()
     once.vacate()
     assert ids(once.wait_runs("my_task", 1, "SUCCESS")) == [second]
@@ -115,17 +117,59 @@ def test_a_revoke_in_the_queue_frees_the_lock(once):
 def test_what_a_killed_worker_had_not_begun_stays_locked(once):
     killed = once.worker()
     once.occupy()
-    first = once.produce("print(my_task.delay(42, 7).id)").strip()
-    once.forwarded(1, "my-task")
+    first = once.produce("print(allow_parallel_runs.delay().id)").strip()
+    once.forwarded(1, "once")
     killed.kill()
-    once.produce("my_task.delay(42, 7)")
-    once.dropped(1, "my-task")
+    once.produce("allow_parallel_runs.delay()")
+    once.dropped(1, "once")
     once.worker()
     # Where the broker had not heard by then that the killed one had begun its task, that one runs first.
     once.vacate()
-    assert ids(once.wait_runs("my_task", 1, "SUCCESS")) == [first]
+    assert ids(once.wait_runs("allow_parallel_runs", 1, "SUCCESS")) == [first]
     once.wait_free()
+    once.released(1, "once", "started")
+
+
+def run_free(once):
+    harness.wait_until(lambda: not once.store.client.keys("*:run:*"), "the running lock to go")
+
+
+def test_a_second_run_is_rejected_while_the_first_runs(once):
+    """Also by a worker of another machine, and by a task that acknowledges early."""
+    for _ in range(2):
+        once.worker()
+    first = once.produce("print(report.delay('one').id)").strip()
+    once.wait_runs("report", 1)
+    once.produce("report.delay('one')\nreport.delay('two')")
+    once.gate.expect("oncegate_deliveries_total", 1, rule="report", decision="dropped")
+    once.scoreboard.open_gate("one")
+    once.scoreboard.open_gate("two")
+    assert first in ids(once.wait_runs("report", 2, "SUCCESS"))
+    run_free(once)
+    once.produce("report.delay('one')")
+    once.scoreboard.open_gate("one")
+    once.wait_runs("report", 3, "SUCCESS")
+
+
+def test_a_retry_is_not_rejected_by_its_own_running_lock(once):
+    """With the library the retry is rejected by the lock of the run that it comes from."""
+    for _ in range(2):
+        once.worker()
+    first = once.produce("print(report_again.delay('one').id)").strip()
+    once.scoreboard.open_gate("one", 2)
+    [run] = once.wait_runs("report_again", 1, "SUCCESS")
+    assert (run["id"], run["retries"]) == (first, 1)
+    run_free(once)
+
+
+def test_each_lock_goes_in_its_turn(once):
+    once.worker()
+    once.produce("for _ in range(2): my_task.delay(42, 7)")
+    once.dropped(1, "my-task")
+    once.wait_runs("my_task", 1, "SUCCESS")
+    run_free(once)
     once.released(1, "my-task", "started")
+    once.released(1, "my-task", "success")
 
 
 def test_the_lock_outlives_the_eta(once):

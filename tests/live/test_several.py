@@ -251,6 +251,7 @@ def test_a_proxy_killed_before_its_commit_leaves_no_key_locked(gates, workspace,
     back = gates(own_broker.port, text, store=store.url)
     if front.direct:
         pytest.skip("there are no proxies")
+    harness.wait_until(lambda: front.get("/readyz").json()["status"] == "ok", "the store to be there")
     client = wire.connect(front.port, "/")
     request.addfinalizer(client.drop)
     client.open_channel()

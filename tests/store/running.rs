@@ -52,7 +52,7 @@ scenarios! {
     renewal_behind_an_end_that_met_no_lock_is_of_no_use
     renewals_of_what_was_given_up_never_bring_it_back
     an_orphan_is_freed_if_its_worker_is_named
-    revokes_and_purges_leave_a_run_alone
+    a_revoke_that_is_asked_for_ends_a_run_that_has_not_begun
     publish_lock_and_run_of_one_key_are_two
     the_record_of_an_id_keeps_both
     an_id_that_runs_is_known_to_its_key
@@ -764,12 +764,17 @@ async fn an_orphan_is_freed_if_its_worker_is_named(w: &World) {
     assert_eq!(ask(w, &claim(1, "a"), 8, &early(), WAIT).await, Ran::Runs, "its second copy");
 }
 
-async fn revokes_and_purges_leave_a_run_alone(w: &World) {
+async fn a_revoke_that_is_asked_for_ends_a_run_that_has_not_begun(w: &World) {
     running(w, 1, "a", 7, &early()).await;
+    waits(w, &claim(1, "b"), 8, &early(), WAIT).await;
+    assert_eq!(tell(w, "a", Signal::Purged).await, []);
+    assert_eq!(tell(w, "a", Signal::RevokeAsked).await, [ReleaseReason::Revoked]);
+    assert_eq!(ask(w, &claim(1, "b"), 8, &early(), WAIT).await, Ran::Runs);
+    tell(w, "b", Signal::Started).await;
     for signal in [Signal::RevokeAsked, Signal::Purged] {
-        assert_eq!(tell(w, "a", signal).await, []);
+        assert_eq!(tell(w, "b", signal).await, [], "it runs");
     }
-    assert_eq!(holder(w, 1).await.as_deref(), Some("a"));
+    assert_eq!(holder(w, 1).await.as_deref(), Some("b"));
 }
 
 async fn publish_lock_and_run_of_one_key_are_two(w: &World) {

@@ -143,3 +143,20 @@ fn each_node_has_a_note_of_its_own() {
     assert_eq!(notes.len(), names.len(), "{notes:?}");
     assert!(notes.contains("node:/:a@one"));
 }
+
+#[test]
+fn a_worker_is_carried_whose_mailbox_or_events_pass() {
+    let (clock, nodes) = nodes();
+    let (vhost, name) = (Arc::from("/"), Arc::from("w@one"));
+    Workers::pulse(&nodes, &vhost, Arc::clone(&name), BEAT);
+    assert!(
+        !nodes.is_carried(&vhost, &name),
+        "it was heard past the connections of this process"
+    );
+    nodes.pulse(one(), Pulse::Online { every_ms: None });
+    assert!(nodes.is_carried(&vhost, &name));
+    clock.set(BEATS_MISSED * BEAT_MS + 1);
+    assert!(!nodes.is_carried(&vhost, &name), "it is silent");
+    nodes.attach(one(), 1, nobody());
+    assert!(nodes.is_carried(&vhost, &name));
+}

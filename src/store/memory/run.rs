@@ -103,7 +103,9 @@ impl Run {
         match signal {
             _ if signal.settles() => settlement == self.delivery,
             Signal::Orphaned => !worker.is_empty() && *self.worker == *worker,
-            Signal::RevokeAsked | Signal::Purged => false,
+            // A worker that has not begun it will not.
+            Signal::RevokeAsked => self.stage != Stage::Started,
+            Signal::Purged => false,
             _ => worker.is_empty() || self.worker.is_empty() || *self.worker == *worker,
         }
     }
@@ -131,6 +133,7 @@ impl Run {
             return RunEffect::Ends(reason);
         }
         match signal {
+            Signal::RevokeAsked => RunEffect::Ends(ReleaseReason::Revoked),
             _ if self.stage == Stage::Retried => RunEffect::None,
             Signal::Retried if self.stage == Stage::Heir => self.lives(now),
             Signal::Retried => self.retried(now),

@@ -260,11 +260,12 @@ local function signal_run(digest, idkey, id, settlement, signal, worker, source)
     note_over(digest, id, signal == 'r' and settlement or '*', ENDED_KEPT)
     return false
   end
-  if signal == 'q' or signal == 'p' then return true end
-  local delivery, runs_on, life = r[2], r[3] or '', tonumber(r[6]) or 1
+  -- A revoke that is asked for: a worker that has not begun it will not.
+  if signal == 'p' or signal == 'q' and r[4] == 'running' then return true end
+  local delivery, runs_on, life, reason = r[2], r[3] or '', tonumber(r[6]) or 1, signal == 'q' and 'revoked' or ENDS[signal]
   if SETTLING[signal] then
     if settlement ~= delivery then return true end
-  elseif worker ~= '' and runs_on ~= '' and worker ~= runs_on or signal == 'o' and (worker == '' or worker ~= runs_on) then
+  elseif signal ~= 'q' and worker ~= '' and runs_on ~= '' and worker ~= runs_on or signal == 'o' and (worker == '' or worker ~= runs_on) then
     return true
   end
   if LISTENED[signal] and r[17] and not string.find(r[17], source, 1, true) then
@@ -283,17 +284,17 @@ local function signal_run(digest, idkey, id, settlement, signal, worker, source)
     return lives('state', 'queued', 'worker', '', 'retried', '1')
   end
 
-  if ENDS[signal] then
+  if reason then
     call('DEL', run)
     -- A worker that is given up may still have its message, which is renewed.
-    note_over(digest, id, delivery, ENDS[signal] == 'crash' and math.max(ENDED_KEPT, life) or ENDED_KEPT)
+    note_over(digest, id, delivery, reason == 'crash' and math.max(ENDED_KEPT, life) or ENDED_KEPT)
     if signal == 'k' and r[14] then
       local key = done_of(digest, id)
       call('HSET', key, 'at', now_text, 'retries', r[13])
       call('HDEL', key, 'to')
       live_at_least(key, DONE_KEPT)
     end
-    return false, not r[9] and freed(digest, ENDS[signal], id, r[10], r[11], r[12]) or nil
+    return false, not r[9] and freed(digest, reason, id, r[10], r[11], r[12]) or nil
   end
   if r[8] then return true end
   if signal == 't' then

@@ -25,6 +25,18 @@ def allow_parallel_runs():
 celery_app = somewhere.celery_app
 
 
+@shared_task(base=Task, queue_lock=False)
+def report(name):
+    somewhere.wait_for(name)
+
+
+@shared_task(base=Task, queue_lock=False, bind=True, max_retries=5)
+def report_again(self, name):
+    somewhere.wait_for(name)
+    if self.request.retries == 0:
+        raise self.retry(countdown=0)
+
+
 @shared_task(base=Task, running_lock=False)
 def lasts(name):
     somewhere.wait_for(name)
