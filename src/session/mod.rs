@@ -329,6 +329,10 @@ impl Channels {
         let index = match self.find(number) {
             Ok(index) => index,
             Err(index) => {
+                // Mostly there is one or two, and a vector makes room for four at first.
+                if self.open.len() < 4 {
+                    self.open.reserve_exact(1);
+                }
                 self.open.insert(index, Channel::new(number, self.first_position));
                 index
             }
