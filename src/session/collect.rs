@@ -409,6 +409,7 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, queue:
                 own_mandatory: false,
                 returned: false,
                 reentrant: task.retries > 0 || task.replaced_task_nesting > 0,
+                has_parent: task.parent_id.is_some(),
                 expiry: claimed.expiry,
             }))
         }

@@ -30,6 +30,8 @@ pub struct Grant {
     pub returned: bool,
     /// True if the message says that its id was published before.
     pub reentrant: bool,
+    /// True if the message says that a task has published it.
+    pub has_parent: bool,
     /// When the message is to expire, until that is written.
     pub expiry: Expiry,
 }
