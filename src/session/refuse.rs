@@ -13,7 +13,7 @@ use super::channel::{Channel, Down, Life, Up};
 use super::confirm::Outcome;
 use super::event::Event;
 use super::publish::{Grant, Publish, Waiting};
-use super::{Session, Shared};
+use super::{Session, Shared, Side};
 use crate::amqp::encode;
 use crate::amqp::frame::{Frame, FrameKind};
 use crate::amqp::method::MethodId;
@@ -172,10 +172,11 @@ impl Session {
     /// What the client has sent for the next channel of a number is read now that the broker has closed the one before.
     pub(super) fn reads_next_channel(&mut self, next: &[u8]) {
         self.shared.held_bytes -= next.len();
-        // They are counted again.
-        self.shared.counts.frames_from_client -= super::walk::count_frames(next);
-        let (_, passed) = self.walk(super::Side::Client, next);
-        self.forward(super::Side::Client, passed.bytes);
+        let counted = self.shared.counts.frames_from_client;
+        let (_, passed) = self.walk(Side::Client, next);
+        self.forward(Side::Client, passed.bytes);
+        // They were counted when they came.
+        self.shared.counts.frames_from_client = counted;
     }
 }
 

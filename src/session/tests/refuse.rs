@@ -113,7 +113,9 @@ fn what_the_client_sends_for_the_next_channel_waits_for_the_broker() {
     rig.client(&publish(1, "t.other", "x", false));
     assert_eq!(rig.broker_got(), [""; 0], "the broker would end the connection");
     assert!(rig.session.held_bytes() > 0);
+    assert!(rig.session.take_counts().frames_from_client > 0);
     rig.broker(&close_ok());
+    assert_eq!(rig.session.take_counts().frames_from_client, 0, "they were counted when they came");
     assert_eq!(rig.broker_got(), ["channel.open", "basic.publish x"]);
     assert_eq!(rig.session.held_bytes(), 0);
     rig.broker(&method(1, MethodId::CHANNEL_OPEN_OK, &[0, 0, 0, 0]));
