@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::channel::{Channel, Down, Life, Up};
 use super::confirm::Outcome;
 use super::event::Event;
-use super::publish::{Grant, Publish, Waiting};
+use super::publish::{Grant, Origin, Publish, Waiting};
 use super::{Session, Shared, Side};
 use crate::amqp::encode;
 use crate::amqp::frame::{Frame, FrameKind};
@@ -53,12 +53,12 @@ pub(super) fn decision(rule: &crate::rules::Rule) -> PublishDecision {
 
 impl Channel {
     /// A publish, which has been taken out of all that waits, is a duplicate.
-    pub(super) fn duplicate(&mut self, shared: &mut Shared, publish: Publish, holder: Arc<str>, expires_in_ms: u64) {
+    pub(super) fn duplicate(&mut self, shared: &mut Shared, publish: &Publish, holder: &Arc<str>, expires_in_ms: u64) {
         let Some(grant) = &publish.grant else {
             return self.ledger.settle(publish.client, Outcome::Ack);
         };
         let decision = match decision(&grant.rule) {
-            PublishDecision::Raised if self.may_raise(&publish, grant) => PublishDecision::Raised,
+            PublishDecision::Raised if self.may_raise(publish, grant) => PublishDecision::Raised,
             PublishDecision::Rejected if publish.client != 0 => PublishDecision::Rejected,
             PublishDecision::Dropped => PublishDecision::Dropped,
             _ => {
@@ -69,9 +69,9 @@ impl Channel {
                 PublishDecision::Dropped
             }
         };
-        shared.decided(&publish, decision, "duplicate", Some(Arc::clone(&holder)));
+        shared.decided(publish, decision, "duplicate", Some(Arc::clone(holder)));
         match decision {
-            PublishDecision::Raised => self.raise(shared, &holder, expires_in_ms),
+            PublishDecision::Raised => self.raise(shared, holder, expires_in_ms),
             PublishDecision::Rejected => self.ledger.settle(publish.client, Outcome::Nack),
             _ => self.ledger.settle(publish.client, Outcome::Ack),
         }
@@ -82,8 +82,7 @@ impl Channel {
         let waits_alone =
             self.queue.iter().all(|item| matches!(item, Waiting::Gone)) && self.kept.is_empty() && self.after_publish.is_empty();
         publish.client != 0
-            && !grant.has_parent
-            && !grant.reentrant
+            && grant.origin == Origin::Caller
             && self.life == Life::Open
             && !self.tx
             && waits_alone
