@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::rules::lock::{Claim, Extent, LockNote, ReleaseOn, Reply, Scope};
+use crate::rules::lock::{Claim, Extent, IfHeld, LockNote, ReleaseOn, Reply, Scope};
 use crate::rules::source::{Hears, Source};
 use crate::rules::spec::Unique;
 use crate::store::{Clock, Memory, Unobserved};
@@ -425,6 +425,7 @@ impl World {
             hears: Hears::ALL,
             release_on: ReleaseOn::Both,
             cooldown_ms: 0,
+            if_held: IfHeld::Yield,
         });
         let publish = Nonce(1);
         let acquire = Request::Acquire {

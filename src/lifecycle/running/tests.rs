@@ -5,7 +5,7 @@ mod runs;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::rules::lock::{Digest, LockNote};
+use crate::rules::lock::{Digest, IfHeld, LockNote};
 use crate::rules::source::Hears;
 use crate::rules::spec::Unique;
 use crate::session::Pulse;
@@ -69,6 +69,7 @@ fn note_with(change: impl FnOnce(&mut LockNote)) -> Arc<LockNote> {
         hears: Hears::ALL,
         release_on: ReleaseOn::Both,
         cooldown_ms: 0,
+        if_held: IfHeld::Yield,
     };
     change(&mut note);
     Arc::new(note)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::ENDED_KEPT_MS;
 use super::lapsing::Lapsing;
 use super::lock::Lock;
+use super::replace::Over;
 use super::run::{Done, Run, Waiting};
 use crate::rules::lock::{Digest, Nonce, SignalVerdict};
 use crate::rules::source::Source;
@@ -187,6 +188,8 @@ pub(super) struct Table {
     pub(super) waiting: Lapsing<Digest, Waiting>,
     /// What ended runs leave behind.
     pub(super) done: Lapsing<(Digest, Arc<str>), Done>,
+    /// Who was superseded by whom of late.
+    pub(super) over: Lapsing<Digest, Over>,
     /// What was announced, and until when.
     notes: HashMap<String, (String, u64)>,
     /// By slot of time: what may lapse in it. Each lock and record names the slot of its entry, which moves on when it comes up too
@@ -200,12 +203,56 @@ impl Table {
     }
 
     pub(super) fn locks(&self, now: u64) -> impl Iterator<Item = (&Digest, &Lock)> {
-        self.locks.iter().filter(move |(_, lock)| lock.expires_ms > now)
+        self.locks.iter().filter_map(move |(digest, lock)| Some((digest, lock.seen(now)?)))
     }
 
-    /// The lock of this key, unless it has lapsed.
+    /// The lock of this key, unless it has lapsed. One that was set aside for a lease that has lapsed is the lock again.
     pub(super) fn lock(&mut self, digest: &Digest, now: u64) -> Option<&mut Lock> {
-        self.locks.get_mut(digest).filter(|lock| lock.expires_ms > now)
+        let lock = self.locks.get_mut(digest)?;
+        if lock.expires_ms <= now
+            && let Some(older) = lock.aside.take()
+        {
+            let indexed = lock.indexed;
+            *lock = *older;
+            lock.indexed = indexed;
+        }
+        (lock.expires_ms > now).then_some(lock)
+    }
+
+    /// The same as it is for this id, which may have a lock that was set aside, or a lease over one whose lapse nobody has noticed.
+    pub(super) fn lock_for(&mut self, digest: &Digest, id: &Arc<str>, now: u64) -> Option<&mut Lock> {
+        let lock = self.locks.get(digest)?;
+        let older = lock.aside.as_ref().filter(|older| older.expires_ms > now);
+        if older.is_none() {
+            return self.lock(digest, now);
+        }
+        if lock.holder == *id {
+            return self.locks.get_mut(digest);
+        }
+        if older.is_some_and(|older| older.holder == *id) {
+            return self.locks.get_mut(digest)?.aside.as_deref_mut();
+        }
+        self.lock(digest, now)
+    }
+
+    /// Whether the lock that was set aside for a lease of another is this id's.
+    pub(super) fn is_aside(&mut self, digest: &Digest, id: &Arc<str>, now: u64) -> bool {
+        let older = self.lock(digest, now).and_then(|lock| lock.aside.as_ref());
+        older.is_some_and(|older| older.holder == *id && older.expires_ms > now)
+    }
+
+    /// Removes what this id holds of the key; what it was to replace is there again.
+    pub(super) fn remove_of(&mut self, digest: &Digest, id: &Arc<str>, now: u64) -> Option<Lock> {
+        let lock = self.locks.get_mut(digest)?;
+        if lock.holder != *id {
+            let older = lock.aside.take_if(|older| older.holder == *id)?;
+            return Some(*older);
+        }
+        let mut lock = self.locks.remove(digest)?;
+        if let Some(older) = lock.aside.take().filter(|older| older.expires_ms > now) {
+            self.insert(*digest, *older, now);
+        }
+        Some(lock)
     }
 
     pub(super) fn insert(&mut self, digest: Digest, mut lock: Lock, now: u64) {
@@ -338,6 +385,7 @@ impl Table {
         self.runs.sweep(now);
         self.waiting.sweep(now);
         self.done.sweep(now);
+        self.over.sweep(now);
         for _ in 0..SWEPT_PER_REQUEST {
             let Some(mut slot) = self.due.first_entry().filter(|slot| *slot.key() <= now / SLOT_MS) else {
                 return;
@@ -351,8 +399,8 @@ impl Table {
                     let Some(lock) = self.locks.get_mut(&digest).filter(|lock| lock.indexed == at) else {
                         continue;
                     };
-                    if lock.expires_ms > now {
-                        lock.indexed = index(&mut self.due, Key::Lock(digest), lock.expires_ms, now);
+                    if lock.lives_until() > now {
+                        lock.indexed = index(&mut self.due, Key::Lock(digest), lock.lives_until(), now);
                     } else {
                         self.locks.remove(&digest);
                     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use redis::{Cmd, RedisWrite, Script, ToRedisArgs, Value};
 
 use crate::rules::lock::{
-    Acquired, Admitted, Alive, Committed, Cooled, Digest, Extent, Freed, LockNote, LockRecord, LockState, ReleaseReason, Renewed, Reply,
-    Request, Running, Scope, Signal,
+    Acquired, Admitted, Alive, Begun, Committed, Cooled, Digest, Extent, Freed, IfHeld, LockNote, LockRecord, LockState, ReleaseReason,
+    Renewed, Reply, Request, Running, Scope, Signal, Superseded,
 };
 use crate::rules::source::{Hears, Source};
 use crate::store::memory::LONGEST_MS;
@@ -153,7 +153,7 @@ impl<'a> Notes<'a> {
             cmd.arg(span(note.lease_ms))
                 .arg(span(note.life_ms))
                 .arg(span(note.queued_life_ms()));
-            cmd.arg(Fields(note, names));
+            cmd.arg(u8::from(note.if_held == IfHeld::Replace)).arg(Fields(note, names));
         }
     }
 }
@@ -428,6 +428,7 @@ fn acquired(value: Value) -> Option<Acquired> {
         Value::Int(2) => Some(Acquired::Reentry { holds: false }),
         Value::Array(parts) => match parts.as_slice() {
             [holder] => Some(Acquired::Leased { holder: text(holder)? }),
+            [holder, _] => Some(Acquired::Replaces { holder: text(holder)? }),
             [holder, state, expires_in] => Some(Acquired::Held {
                 holder: text(holder)?,
                 state: LockState::from_name(&text(state)?)?,
@@ -467,9 +468,16 @@ fn committed(value: Value) -> Option<Committed> {
     match value {
         Value::Int(0) => Some(Committed::Held),
         Value::Int(1) => Some(Committed::Ended),
-        Value::Array(parts) => Some(Committed::Lost {
-            holder: text(parts.first()?)?,
-        }),
+        Value::Array(parts) => match parts.as_slice() {
+            [holder] => Some(Committed::Lost { holder: text(holder)? }),
+            [older, vhost, worker, begun] => Some(Committed::Replaced(Box::new(Superseded {
+                freed: freed(older)?,
+                vhost: text(vhost)?,
+                worker: text(worker)?,
+                begun: if *begun == Value::Int(1) { Begun::Yes } else { Begun::No },
+            }))),
+            _ => None,
+        },
         _ => None,
     }
 }

@@ -12,7 +12,11 @@
 -- An id record is a string of entries, one per key that the id has claimed: a line feed, the digest, the scope, the rule. Of a key that it
 -- runs, the digest has a `+` before it (see `run.lua`).
 -- `PREFIX:ended:ID` is what workers' signals leave behind for the commits that come after them: words, each with a blank before and behind,
--- of how much a signal says (d begun, a acknowledged, r over), its source if no lock has heard it, and a publish that it ended, `~` for one that only its delivery was known of, or `*`. `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key.
+-- of how much a signal says (d begun, a acknowledged, r over), its source if no lock has heard it, and a publish that it ended, `~` for one that only its delivery was known of, or `*`. `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key;
+-- its value is `n` and the task if a newer id took its lock.
+-- `PREFIX:aside:{DIGEST}` is the lock that the present holder, who has a lease, is to replace; its field `aside` names whose it was. A lock
+-- that has one lives as long as that one at least: that its lease has lapsed is seen by `expires`. `PREFIX:over:{DIGEST}` is what the commit
+-- of a newcomer tells: its id, the publish of the commit that has told it or nothing, what was freed, the virtual host, the worker, whether begun.
 
 local ARGV, KEYS, call = ARGV, KEYS, redis.call
 local prefix = ARGV[1]
@@ -35,12 +39,12 @@ local now_text = int(now)
 
 local function digest_of(lock) return string.sub(lock, -65, -2) end
 -- Of each note: what frees such a lock, what of that is asked at an acquire, the rest of its entry in an id record, lease, life, life while
--- its holder has not begun, and the fields of the lock that do not change, packed.
-local notes, first_question = {}, 3 + 7 * ARGV[2]
-for at = 3, first_question - 1, 7 do
-  notes[tostring((at + 4) / 7)] = {
+-- its holder has not begun, whether it replaces, and the fields of the lock that do not change, packed.
+local notes, first_question = {}, 3 + 8 * ARGV[2]
+for at = 3, first_question - 1, 8 do
+  notes[tostring((at + 5) / 8)] = {
     ends = ARGV[at], asked = ARGV[at + 1], tail = ARGV[at + 2], lease = tonumber(ARGV[at + 3]), life = tonumber(ARGV[at + 4]),
-    queued = tonumber(ARGV[at + 5]), fields = cmsgpack.unpack(ARGV[at + 6]),
+    queued = tonumber(ARGV[at + 5]), replaces = ARGV[at + 6] == '1', fields = cmsgpack.unpack(ARGV[at + 7]),
   }
 end
 local function entry_of(digest, note) return '\n' .. digest .. note.tail end
@@ -267,11 +271,106 @@ end
 
 local ops = {}
 
+-- Of locks that change hands, see `memory/replace.rs`.
+
+local function aside_of(digest) return prefix .. ':aside:{' .. digest .. '}' end
+local function over_of(digest) return prefix .. ':over:{' .. digest .. '}' end
+
+-- What was to be replaced is the lock again; false if there is nothing.
+local function gives_back(lock)
+  if not call('HGET', lock, 'aside') then return false end
+  local aside = aside_of(digest_of(lock))
+  if call('EXISTS', aside) == 0 then return false end
+  call('RENAME', aside, lock)
+  return true
+end
+
+-- A lock in this state goes.
+local function goes(lock, state)
+  if state ~= 'leased' or not gives_back(lock) then call('DEL', lock) end
+end
+
+-- Whether a lease in this state that ended then had lapsed; it is the lock no more.
+local function has_lapsed(lock, state, expires)
+  if state ~= 'leased' or (tonumber(expires) or 0) > now then return false end
+  goes(lock, state)
+  return true
+end
+
+-- The lock that was set aside has changed.
+local function aside_changed(lock)
+  local left = call('PTTL', aside_of(digest_of(lock)))
+  if left > 0 then live_at_least(lock, left) else call('HDEL', lock, 'aside') end
+end
+
+-- Answers a question of the id whose lock was set aside.
+local function ask_aside(op, lock, idkey, a)
+  local answer = op(aside_of(digest_of(lock)), idkey, a)
+  aside_changed(lock)
+  return answer
+end
+
+-- Whether the lock that was set aside is this id's. `aside`: the field of the lock.
+local function is_aside(lock, aside, id) return aside == id and call('EXISTS', aside_of(digest_of(lock))) == 1 end
+
+-- The lock of the key and these fields of it, the first its holder; or those of the one that was set aside, if that is this id's.
+local function own_lock(digest, id, ...)
+  local lock, names = lock_of(digest), { ... }
+  names[#names + 1] = 'aside'
+  local l = call('HMGET', lock, unpack(names))
+  if not is_aside(lock, l[#names], id) then return lock, l end
+  lock = aside_of(digest)
+  return lock, call('HMGET', lock, unpack(names))
+end
+
+-- Sets the lock aside for a newcomer's lease.
+local function replace(lock, idkey, nonce, note, holder, expires)
+  local digest = digest_of(lock)
+  call('RENAME', lock, aside_of(digest))
+  take(lock, id_in(idkey), 'leased', nonce, note.lease, note, now + note.lease + note.life)
+  call('HSET', lock, 'aside', holder)
+  live_at_least(lock, (tonumber(expires) or now) - now)
+  note_id(idkey, entry_of(digest, note), note.lease + note.life)
+  return { holder, 0 }
+end
+
+-- The broker has the message of the holder: the one whose lock was set aside is not to run any more.
+local function supersede_aside(lock)
+  local digest, l = digest_of(lock), call('HMGET', lock, 'holder', 'expires', 'aside')
+  local aside, expires = aside_of(digest), math.max(tonumber(l[2]) or 0, now + 1)
+  call('HDEL', lock, 'aside')
+  local o = call('HMGET', aside, 'holder', 'state', 'terms', 'rule', 'task', 'since', 'shadow', 'vhost', 'worker', 'scope')
+  if not o[1] or o[1] ~= l[3] then return end
+  call('DEL', aside)
+  call('HSET', lock, 'expires', int(expires))
+  call('PEXPIRE', lock, int(expires - now))
+  local kept = math.min(terms_of(o[3]).life + DEAD_KEPT, DEAD_LONGEST)
+  call('SET', dead_of(digest, o[1]), 'n' .. (o[5] or ''), 'PX', int(kept))
+  note_id(id_of(o[1]), '\n' .. digest .. ' ' .. (o[10] or '') .. ' ' .. (o[4] or ''), kept)
+  local telling = freed(digest, 'replaced', o[1], o[4], o[5], o[6], o[7])
+  call('SET', over_of(digest), cmsgpack.pack({ l[1], '', telling, o[8] or '', o[9] or '', o[2] == 'running' and 1 or 0 }), 'PX', ENDED_KEPT)
+end
+
+-- What a commit tells beside what it has found.
+local function committed(lock, id, nonce, note, found)
+  if not note.replaces then return found end
+  local key = over_of(digest_of(lock))
+  local packed = call('GET', key)
+  if not packed then return found end
+  local over = cmsgpack.unpack(packed)
+  if over[1] ~= id or over[2] ~= '' and over[2] ~= nonce then return found end
+  if over[2] == '' then
+    over[2] = nonce
+    call('SET', key, cmsgpack.pack(over), 'KEEPTTL')
+  end
+  return { over[3], over[4], over[5], over[6] }
+end
+
 -- Acquire: nonce, reentrant, note.
 function ops.A(lock, idkey, a)
   local id, nonce, note = id_in(idkey), ARGV[a], notes[ARGV[a + 2]]
   local lease, life = note.lease, note.life
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'aside')
   local holder = l[1]
   if not holder then
     -- What only observes does not wait for this answer, and may have ended.
@@ -296,12 +395,18 @@ function ops.A(lock, idkey, a)
     if not publish then push(list, nonce, '') end
     call('HSET', lock, 'publishes', format(list), 'marks', unmarked(l[5], 't'), 'record', int(now + lease + life))
     prolong(lock, l[3], lease)
+    if l[6] then aside_changed(lock) end
     note_id(idkey, entry_of(digest_of(lock), note), lease + life)
     return 1
   end
+  if is_aside(lock, l[6], id) then return ask_aside(ops.A, lock, idkey, a) end
+  if has_lapsed(lock, l[2], l[3]) then return ops.A(lock, idkey, a) end
   if ARGV[a + 1] == '1' or string.find(call('GET', idkey) or '', digest_of(lock), 1, true) then
     note_id(idkey, entry_of(digest_of(lock), note), lease + life)
     return 2
+  end
+  if note.replaces and l[2] == 'queued' and not is_marked(l[5], 't') then
+    return replace(lock, idkey, nonce, note, holder, l[3])
   end
   if l[2] == 'leased' then return { holder } end
   return { holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
@@ -311,9 +416,10 @@ end
 function ops.C(lock, idkey, a)
   local id, nonce, note = id_in(idkey), ARGV[a], notes[ARGV[a + 1]]
   local life = note.queued
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'aside')
   local holder = l[1]
   if holder == id then
+    if l[7] then supersede_aside(lock) end
     local publishes = nonce .. '+'
     if l[4] ~= nonce then
       local list = parse(l[4])
@@ -327,7 +433,7 @@ function ops.C(lock, idkey, a)
     end
     if l[2] == 'cooldown' or is_marked(l[5], 't') then
       call('HSET', lock, 'publishes', publishes)
-      return 1
+      return committed(lock, id, nonce, note, 1)
     end
     local expires, state = math.max(now + life, tonumber(l[3]) or 0), l[2] == 'leased' and 'queued' or l[2]
     if (tonumber(l[6]) or 0) >= expires then
@@ -337,22 +443,29 @@ function ops.C(lock, idkey, a)
       call('HSET', lock, 'state', state, 'expires', int(expires), 'publishes', publishes, 'record', int(expires))
     end
     call('PEXPIRE', lock, int(expires - now))
-    return 0
+    return committed(lock, id, nonce, note, 0)
   end
-  if ended(digest_of(lock), id, nonce, note.ends) then return 1 end
+  if holder then
+    if is_aside(lock, l[7], id) then return ask_aside(ops.C, lock, idkey, a) end
+    if has_lapsed(lock, l[2], l[3]) then return ops.C(lock, idkey, a) end
+  end
+  if ended(digest_of(lock), id, nonce, note.ends) then return committed(lock, id, nonce, note, 1) end
   if holder then return { holder } end
   take(lock, id, 'queued', nonce .. '+', life, note, now + life)
   note_id(idkey, entry_of(digest_of(lock), note), life)
-  return 0
+  return committed(lock, id, nonce, note, 0)
 end
 
 -- Lease renewal: nonce, note.
 function ops.R(lock, idkey, a)
   local id, nonce, note = id_in(idkey), ARGV[a], notes[ARGV[a + 1]]
   local lease, life = note.lease, note.queued
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'aside')
   if l[1] then
-    if l[1] == id and l[2] == 'leased' and in_flight(parse(l[4])) > 0 then prolong(lock, l[3], lease) end
+    if l[1] == id and l[2] == 'leased' and in_flight(parse(l[4])) > 0 then
+      prolong(lock, l[3], lease)
+      if l[5] then aside_changed(lock) end
+    end
     prolong_ended(id)
   elseif ended(digest_of(lock), id, nonce, note.ends) then
     prolong_ended(id)
@@ -366,8 +479,8 @@ end
 -- Unpublish: nonce, reason.
 function ops.U(lock, idkey, a)
   local id, nonce = id_in(idkey), ARGV[a]
-  local l = call('HMGET', lock, 'holder', 'state', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks')
-  if l[1] ~= id then return {} end
+  local l = call('HMGET', lock, 'holder', 'state', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks', 'aside')
+  if l[1] ~= id then return is_aside(lock, l[9], id) and ask_aside(ops.U, lock, idkey, a) or {} end
   local list = parse(l[3])
   local publish = find(list, nonce)
   if not publish or publish[2] == '-' then return {} end
@@ -378,7 +491,7 @@ function ops.U(lock, idkey, a)
     call('HSET', lock, 'publishes', format(list))
     return {}
   end
-  call('DEL', lock)
+  goes(lock, l[2])
   forget_id(idkey, digest_of(lock))
   return { freed(digest_of(lock), ARGV[a + 1], id, l[4], l[5], l[6], l[7]) }
 end
@@ -405,13 +518,14 @@ local LISTENED = { a = true, l = true, d = true, s = true, k = true, f = true }
 local SETTLING = { a = true, l = true, r = true, d = true }
 
 -- What a signal does to one lock: whether the id still claims the key, the publishes it ends if any, and what is told if the lock goes.
-local function signal_lock(digest, idkey, id, settlement, signal, worker, source)
-  local lock = lock_of(digest)
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'terms')
+local function signal_one(lock, digest, idkey, id, settlement, signal, worker, source)
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'terms', 'aside')
   if l[1] ~= id then
+    if is_aside(lock, l[8], id) then return nil end
     if signal == 't' or signal == 'o' or is_dead(digest, id) then return true end
     return false, UNJUDGED
   end
+  if l[8] and signal ~= 'p' and signal ~= 'o' then supersede_aside(lock) end
   local ends, marks = terms_of(l[7]), l[5] or ''
   local scope, runs, life, told = ends.scope, l[2] == 'running', ends.life, is_marked(marks, 't')
   if scope == 'until_expired' or l[2] == 'cooldown' then return true end
@@ -433,7 +547,7 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker, source
   end
   local function frees(reason, publishes)
     local telling = tell(reason)
-    call('DEL', lock)
+    goes(lock, l[2])
     return false, publishes, telling
   end
   local function supersedes(reason)
@@ -505,6 +619,16 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker, source
   if signal == 'q' and not runs then return supersedes('revoked') end
   if signal == 'p' and not runs and not is_marked(marks, 'd') then return frees('purged', all(list)) end
   return true
+end
+
+-- The same where the id's lock may be set aside.
+local function signal_lock(digest, ...)
+  local lock = lock_of(digest)
+  local claims, publishes, told, grace = signal_one(lock, digest, ...)
+  if claims ~= nil then return claims, publishes, told, grace end
+  claims, publishes, told, grace = signal_one(aside_of(digest), digest, ...)
+  aside_changed(lock)
+  return claims, publishes, told, grace
 end
 
 -- Signal: settlement, signal, worker, source. The signals: a ack, l ack of a run that began long before, r reject, d delivered without ack, s started, t retried, k succeeded,
@@ -596,10 +720,11 @@ end
 -- Admission: delivery, reentrant, note, worker. 0: the id holds the key that was asked about; else what, of which key.
 function ops.M(lock, idkey, a)
   local id, nonce, note, worker = id_in(idkey), ARGV[a], notes[ARGV[a + 2]], ARGV[a + 3]
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'aside')
   local digest = digest_of(lock)
   -- Mostly the id holds the key, so that its record lists it.
   if l[1] == id and l[2] ~= 'cooldown' and note.ends ~= 'n' then
+    if l[7] then supersede_aside(lock) end
     reaches(lock, idkey, digest, note, nonce, worker, l)
     return 0
   end
@@ -621,9 +746,10 @@ function ops.M(lock, idkey, a)
       runs_it = true
     end
     lock = lock_of(digest)
-    l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record')
+    l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'aside')
   end
   local holder = l[1]
+  if holder and holder ~= id and has_lapsed(lock, l[2], l[3]) then return ops.M(lock_of(asked), idkey, a) end
   -- What is dead holds nothing: it has lost its lock by that.
   if (holder ~= id or l[2] == 'cooldown') and is_dead(digest, id) then return { 'x', digest } end
   if note.ends == 'n' then return { 'p', digest } end
@@ -633,9 +759,11 @@ function ops.M(lock, idkey, a)
   end
   if holder == id then
     if l[2] == 'cooldown' then return { 'p', digest } end
+    if l[7] then supersede_aside(lock) end
     reaches(lock, idkey, digest, note, nonce, worker, l)
     return digest == asked and 0 or { 'h', digest }
   end
+  if is_aside(lock, l[7], id) then return { 'l', digest, holder } end
   if ARGV[a + 1] == '1' or known or runs_it then return { 'p', digest } end
   if l[2] == 'leased' then return { 'l', digest, holder } end
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
@@ -645,10 +773,12 @@ end
 function ops.N(lock, idkey, a)
   local id, nonce, alive, note = id_in(idkey), ARGV[a], ARGV[a + 1], notes[ARGV[a + 2]]
   local life, digest = alive == 'd' and note.queued or note.life, digest_of(lock)
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'marks')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'marks', 'aside')
   if l[1] then
+    if is_aside(lock, l[5], id) then return ask_aside(ops.N, lock, idkey, a) end
     if l[1] ~= id or l[2] == 'cooldown' or is_marked(l[4], 't') then return 2 end
     prolong(lock, l[3], life)
+    if l[5] then aside_changed(lock) end
     note_id(idkey, entry_of(digest, note), math.max(life, (tonumber(l[3]) or now) - now))
     return 0
   end
@@ -661,7 +791,8 @@ end
 -- Lock by hand: cooldown, note. 0: locked; else who holds the key.
 function ops.W(lock, idkey, a)
   local life = tonumber(ARGV[a])
-  local l = call('HMGET', lock, 'holder', 'state')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires')
+  if l[1] and has_lapsed(lock, l[2], l[3]) then return ops.W(lock, idkey, a) end
   if not l[1] then
     take(lock, id_in(idkey), 'cooldown', '0-0', life, notes[ARGV[a + 1]], 0)
   elseif l[2] == 'cooldown' then
@@ -675,20 +806,24 @@ end
 
 -- Release of the publish lock by an operator; the arguments of `ops.D`.
 local function release_lock(lock, a)
-  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow', 'state', 'marks')
+  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow', 'state', 'marks', 'expires', 'aside')
+  if l[1] and has_lapsed(lock, l[6], l[8]) then return release_lock(lock, a) end
   if not l[1] or (ARGV[a] == '1' and l[1] ~= ARGV[a + 1]) then return {} end
   if l[6] == 'running' and ARGV[a + 2] ~= '1' then return {} end
   -- A worker has it and may go on: no renewal is to bring back what was freed.
   if is_marked(l[7], 'd') then note_ended(l[1], 'r', '', { '*' }, math.max(ENDED_KEPT, call('PTTL', lock))) end
   call('DEL', lock)
   forget_id(id_of(l[1]), digest_of(lock))
+  if l[9] and call('DEL', aside_of(digest_of(lock))) == 1 then forget_id(id_of(l[9]), digest_of(lock)) end
   return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5]) }
 end
 
 -- Show.
 function ops.Q(lock)
-  return call('HMGET', lock, 'holder', 'state', 'rule', 'task', 'summary', 'worker', 'proxy', 'vhost', 'queue', 'since', 'expires',
+  local l = call('HMGET', lock, 'holder', 'state', 'rule', 'task', 'summary', 'worker', 'proxy', 'vhost', 'queue', 'since', 'expires',
     'scope', 'shadow', 'publishes', 'carried', 'marks')
+  if has_lapsed(lock, l[2], l[11]) then return ops.Q(lock) end
+  return l
 end
 
 local arguments = { A = 3, C = 2, R = 2, U = 2, S = 4, M = 4, N = 4, W = 2, D = 3, Q = 0 }

@@ -1,0 +1,98 @@
+//! Locks that change hands before their holders have begun.
+//!
+//! The older lock is set aside in the newcomer's for the newcomer's lease. There it hears what becomes of its holder. It comes back when
+//! the newcomer fails, or its lease lapses, and goes when the broker has the newcomer's message.
+
+use std::sync::Arc;
+
+use super::lapsing::Lapses;
+use super::lock::Lock;
+use super::{DEAD_KEPT_MS, DEAD_LONGEST_MS, ENDED_KEPT_MS, Step};
+use crate::rules::lock::{Acquired, Begun, Claim, Committed, Digest, IfHeld, LockNote, LockState, Nonce, ReleaseReason, Superseded};
+
+/// What the commit of a newcomer is to tell: a signal of its worker may have come before.
+pub(super) struct Over {
+    newcomer: Arc<str>,
+    /// The commit that it was told to.
+    told_to: Option<Nonce>,
+    superseded: Superseded,
+    until_ms: u64,
+}
+
+impl Lapses for Over {
+    fn lives_until(&self) -> u64 {
+        self.until_ms
+    }
+}
+
+impl Step<'_> {
+    /// Takes the lock over from a holder that has not begun, if the note says so. The lock is there, and is another's.
+    pub(super) fn replace(&mut self, claim: &Claim, publish: Nonce, note: &Arc<LockNote>, lease_end: u64) -> Option<Acquired> {
+        let lock = self.table.lock(&claim.digest, self.now)?;
+        if note.if_held != IfHeld::Replace || lock.state != LockState::Queued || lock.has_ended() {
+            return None;
+        }
+        let holder = lock.holder.clone();
+        let older = self.table.remove(&claim.digest)?;
+        self.take(claim, publish, note, LockState::Leased, lease_end);
+        if let Some(lock) = self.table.lock(&claim.digest, self.now) {
+            lock.aside = Some(Box::new(older));
+        }
+        Some(Acquired::Replaces { holder })
+    }
+
+    /// The broker has the message of the holder: the one whose lock was set aside is not to run any more.
+    pub(super) fn supersede_aside(&mut self, digest: Digest, holder: &Arc<str>) {
+        let now = self.now;
+        let lock = self.table.lock_for(&digest, holder, now).filter(|lock| lock.holder == *holder);
+        let Some(lock) = lock else { return };
+        let Some(older) = lock.aside.take().filter(|older| older.expires_ms > now) else {
+            return;
+        };
+        lock.prolong(now + 1);
+        let until_ms = now + older.note.life_ms.max(1).saturating_add(DEAD_KEPT_MS).min(DEAD_LONGEST_MS);
+        self.table.supersede(&older.holder, digest, until_ms, now);
+        self.table.note_id(&older.holder, digest, &older.note.rule, until_ms, now);
+        let over = Over {
+            newcomer: holder.clone(),
+            told_to: None,
+            superseded: Superseded {
+                freed: older.freed(digest, ReleaseReason::Replaced, now),
+                vhost: older.note.vhost.clone(),
+                worker: older.worker().clone(),
+                begun: if older.state == LockState::Running { Begun::Yes } else { Begun::No },
+            },
+            until_ms: now + ENDED_KEPT_MS,
+        };
+        self.table.over.insert(digest, over, now);
+    }
+
+    /// What a commit tells beside what it has found.
+    pub(super) fn committed(&mut self, claim: &Claim, publish: Nonce, note: &LockNote, found: Committed) -> Committed {
+        if note.if_held != IfHeld::Replace || matches!(found, Committed::Lost { .. }) {
+            return found;
+        }
+        match self.table.over.get_mut(&claim.digest, self.now) {
+            Some(over) if over.newcomer == claim.id && over.told_to.is_none_or(|told| told == publish) => {
+                over.told_to = Some(publish);
+                Committed::Replaced(Box::new(over.superseded.clone()))
+            }
+            _ => found,
+        }
+    }
+}
+
+impl Lock {
+    /// This lock, or the one that was set aside for a lease that has lapsed.
+    pub(super) fn seen(&self, now: u64) -> Option<&Lock> {
+        if self.expires_ms > now {
+            return Some(self);
+        }
+        self.aside.as_deref().filter(|older| older.expires_ms > now)
+    }
+
+    /// When neither it nor the one that was set aside is a lock any more.
+    pub(super) fn lives_until(&self) -> u64 {
+        self.expires_ms.max(self.aside.as_ref().map_or(0, |older| older.expires_ms))
+    }
+}
