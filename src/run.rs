@@ -16,7 +16,9 @@ use crate::config::address::HostPort;
 use crate::config::error::Colour;
 use crate::config::reload::WithoutRules;
 use crate::config::{self, Config, LogDecisions, LogFormat, ProxyConfig};
+use crate::control::Control;
 use crate::lifecycle::Lifecycle;
+use crate::lifecycle::revokes::Revokes;
 use crate::logging::{self, Logging};
 use crate::metrics::Metrics;
 use crate::proxy::upstream::Upstreams;
@@ -110,7 +112,9 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
         Arc::clone(&metrics),
         logging.decisions(),
     ));
-    let observer = StoreObserver::new(Arc::clone(&metrics), logging.decisions(), Arc::clone(hub.runs()));
+    let control = Control::default();
+    let revokes = Revokes::new(hub.nodes(), &control);
+    let observer = StoreObserver::new(Arc::clone(&metrics), logging.decisions(), Arc::clone(hub.runs()), revokes);
     let store = Store::open(&store_settings(&config, &instance), Arc::new(observer))?;
     metrics.set_store_type(store.kind());
     hub.witness().configured(config.results.is_some());
@@ -125,7 +129,7 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = Arc::new(Workers::start(threads, &hub, &clients)?);
-    let lifecycle = Lifecycle::start(&store, &metrics, hub.purges(), hub.runs(), &instance)?;
+    let lifecycle = Lifecycle::start(&store, &metrics, hub.purges(), hub.runs(), &control, &instance)?;
     lifecycle.configure(&config);
     let mut accepting = Vec::new();
     for listen in &config.proxy.listen {

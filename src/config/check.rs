@@ -12,6 +12,7 @@ use super::unit::show_duration;
 pub(super) fn check_rule(table: &TableReader<'_>, spec: &RuleSpec) {
     check_completion(table, spec);
     check_debounce(table, spec);
+    check_replace(table, spec);
     let dead_letters = [
         ("on_duplicate", spec.on_duplicate == OnDuplicate::DeadLetter),
         ("on_running", spec.on_running == OnRunning::DeadLetter),
@@ -43,6 +44,17 @@ fn check_completion(table: &TableReader<'_>, spec: &RuleSpec) {
             "release_on",
             "needs the outcome of a task, and completion = [\"ack\"] never tells it",
             remedy,
+        );
+    }
+}
+
+/// What may be replaced is known by the start that frees its lock, or is marked on it.
+fn check_replace(table: &TableReader<'_>, spec: &RuleSpec) {
+    if spec.on_duplicate == OnDuplicate::Replace && spec.unique == Some(Unique::UntilExpired) {
+        table.refuse(
+            "on_duplicate",
+            "replaces what has not started, and unique = \"until_expired\" never hears of a start",
+            "Write unique = \"until_started\" or \"until_finished\".",
         );
     }
 }

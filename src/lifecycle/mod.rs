@@ -12,6 +12,7 @@
 //! - [`results`]: what the Redis result backend says of tasks.
 //! - [`purge`]: the locks of tasks whose queue was purged or deleted.
 //! - `orphans`: locks whose worker is gone, by what [`nodes`] sees of workers.
+//! - [`revokes`]: tasks that workers are told never to run.
 //! - [`running`]: the locks of tasks that run and that no delivery keeps alive.
 //!
 //! Workers that no proxy carries are heard and asked through [`crate::control`], where it has an account.
@@ -21,6 +22,7 @@ pub mod nodes;
 mod orphans;
 pub mod purge;
 pub mod results;
+pub mod revokes;
 pub mod running;
 
 use std::io;
@@ -52,22 +54,28 @@ pub struct Lifecycle {
 
 impl Lifecycle {
     /// Starts the thread. No result backend is followed yet. `instance` is the name of this process, as locks show it.
-    pub fn start(store: &Store, metrics: &Arc<Metrics>, purges: &Purges, runs: &Arc<Runs>, instance: &str) -> io::Result<Lifecycle> {
+    pub fn start(
+        store: &Store,
+        metrics: &Arc<Metrics>,
+        purges: &Purges,
+        runs: &Arc<Runs>,
+        accounts: &Control,
+        instance: &str,
+    ) -> io::Result<Lifecycle> {
         let (results, settings) = watch::channel(None);
         let (rules, in_force) = watch::channel(Arc::default());
         let (control, links) = watch::channel(Vec::new());
         let purges = purges.clone();
         let (store, metrics) = (store.clone(), Arc::clone(metrics));
         let (runs, instance) = (Arc::clone(runs), Arc::<str>::from(instance));
-        let own = Arc::clone(&instance);
+        let (own, accounts) = (Arc::clone(&instance), accounts.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("lifecycle".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::spawn(purge::run(store.clone(), purges));
-                let control = Control::default();
                 let workers = Arc::clone(runs.nodes()) as Arc<dyn control::Workers>;
-                tokio::spawn(control.clone().run(store.client(), workers, Arc::clone(&metrics), links));
-                tokio::spawn(orphans::run(store.clone(), Arc::clone(&runs), control, instance, in_force.clone()));
+                tokio::spawn(accounts.clone().run(store.client(), workers, Arc::clone(&metrics), links));
+                tokio::spawn(orphans::run(store.clone(), Arc::clone(&runs), accounts, instance, in_force.clone()));
                 tokio::spawn(running::run(store.clone(), runs, in_force));
                 results::run(store, metrics, settings).await;
             });

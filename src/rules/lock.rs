@@ -498,6 +498,11 @@ impl Signal {
         !matches!(self, Signal::Purged | Signal::Orphaned)
     }
 
+    /// Whether it tells that its task was run.
+    pub fn tells_of_run(self) -> bool {
+        matches!(self, Signal::Started | Signal::Succeeded | Signal::Failed)
+    }
+
     /// Whether it counts for a lock that does not listen to its source: all but the starts, and the ends that tell an outcome. That a
     /// task goes on frees nothing.
     pub fn counts_always(self) -> bool {
@@ -627,6 +632,14 @@ pub enum Reply {
     Commit(Committed),
     /// To [`Request::Unpublish`], [`Request::Signal`], [`Request::LeaveRun`] and [`Request::Release`]: the locks that were freed, none if none.
     Released(Vec<Freed>),
+    /// To [`Request::Signal`] if it tells that ids ran that had lost their locks to newer ones: what was freed beside, and those locks as
+    /// far as they are known. Told once of each.
+    Outlived {
+        /// The locks that were freed.
+        freed: Vec<Freed>,
+        /// The locks that the ids had lost.
+        ran: Vec<Freed>,
+    },
     /// To [`Request::Show`] and [`Request::ShowRun`].
     Lock(Option<Box<LockRecord>>),
     /// To [`Request::RenewLease`].
@@ -676,6 +689,8 @@ pub enum Renewed {
     Retaken,
     /// The holder has ended, or another id has the lock: there is nothing to renew.
     Gone,
+    /// The id has lost its lock to a newer one, and is not to run.
+    Superseded,
 }
 
 /// What a lock by hand found.

@@ -18,7 +18,7 @@ use crate::amqp::encode;
 use crate::amqp::frame::{self, Split};
 use crate::amqp::method::basic::{self, Ack};
 use crate::celery::{Limits, routing, task};
-use crate::rules::lock::{Admitted, Freed, Reply, Request, Scope};
+use crate::rules::lock::{Admitted, Freed, IfHeld, Reply, Request, Scope};
 use crate::rules::outcome::DeliveryDecision;
 use crate::rules::spec::Mode;
 use crate::rules::{Facts, Rule, Verdict};
@@ -246,12 +246,16 @@ impl Channel {
             .and_then(|eta| u64::try_from(eta).ok())
             .filter(|eta| *eta > shared.now.unix_ms);
         let run = run.map(|note| Box::new(Run::new(note, &claimed.rule, eta, delivery_count(&header))));
+        let mut hold = Box::new(Hold::new(shared, claimed.digest, Arc::from(&*task.id), lock));
+        if let Some(eta) = eta.filter(|_| claimed.rule.if_held() == IfHeld::Replace) {
+            hold.waits_until(eta, shared.now);
+        }
         let mut admission = Admission {
             frames: Vec::new(),
             header_at: 0,
             tag: deliver.delivery_tag,
             source,
-            hold: Box::new(Hold::new(shared, claimed.digest, Arc::from(&*task.id), lock)),
+            hold,
             run,
             rule: claimed.rule,
             task: task_name,

@@ -32,6 +32,7 @@ mod publish;
 mod query;
 mod refuse;
 mod renew;
+mod replace;
 mod run;
 mod send;
 mod spares;

@@ -252,7 +252,15 @@ impl Step<'_> {
                 signal,
                 source,
                 worker,
-            } => Reply::Released(self.signal(id, *settlement, *signal, *source, worker)),
+            } => {
+                let ran = self.outlived(id, *signal);
+                let freed = self.signal(id, *settlement, *signal, *source, worker);
+                if ran.is_empty() {
+                    Reply::Released(freed)
+                } else {
+                    Reply::Outlived { freed, ran }
+                }
+            }
             Request::Admit {
                 claim,
                 delivery,
@@ -449,7 +457,7 @@ impl Step<'_> {
                 SignalEffect::Supersedes { reason, settled } => {
                     ended.get_or_insert_with(EndedPublishes::none).add(settled);
                     freed.extend(self.free(digest, id, reason).filter(|_| !told));
-                    self.table.supersede(id, digest, dead_until, self.now);
+                    self.table.supersede(id, digest, None, dead_until, self.now);
                     self.table.note_id(id, digest, &rule, dead_until, self.now);
                 }
                 SignalEffect::Settles { settled } => {
@@ -552,7 +560,7 @@ impl Step<'_> {
         let until = self.now + life.clamp(1, LONGEST_MS);
         if let Some(lock) = self.table.lock_for(&claim.digest, &claim.id, self.now) {
             if lock.holder != claim.id || lock.has_ended() {
-                return Renewed::Gone;
+                return self.gone(claim);
             }
             lock.prolong(until);
             let until = lock.expires_ms;
@@ -563,7 +571,7 @@ impl Step<'_> {
         let ended = ended.is_some_and(|ended| ended.by(|said| frees(said, note), None));
         let dead = self.table.is_superseded(&claim.id, claim.digest, self.now);
         if dead || ended {
-            return Renewed::Gone;
+            return self.gone(claim);
         }
         let state = if alive == Alive::Acknowledged {
             LockState::Running

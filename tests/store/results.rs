@@ -50,6 +50,7 @@ impl<'w> Backend<'w> {
                 &metrics,
                 &Purges::new(Arc::clone(&metrics)),
                 &Arc::default(),
+                &oncegate::control::Control::default(),
                 "proxy-1",
             )
             .expect("a thread"),

@@ -4,6 +4,7 @@ mod runs;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::super::nodes::Letter;
 use super::*;
 use crate::rules::lock::{Digest, IfHeld, LockNote};
 use crate::rules::source::Hears;
@@ -133,7 +134,10 @@ impl World {
 
     fn attach(&self) {
         let questions = Arc::clone(&self.asked);
-        let ask = move |question| questions.lock().expect("no panic").push(question);
+        let ask = move |letter| match letter {
+            Letter::Question(question) => questions.lock().expect("no panic").push(question),
+            Letter::Revoke { .. } => {}
+        };
         self.nodes.attach(node(), 1, Box::new(ask));
     }
 

@@ -7,8 +7,11 @@ use std::sync::Arc;
 
 use super::lapsing::Lapses;
 use super::lock::Lock;
+use super::table::Claims;
 use super::{DEAD_KEPT_MS, DEAD_LONGEST_MS, ENDED_KEPT_MS, Step};
-use crate::rules::lock::{Acquired, Begun, Claim, Committed, Digest, IfHeld, LockNote, LockState, Nonce, ReleaseReason, Superseded};
+use crate::rules::lock::{
+    Acquired, Begun, Claim, Committed, Digest, Freed, IfHeld, LockNote, LockState, Nonce, ReleaseReason, Renewed, Signal, Superseded,
+};
 
 /// What the commit of a newcomer is to tell: a signal of its worker may have come before.
 pub(super) struct Over {
@@ -51,20 +54,53 @@ impl Step<'_> {
         };
         lock.prolong(now + 1);
         let until_ms = now + older.note.life_ms.max(1).saturating_add(DEAD_KEPT_MS).min(DEAD_LONGEST_MS);
-        self.table.supersede(&older.holder, digest, until_ms, now);
+        let freed = older.freed(digest, ReleaseReason::Replaced, now);
+        let begun = if older.state == LockState::Running { Begun::Yes } else { Begun::No };
+        let lost = (begun == Begun::No).then(|| freed.clone());
+        self.table.supersede(&older.holder, digest, lost, until_ms, now);
         self.table.note_id(&older.holder, digest, &older.note.rule, until_ms, now);
         let over = Over {
             newcomer: holder.clone(),
             told_to: None,
             superseded: Superseded {
-                freed: older.freed(digest, ReleaseReason::Replaced, now),
+                freed,
                 vhost: older.note.vhost.clone(),
                 worker: older.worker().clone(),
-                begun: if older.state == LockState::Running { Begun::Yes } else { Begun::No },
+                begun,
             },
             until_ms: now + ENDED_KEPT_MS,
         };
         self.table.over.insert(digest, over, now);
+    }
+
+    /// The locks that this id had lost to newer ones, if the signal tells that it ran all the same.
+    pub(super) fn outlived(&mut self, id: &Arc<str>, signal: Signal) -> Vec<Freed> {
+        if !signal.tells_of_run() {
+            return Vec::new();
+        }
+        let claims = self
+            .table
+            .claims(id, self.now)
+            .iter()
+            .filter(|claimed| claimed.what == Claims::Publish);
+        let digests: Vec<Digest> = claims.map(|claimed| claimed.digest).collect();
+        let lost = digests.into_iter().filter_map(|digest| self.table.outlived(id, digest, self.now));
+        lost.map(|lost| Freed {
+            task: "".into(),
+            held_ms: 0,
+            shadow: false,
+            ..lost
+        })
+        .collect()
+    }
+
+    /// Why there is nothing to renew.
+    pub(super) fn gone(&self, claim: &Claim) -> Renewed {
+        if self.table.is_replaced(&claim.id, claim.digest, self.now) {
+            Renewed::Superseded
+        } else {
+            Renewed::Gone
+        }
     }
 
     /// What a commit tells beside what it has found.

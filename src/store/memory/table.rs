@@ -10,7 +10,7 @@ use super::lapsing::Lapsing;
 use super::lock::Lock;
 use super::replace::Over;
 use super::run::{Done, Run, Waiting};
-use crate::rules::lock::{Digest, Nonce, SignalVerdict};
+use crate::rules::lock::{Digest, Freed, Nonce, SignalVerdict};
 use crate::rules::source::Source;
 
 /// The index of lapses is this coarse.
@@ -134,6 +134,8 @@ enum Key {
 #[derive(Debug)]
 struct Dead {
     until_ms: u64,
+    /// Its lock that a newer id took, until it is known to have run.
+    lost: Option<Freed>,
     indexed: u64,
 }
 
@@ -279,9 +281,25 @@ impl Table {
             .map_or(&[], |record| &record.claims)
     }
 
-    pub(super) fn supersede(&mut self, id: &Arc<str>, digest: Digest, until_ms: u64, now: u64) {
+    /// `lost`: its lock that a newer id took, if it has not run.
+    pub(super) fn supersede(&mut self, id: &Arc<str>, digest: Digest, lost: Option<Freed>, until_ms: u64, now: u64) {
         let indexed = index(&mut self.due, Key::Dead(digest, id.clone()), until_ms, now);
-        self.dead.insert((digest, id.clone()), Dead { until_ms, indexed });
+        self.dead.insert((digest, id.clone()), Dead { until_ms, lost, indexed });
+    }
+
+    /// The id runs, or has: the lock that it had lost to a newer one, the first time.
+    pub(super) fn outlived(&mut self, id: &Arc<str>, digest: Digest, now: u64) -> Option<Freed> {
+        if self.dead.is_empty() {
+            return None;
+        }
+        let dead = self.dead.get_mut(&(digest, id.clone())).filter(|dead| dead.until_ms > now)?;
+        dead.lost.take()
+    }
+
+    /// Whether the id has lost its lock to a newer one.
+    pub(super) fn is_replaced(&self, id: &Arc<str>, digest: Digest, now: u64) -> bool {
+        let dead = self.dead.get(&(digest, id.clone())).filter(|dead| dead.until_ms > now);
+        dead.is_some_and(|dead| dead.lost.is_some())
     }
 
     pub(super) fn is_superseded(&self, id: &Arc<str>, digest: Digest, now: u64) -> bool {

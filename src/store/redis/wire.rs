@@ -390,18 +390,14 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
         Request::RenewLease { .. } => Ok(Reply::Done),
         Request::Unpublish { .. } | Request::Signal { .. } | Request::LeaveRun { .. } | Request::Release { .. } => {
             let Value::Array(locks) = value else { return Err(unread) };
-            locks
-                .iter()
-                .map(freed)
-                .collect::<Option<Vec<_>>>()
-                .map(Reply::Released)
-                .ok_or(unread)
+            released(&locks).ok_or(unread)
         }
         Request::Admit { claim, .. } => admitted(claim.digest, value).ok_or(unread),
         Request::Renew { .. } | Request::RenewRun { .. } => match value {
             Value::Int(0) => Ok(Reply::Renewed(Renewed::Held)),
             Value::Int(1) => Ok(Reply::Renewed(Renewed::Retaken)),
             Value::Int(2) => Ok(Reply::Renewed(Renewed::Gone)),
+            Value::Int(3) => Ok(Reply::Renewed(Renewed::Superseded)),
             _ => Err(unread),
         },
         Request::Run { .. } => running::ran(value).map(Reply::Run).ok_or(unread),
@@ -480,6 +476,33 @@ fn committed(value: Value) -> Option<Committed> {
         },
         _ => None,
     }
+}
+
+/// The locks that were freed, and those that ids had lost which ran all the same: these give `ran` as their reason.
+fn released(locks: &[Value]) -> Option<Reply> {
+    let outlived = |lock: &&Value| matches!(lock, Value::Array(parts) if parts.get(4).and_then(text).as_deref() == Some("ran"));
+    let freed = locks.iter().filter(|lock| !outlived(lock)).map(freed).collect::<Option<Vec<_>>>()?;
+    if freed.len() == locks.len() {
+        return Some(Reply::Released(freed));
+    }
+    let ran = locks.iter().filter(outlived).map(lost).collect::<Option<Vec<_>>>()?;
+    Some(Reply::Outlived { freed, ran })
+}
+
+fn lost(value: &Value) -> Option<Freed> {
+    let Value::Array(parts) = value else { return None };
+    let [digest, holder, rule, ..] = parts.as_slice() else {
+        return None;
+    };
+    Some(Freed {
+        digest: Digest::from_hex(&text(digest)?)?,
+        holder: text(holder)?,
+        rule: text(rule)?,
+        task: "".into(),
+        reason: ReleaseReason::Replaced,
+        held_ms: 0,
+        shadow: false,
+    })
 }
 
 fn freed(value: &Value) -> Option<Freed> {

@@ -13,7 +13,7 @@
 -- runs, the digest has a `+` before it (see `run.lua`).
 -- `PREFIX:ended:ID` is what workers' signals leave behind for the commits that come after them: words, each with a blank before and behind,
 -- of how much a signal says (d begun, a acknowledged, r over), its source if no lock has heard it, and a publish that it ended, `~` for one that only its delivery was known of, or `*`. `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key;
--- its value is `n` and the task if a newer id took its lock.
+-- its value is `n` if a newer id took its lock and it is not known to have run.
 -- `PREFIX:aside:{DIGEST}` is the lock that the present holder, who has a lease, is to replace; its field `aside` names whose it was. A lock
 -- that has one lives as long as that one at least: that its lease has lapsed is seen by `expires`. `PREFIX:over:{DIGEST}` is what the commit
 -- of a newcomer tells: its id, the publish of the commit that has told it or nothing, what was freed, the virtual host, the worker, whether begun.
@@ -345,7 +345,7 @@ local function supersede_aside(lock)
   call('HSET', lock, 'expires', int(expires))
   call('PEXPIRE', lock, int(expires - now))
   local kept = math.min(terms_of(o[3]).life + DEAD_KEPT, DEAD_LONGEST)
-  call('SET', dead_of(digest, o[1]), 'n' .. (o[5] or ''), 'PX', int(kept))
+  call('SET', dead_of(digest, o[1]), o[2] == 'running' and '1' or 'n', 'PX', int(kept))
   note_id(id_of(o[1]), '\n' .. digest .. ' ' .. (o[10] or '') .. ' ' .. (o[4] or ''), kept)
   local telling = freed(digest, 'replaced', o[1], o[4], o[5], o[6], o[7])
   call('SET', over_of(digest), cmsgpack.pack({ l[1], '', telling, o[8] or '', o[9] or '', o[2] == 'running' and 1 or 0 }), 'PX', ENDED_KEPT)
@@ -522,6 +522,10 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'terms', 'aside')
   if l[1] ~= id then
     if is_aside(lock, l[8], id) then return nil end
+    if (signal == 's' or signal == 'k' or signal == 'f') and call('GET', dead_of(digest, id)) == 'n' then
+      call('SET', dead_of(digest, id), '1', 'KEEPTTL')
+      return true, nil, 'ran'
+    end
     if signal == 't' or signal == 'o' or is_dead(digest, id) then return true end
     return false, UNJUDGED
   end
@@ -662,6 +666,7 @@ function ops.S(_, idkey, a)
     end
     entries = entries + 1
     if claims then kept[#kept + 1] = entry end
+    if told == 'ran' then told = freed(digest, 'ran', id, string.match(entry, '^\n%x+ %S+ (.*)$')) end
     if told then out[#out + 1] = told end
     shortest = grace or shortest
     if publishes == UNJUDGED then
@@ -769,20 +774,23 @@ function ops.M(lock, idkey, a)
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
--- Renewal: delivery, how it is alive (d delivered, b begun, a acknowledged), note, worker. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
+local function gone(digest, id) return call('GET', dead_of(digest, id)) == 'n' and 3 or 2 end
+
+-- Renewal: delivery, how it is alive (d delivered, b begun, a acknowledged), note, worker. 0: it has its full life; 1: taken again;
+-- 2: there is nothing to renew; 3: it has lost its lock to a newer id.
 function ops.N(lock, idkey, a)
   local id, nonce, alive, note = id_in(idkey), ARGV[a], ARGV[a + 1], notes[ARGV[a + 2]]
   local life, digest = alive == 'd' and note.queued or note.life, digest_of(lock)
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'marks', 'aside')
   if l[1] then
     if is_aside(lock, l[5], id) then return ask_aside(ops.N, lock, idkey, a) end
-    if l[1] ~= id or l[2] == 'cooldown' or is_marked(l[4], 't') then return 2 end
+    if l[1] ~= id or l[2] == 'cooldown' or is_marked(l[4], 't') then return gone(digest, id) end
     prolong(lock, l[3], life)
     if l[5] then aside_changed(lock) end
     note_id(idkey, entry_of(digest, note), math.max(life, (tonumber(l[3]) or now) - now))
     return 0
   end
-  if ended(digest, id, nil, note.ends) then return 2 end
+  if ended(digest, id, nil, note.ends) then return gone(digest, id) end
   local list = alive == 'a' and nonce .. '*-' .. nonce or nonce .. '*+'
   retake(lock, idkey, digest, id, alive == 'd' and 'queued' or 'running', list, life, note, ARGV[a + 3])
   return 1
