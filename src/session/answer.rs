@@ -260,6 +260,10 @@ impl Shared {
             Ok(Acquired::Taken) => self.decided(&publish, PublishDecision::Forwarded, "acquired", None),
             Ok(Acquired::Reentry { .. }) => self.decided(&publish, PublishDecision::Reentry, "reentry", None),
             Ok(Acquired::Replaces { holder }) => self.decided(&publish, PublishDecision::Replaced, "replaces", Some(holder)),
+            // It would wait for the other, and replace it.
+            Ok(Acquired::Leased { holder }) if publish.replaces() => {
+                self.decided(&publish, PublishDecision::Replaced, "replaces", Some(holder));
+            }
             Ok(Acquired::Held { holder, .. } | Acquired::Leased { holder }) => {
                 self.decided(&publish, duplicate, "duplicate", Some(holder));
             }
