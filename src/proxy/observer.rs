@@ -115,8 +115,12 @@ impl Observer for StoreObserver {
                 self.revokes.revoke(&node, &claim.id);
             }
             (_, Reply::Outlived { freed, ran }) => {
-                freed.iter().for_each(|freed| report_freed(&self.metrics, &self.log, freed));
-                ran.iter().for_each(|ran| self.superseded_ran(&ran.rule, &ran.holder));
+                for freed in freed {
+                    report_freed(&self.metrics, &self.log, freed);
+                }
+                for ran in ran {
+                    self.superseded_ran(&ran.rule, &ran.holder);
+                }
             }
             // What an observing rule lets pass may well be a duplicate.
             (Request::Commit { claim, note, .. }, Reply::Commit(Committed::Lost { holder })) if !note.shadow => {

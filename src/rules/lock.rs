@@ -715,6 +715,12 @@ pub enum Acquired {
         /// Who had it.
         holder: Arc<str>,
     },
+    /// While this publish waited for a lease to end, one that had come later has taken the lock ([`IfHeld::Replace`]): it goes out, and is
+    /// not to run.
+    Outrun {
+        /// Who has it.
+        holder: Arc<str>,
+    },
     /// Never a duplicate: this id holds the lock (renewed), is known to the key, or says that it was published before. `holds` tells
     /// whether it holds the lock now.
     Reentry {

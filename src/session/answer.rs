@@ -163,6 +163,11 @@ impl Shared {
                 }
             }
             Acquired::Replaces { holder } => self.replaces(publish, holder),
+            Acquired::Outrun { holder } => {
+                self.decided(publish, PublishDecision::Forwarded, "superseded", Some(Arc::clone(holder)));
+                // It has nothing to commit.
+                publish.grant = None;
+            }
             _ => self.goes(publish, PublishDecision::Forwarded, "acquired"),
         }
     }
@@ -259,6 +264,7 @@ impl Shared {
         match answer {
             Ok(Acquired::Taken) => self.decided(&publish, PublishDecision::Forwarded, "acquired", None),
             Ok(Acquired::Reentry { .. }) => self.decided(&publish, PublishDecision::Reentry, "reentry", None),
+            Ok(Acquired::Outrun { holder }) => self.decided(&publish, PublishDecision::Forwarded, "superseded", Some(holder)),
             Ok(Acquired::Replaces { holder }) => self.decided(&publish, PublishDecision::Replaced, "replaces", Some(holder)),
             // It would wait for the other, and replace it.
             Ok(Acquired::Leased { holder }) if publish.replaces() => {

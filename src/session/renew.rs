@@ -57,8 +57,8 @@ impl Hold {
 
     /// A worker holds the delivery until then, in milliseconds since the Unix epoch, and a newer one may replace it meanwhile.
     pub(super) fn waits_until(&mut self, eta_ms: u64, now: Now) {
-        let eta_us = now.us.saturating_add(eta_ms.saturating_sub(now.unix_ms).saturating_mul(1000));
-        self.before_eta_us = eta_us.checked_sub(BEFORE_ETA_US);
+        let left_us = eta_ms.saturating_sub(now.unix_ms).saturating_mul(1000);
+        self.before_eta_us = now.us.saturating_add(left_us).checked_sub(BEFORE_ETA_US);
     }
 
     /// The store has answered the question about the delivery, and knows it by this key.

@@ -318,6 +318,7 @@ impl Step<'_> {
             }
             self.take(claim, publish, note, LockState::Leased, lease_end);
             self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
+            self.takes_place(claim, note);
             return Acquired::Taken;
         };
         if lock.holder == claim.id {
@@ -340,6 +341,7 @@ impl Step<'_> {
             return replaces;
         }
         if state == LockState::Leased {
+            self.note_asked(claim, note);
             return Acquired::Leased { holder };
         }
         Acquired::Held {

@@ -235,7 +235,7 @@ task = "a"
 unique = "until_expired"
 on_duplicate = "replace""#,
         &[
-            r#"o.toml:4:16: on_duplicate = "replace" replaces what has not started, and unique = "until_expired" never hears of a start. Write unique = "until_started" or "until_finished"."#,
+            r#"o.toml:4:17: on_duplicate = "replace" replaces what has not started, and unique = "until_expired" never hears of a start. Write unique = "until_started" or "until_finished"."#,
         ],
     ),
     (

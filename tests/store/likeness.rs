@@ -154,6 +154,12 @@ fn timeless(reply: Reply) -> Reply {
             freed.sort_by_key(|freed| (freed.digest, freed.reason.as_str(), freed.rule.clone()));
             Reply::Released(freed)
         }
+        Reply::Outlived { mut freed, ran } => {
+            for freed in &mut freed {
+                freed.held_ms = 0;
+            }
+            Reply::Outlived { freed, ran }
+        }
         other => other,
     }
 }

@@ -19,12 +19,16 @@ scenarios! {
     older_waits_at_its_delivery_while_the_newer_is_leased
     newer_of_a_newer_waits_for_it
     many_in_turn
+    one_that_waited_does_not_replace_a_newer_one
+    waiting_ones_replace_each_other_in_their_order
+    one_that_waited_is_older_than_one_that_found_the_key_free
     begun_holder_is_not_replaced
     resting_key_is_not_replaced
     rule_that_does_not_replace_keeps_the_older
     retry_of_a_superseded_task_takes_nothing
     retry_while_the_newer_is_leased_counts_for_the_older
     signals_of_the_older_change_nothing_of_the_newer
+    superseded_one_that_runs_is_told_once
     older_that_begins_meanwhile_is_told
     older_that_ends_meanwhile_is_not_dead
     older_that_fails_meanwhile_leaves_nothing_to_give_back
@@ -192,6 +196,66 @@ async fn many_in_turn(w: &World) {
     }
 }
 
+async fn one_that_waited_does_not_replace_a_newer_one(w: &World) {
+    let (first, b, c, last, note) = (
+        claim(1, "a"),
+        claim(1, "b"),
+        claim(1, "c"),
+        claim(1, "d"),
+        replacing(Scope::UntilFinished),
+    );
+    queued(w, &first, 1, &note).await;
+    w.acquire(&b, 2, &note).await;
+    assert_eq!(w.acquire(&c, 3, &note).await, Acquired::Leased { holder: "b".into() });
+    w.commit(&b, 2, &note).await;
+    // It comes before the other has asked again.
+    assert_eq!(w.acquire(&last, 4, &note).await, replaces("b"));
+    assert_eq!(w.acquire(&c, 3, &note).await, Acquired::Leased { holder: "d".into() });
+    w.commit(&last, 4, &note).await;
+    assert_eq!(w.acquire(&c, 3, &note).await, Acquired::Outrun { holder: "d".into() });
+    assert_eq!(
+        w.acquire(&c, 3, &note).await,
+        Acquired::Reentry { holds: false },
+        "its answer may have been lost"
+    );
+    assert_eq!(admit(w, &c, 11, &note, "w1").await, Admitted::Superseded);
+    assert_eq!(admit(w, &last, 12, &note, "w1").await, Admitted::Holds);
+    assert_eq!(w.acquire(&claim(1, "e"), 5, &note).await, replaces("d"));
+}
+
+async fn waiting_ones_replace_each_other_in_their_order(w: &World) {
+    let (first, b, c, last, note) = (
+        claim(1, "a"),
+        claim(1, "b"),
+        claim(1, "c"),
+        claim(1, "d"),
+        replacing(Scope::UntilFinished),
+    );
+    queued(w, &first, 1, &note).await;
+    w.acquire(&b, 2, &note).await;
+    for (id, publish) in [(&c, 3), (&last, 4)] {
+        assert_eq!(w.acquire(id, publish, &note).await, Acquired::Leased { holder: "b".into() });
+    }
+    w.commit(&b, 2, &note).await;
+    assert_eq!(w.acquire(&last, 4, &note).await, replaces("b"), "another proxy asks for it first");
+    // Should it fail, the one that waits is the newest.
+    w.unpublish(&last, 4, ReleaseReason::Unconfirmed).await;
+    assert_eq!(w.acquire(&c, 3, &note).await, replaces("b"));
+    w.commit(&c, 3, &note).await;
+    assert_eq!(w.acquire(&last, 5, &note).await, replaces("c"), "it was published again");
+}
+
+async fn one_that_waited_is_older_than_one_that_found_the_key_free(w: &World) {
+    let (b, c, d, note) = (claim(1, "b"), claim(1, "c"), claim(1, "d"), replacing(Scope::UntilStarted));
+    w.acquire(&b, 2, &note).await;
+    assert_eq!(w.acquire(&c, 3, &note).await, Acquired::Leased { holder: "b".into() });
+    w.commit(&b, 2, &note).await;
+    w.signal("b", 11, Signal::Started).await;
+    queued(w, &d, 4, &note).await;
+    assert_eq!(w.acquire(&c, 3, &note).await, Acquired::Outrun { holder: "d".into() });
+    assert_eq!(admit(w, &d, 12, &note, "w1").await, Admitted::Holds);
+}
+
 async fn begun_holder_is_not_replaced(w: &World) {
     let (a, b, note) = (claim(1, "a"), claim(1, "b"), replacing(Scope::UntilFinished));
     queued(w, &a, 1, &note).await;
@@ -299,6 +363,38 @@ async fn signals_of_the_older_change_nothing_of_the_newer(w: &World) {
     }
 }
 
+async fn superseded_one_that_runs_is_told_once(w: &World) {
+    let (a, b, note) = (claim(1, "a"), claim(1, "b"), replacing(Scope::UntilFinished));
+    queued(w, &a, 1, &note).await;
+    w.acquire(&b, 2, &note).await;
+    w.commit(&b, 2, &note).await;
+    let said = async |signal| {
+        let request = Request::Signal {
+            id: "a".into(),
+            settlement: Nonce(11),
+            signal,
+            source: Source::Events,
+            worker: "w1".into(),
+        };
+        w.ask(request).await
+    };
+    // A worker acknowledges what it is told not to run, and says that it was revoked.
+    for signal in [Signal::Acked, Signal::Revoked, Signal::Expired] {
+        assert_eq!(said(signal).await, Reply::Released(Vec::new()), "{signal:?}");
+    }
+    match said(Signal::Started).await {
+        Reply::Outlived { freed, ran } => {
+            assert_eq!(freed, []);
+            let ran: Vec<_> = ran.iter().map(|ran| (&*ran.holder, &*ran.rule, ran.reason)).collect();
+            assert_eq!(ran, [("a", "reports", ReleaseReason::Replaced)]);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(said(Signal::Succeeded).await, Reply::Released(Vec::new()));
+    assert_eq!(w.holder(digest(1)).await.as_deref(), Some("b"));
+    assert_eq!(admit(w, &a, 12, &note, "w1").await, Admitted::Superseded, "it does not run again");
+}
+
 async fn older_that_begins_meanwhile_is_told(w: &World) {
     let (a, b, note) = (claim(1, "a"), claim(1, "b"), replacing(Scope::UntilFinished));
     queued(w, &a, 1, &note).await;
@@ -308,11 +404,11 @@ async fn older_that_begins_meanwhile_is_told(w: &World) {
     assert_eq!(w.holder(digest(1)).await.as_deref(), Some("b"), "it stays the newer one's");
     assert_eq!(superseded(w.commit(&b, 2, &note).await).begun, Begun::Yes);
     // Had the newer one failed, a running lock would have come back.
-    let (c, d) = (claim(2, "c"), claim(2, "d"));
-    queued(w, &c, 1, &note).await;
-    w.acquire(&d, 2, &note).await;
+    let (third, fourth) = (claim(2, "c"), claim(2, "d"));
+    queued(w, &third, 1, &note).await;
+    w.acquire(&fourth, 2, &note).await;
     w.signal("c", 11, Signal::Started).await;
-    w.unpublish(&d, 2, ReleaseReason::Unconfirmed).await;
+    w.unpublish(&fourth, 2, ReleaseReason::Unconfirmed).await;
     assert_eq!(w.show(digest(2)).await.expect("a lock").state, LockState::Running);
 }
 
@@ -408,7 +504,7 @@ async fn older_is_renewed_while_it_is_set_aside(w: &World) {
     assert!(span > 5 * LEASE, "{span}");
     w.acquire(&b, 3, &short).await;
     w.commit(&b, 3, &short).await;
-    assert_eq!(w.ask(renew).await, Reply::Renewed(Renewed::Gone));
+    assert_eq!(w.ask(renew).await, Reply::Renewed(Renewed::Superseded));
 }
 
 async fn operator_frees_both(w: &World) {

@@ -341,7 +341,7 @@ impl World {
 
     async fn released(&self, request: Request) -> Vec<Freed> {
         match self.ask(request).await {
-            Reply::Released(freed) => freed,
+            Reply::Released(freed) | Reply::Outlived { freed, .. } => freed,
             other => panic!("{other:?}"),
         }
     }

@@ -62,6 +62,8 @@ pub(super) struct Lock {
     publishes: Vec<(Nonce, Stage)>,
     /// Those of them that are deliveries, each in place of a publish that is not known here.
     deliveries: Vec<Nonce>,
+    /// The place of its holder among the publishes that replace each other; 0 for one before all.
+    pub(super) place: u64,
     /// The lock that this one is to replace.
     pub(super) aside: Option<Box<Lock>>,
 }
@@ -96,6 +98,7 @@ impl Lock {
             since_ms,
             publishes: vec![(publish, first)],
             deliveries: Vec::new(),
+            place: 0,
             aside: None,
         }
     }

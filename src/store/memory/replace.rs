@@ -3,6 +3,7 @@
 //! The older lock is set aside in the newcomer's for the newcomer's lease. There it hears what becomes of its holder. It comes back when
 //! the newcomer fails, or its lease lapses, and goes when the broker has the newcomer's message.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::lapsing::Lapses;
@@ -12,6 +13,19 @@ use super::{DEAD_KEPT_MS, DEAD_LONGEST_MS, ENDED_KEPT_MS, Step};
 use crate::rules::lock::{
     Acquired, Begun, Claim, Committed, Digest, Freed, IfHeld, LockNote, LockState, Nonce, ReleaseReason, Renewed, Signal, Superseded,
 };
+
+/// The publishes that are asked again until a lease ends, by id with their places.
+pub(super) struct Asked {
+    last: u64,
+    places: HashMap<Arc<str>, u64>,
+    until_ms: u64,
+}
+
+impl Lapses for Asked {
+    fn lives_until(&self) -> u64 {
+        self.until_ms
+    }
+}
 
 /// What the commit of a newcomer is to tell: a signal of its worker may have come before.
 pub(super) struct Over {
@@ -35,13 +49,90 @@ impl Step<'_> {
         if note.if_held != IfHeld::Replace || lock.state != LockState::Queued || lock.has_ended() {
             return None;
         }
-        let holder = lock.holder.clone();
+        let (holder, holders) = (lock.holder.clone(), lock.place);
+        let asked = self.table.asked.get_mut(&claim.digest, self.now);
+        let place = asked.and_then(|asked| asked.places.remove(&claim.id));
+        if place.is_some_and(|place| place < holders) {
+            return Some(self.outrun(claim, note, holder));
+        }
+        let place = place.unwrap_or_else(|| self.next_place(claim.digest));
         let older = self.table.remove(&claim.digest)?;
         self.take(claim, publish, note, LockState::Leased, lease_end);
         if let Some(lock) = self.table.lock(&claim.digest, self.now) {
             lock.aside = Some(Box::new(older));
+            lock.place = place;
         }
         Some(Acquired::Replaces { holder })
+    }
+
+    /// One that has waited finds a newer one: it goes out, and is not to run.
+    fn outrun(&mut self, claim: &Claim, note: &LockNote, holder: Arc<str>) -> Acquired {
+        let until_ms = self.now + note.life_ms.max(1).saturating_add(DEAD_KEPT_MS).min(DEAD_LONGEST_MS);
+        let lost = Freed {
+            digest: claim.digest,
+            holder: claim.id.clone(),
+            rule: note.rule.clone(),
+            task: note.task.clone(),
+            reason: ReleaseReason::Replaced,
+            held_ms: 0,
+            shadow: note.shadow,
+        };
+        self.table.supersede(&claim.id, claim.digest, Some(lost), until_ms, self.now);
+        self.table.note_id(&claim.id, claim.digest, &note.rule, until_ms, self.now);
+        Acquired::Outrun { holder }
+    }
+
+    /// A place behind all others.
+    fn next_place(&mut self, digest: Digest) -> u64 {
+        let until_ms = self.now + ENDED_KEPT_MS;
+        if self.table.asked.get(&digest, self.now).is_none() {
+            let asked = Asked {
+                last: 0,
+                places: HashMap::new(),
+                until_ms,
+            };
+            self.table.asked.insert(digest, asked, self.now);
+        }
+        // It counts on from the time, so that it is behind those that are forgotten, too.
+        let first = self.now.saturating_mul(1000);
+        self.table.asked.get_mut(&digest, self.now).map_or(first, |asked| {
+            asked.until_ms = until_ms;
+            asked.last = first.max(asked.last + 1);
+            asked.last
+        })
+    }
+
+    /// A publish that replaces has found a lease: it is asked again, and then has come before those that ask meanwhile.
+    pub(super) fn note_asked(&mut self, claim: &Claim, note: &LockNote) {
+        if note.if_held != IfHeld::Replace {
+            return;
+        }
+        let now = self.now;
+        if let Some(asked) = self.table.asked.get_mut(&claim.digest, now) {
+            asked.until_ms = now + ENDED_KEPT_MS;
+            if asked.places.contains_key(&claim.id) {
+                return;
+            }
+        }
+        let place = self.next_place(claim.digest);
+        if let Some(asked) = self.table.asked.get_mut(&claim.digest, now) {
+            asked.places.insert(claim.id.clone(), place);
+        }
+    }
+
+    /// One has taken a free lock; somebody may wait who came before.
+    pub(super) fn takes_place(&mut self, claim: &Claim, note: &LockNote) {
+        if note.if_held != IfHeld::Replace {
+            return;
+        }
+        let Some(asked) = self.table.asked.get_mut(&claim.digest, self.now) else {
+            return;
+        };
+        let place = asked.places.remove(&claim.id);
+        let place = place.unwrap_or_else(|| self.next_place(claim.digest));
+        if let Some(lock) = self.table.lock(&claim.digest, self.now) {
+            lock.place = place;
+        }
     }
 
     /// The broker has the message of the holder: the one whose lock was set aside is not to run any more.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::ENDED_KEPT_MS;
 use super::lapsing::Lapsing;
 use super::lock::Lock;
-use super::replace::Over;
+use super::replace::{Asked, Over};
 use super::run::{Done, Run, Waiting};
 use crate::rules::lock::{Digest, Freed, Nonce, SignalVerdict};
 use crate::rules::source::Source;
@@ -190,6 +190,8 @@ pub(super) struct Table {
     pub(super) waiting: Lapsing<Digest, Waiting>,
     /// What ended runs leave behind.
     pub(super) done: Lapsing<(Digest, Arc<str>), Done>,
+    /// Who waits for a lease to end, to replace its holder.
+    pub(super) asked: Lapsing<Digest, Asked>,
     /// Who was superseded by whom of late.
     pub(super) over: Lapsing<Digest, Over>,
     /// What was announced, and until when.
@@ -404,6 +406,7 @@ impl Table {
         self.waiting.sweep(now);
         self.done.sweep(now);
         self.over.sweep(now);
+        self.asked.sweep(now);
         for _ in 0..SWEPT_PER_REQUEST {
             let Some(mut slot) = self.due.first_entry().filter(|slot| *slot.key() <= now / SLOT_MS) else {
                 return;

@@ -424,7 +424,8 @@ fn acquired(value: Value) -> Option<Acquired> {
         Value::Int(2) => Some(Acquired::Reentry { holds: false }),
         Value::Array(parts) => match parts.as_slice() {
             [holder] => Some(Acquired::Leased { holder: text(holder)? }),
-            [holder, _] => Some(Acquired::Replaces { holder: text(holder)? }),
+            [holder, Value::Int(0)] => Some(Acquired::Replaces { holder: text(holder)? }),
+            [holder, Value::Int(1)] => Some(Acquired::Outrun { holder: text(holder)? }),
             [holder, state, expires_in] => Some(Acquired::Held {
                 holder: text(holder)?,
                 state: LockState::from_name(&text(state)?)?,

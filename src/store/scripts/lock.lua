@@ -15,7 +15,8 @@
 -- of how much a signal says (d begun, a acknowledged, r over), its source if no lock has heard it, and a publish that it ended, `~` for one that only its delivery was known of, or `*`. `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key;
 -- its value is `n` if a newer id took its lock and it is not known to have run.
 -- `PREFIX:aside:{DIGEST}` is the lock that the present holder, who has a lease, is to replace; its field `aside` names whose it was. A lock
--- that has one lives as long as that one at least: that its lease has lapsed is seen by `expires`. `PREFIX:over:{DIGEST}` is what the commit
+-- that has one lives as long as that one at least: that its lease has lapsed is seen by `expires`. `PREFIX:asked:{DIGEST}` are the places of the publishes that are asked again
+-- until a lease ends, by `:` and id, and the `last` place that was given; the field `place` of a lock is its holder's. `PREFIX:over:{DIGEST}` is what the commit
 -- of a newcomer tells: its id, the publish of the commit that has told it or nothing, what was freed, the virtual host, the worker, whether begun.
 
 local ARGV, KEYS, call = ARGV, KEYS, redis.call
@@ -323,13 +324,52 @@ local function own_lock(digest, id, ...)
   return lock, call('HMGET', lock, unpack(names))
 end
 
+local function asked_of(digest) return prefix .. ':asked:{' .. digest .. '}' end
+
+-- The place of a publish that waits for a lease, among all that were given under the key.
+local function place_asked(digest, id) return tonumber(call('HGET', asked_of(digest), ':' .. id) or nil) end
+
+-- A place behind all others. It counts on from the time, so that it is behind those that are forgotten, too.
+local function next_place(digest)
+  local key = asked_of(digest)
+  local place = math.max((tonumber(call('HGET', key, 'last') or nil) or 0) + 1, now * 1000)
+  call('HSET', key, 'last', int(place))
+  call('PEXPIRE', key, ENDED_KEPT)
+  return place
+end
+
+-- A publish that replaces has found a lease: it is asked again, and then has come before those that ask meanwhile.
+local function note_asked(digest, id)
+  local key = asked_of(digest)
+  if call('PEXPIRE', key, ENDED_KEPT) == 0 or call('HEXISTS', key, ':' .. id) == 0 then
+    call('HSET', key, ':' .. id, int(next_place(digest)))
+  end
+end
+
+-- Takes the place of one that gets the lock.
+local function leave_asked(lock, id, place)
+  local digest = digest_of(lock)
+  call('HSET', lock, 'place', int(place or next_place(digest)))
+  if place then call('HDEL', asked_of(digest), ':' .. id) end
+end
+
+-- One that has waited finds a newer one: it goes out, and is not to run.
+local function outrun(lock, idkey, note, holder)
+  local digest, id, kept = digest_of(lock), id_in(idkey), math.min(note.life + DEAD_KEPT, DEAD_LONGEST)
+  call('HDEL', asked_of(digest), ':' .. id)
+  call('SET', dead_of(digest, id), 'n', 'PX', int(kept))
+  note_id(idkey, entry_of(digest, note), kept)
+  return { holder, 1 }
+end
+
 -- Sets the lock aside for a newcomer's lease.
-local function replace(lock, idkey, nonce, note, holder, expires)
+local function replace(lock, idkey, nonce, note, holder, expires, place)
   local digest = digest_of(lock)
   call('RENAME', lock, aside_of(digest))
   take(lock, id_in(idkey), 'leased', nonce, note.lease, note, now + note.lease + note.life)
   call('HSET', lock, 'aside', holder)
   live_at_least(lock, (tonumber(expires) or now) - now)
+  leave_asked(lock, id_in(idkey), place)
   note_id(idkey, entry_of(digest, note), note.lease + note.life)
   return { holder, 0 }
 end
@@ -370,7 +410,7 @@ end
 function ops.A(lock, idkey, a)
   local id, nonce, note = id_in(idkey), ARGV[a], notes[ARGV[a + 2]]
   local lease, life = note.lease, note.life
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'aside')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'aside', 'place')
   local holder = l[1]
   if not holder then
     -- What only observes does not wait for this answer, and may have ended.
@@ -385,6 +425,8 @@ function ops.A(lock, idkey, a)
     end
     if not fresh then note_id(idkey, entry, lease + life) end
     take(lock, id, 'leased', nonce, lease, note, now + lease + life)
+    -- Somebody may wait who came before.
+    if note.replaces and call('EXISTS', asked_of(digest)) == 1 then leave_asked(lock, id, place_asked(digest, id)) end
     return 0
   end
   if holder == id then
@@ -406,9 +448,14 @@ function ops.A(lock, idkey, a)
     return 2
   end
   if note.replaces and l[2] == 'queued' and not is_marked(l[5], 't') then
-    return replace(lock, idkey, nonce, note, holder, l[3])
+    local place = place_asked(digest_of(lock), id)
+    if place and place < (tonumber(l[7]) or 0) then return outrun(lock, idkey, note, holder) end
+    return replace(lock, idkey, nonce, note, holder, l[3], place)
   end
-  if l[2] == 'leased' then return { holder } end
+  if l[2] == 'leased' then
+    if note.replaces then note_asked(digest_of(lock), id) end
+    return { holder }
+  end
   return { holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
