@@ -72,7 +72,7 @@ impl Admission {
             delivery: self.hold.delivery,
             note: Arc::clone(&run.note),
             busy: match run.on_running {
-                OnRunning::Drop => IfBusy::Leave,
+                OnRunning::Drop => IfBusy::Leave { place_ms: run.place_ms },
                 OnRunning::Wait | OnRunning::DeadLetter => IfBusy::Wait { place_ms: run.place_ms },
             },
             worker: Arc::clone(worker),
@@ -90,6 +90,10 @@ impl Admission {
             Ran::Waits { holder, place_ms, .. } => {
                 run.place_ms = Some(place_ms);
                 Way::Held(Some(holder))
+            }
+            Ran::Forgotten { place_ms } => {
+                run.place_ms = Some(place_ms);
+                Way::Held(None)
             }
             Ran::Leaves { holder, freed } => Way::Busy(holder, freed),
             Ran::Succeeded => Way::Succeeded,
