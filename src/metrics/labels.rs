@@ -35,6 +35,9 @@ label_values! {
         RenewRun = "renew_run",
         /// A delivery does not wait for its run any more.
         LeaveRun = "leave_run",
+        Park = "park",
+        MarkParked = "mark_parked",
+        FindParked = "find_parked",
         /// A key is locked by hand.
         Cool = "cool",
         /// An operator frees a lock.

@@ -11,6 +11,7 @@ pub mod lock;
 mod matcher;
 pub mod outcome;
 mod params;
+pub mod park;
 pub mod question;
 pub mod running;
 mod show;

@@ -281,6 +281,8 @@ impl Step<'_> {
                 worker,
             } => Reply::Renewed(self.renew_run(claim, *delivery, note, worker)),
             Request::LeaveRun { claim, delivery } => Reply::Released(self.leave_run(claim, *delivery)),
+            Request::Park { .. } | Request::MarkParked { .. } => Reply::Done,
+            Request::FindParked { .. } => Reply::Parked(crate::rules::park::Found::Unknown),
             Request::Cool { claim, note } => Reply::Cooled(self.cool(claim, note)),
             Request::Release { digest, holder, running } => {
                 let mut freed = self.release(*digest, holder.as_deref(), *running);

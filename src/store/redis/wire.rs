@@ -128,7 +128,7 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
             names.write_lock(cmd, claim.digest);
             names.write_id(cmd, &claim.id);
         }
-        Request::Signal { id, .. } => {
+        Request::Park { id, .. } | Request::MarkParked { id, .. } | Request::FindParked { id, .. } | Request::Signal { id, .. } => {
             names.write_id(cmd, id);
             names.write_id(cmd, id);
         }
@@ -219,6 +219,7 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
         Request::Run { .. } | Request::RenewRun { .. } | Request::LeaveRun { .. } | Request::ShowRun { .. } => {
             running::write_arguments(cmd, names, request);
         }
+        Request::Park { .. } | Request::MarkParked { .. } | Request::FindParked { .. } => {}
         Request::Cool { claim, note } => {
             cmd.arg("W").arg(&*claim.id).arg(span(note.cooldown_ms)).arg(Fields(note, names));
         }
@@ -390,7 +391,8 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
     match request {
         Request::Acquire { .. } => acquired(value).map(Reply::Acquire).ok_or(unread),
         Request::Commit { .. } => committed(value).map(Reply::Commit).ok_or(unread),
-        Request::RenewLease { .. } => Ok(Reply::Done),
+        Request::RenewLease { .. } | Request::Park { .. } | Request::MarkParked { .. } => Ok(Reply::Done),
+        Request::FindParked { .. } => Ok(Reply::Parked(crate::rules::park::Found::Unknown)),
         Request::Unpublish { .. } | Request::Signal { .. } | Request::LeaveRun { .. } | Request::Release { .. } => {
             let Value::Array(locks) = value else { return Err(unread) };
             locks
