@@ -35,6 +35,7 @@ pub struct Hub {
     log: Arc<DecisionLog>,
     unreadable: OncePerMinute,
     unexpiring: OncePerMinute,
+    unparkable: OncePerMinute,
     purges: Purges,
     connections: Mutex<HashMap<u64, Entry>>,
     hosts: Mutex<Hosts>,
@@ -112,6 +113,7 @@ impl Hub {
             log,
             unreadable: OncePerMinute::default(),
             unexpiring: OncePerMinute::default(),
+            unparkable: OncePerMinute::default(),
             connections: Mutex::new(HashMap::new()),
             hosts: Mutex::new(Hosts::default()),
             next: AtomicU64::new(0),
@@ -182,6 +184,11 @@ impl Hub {
     /// Bounds the log lines about messages that do not expire with their lock.
     pub fn unexpiring(&self) -> &OncePerMinute {
         &self.unexpiring
+    }
+
+    /// Bounds the log lines about deliveries that could not be published anew.
+    pub fn unparkable(&self) -> &OncePerMinute {
+        &self.unparkable
     }
 
     /// What is known of exchanges and queues.

@@ -160,7 +160,8 @@ mod tests {
 
     #[test]
     fn headers_go_and_come_and_the_rest_stays() {
-        let before = b"\xbf\x90\x02ct\x00\x00\x00\x0f\x01aU\x00\x01\x01bV\x01kB\x01\x01cV\x02\x05\x02id\x01r\x04\x31\x30\x30\x30\x01m\x02us";
+        let before =
+            b"\xbf\x90\x02ct\x00\x00\x00\x0f\x01aU\x00\x01\x01bV\x01kB\x01\x01cV\x02\x05\x02id\x01r\x04\x31\x30\x30\x30\x01m\x02us";
         let changes = Changes {
             drops: |name| name == b"b",
             sets: &[(b"k", FieldValue::LongStr(b"new")), (b"z", FieldValue::Void)],
@@ -236,7 +237,10 @@ mod tests {
         };
         let after = rewrite(&payload, &changes).expect("it can be changed");
         let header = ContentHeader::decode(&after).expect("a content header");
-        assert_eq!((header.body_size, header.properties.user_id, header.properties.timestamp), (7, None, Some(9)));
+        assert_eq!(
+            (header.body_size, header.properties.user_id, header.properties.timestamp),
+            (7, None, Some(9))
+        );
         let headers = header.properties.headers.expect("headers");
         assert_eq!(headers.get(b"x"), Ok(Some(FieldValue::LongStr(b"text"))));
     }
