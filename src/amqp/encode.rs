@@ -217,7 +217,7 @@ fn put_id(out: &mut Vec<u8>, id: MethodId) {
 const BODY_SIZE_OFFSET: usize = 4;
 
 /// A message to send: what follows `basic.publish` and `basic.deliver`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Content<'a> {
     /// The properties.
     pub properties: Properties<'a>,

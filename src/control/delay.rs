@@ -56,7 +56,7 @@ impl Delay {
     }
 
     /// Appends the frame that declares it. It fails if its name is too long, because of the prefix.
-    pub(super) fn declare(&self, out: &mut Vec<u8>, channel: u16) -> Result<(), EncodeError> {
+    pub(super) fn declare(&self, out: &mut Vec<u8>, channel: u16, life: Life) -> Result<(), EncodeError> {
         let mut arguments = Vec::new();
         let entries = [
             (&b"x-message-ttl"[..], FieldValue::I32(self.ttl_ms.cast_signed())),
@@ -74,7 +74,7 @@ impl Delay {
         for (name, value) in entries.iter().chain(quorum) {
             put_entry(&mut arguments, name, value)?;
         }
-        queue_declare(out, channel, self.name.as_bytes(), Life::Durable, Table::new(&arguments))
+        queue_declare(out, channel, self.name.as_bytes(), life, Table::new(&arguments))
     }
 }
 
@@ -133,13 +133,13 @@ mod tests {
         assert!(hashed.name.len() <= SHORT_MAX && hashed.name.len() > 64, "{}", hashed.name);
         assert_ne!(delay("jobs", 1, QueueKind::Classic).name, delay("jobs", 1, QueueKind::Quorum).name);
         let endless = Delay::new(&"p".repeat(300), &"jobs".into(), 1, QueueKind::Classic);
-        assert!(endless.declare(&mut Vec::new(), 1).is_err());
+        assert!(endless.declare(&mut Vec::new(), 1, Life::Durable).is_err());
     }
 
     /// The arguments of its declare, in the order of the wire.
     fn arguments(delay: &Delay) -> Vec<String> {
         let mut frame = Vec::new();
-        delay.declare(&mut frame, 5).expect("fits");
+        delay.declare(&mut frame, 5, Life::Durable).expect("fits");
         let Split::Frame(frame) = split(&frame, 4096) else {
             panic!("a frame")
         };

@@ -45,7 +45,7 @@ use crate::metrics::Metrics;
 use crate::session::{Pulse, Republish, RepublishFault, TasksKnown};
 use crate::store::Client;
 
-pub use prepare::{Step, StepFault, check, least_rights};
+pub use prepare::{Needs, Step, StepFault, check, least_rights};
 pub use wire::{Dial, Fault};
 
 /// So many messages to workers wait to be sent; more are not taken.
@@ -266,6 +266,15 @@ impl Control {
     }
 }
 
+/// What is asked of the accounts of this configuration beside following workers.
+pub fn needs(config: &Config) -> Needs {
+    let dead_letters = config.rules.rules().iter().filter_map(|rule| rule.dead_letter.as_ref());
+    Needs {
+        park_prefix: config.rules.may_hold(None).then(|| PARK_PREFIX.into()),
+        dead_letter: dead_letters.map(|dead_letter| dead_letter.exchange.as_str().into()).collect(),
+    }
+}
+
 /// How an account of the configuration is dialled. `name`: what the broker shows of the connection.
 pub fn dial(config: &Config, account: &Account, name: &str) -> Dial {
     Dial {
@@ -282,3 +291,6 @@ pub fn spread(time: Duration) -> Duration {
     let random = uuid::Uuid::new_v4().as_u64_pair().0 % 1024;
     time * 3 / 4 + time / 2 * (random as u32) / 1024
 }
+
+#[cfg(test)]
+mod tests;

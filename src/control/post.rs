@@ -17,9 +17,10 @@ use tokio::time::Instant;
 use super::complaints::{ACCESS_REFUSED, Complaints, NOT_FOUND};
 use super::delay::Delay;
 use super::publish::{Ledger, Sent};
-use super::wire::{Fault, Incoming};
+use super::wire::{Fault, Incoming, Returned};
 use crate::amqp::content::{CLASS_BASIC, ContentHeader};
-use crate::amqp::encode::{self, client};
+use crate::amqp::encode::client::{self, Life};
+use crate::amqp::encode::{self};
 use crate::amqp::frame::OVERHEAD;
 use crate::amqp::method::MethodId;
 use crate::amqp::method::basic::{Ack, Nack, Publish};
@@ -259,7 +260,7 @@ impl Post {
             return Turn::Fails(RepublishFault::Refused);
         }
         if self.declaring == Channel::Open && self.asked.is_none() {
-            if delay.declare(&mut self.out, DECLARING).is_err() {
+            if delay.declare(&mut self.out, DECLARING, Life::Durable).is_err() {
                 self.complaints.declare(&delay.name, &Fault::TooLong);
                 return Turn::Fails(RepublishFault::Refused);
             }
@@ -313,7 +314,7 @@ impl Post {
     pub(super) fn hear(&mut self, incoming: Incoming, now: Instant) -> Result<Option<Incoming>, Fault> {
         match incoming {
             Incoming::Returned(returned) if returned.channel == REPUBLISHING => {
-                self.sent.returned(&returned.exchange, &returned.routing_key, &returned.header);
+                self.came_back(&returned);
                 Ok(None)
             }
             Incoming::ChannelClosed {
@@ -326,6 +327,10 @@ impl Post {
             }
             other => Ok(Some(other)),
         }
+    }
+
+    fn came_back(&mut self, returned: &Returned) {
+        self.sent.returned(&returned.exchange, &returned.routing_key, &returned.header);
     }
 
     fn answered(&mut self, channel: u16, id: MethodId, payload: &[u8]) -> Result<(), Fault> {
@@ -424,3 +429,6 @@ fn remember<K: std::hash::Hash + Eq>(table: &mut HashMap<K, Instant>, key: K, at
     }
     table.insert(key, at);
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,3 +97,84 @@ impl<T> Ledger<T> {
 fn properties(header: &[u8]) -> Option<&[u8]> {
     header.get(PROPERTIES_OFFSET..)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(body: u8, properties: &str) -> Vec<u8> {
+        [&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, body][..], properties.as_bytes()].concat()
+    }
+
+    fn ledger(keys: &[(&str, &str)]) -> Ledger<usize> {
+        let mut ledger = Ledger::default();
+        for (waits, (routing_key, properties)) in (1..).zip(keys) {
+            ledger.push(Sent {
+                exchange: "letters".into(),
+                routing_key: (*routing_key).into(),
+                header: header(1, properties),
+                fault: None,
+                waits,
+            });
+        }
+        ledger
+    }
+
+    fn settled(ledger: &mut Ledger<usize>, number: u64, multiple: bool) -> Vec<(usize, Option<RepublishFault>)> {
+        let settled = ledger.settle(number, multiple);
+        settled.into_iter().map(|sent| (sent.waits, sent.fault)).collect()
+    }
+
+    #[test]
+    fn answers_concern_one_or_all_up_to_it_in_any_order() {
+        let mut ledger = ledger(&[("q", "a"); 6]);
+        assert_eq!(settled(&mut ledger, 5, false), [(5, None)]);
+        assert_eq!(settled(&mut ledger, 3, true), [(1, None), (2, None), (3, None)]);
+        for (number, multiple) in [(5, false), (2, false), (3, true), (7, false)] {
+            assert_eq!(settled(&mut ledger, number, multiple), []);
+        }
+        assert_eq!(settled(&mut ledger, 0, true), [(4, None), (6, None)]);
+        assert!(ledger.is_empty());
+        assert_eq!(settled(&mut ledger, u64::MAX, true), []);
+    }
+
+    #[test]
+    fn what_comes_back_is_known_by_what_it_carries() {
+        let returned = Some(RepublishFault::Returned);
+        let mut ledger = ledger(&[("q", "a"), ("q", "b"), ("q", "b"), ("r", "a")]);
+        // The size of the body is what was sent, whatever stood in the header.
+        ledger.returned(b"letters", b"q", &header(9, "b"));
+        ledger.returned(b"letters", b"q", &header(9, "b"));
+        assert_eq!(settled(&mut ledger, 4, true), [(1, None), (2, returned), (3, returned), (4, None)]);
+    }
+
+    #[test]
+    fn what_cannot_be_told_apart_may_be_any_of_them() {
+        let mut ledger = ledger(&[("q", "a"), ("r", "a"), ("r", "b"), ("s", "c")]);
+        ledger.returned(b"letters", b"q", &header(1, "changed"));
+        ledger.returned(b"letters", b"r", &header(1, "changed"));
+        ledger.returned(b"other", b"s", &header(1, "c"));
+        let [returned, unknown] = [RepublishFault::Returned, RepublishFault::Unknown].map(Some);
+        assert_eq!(
+            settled(&mut ledger, 4, true),
+            [(1, returned), (2, unknown), (3, unknown), (4, None)]
+        );
+    }
+
+    #[test]
+    fn numbers_of_what_is_forgotten_are_not_given_again_but_on_a_new_channel() {
+        let mut ledger = ledger(&[("q", "a"), ("q", "b")]);
+        ledger.forget(|waits| *waits == 1);
+        assert_eq!(settled(&mut ledger, 1, false), []);
+        let left: Vec<usize> = ledger.close().into_iter().map(|sent| sent.waits).collect();
+        assert_eq!(left, [2]);
+        ledger.push(Sent {
+            exchange: "".into(),
+            routing_key: "q".into(),
+            header: Vec::new(),
+            fault: None,
+            waits: 9,
+        });
+        assert_eq!(settled(&mut ledger, 1, false), [(9, None)]);
+    }
+}

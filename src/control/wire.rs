@@ -26,7 +26,7 @@ use crate::config::address::Transport;
 use crate::config::unit::show_duration;
 use crate::logging::printable;
 use crate::tls;
-pub(super) use incoming::{Delivery, Incoming};
+pub(super) use incoming::{Delivery, Incoming, Returned};
 use incoming::{Partials, take_frame};
 
 /// The largest frame that is sent, in octets: what `RabbitMQ` offers unless it is told otherwise.
