@@ -352,8 +352,9 @@ pub enum Request {
         /// The delivery.
         delivery: Nonce,
     },
-    /// A copy of this message is about to be published: it is the newest, in [`ParkState::Sending`], and those before it are over.
-    /// Answered by [`Reply::Done`].
+    /// A copy of this message is about to be published: it is the newest, in [`ParkState::Sending`]. The original and the copies before it
+    /// are over as soon as the broker has it, not before. The same token again changes nothing. Of an id, the newest 64 messages are known
+    /// at most, and of a message its newest 9 copies; what is not known is decided as any other. Answered by [`Reply::Done`].
     Park {
         /// The task id.
         id: Arc<str>,

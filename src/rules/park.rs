@@ -80,14 +80,15 @@ pub enum Found {
     Unknown,
     /// It is decided under what was written of it.
     Parked(Parked),
-    /// It is not to run: a newer copy of it was made, or this message is done, or it is an original whose copy is with the broker.
+    /// It is not to run: the broker has, or had, a newer copy of it, or this message is done.
     Over,
 }
 
 /// A parked message that may run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parked {
-    /// Its newest copy.
+    /// Its newest copy. Where the delivery is the original or an earlier copy, the broker may not have the newest: then only the ack of the
+    /// delivery says something of it ([`ParkState::Done`]), not its hand-over.
     pub token: Token,
     /// The key under which it was decided.
     pub digest: Digest,
