@@ -16,6 +16,7 @@ use super::hosts::Hosts;
 use super::topology::Topologies;
 use super::upstream::Upstreams;
 use crate::config::{ProxyConfig, UpstreamConfirms};
+use crate::control::Control;
 use crate::lifecycle::nodes::{Ask, Nodes};
 use crate::lifecycle::purge::Purges;
 use crate::lifecycle::running::Runs;
@@ -44,6 +45,7 @@ pub struct Hub {
     topologies: Arc<Topologies>,
     runs: Arc<Runs>,
     witness: Arc<Witness>,
+    control: Control,
 }
 
 /// What the hub knows of a connection.
@@ -121,6 +123,7 @@ impl Hub {
             topologies: Arc::default(),
             runs: Arc::new(Runs::new(&nodes)),
             witness: Arc::default(),
+            control: Control::default(),
         }
     }
 
@@ -199,6 +202,11 @@ impl Hub {
     /// What all sessions have seen of tasks.
     pub fn witness(&self) -> &Arc<Witness> {
         &self.witness
+    }
+
+    /// Oncegate's own account at the broker.
+    pub fn control(&self) -> &Control {
+        &self.control
     }
 
     /// The workers that are connected.

@@ -184,7 +184,7 @@ impl Channel {
         };
         shared.held_bytes -= collect.frames.len();
         let judged = self.judge_delivery(shared, &collect, None);
-        let collect = match self.sought(shared, *collect, judged.as_ref()) {
+        let collect = match Sought::of(shared, *collect, judged.as_ref()) {
             Ok(sought) => return self.seek(shared, sought),
             Err(collect) => collect,
         };

@@ -185,4 +185,3 @@ pub(super) fn dead_lettered(content: &[u8], why: &DeadLettered<'_>) -> Option<Co
         },
     )
 }
-

@@ -304,7 +304,7 @@ impl Channel {
         };
         match held.until {
             Until::Answer(_) => {}
-            Until::Leaving(_) => return self.leaving_answered(shared, number, answer),
+            Until::Leaving(_) => return self.leaving_answered(shared, number, &answer),
             Until::Poll(_) | Until::Boundary(_) => return,
         }
         held.until = Until::Poll(now_us + POLL_US);

@@ -244,7 +244,7 @@ impl Channel {
     }
 
     /// The store has answered a step, or it does not.
-    pub(super) fn leaving_answered(&mut self, shared: &mut Shared, number: u64, answer: Result<Reply, StoreSilent>) {
+    pub(super) fn leaving_answered(&mut self, shared: &mut Shared, number: u64, answer: &Result<Reply, StoreSilent>) {
         let now = shared.now;
         let ticket = Ticket::of_held(number, self.number);
         let Some(held) = self.held.get_mut(number) else { return };
@@ -259,7 +259,7 @@ impl Channel {
             Ok(Reply::Done) => None,
             // A reply of another kind says nothing of the question.
             Ok(_) => Some(StoreSilent::Unreachable),
-            Err(silent) => Some(silent),
+            Err(silent) => Some(*silent),
         };
         if let Some(silent) = silent {
             return self.stays_held(shared, number, silent.as_str());

@@ -47,6 +47,41 @@ pub(super) struct Sought {
 }
 
 impl Sought {
+    /// The delivery as one to look for, if it may have been parked. `judged`: what the rules say of it by themselves.
+    pub(super) fn of(shared: &Shared, collect: Collect, judged: Option<&Admission>) -> Result<Sought, Collect> {
+        match Sought::question(shared, &collect, judged) {
+            Some((tag, id, fingerprint, seen)) => Ok(Sought {
+                collect,
+                tag,
+                id,
+                fingerprint,
+                seen,
+                since_us: shared.now.us,
+                search: Search::Asked,
+            }),
+            None => Err(collect),
+        }
+    }
+
+    fn question(shared: &Shared, collect: &Collect, judged: Option<&Admission>) -> Option<(u64, Arc<str>, Fingerprint, Seen)> {
+        let (deliver, header) = parts(collect)?;
+        let seen = match token_of(&header.properties) {
+            Some(token) => Seen::Copy(token),
+            // What takes no running lock is never held, so it is never parked.
+            None if deliver.redelivered && judged.is_some_and(|judged| judged.run.is_some()) => Seen::Original,
+            None => return None,
+        };
+        let id = if let Some(judged) = judged {
+            Arc::clone(&judged.hold.claim.id)
+        } else {
+            let limits = Limits::new(shared.settings.max_message);
+            let (task, _) = task::read_with_body(&header.properties, &body_of(collect), limits).ok()??;
+            Arc::from(&*task.id)
+        };
+        let fingerprint = copies::fingerprint(collect.frames.get(collect.header_at..)?, &id)?;
+        Some((deliver.delivery_tag, id, fingerprint, seen))
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.search == Search::Asked
     }
@@ -81,42 +116,6 @@ pub(super) fn may_be_copy(deliver: &basic::Deliver<'_>, header: &ContentHeader<'
 }
 
 impl Channel {
-    /// The delivery as one to look for, if it may have been parked. `judged`: what the rules say of it by themselves.
-    pub(super) fn sought(&self, shared: &Shared, collect: Collect, judged: Option<&Admission>) -> Result<Sought, Collect> {
-        match Channel::question(shared, &collect, judged) {
-            Some((tag, id, fingerprint, seen)) => Ok(Sought {
-                collect,
-                tag,
-                id,
-                fingerprint,
-                seen,
-                since_us: shared.now.us,
-                search: Search::Asked,
-            }),
-            None => Err(collect),
-        }
-    }
-
-    fn question(shared: &Shared, collect: &Collect, judged: Option<&Admission>) -> Option<(u64, Arc<str>, Fingerprint, Seen)> {
-        let (deliver, header) = parts(collect)?;
-        let seen = match token_of(&header.properties) {
-            Some(token) => Seen::Copy(token),
-            // What takes no running lock is never held, so it is never parked.
-            None if deliver.redelivered && judged.is_some_and(|judged| judged.run.is_some()) => Seen::Original,
-            None => return None,
-        };
-        let id = match judged {
-            Some(judged) => Arc::clone(&judged.hold.claim.id),
-            None => {
-                let limits = Limits::new(shared.settings.max_message);
-                let (task, _) = task::read_with_body(&header.properties, &body_of(collect), limits).ok()??;
-                Arc::from(&*task.id)
-            }
-        };
-        let fingerprint = copies::fingerprint(collect.frames.get(collect.header_at..)?, &id)?;
-        Some((deliver.delivery_tag, id, fingerprint, seen))
-    }
-
     /// Asks the store about such a delivery, which waits.
     pub(super) fn seek(&mut self, shared: &mut Shared, sought: Sought) {
         let ticket = Ticket::of_delivery(self.arrivals.next_position(), self.number);
