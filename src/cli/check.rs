@@ -57,7 +57,7 @@ pub(super) fn check(args: &CheckArgs, output: &mut Output<'_>) -> Exit {
 /// What an account of the proxy's own at the broker is for, or what rights it takes.
 fn control_notes(config: &Config) -> Vec<String> {
     let accounts = config.control.accounts.iter().map(|account| {
-        let rights = control::least_rights(account);
+        let rights = control::least_rights(account, &control::needs(config));
         format!(
             "the least rights of the account for the virtual host {:?}: {rights}",
             &*account.vhost

@@ -33,7 +33,7 @@ use lock::ReleaseOn;
 use matcher::Globs;
 use params::Params;
 use source::{Hears, Source};
-use spec::{AcksLate, Canvas, EnableEvents, Mode, OnRunning, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique};
+use spec::{AcksLate, Canvas, DeadLetter, EnableEvents, Mode, OnRunning, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique};
 
 use crate::celery::body::Body;
 
@@ -125,6 +125,8 @@ pub struct Rule {
     cooldown: Duration,
     /// What becomes of a delivery whose key runs elsewhere.
     pub on_running: OnRunning,
+    /// Where to a message is dead-lettered.
+    pub dead_letter: Option<DeadLetter>,
     /// For how long a delivery is held here before it is parked.
     pub hold_max: Duration,
     /// What a publish does while the store is silent.
