@@ -56,9 +56,6 @@ const LETTER_OCTETS: usize = 64 << 20;
 /// So long the broker's answer to one is waited for.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// What the names of delay queues begin with, unless it is said otherwise.
-pub const PARK_PREFIX: &str = "oncegate.park";
-
 /// How one virtual host is looked after.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -270,7 +267,7 @@ impl Control {
 pub fn needs(config: &Config) -> Needs {
     let dead_letters = config.rules.rules().iter().filter_map(|rule| rule.dead_letter.as_ref());
     Needs {
-        park_prefix: config.rules.may_hold(None).then(|| PARK_PREFIX.into()),
+        park_prefix: config.rules.may_hold(None).then(|| Arc::clone(&config.park.prefix)),
         dead_letter: dead_letters.map(|dead_letter| dead_letter.exchange.as_str().into()).collect(),
     }
 }
