@@ -29,7 +29,7 @@ pub use decision::{Bypass, Claimed, Expiry, Facts, Verdict};
 pub use digest::{Domain, digest};
 
 use expr::Expr;
-use lock::ReleaseOn;
+use lock::{Digest, ReleaseOn};
 use matcher::Globs;
 use params::Params;
 use source::{Hears, Source};
@@ -111,7 +111,8 @@ pub struct Rule {
     ttl: Duration,
     max_ttl: Duration,
     running_ttl: Duration,
-    lease: Duration,
+    /// The two-phase lease, and how long a delivery waits until it is dead-lettered.
+    pub lease: Duration,
     settle_grace: Duration,
     /// How long a worker that was lost may come back before its locks are freed.
     pub orphan_grace: Duration,
@@ -458,6 +459,26 @@ impl RuleSet {
             Some(Verdict::Unmatched { .. }) | None => Verdict::Unmatched { queue_unknown },
             Some(verdict) => verdict,
         }
+    }
+
+    /// The rule of this name; where `continue` joins it with others, as most of them were seen to make it.
+    fn named(&self, name: &str) -> Option<Arc<Rule>> {
+        let is_meant = |rule: &Arc<Rule>| *rule.name == *name;
+        let joined = self.joined.read().unwrap_or_else(PoisonError::into_inner);
+        let of_name = joined.iter().filter(|(_, rule)| is_meant(rule));
+        let longest = of_name.max_by_key(|(places, _)| (places.len(), *places));
+        let rule = longest.map(|(_, rule)| rule);
+        rule.or_else(|| self.rules.iter().find(|rule| is_meant(rule))).cloned()
+    }
+
+    /// The claim of a message whose rule and key were decided before, whatever the matchers say now; `None` if that rule is gone, or
+    /// does without uniqueness now.
+    pub fn claim_again(&self, rule: &str, digest: Digest, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Option<Claimed> {
+        let (rule, summary) = match self.decide(facts, body, now_ms) {
+            Verdict::Claim(claimed) if *claimed.rule.name == *rule => (claimed.rule, claimed.summary),
+            _ => (self.named(rule)?, Arc::from("")),
+        };
+        decision::claimed(&rule, digest, summary, facts, now_ms)
     }
 
     /// The rule that several make together, of which `rule` is the last: earlier keys win, limits add up.

@@ -79,6 +79,7 @@ impl Rig {
 
     pub(super) fn ran(&mut self, ticket: Ticket, ran: Ran) {
         self.session.handle_answer(ticket, Ok(Reply::Run(ran)), self.now);
+        self.park_nothing();
     }
 
     /// Delivers through this consumer, and gives the ticket of the one question about it.
