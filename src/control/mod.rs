@@ -33,7 +33,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -170,7 +170,14 @@ impl Link {
         ];
         let (reply, answer) = oneshot::channel();
         let at = Instant::now();
-        let job = post::Job { message, reply, at, room };
+        let at_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let job = post::Job {
+            message,
+            reply,
+            at,
+            at_s,
+            room,
+        };
         self.jobs.try_send(job).ok()?;
         Some(answer)
     }
