@@ -33,7 +33,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -55,9 +55,6 @@ const LETTERS: usize = 1_000;
 const LETTER_OCTETS: usize = 64 << 20;
 /// So long the broker's answer to one is waited for.
 const ANSWER: Duration = Duration::from_secs(30);
-
-/// What the names of delay queues begin with, unless it is said otherwise.
-pub const PARK_PREFIX: &str = "oncegate.park";
 
 /// How one virtual host is looked after.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,7 +170,14 @@ impl Link {
         ];
         let (reply, answer) = oneshot::channel();
         let at = Instant::now();
-        let job = post::Job { message, reply, at, room };
+        let at_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let job = post::Job {
+            message,
+            reply,
+            at,
+            at_s,
+            room,
+        };
         self.jobs.try_send(job).ok()?;
         Some(answer)
     }
@@ -270,7 +274,7 @@ impl Control {
 pub fn needs(config: &Config) -> Needs {
     let dead_letters = config.rules.rules().iter().filter_map(|rule| rule.dead_letter.as_ref());
     Needs {
-        park_prefix: config.rules.may_hold(None).then(|| PARK_PREFIX.into()),
+        park_prefix: config.rules.may_hold(None).then(|| Arc::clone(&config.park.prefix)),
         dead_letter: dead_letters.map(|dead_letter| dead_letter.exchange.as_str().into()).collect(),
     }
 }

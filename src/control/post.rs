@@ -31,7 +31,7 @@ pub(super) const REPUBLISHING: u16 = 4;
 /// The channel on which delay queues are declared: a refusal closes it.
 pub(super) const DECLARING: u16 = 5;
 
-/// After so long a delay queue is declared again before it is used; that keeps it alive.
+/// After so long a delay queue is declared again before it is used: that keeps it alive, or makes it again.
 const RENEW: Duration = Duration::from_secs(300);
 /// For so long what was refused is not tried again, and messages go one by one after a refusal that may mean any of several.
 const WARY: Duration = Duration::from_secs(10);
@@ -52,6 +52,8 @@ pub(super) struct Job {
     pub(super) reply: Reply,
     /// When it was handed in.
     pub(super) at: Instant,
+    /// The same in seconds since 1970.
+    pub(super) at_s: u64,
     /// Its part of the bounds on number and octets.
     pub(super) room: [OwnedSemaphorePermit; 2],
 }
@@ -79,7 +81,7 @@ impl Letter {
     fn new(job: Job, prefix: &str) -> Letter {
         let (exchange, routing_key, delay) = match job.message.target {
             Target::Delay { queue, wait_ms, kind } => {
-                let delay = Delay::new(prefix, &queue, wait_ms, kind);
+                let delay = Delay::new(prefix, &queue, wait_ms, kind, job.at_s);
                 (Arc::from(""), Arc::clone(&delay.name), Some(delay))
             }
             Target::Exchange { exchange, routing_key } => (exchange, routing_key, None),
@@ -305,9 +307,7 @@ impl Post {
         }
         self.sent.forget(|waits| waits.reply.is_closed());
         self.refused.retain(|_, at| now < *at + WARY);
-        if self.declared.len() > REMEMBERED {
-            self.declared.retain(|_, at| now < *at + RENEW);
-        }
+        self.declared.retain(|_, at| now < *at + RENEW);
     }
 
     /// Hears what comes: gives back what does not concern it.

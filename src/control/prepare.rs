@@ -194,7 +194,7 @@ pub async fn check(dial: &Dial, needs: &Needs) -> Result<Vec<StepFault>, Fault> 
 async fn try_parking(wire: &mut Wire, channel: u16, needs: &Needs) -> Result<(), Fault> {
     let Some(prefix) = &needs.park_prefix else { return Ok(()) };
     let name: Arc<str> = format!("check-{}", uuid::Uuid::new_v4().simple()).into();
-    let delay = Delay::new(prefix, &name, 0, QueueKind::Classic);
+    let delay = Delay::new(prefix, &name, 0, QueueKind::Classic, 0);
     wire.call(channel, MethodId::QUEUE_DECLARE_OK, |out| {
         delay.declare(out, channel, Life::Exclusive).map_err(Fault::from)
     })

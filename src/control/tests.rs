@@ -32,7 +32,7 @@ fn linked(up: bool) -> (Control, mpsc::Receiver<post::Job>, Arc<Status>) {
         },
         follows: false,
         enable_events: false,
-        park_prefix: PARK_PREFIX.into(),
+        park_prefix: "oncegate.park".into(),
     };
     let status = Arc::<Status>::default();
     status.is_up.store(up, Ordering::Release);

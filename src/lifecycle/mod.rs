@@ -108,7 +108,7 @@ impl Lifecycle {
             dial: control::dial(config, account, &name),
             follows: config.rules.follows_tasks(),
             enable_events: config.rules.wants_events(config.control.enable_events),
-            park_prefix: control::PARK_PREFIX.into(),
+            park_prefix: Arc::clone(&config.park.prefix),
         };
         config.control.accounts.iter().map(link).collect()
     }

@@ -186,6 +186,17 @@ impl Rule {
         !self.queue.is_any() || in_key || self.when.as_ref().is_some_and(|when| names(&when.expression))
     }
 
+    /// Whether a delivery may be held until it may run.
+    pub fn holds(&self) -> bool {
+        let runs = matches!(self.unique, Some(Unique::WhileRunning | Unique::UntilStartedAndWhileRunning));
+        runs && self.mode == Mode::Enforce
+    }
+
+    /// The virtual hosts that it is for, if it names them and no patterns.
+    pub fn vhosts(&self) -> Option<impl Iterator<Item = &str>> {
+        self.vhost.plain()
+    }
+
     /// True if the life of its locks depends on what workers do.
     pub fn follows_tasks(&self) -> bool {
         self.unique.is_some_and(|unique| unique != Unique::UntilExpired)

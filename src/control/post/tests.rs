@@ -104,6 +104,7 @@ impl Bench {
             message,
             reply,
             at: self.now,
+            at_s: 1_800_000_000,
             room: [room(), room()],
         };
         self.post.hand_in(job);
