@@ -69,10 +69,10 @@
 //!
 //! client (producer or worker) · broker (`RabbitMQ`) · publish (client to broker) · delivery (broker to client) · rule · key (what makes two
 //! messages the same) · digest (the name of a key) · lock (key + holder) · holder (the task id that holds it) · claim (a key and the id that
-//! wants it) · running lock (key + the one run that has it) · held (a delivery that is neither shown nor settled yet) ·
-//! parked (a message of which a copy lies in a delay queue; its token names the copy) · grant (a claim on its way to the broker) · lease (the short life of a lock until the broker has its message) · duplicate (a
-//! publish whose key is held by another id) · kept (a publish whose key is only leased to another) · ask (a question that wants an answer) ·
-//! tell (an order that wants none) · ticket (the name of a question).
+//! wants it) · running lock (key + the one run that has it) · held (a delivery that is neither shown nor settled yet) · parked (a message of
+//! which a copy lies in a delay queue) · token (the name of that copy) · grant (a claim on its way to the broker) · lease (the short life of a
+//! lock until the broker has its message) · duplicate (a publish whose key is held by another id) · kept (a publish whose key is only leased
+//! to another) · ask (a question that wants an answer) · tell (an order that wants none) · ticket (the name of a question).
 #![forbid(unsafe_code)]
 
 pub mod admin;

@@ -240,7 +240,7 @@ fn one_that_cannot_be_parked_stays_held_and_is_tried_again() {
     for fault in faults {
         let mut rig = worker();
         let (first, token, _) = rig.parks(1, "x");
-        let mut fails = |rig: &mut Rig, ticket: Ticket| match fault {
+        let fails = |rig: &mut Rig, ticket: Ticket| match fault {
             None => rig.silence(ticket),
             Some(fault) => {
                 rig.reply(ticket, Reply::Done);
@@ -532,8 +532,8 @@ fn whatever_ends_its_holding_gives_it_back_at_each_step() {
                 Step::Noting | Step::Marking => rig.reply(ticket, Reply::Done),
                 Step::Sending => rig.published(ticket, Ok(())),
             }
-            let acked = rig.broker_got().into_iter().filter(|line| line.starts_with("basic.ack")).count();
-            assert_eq!(acked, 0, "{step:?} {number}");
+            let late = rig.broker_got().into_iter().filter(|line| line.starts_with("basic.ack")).count();
+            assert_eq!(late, 0, "{step:?} {number}");
             assert!(rig.notes().is_empty() && rig.told().is_empty(), "{step:?} {number}");
             rig.nothing_is_left();
         }
@@ -865,13 +865,12 @@ fn what_cannot_be_dead_lettered_within_the_lease_is_dropped_and_counted() {
     for fault in [Some(RepublishFault::Nacked), None] {
         let mut rig = worker_of(dead_lettering());
         let (ticket, _) = rig.busy(1, "x");
-        match fault {
-            Some(fault) => rig.published(ticket, Err(fault)),
-            None => {
-                rig.waits_for(9_000_000);
-                assert_eq!(rig.session.held().0, 1);
-                rig.waits_for(1_000_000);
-            }
+        if let Some(fault) = fault {
+            rig.published(ticket, Err(fault));
+        } else {
+            rig.waits_for(9_000_000);
+            assert_eq!(rig.session.held().0, 1);
+            rig.waits_for(1_000_000);
         }
         let failed = |event: &Event| {
             matches!(
