@@ -185,3 +185,6 @@ pub(super) fn dead_lettered(content: &[u8], why: &DeadLettered<'_>) -> Option<Co
         },
     )
 }
+
+#[cfg(test)]
+mod tests;

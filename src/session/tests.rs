@@ -419,6 +419,7 @@ mod hold;
 mod invariants;
 mod kept;
 mod leases;
+mod park;
 mod query;
 mod queues;
 mod renew;

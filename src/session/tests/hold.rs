@@ -34,7 +34,7 @@ pub(super) fn qos(count: u16, global: bool) -> Vec<u8> {
     method(1, MethodId::BASIC_QOS, &[0, 0, 0, 0, high, low, u8::from(global)])
 }
 
-fn waits(holder: &str, place_ms: u64) -> Ran {
+pub(super) fn waits(holder: &str, place_ms: u64) -> Ran {
     Ran::Waits {
         holder: holder.into(),
         place_ms,
@@ -135,7 +135,7 @@ impl Rig {
         }
     }
 
-    fn decided(&mut self) -> Vec<(DeliveryDecision, &'static str)> {
+    pub(super) fn decided(&mut self) -> Vec<(DeliveryDecision, &'static str)> {
         let events = self.session.events().drain(..);
         events
             .filter_map(|event| match event {
