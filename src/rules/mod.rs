@@ -33,7 +33,9 @@ use lock::{Digest, ReleaseOn};
 use matcher::Globs;
 use params::Params;
 use source::{Hears, Source};
-use spec::{AcksLate, Canvas, DeadLetter, EnableEvents, Mode, OnRunning, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique};
+use spec::{
+    AcksLate, Canvas, DeadLetter, EnableEvents, Mode, OnDuplicate, OnRunning, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique,
+};
 
 use crate::celery::body::Body;
 
@@ -124,6 +126,8 @@ pub struct Rule {
     expires_with_lock: bool,
     release_on: ReleaseOn,
     cooldown: Duration,
+    /// What becomes of a duplicate.
+    pub on_duplicate: OnDuplicate,
     /// What becomes of a delivery whose key runs elsewhere.
     pub on_running: OnRunning,
     /// Where to a message is dead-lettered.

@@ -43,7 +43,10 @@ pub enum IfBusy {
     },
     /// It will not run: a publish lock that its id holds goes in the same step. A second copy of the id that runs is told to wait all the
     /// same: it may be the only one left.
-    Leave,
+    Leave {
+        /// Its place if it is such a copy, as the store has told it before.
+        place_ms: Option<u64>,
+    },
 }
 
 /// What the question for a running lock found.
@@ -60,6 +63,12 @@ pub enum Ran {
         place_ms: u64,
         /// How long until the lock lapses by itself, in milliseconds.
         expires_in_ms: u64,
+    },
+    /// Nobody has the lock as far as the store knows, but it knows of nobody who waits either, although this delivery does: it has
+    /// forgotten, and a run that goes on is about to renew its lock. For a few seconds nobody gets it.
+    Forgotten {
+        /// As of one that waits.
+        place_ms: u64,
     },
     /// Another run has the lock, and this delivery was not to wait. The publish lock of its id has gone.
     Leaves {

@@ -312,7 +312,7 @@ impl Channel {
             Ok(Reply::Run(ran)) => {
                 held.silent_us = None;
                 match held.admission.ran(ran, now_us) {
-                    Way::Held(holder) => held.holder = holder,
+                    Way::Held(holder) => held.holder = holder.or(held.holder.take()),
                     way => return self.let_go(shared, number, way),
                 }
                 None

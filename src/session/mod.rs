@@ -32,6 +32,7 @@ mod kept;
 mod park;
 mod publish;
 mod query;
+mod refuse;
 mod renew;
 mod republish;
 mod run;

@@ -79,7 +79,7 @@ impl Admission {
             delivery: self.hold.delivery,
             note: Arc::clone(&run.note),
             busy: match run.on_running {
-                OnRunning::Drop | OnRunning::DeadLetter => IfBusy::Leave,
+                OnRunning::Drop | OnRunning::DeadLetter => IfBusy::Leave { place_ms: run.place_ms },
                 OnRunning::Wait => IfBusy::Wait { place_ms: run.place_ms },
             },
             worker: Arc::clone(worker),
@@ -97,6 +97,10 @@ impl Admission {
             Ran::Waits { holder, place_ms, .. } => {
                 run.place_ms = Some(place_ms);
                 Way::Held(Some(holder))
+            }
+            Ran::Forgotten { place_ms } => {
+                run.place_ms = Some(place_ms);
+                Way::Held(None)
             }
             Ran::Leaves { holder, freed } => Way::Busy(holder, freed),
             Ran::Succeeded => Way::Succeeded,

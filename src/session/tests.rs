@@ -422,6 +422,7 @@ mod leases;
 mod park;
 mod query;
 mod queues;
+mod refuse;
 mod renew;
 mod store;
 mod transactions;

@@ -39,6 +39,8 @@ const WAITERS_KEPT: usize = 100_000;
 const UNSEEN_MS: u64 = 5_000;
 /// How many are passed over at once.
 const PASSED_OVER: usize = 1_000;
+/// For how long nobody gets the lock of a key whose waiters were forgotten: a proxy whose store is back renews what runs within less.
+const FORGOTTEN_MS: u64 = 5_000;
 /// For how long it is known who waits, if nobody asks.
 const WAIT_KEPT_MS: u64 = 60_000;
 /// For how long a success is known to a copy that was about.

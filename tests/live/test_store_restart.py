@@ -220,3 +220,45 @@ def test_the_broker_restarted_while_queued_delivered_and_running(gates, workspac
     scoreboard.open_gate("early")
     scoreboard.open_gate("late")
     assert len(scoreboard.wait_runs(10)) == 10
+
+
+@pytest.mark.parametrize("task", ["gated", "late"])
+def test_what_waits_for_a_run_does_not_begin_beside_it_when_the_store_forgets(oncegate, stack, store, scoreboard, task):
+    """One proxy follows the run, another holds what waits for it and is the first to reach the empty store."""
+    late = str(task == "late").lower()
+    lines = f'[[rule]]\nname = "g"\ntask = "live.{task}"\nunique = "while_running"\nacks_late = {late}\n'
+    runs_on, waits_on = oncegate(lines, store=store.url), oncegate(lines, store=store.url)
+    if runs_on.direct:
+        pytest.skip("there are no proxies")
+    stack.worker(runs_on)
+    stack.produce(runs_on, f"{task}.delay('one')")
+    [first] = scoreboard.wait_runs(1)
+    stack.worker(waits_on)
+    # Each worker is given some of them.
+    stack.produce(waits_on, f"for _ in range(4): {task}.delay('one')")
+
+    def held():
+        return [gate.count("oncegate_held_messages") for gate in (runs_on, waits_on)]
+
+    harness.wait_until(lambda: sum(held()) == 4 and held()[1] > 0, "all to be held")
+
+    def run_locks():
+        return [store.client.hget(key, "holder") for key in store.client.keys("*:run:*")]
+
+    def reached():
+        """The one that waits has asked the empty store; before that it is of no use that the run is known again."""
+        return store.client.keys("*:seen:*") or run_locks()
+
+    for _ in range(2):
+        runs_on.process.freeze()
+        restart_empty(store)
+        harness.wait_until(reached, "the one that waits to ask")
+        runs_on.process.thaw()
+        harness.wait_until(lambda: run_locks() == [first["id"]], "the run to be locked again")
+        assert sum(held()) == 4
+    assert [run["phase"] for run in scoreboard.wait_runs(1)] == ["begin"]
+    scoreboard.open_gate("one", 5)
+    runs = scoreboard.wait_runs(10)
+    assert [run["phase"] for run in runs] == ["begin", "end"] * 5
+    assert len({run["id"] for run in runs}) == 5
+    harness.wait_until(lambda: not run_locks(), "the running lock to go")

@@ -133,6 +133,9 @@ fn timeless(reply: Reply) -> Reply {
             place_ms: if place_ms < NAMED { place_ms } else { NAMED },
             expires_in_ms: if expires_in_ms <= UNSEEN { UNSEEN } else { class(expires_in_ms) },
         }),
+        Reply::Run(Ran::Forgotten { place_ms }) => Reply::Run(Ran::Forgotten {
+            place_ms: place_ms.min(NAMED),
+        }),
         Reply::Run(Ran::Leaves { holder, mut freed }) => {
             for freed in &mut freed {
                 freed.held_ms = 0;
@@ -202,7 +205,9 @@ fn run_request(dice: &mut Dice, notes: &[Arc<LockNote>]) -> Request {
             delivery,
             note,
             busy: match dice.roll(6) {
-                0 => IfBusy::Leave,
+                0 => IfBusy::Leave {
+                    place_ms: (dice.roll(2) == 0).then_some(1 + dice.roll(NAMED - 1)),
+                },
                 1 => IfBusy::Wait {
                     place_ms: Some(1 + dice.roll(NAMED - 1)),
                 },

@@ -21,6 +21,10 @@ scenarios! {
     a_named_place_goes_before_later_ones
     who_keeps_silent_is_passed_over
     who_leaves_is_not_waited_for
+    who_waits_for_a_forgotten_run_does_not_begin_at_once
+    a_forgotten_run_takes_its_lock_again_and_ends_as_any
+    a_second_copy_of_a_forgotten_run_does_not_begin_at_once
+    what_ended_while_it_was_waited_for_is_not_forgotten
     every_end_frees_with_its_reason
     a_rejected_delivery_frees_its_own_run_only
     an_end_told_by_another_worker_changes_nothing
@@ -104,6 +108,10 @@ fn lapsing() -> Arc<RunNote> {
 const SILENCE: u64 = 5_000;
 
 const WAIT: IfBusy = IfBusy::Wait { place_ms: None };
+const LEAVE: IfBusy = IfBusy::Leave { place_ms: None };
+
+/// For so long nobody gets a lock whose waiters were forgotten.
+const FORGOTTEN: u64 = 5_000;
 
 fn at(place_ms: u64) -> IfBusy {
     IfBusy::Wait { place_ms: Some(place_ms) }
@@ -258,7 +266,7 @@ async fn the_same_run_asked_twice_has_the_lock(w: &World) {
     tick(w).await;
     assert_eq!(ask(w, &a, 7, &early(), WAIT).await, Ran::Runs);
     assert!(span(w, 1).await > LIFE, "and its full life anew");
-    assert_eq!(ask(w, &a, 7, &early(), IfBusy::Leave).await, Ran::Runs);
+    assert_eq!(ask(w, &a, 7, &early(), LEAVE).await, Ran::Runs);
 }
 
 async fn another_id_waits_and_runs_when_the_first_has_ended(w: &World) {
@@ -352,6 +360,94 @@ async fn who_leaves_is_not_waited_for(w: &World) {
     assert_eq!(ask(w, &claim(1, "c"), 9, &early(), WAIT).await, Ran::Runs);
     assert_eq!(leave(w, &claim(1, "b"), 8).await, [], "it holds nothing");
     assert_eq!(holder(w, 1).await.as_deref(), Some("c"));
+}
+
+/// The place that is told to one who waits for a run that the store has forgotten.
+fn forgotten(ran: &Ran) -> u64 {
+    match ran {
+        Ran::Forgotten { place_ms } => *place_ms,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn who_waits_for_a_forgotten_run_does_not_begin_at_once(w: &World) {
+    let (key, began, waiting, coming) = in_time(w, async |key| {
+        let began = w.client.now_ms().await.expect("the time");
+        let mut waiting = Vec::new();
+        for (id, place) in [("b", 5), ("c", 7), ("b", 5)] {
+            waiting.push(ask(w, &claim(key, id), 8, &early(), at(place)).await);
+        }
+        let coming = [
+            ask(w, &claim(key, "d"), 9, &early(), WAIT).await,
+            ask(w, &claim(key, "e"), 10, &early(), LEAVE).await,
+        ];
+        (key, began, waiting, coming)
+    })
+    .await;
+    let places: Vec<u64> = waiting.iter().map(forgotten).collect();
+    assert_eq!(places, [5, 7, 5], "their places are as they say");
+    assert!(coming.iter().all(|ran| forgotten(ran) > 7), "nor does anybody who comes now begin");
+    assert_eq!(holder(w, key).await, None);
+    let first = async || ask(w, &claim(key, "b"), 8, &early(), at(5)).await == Ran::Runs;
+    w.until("the key is free", first).await;
+    assert!(w.client.now_ms().await.expect("the time") >= began + FORGOTTEN);
+    let (place, holder) = waits(w, &claim(key, "c"), 8, &early(), at(7)).await;
+    assert_eq!((place, &*holder), (7, "b"));
+    tell(w, "b", Signal::Succeeded).await;
+    assert_eq!(
+        ask(w, &claim(key, "c"), 8, &early(), at(7)).await,
+        Ran::Runs,
+        "one such time is enough"
+    );
+}
+
+async fn a_forgotten_run_takes_its_lock_again_and_ends_as_any(w: &World) {
+    let (before, after) = in_time(w, async |key| {
+        let (a, b) = (claim(key, "a"), claim(key, "b"));
+        let before = ask(w, &b, 8, &early(), at(5)).await;
+        assert_eq!(renew(w, &a, 7, &early()).await, Renewed::Retaken);
+        assert_eq!(waits(w, &b, 8, &early(), at(5)).await, (5, "a".into()));
+        assert_eq!(tell(w, "a", Signal::Succeeded).await, [ReleaseReason::Success]);
+        let after = ask(w, &b, 8, &early(), at(5)).await;
+        tell(w, "b", Signal::Succeeded).await;
+        (before, after)
+    })
+    .await;
+    assert_eq!((forgotten(&before), after), (5, Ran::Runs), "at once");
+}
+
+async fn a_second_copy_of_a_forgotten_run_does_not_begin_at_once(w: &World) {
+    let (before, after) = in_time(w, async |key| {
+        let (a, named) = (claim(key, "a"), IfBusy::Leave { place_ms: Some(5) });
+        let before = ask(w, &a, 8, &early(), named).await;
+        assert_eq!(renew(w, &a, 7, &early()).await, Renewed::Retaken);
+        assert_eq!(waits(w, &a, 8, &early(), named).await, (5, "a".into()));
+        assert_eq!(tell(w, "a", Signal::Failed).await, [ReleaseReason::Failure]);
+        let after = ask(w, &a, 8, &early(), named).await;
+        tell(w, "a", Signal::Failed).await;
+        (before, after)
+    })
+    .await;
+    assert_eq!((forgotten(&before), after), (5, Ran::Runs), "at once");
+}
+
+async fn what_ended_while_it_was_waited_for_is_not_forgotten(w: &World) {
+    let (a, b) = (claim(1, "a"), claim(1, "b"));
+    running(w, 1, "a", 7, &lapsing()).await;
+    let (place, _) = waits(w, &b, 8, &early(), WAIT).await;
+    lapses(w, 1).await;
+    assert_eq!(ask(w, &b, 8, &early(), at(place)).await, Ran::Runs, "its lock has lapsed");
+    waits(w, &a, 9, &early(), WAIT).await;
+    leave(w, &b, 8).await;
+    assert_eq!(ask(w, &a, 9, &early(), at(place)).await, Ran::Runs, "it was given back");
+    waits(w, &b, 10, &early(), WAIT).await;
+    let request = Request::Release {
+        digest: digest(1),
+        holder: None,
+        running: Running::Include,
+    };
+    assert_eq!(released(w, request).await, [ReleaseReason::Admin]);
+    assert_eq!(ask(w, &b, 10, &early(), at(place)).await, Ran::Runs, "an operator has freed it");
 }
 
 async fn every_end_frees_with_its_reason(w: &World) {
@@ -588,7 +684,7 @@ async fn a_second_copy_of_a_success_does_not_run(w: &World) {
         assert_eq!(ask(w, &a, 8, &early(), at(place)).await, Ran::Succeeded);
     }
     assert_eq!(ask(w, &claim(1, "b"), 9, &early(), WAIT).await, Ran::Runs, "it is not waited for");
-    assert_eq!(ask(w, &a, 8, &early(), IfBusy::Leave).await, Ran::Succeeded, "whoever runs now");
+    assert_eq!(ask(w, &a, 8, &early(), LEAVE).await, Ran::Succeeded, "whoever runs now");
     tick(w).await;
     waits(w, &a, 10, &early(), WAIT).await;
 }
@@ -626,22 +722,18 @@ async fn leaving_frees_the_publish_lock_of_the_id(w: &World) {
     let b = claim(1, "b");
     w.acquire(&b, 1, &publish).await;
     w.commit(&b, 1, &publish).await;
-    let Ran::Leaves { holder, freed } = ask(w, &b, 8, &early(), IfBusy::Leave).await else {
+    let Ran::Leaves { holder, freed } = ask(w, &b, 8, &early(), LEAVE).await else {
         panic!("it leaves")
     };
     assert_eq!((&*holder, reasons(freed)), ("a", vec![ReleaseReason::Ended]));
     assert_eq!(w.show(digest(1)).await, None);
-    let again = ask(w, &b, 8, &early(), IfBusy::Leave).await;
+    let again = ask(w, &b, 8, &early(), LEAVE).await;
     assert!(matches!(&again, Ran::Leaves { freed, .. } if freed.is_empty()), "{again:?}");
     let c = claim(1, "c");
     assert_eq!(w.acquire(&c, 2, &publish).await, Acquired::Taken);
-    assert!(matches!(ask(w, &claim(1, "d"), 9, &early(), IfBusy::Leave).await, Ran::Leaves { freed, .. } if freed.is_empty()));
+    assert!(matches!(ask(w, &claim(1, "d"), 9, &early(), LEAVE).await, Ran::Leaves { freed, .. } if freed.is_empty()));
     assert_eq!(w.holder(digest(1)).await.as_deref(), Some("c"), "another's stays");
-    assert_eq!(
-        ask(w, &claim(2, "d"), 9, &early(), IfBusy::Leave).await,
-        Ran::Runs,
-        "nothing runs there"
-    );
+    assert_eq!(ask(w, &claim(2, "d"), 9, &early(), LEAVE).await, Ran::Runs, "nothing runs there");
 }
 
 async fn leaving_survives_a_late_commit(w: &World) {
@@ -649,9 +741,9 @@ async fn leaving_survives_a_late_commit(w: &World) {
     running(w, 1, "a", 7, &early()).await;
     let (b, c) = (claim(1, "b"), claim(1, "c"));
     w.acquire(&b, 1, &publish).await;
-    ask(w, &b, 8, &early(), IfBusy::Leave).await;
+    ask(w, &b, 8, &early(), LEAVE).await;
     assert_eq!(w.commit(&b, 1, &publish).await, Committed::Ended);
-    ask(w, &c, 9, &early(), IfBusy::Leave).await;
+    ask(w, &c, 9, &early(), LEAVE).await;
     assert_eq!(
         w.commit(&c, 1, &publish).await,
         Committed::Ended,
@@ -662,9 +754,9 @@ async fn leaving_survives_a_late_commit(w: &World) {
 
 async fn a_second_copy_is_never_told_to_leave(w: &World) {
     let a = running(w, 1, "a", 7, &early()).await;
-    waits(w, &a, 8, &early(), IfBusy::Leave).await;
+    waits(w, &a, 8, &early(), LEAVE).await;
     assert_eq!(tell(w, "a", Signal::Crashed).await, [ReleaseReason::Crash]);
-    assert_eq!(ask(w, &a, 8, &early(), IfBusy::Leave).await, Ran::Runs);
+    assert_eq!(ask(w, &a, 8, &early(), LEAVE).await, Ran::Runs);
 }
 
 async fn what_is_given_back_is_free(w: &World) {

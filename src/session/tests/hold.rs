@@ -376,7 +376,14 @@ fn dropped_and_succeeded_copies_are_acknowledged_unrun() {
     );
     rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
     let (asks, _) = rig.session.questions();
-    let Some((ticket, Request::Run { busy: IfBusy::Leave, .. })) = asks.pop() else {
+    let Some((
+        ticket,
+        Request::Run {
+            busy: IfBusy::Leave { place_ms: None },
+            ..
+        },
+    )) = asks.pop()
+    else {
         panic!("a question for a run that does not wait")
     };
     let freed = Freed {
@@ -407,6 +414,48 @@ fn dropped_and_succeeded_copies_are_acknowledged_unrun() {
     assert_eq!(rig.decided(), [(DeliveryDecision::Dropped, "succeeded")]);
     assert_eq!(rig.broker_got(), ["basic.ack 1", "basic.qos"]);
     assert_eq!((rig.client_got(), rig.told()), (vec![], vec![]));
+}
+
+#[test]
+fn what_waits_for_a_forgotten_run_waits_on() {
+    let mut rig = worker();
+    rig.waits(1, "x");
+    let ticket = rig.run_asked(2, "y");
+    rig.ran(ticket, Ran::Forgotten { place_ms: 90 });
+    rig.decided();
+    rig.polled(|id| match id {
+        "x" => Ran::Forgotten { place_ms: 71 },
+        _ => Ran::Runs,
+    });
+    assert_eq!(
+        (rig.decided(), rig.seen()),
+        (vec![(DeliveryDecision::Forwarded, "runs")], vec!["c 2 y".to_owned()])
+    );
+    rig.later(1_000_000);
+    let asked = rig.runs_asked();
+    assert_eq!(asked[0].2, Some(71), "its place is named");
+    rig.ran(asked[0].0, Ran::Runs);
+    assert_eq!(rig.seen(), ["c 3 x"]);
+}
+
+#[test]
+fn a_second_copy_that_is_not_to_wait_names_its_place_all_the_same() {
+    let spec = RuleSpec {
+        on_running: OnRunning::Drop,
+        ..running()
+    };
+    let mut rig = worker_with(spec, Settings::default());
+    rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
+    for named in [None, Some(71), Some(71)] {
+        let (asks, _) = rig.session.questions();
+        let (ticket, question) = asks.pop().expect("a question");
+        let Request::Run { busy, .. } = question else {
+            panic!("not of a run: {question:?}")
+        };
+        assert_eq!(busy, IfBusy::Leave { place_ms: named });
+        rig.ran(Ticket(ticket), waits("x", 71));
+        rig.later(1_000_000);
+    }
 }
 
 #[test]

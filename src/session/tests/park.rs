@@ -824,7 +824,15 @@ impl Rig {
     /// Delivers, and another runs.
     fn busy(&mut self, tag: u64, id: &str) -> (Ticket, Republish) {
         self.broker(&deliver(1, "c", tag, "t.unique", id));
-        let asks = self.asks_of(|request| matches!(request, Request::Run { busy: IfBusy::Leave, .. }));
+        let asks = self.asks_of(|request| {
+            matches!(
+                request,
+                Request::Run {
+                    busy: IfBusy::Leave { .. },
+                    ..
+                }
+            )
+        });
         let [(ticket, _)] = &asks[..] else {
             panic!("one that does not wait")
         };

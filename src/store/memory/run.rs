@@ -212,6 +212,8 @@ pub(super) struct Waiting {
     places: BTreeSet<(u64, Arc<str>)>,
     /// The place of each, and when it was seen last.
     seen: HashMap<Arc<str>, (u64, u64)>,
+    /// Until when nobody gets the lock: who waited was forgotten.
+    forgotten_until_ms: u64,
     until_ms: u64,
 }
 
@@ -222,8 +224,9 @@ impl Lapses for Waiting {
 }
 
 impl Waiting {
-    pub(super) fn new(now: u64) -> Waiting {
+    pub(super) fn new(forgotten_until_ms: u64, now: u64) -> Waiting {
         Waiting {
+            forgotten_until_ms,
             until_ms: now + WAIT_KEPT_MS,
             ..Waiting::default()
         }
@@ -233,6 +236,16 @@ impl Waiting {
     pub(super) fn place_of(&self, id: &str, named_ms: Option<u64>, now: u64) -> u64 {
         let noted = self.seen.get(id).map_or(now, |(place, _)| *place);
         named_ms.unwrap_or(now).min(noted)
+    }
+
+    /// Whether nobody gets the lock now.
+    pub(super) fn is_forgotten(&self, now: u64) -> bool {
+        self.forgotten_until_ms > now
+    }
+
+    /// The run that goes on has its lock again.
+    pub(super) fn is_remembered(&mut self) {
+        self.forgotten_until_ms = 0;
     }
 
     /// Notes that it waits; of too many the last are not noted.

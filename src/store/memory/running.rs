@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::run::{Done, Run, RunEffect, Stage, Waiting, end_of};
 use super::table::{Claims, EndedPublishes, Said};
-use super::{DONE_KEPT_MS, ENDED_KEPT_MS, LONGEST_MS, Step, UNKNOWN_KEPT_MS};
+use super::{DONE_KEPT_MS, ENDED_KEPT_MS, FORGOTTEN_MS, LONGEST_MS, Step, UNKNOWN_KEPT_MS};
 use crate::rules::lock::{Claim, Digest, Freed, LockState, Nonce, ReleaseReason, Renewed, Scope, Signal, SignalVerdict};
 use crate::rules::running::{IfBusy, Ran, RunNote};
 use crate::rules::source::Source;
@@ -22,10 +22,8 @@ impl Step<'_> {
             self.leave_wait(claim);
             return Ran::Runs;
         }
-        let named_ms = match busy {
-            IfBusy::Wait { place_ms } => place_ms,
-            IfBusy::Leave => None,
-        };
+        let (IfBusy::Wait { place_ms: named_ms } | IfBusy::Leave { place_ms: named_ms }) = busy;
+        let leaves = matches!(busy, IfBusy::Leave { .. });
         let key = (claim.digest, claim.id.clone());
         let done = self.table.done.get_mut(&key, self.now);
         if done.is_some_and(|done| done.covers(delivery, note.retries, named_ms)) {
@@ -35,7 +33,7 @@ impl Step<'_> {
         if let Some(run) = self.table.runs.get_mut(&claim.digest, self.now) {
             let left = run.expires_ms - self.now;
             let holder = run.holder.clone();
-            if holder != claim.id && busy == IfBusy::Leave {
+            if holder != claim.id && leaves {
                 let freed = self.leave(claim, delivery).into_iter().collect();
                 return Ran::Leaves { holder, freed };
             }
@@ -48,7 +46,10 @@ impl Step<'_> {
             }
             return self.inherit(claim, delivery, note, worker);
         }
-        if busy != IfBusy::Leave {
+        if let Some(place_ms) = self.forgotten(claim, named_ms) {
+            return Ran::Forgotten { place_ms };
+        }
+        if !leaves {
             let now = self.now;
             let waiting = self.table.waiting.get_mut(&claim.digest, now);
             let ahead = waiting.and_then(|waiting| waiting.ahead(&claim.id, waiting.place_of(&claim.id, named_ms, now), now));
@@ -104,6 +105,9 @@ impl Step<'_> {
             return Renewed::Gone;
         }
         self.take_run(claim, delivery, note, worker, life);
+        if let Some(waiting) = self.table.waiting.get_mut(&claim.digest, self.now) {
+            waiting.is_remembered();
+        }
         Renewed::Retaken
     }
 
@@ -240,21 +244,37 @@ impl Step<'_> {
     }
 
     fn waits(&mut self, claim: &Claim, named_ms: Option<u64>, holder: Arc<str>, expires_in_ms: u64) -> Ran {
+        Ran::Waits {
+            holder,
+            place_ms: self.place(claim, named_ms),
+            expires_in_ms,
+        }
+    }
+
+    /// The place of one that is to wait because the store has forgotten who runs, if it has: nobody has the lock, and that one waits for
+    /// it was not known.
+    fn forgotten(&mut self, claim: &Claim, named_ms: Option<u64>) -> Option<u64> {
+        let now = self.now;
+        if named_ms.is_some() && self.table.waiting.get(&claim.digest, now).is_none() {
+            let waiting = Waiting::new(now + FORGOTTEN_MS, now);
+            self.table.waiting.insert(claim.digest, waiting, now);
+        }
+        let waiting = self.table.waiting.get(&claim.digest, now)?;
+        waiting.is_forgotten(now).then(|| self.place(claim, named_ms))
+    }
+
+    /// Notes that it waits, and gives its place.
+    fn place(&mut self, claim: &Claim, named_ms: Option<u64>) -> u64 {
         let now = self.now;
         if self.table.waiting.get(&claim.digest, now).is_none() {
-            self.table.waiting.insert(claim.digest, Waiting::new(now), now);
+            self.table.waiting.insert(claim.digest, Waiting::new(0, now), now);
         }
         let waiting = self.table.waiting.get_mut(&claim.digest, now);
-        let place_ms = waiting.map_or(now, |waiting| {
+        waiting.map_or(now, |waiting| {
             let place_ms = waiting.place_of(&claim.id, named_ms, now);
             waiting.note(&claim.id, place_ms, now);
             place_ms
-        });
-        Ran::Waits {
-            holder,
-            place_ms,
-            expires_in_ms,
-        }
+        })
     }
 
     /// The publish lock of an id that is not to run goes, and does not come back with a late commit.

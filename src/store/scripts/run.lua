@@ -6,14 +6,18 @@
 -- there once the run has ended in a retry: the id keeps the lock, and no worker is named. `heir` is there while the start of a run is not
 -- known that took the lock from an earlier one of its id whose retry was not heard of. `copied` is there once a second copy has asked.
 -- `PREFIX:wait:{DIGEST}` are the ids that wait by their places, `PREFIX:seen:{DIGEST}` when each was seen last.
+-- `PREFIX:waited:{DIGEST}` is there for as long as it is known that somebody waited; its value is when the lock may be given again, after
+-- the store had forgotten that, and so who runs.
 -- `PREFIX:done:{DIGEST}:ID` is what ended runs leave behind: `over`, their deliveries, each with a blank before and behind, or `*`; and of one
 -- that succeeded while a copy of it was about: `at`, `retries`, and `to`, the copy that was told.
 
 local WAITERS_KEPT, UNSEEN, WAIT_KEPT, PASSED_OVER, DONE_KEPT, OVER_WORDS = 100000, 5000, 60000, 1000, 3600000, 16
+local FORGOTTEN = 5000
 
 local function run_of(digest) return prefix .. ':run:{' .. digest .. '}' end
 local function wait_of(digest) return prefix .. ':wait:{' .. digest .. '}' end
 local function seen_of(digest) return prefix .. ':seen:{' .. digest .. '}' end
+local function waited_of(digest) return prefix .. ':waited:{' .. digest .. '}' end
 local function done_of(digest, id) return prefix .. ':done:{' .. digest .. '}:' .. id end
 
 -- Whether the record lists the key as one that its id runs: where its entry begins and ends.
@@ -97,15 +101,27 @@ local function place_of(digest, id, named)
   return math.min(named or now, tonumber(call('ZSCORE', wait_of(digest), id) or now))
 end
 
-local function waits(digest, id, named, holder, left)
+-- Notes that it waits, and gives its place.
+local function note_wait(digest, id, named)
   local wait, seen, place = wait_of(digest), seen_of(digest), place_of(digest, id, named)
   if call('HEXISTS', seen, id) == 1 or call('ZCARD', wait) < WAITERS_KEPT then
     call('ZADD', wait, int(place), id)
     call('HSET', seen, id, now_text)
     call('PEXPIRE', wait, WAIT_KEPT)
     call('PEXPIRE', seen, WAIT_KEPT)
+    if call('PEXPIRE', waited_of(digest), WAIT_KEPT) == 0 then call('SET', waited_of(digest), 0, 'PX', WAIT_KEPT) end
   end
-  return { holder, place, left }
+  return place
+end
+
+local function waits(digest, id, named, holder, left) return { holder, note_wait(digest, id, named), left } end
+
+-- Whether nobody gets the lock now, since that one waits for it was not known.
+local function is_forgotten(digest, named)
+  local given = call('GET', waited_of(digest))
+  if given then return tonumber(given) > now end
+  if named then call('SET', waited_of(digest), int(now + FORGOTTEN), 'PX', WAIT_KEPT) end
+  return named ~= nil
 end
 
 local function take_run(digest, idkey, id, delivery, worker, retries, life, entry, blob)
@@ -122,7 +138,7 @@ end
 local function leave(digest, idkey, id, delivery)
   leave_wait(digest, id)
   local lock = lock_of(digest)
-  local l = call('HMGET', lock, 'holder', 'state', 'scope', 'publishes', 'rule', 'task', 'since', 'shadow', 'told')
+  local l = call('HMGET', lock, 'holder', 'state', 'scope', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks')
   if l[1] ~= id then
     note_ended(id, 'r', '', UNJUDGED, UNKNOWN_KEPT)
     return nil
@@ -133,11 +149,11 @@ local function leave(digest, idkey, id, delivery)
   call('DEL', lock)
   forget_id(idkey, digest)
   note_ended(id, 'r', '', settled(list), ENDED_KEPT)
-  return not l[9] and freed(digest, 'ended', id, l[5], l[6], l[7], l[8]) or nil
+  return not is_marked(l[9], 't') and freed(digest, 'ended', id, l[5], l[6], l[7], l[8]) or nil
 end
 
 -- Run: id, delivery, l (leave) or w (wait), place or nothing, worker, retries, life, entry, blob. 0: it runs; 1: its run has succeeded before;
--- holder, place, how long: it waits; holder, what was freed: it leaves.
+-- holder, place, how long: it waits; nothing, place: it waits, since the store has forgotten; holder, what was freed: it leaves.
 function ops.G(lock, idkey, a)
   local digest, id, delivery, worker = digest_of(lock), ARGV[a], ARGV[a + 1], ARGV[a + 4]
   local named, retries, life = tonumber(ARGV[a + 3]), tonumber(ARGV[a + 5]), tonumber(ARGV[a + 6])
@@ -175,6 +191,7 @@ function ops.G(lock, idkey, a)
     if ARGV[a + 2] == 'l' then return { r[1], leave(digest, idkey, id, delivery) } end
     return waits(digest, id, named, r[1], left)
   end
+  if is_forgotten(digest, named) then return { false, note_wait(digest, id, named) } end
   if ARGV[a + 2] ~= 'l' then
     local first, silence = ahead(digest, id, place_of(digest, id, named))
     if first then return waits(digest, id, named, first, silence) end
@@ -204,6 +221,7 @@ function ops.K(lock, idkey, a)
   end
   if heard(id, nil, ARGV[a + 7]) then return 2 end
   take_run(digest, idkey, id, delivery, worker, tonumber(ARGV[a + 3]), life, entry, ARGV[a + 6])
+  call('SET', waited_of(digest), 0, 'XX', 'KEEPTTL')
   return 1
 end
 

@@ -19,7 +19,7 @@ pub(super) fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
         } => {
             let (busy, place_ms) = match busy {
                 IfBusy::Wait { place_ms } => ("w", *place_ms),
-                IfBusy::Leave => ("l", None),
+                IfBusy::Leave { place_ms } => ("l", *place_ms),
             };
             let place_ms = place_ms.map(|place_ms| place_ms.to_string()).unwrap_or_default();
             cmd.arg("G").arg(&**id).arg(Hex(delivery.0)).arg(busy).arg(place_ms);
@@ -93,6 +93,9 @@ pub(super) fn ran(value: Value) -> Option<Ran> {
             [holder] => Some(Ran::Leaves {
                 holder: text(holder)?,
                 freed: Vec::new(),
+            }),
+            [Value::Nil, place_ms] => Some(Ran::Forgotten {
+                place_ms: number(place_ms)?,
             }),
             [holder, lock] => Some(Ran::Leaves {
                 holder: text(holder)?,
