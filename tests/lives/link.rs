@@ -348,7 +348,10 @@ impl World {
                         self.facts.tasks[task].dropped = true;
                         self.written(at, task);
                     }
-                    PublishDecision::ForwardedUnchecked => self.facts.tasks[task].unchecked = true,
+                    PublishDecision::ForwardedUnchecked => {
+                        self.facts.tasks[task].unchecked = true;
+                        self.run_unchecked(task);
+                    }
                     _ => {}
                 }
             }

@@ -13,6 +13,7 @@ use crate::facts::Facts;
 use crate::link::Owner;
 use crate::plan::Acks;
 use crate::store::Heard;
+use crate::worker::Worker;
 use crate::world::World;
 
 /// The task, and the delivery that brought it.
@@ -64,6 +65,8 @@ pub struct Runs {
     links: BTreeMap<Name, usize>,
     /// Why a run that may go on has no lock.
     unlocked: BTreeMap<Name, &'static str>,
+    /// The tasks that were published, or given to a worker, without a decision.
+    unchecked: BTreeSet<usize>,
     /// The runs of which the store has forgotten, and when it was there again.
     forgotten: BTreeMap<Digest, Name>,
     back_ms: u64,
@@ -98,11 +101,19 @@ impl World {
         }
     }
 
+    /// Nothing was decided about a message of this task.
+    pub fn run_unchecked(&mut self, task: usize) {
+        self.runs.unchecked.insert(task);
+    }
+
     /// A delivery goes to its worker. One that nothing was decided about has no lock.
     pub fn run_handed(&mut self, at: usize, task: usize, checked: bool) {
         let Some(link) = self.links.get_mut(&at) else { return };
         let name = link.asked.remove(&task);
         link.handed.push(Handed { task, name });
+        if !checked {
+            self.run_unchecked(task);
+        }
         if let Some(name) = name.filter(|_| !checked) {
             self.runs.unlocked.insert(name, "unchecked");
         }
@@ -126,11 +137,16 @@ impl World {
         let after = self.show_run(digest);
         let holder = self.runs.holders.get(&digest).map(|(name, _)| *name);
         let now = match (request, reply) {
-            (Request::Run { delivery, .. }, Reply::Run(Ran::Runs)) => Some((task, *delivery)),
-            (Request::RenewRun { delivery, .. }, Reply::Renewed(Renewed::Held | Renewed::Retaken)) => Some((task, *delivery)),
+            (Request::Run { delivery, .. }, Reply::Run(Ran::Runs))
+            | (Request::RenewRun { delivery, .. }, Reply::Renewed(Renewed::Held | Renewed::Retaken)) => Some((task, *delivery)),
             _ => holder.filter(|_| after.is_some()),
         };
         if let Some(former) = holder.filter(|former| now != Some(*former)) {
+            if let Request::Signal { worker, .. } = request
+                && before.is_some_and(|before| !before.worker.is_empty() && !worker.is_empty() && before.worker != *worker)
+            {
+                self.facts.fail(former.0, format!("{worker} ends a run that is not its own"));
+            }
             let state = before.map_or(LockState::Queued, |before| before.state);
             let loss = match (reply, now) {
                 (Reply::Released(freed), _) => {
@@ -199,8 +215,9 @@ impl World {
 
     /// Whether somebody renews the lock of this run.
     fn is_known(&self, name: Name) -> bool {
-        let followed = self.runs.followed.iter().any(|followed| followed.name() == name);
-        followed || !self.is_cut_off(name) && !self.runs.acknowledged.contains(&name)
+        let present = |name: &str| self.workers.iter().any(|worker| worker.name == name && worker.link.is_some());
+        let mut followed = self.runs.followed.iter().filter(|followed| followed.name() == name);
+        followed.any(|followed| present(&followed.run.worker)) || !self.is_cut_off(name) && !self.runs.acknowledged.contains(&name)
     }
 
     fn is_in_progress(&self, name: Name) -> bool {
@@ -253,7 +270,7 @@ impl World {
         if !self.plan.rows[row].excludes() {
             return;
         }
-        let runs = self.workers.iter().flat_map(|worker| worker.running());
+        let runs = self.workers.iter().flat_map(Worker::running);
         let of_key: Vec<(usize, Option<Name>)> = runs
             .filter(|(other, _)| self.facts.tasks[*other].row == row && self.facts.tasks[*other].key == key)
             .collect();
@@ -424,10 +441,13 @@ impl World {
             let task = Facts::index(&lock.holder);
             let facts = &self.facts.tasks[task];
             let early = self.plan.rows[facts.row].acks == Acks::Early;
-            // A retry that never comes leaves the lock to its life, and so does one that is told when its worker runs the task again.
+            // A retry that never comes leaves the lock to its life, and so does one that begins before it is told, or while the store
+            // does not answer; and one whose publish was not counted before its delivery looks like two messages, so like a retry.
             let retry_lost = facts.purged || facts.expired || facts.revoked || facts.dropped || facts.untold || facts.unconfirmed;
             let told_late = self.runs.begun.iter().any(|((of, _), begun)| *of == task && *begun > 1);
-            let waits_for_retry = lock.worker.is_empty() && facts.retried && (retry_lost || facts.doubled || told_late);
+            let unseen = self.runs.unchecked.contains(&task);
+            let may_wait = unseen || facts.retried && (retry_lost || facts.doubled || told_late);
+            let waits_for_retry = lock.worker.is_empty() && may_wait;
             if !waits_for_retry {
                 self.facts.fail(
                     task,

@@ -269,7 +269,9 @@ impl World {
         }
         let acks = self.plan.rows[facts.row].acks;
         let (outcome, takes_us) = self.outcome(&taken, acks);
-        self.facts.tasks[task].doubled |= taken.redelivered && self.facts.tasks[task].begun > 0;
+        // What the broker has taken back comes again.
+        let taken_back = !self.links.get(&taken.link).is_some_and(|link| link.broker.open);
+        self.facts.tasks[task].doubled |= taken_back || taken.redelivered && self.facts.tasks[task].begun > 0;
         self.facts.tasks[task].begun += 1;
         self.facts.tasks[task].begun_ms = self.now.unix_ms;
         self.facts
