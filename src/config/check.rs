@@ -215,6 +215,14 @@ pub(super) fn warn(reader: &Reader, rules: &[Written<'_>], offered: Offered) {
                 "matches every task and enforces. Write mode = \"observe\" first, or name the tasks.".to_owned(),
             );
         }
+        if spec.on_duplicate == OnDuplicate::Raise {
+            say(
+                "on_duplicate",
+                "raises in producers that wait for confirms, and drops for all others. Set broker_transport_options = \
+                 {\"confirm_publish\": True} in the application."
+                    .to_owned(),
+            );
+        }
         if let Some(message) = unheard(spec, offered) {
             say(
                 if spec.completion == Completion::Auto {

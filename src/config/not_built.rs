@@ -10,7 +10,7 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("events.exchange", &[]),
     ("decisions.keep", &[]),
     ("decisions.max", &[]),
-    ("rule.on_duplicate", &[]),
+    ("rule.on_duplicate", &["raise", "reject"]),
     ("rule.on_running", &["wait", "drop"]),
     ("rule.debounce", &[]),
     ("rule.debounce_max", &[]),

@@ -32,7 +32,7 @@ use lock::ReleaseOn;
 use matcher::Globs;
 use params::Params;
 use source::{Hears, Source};
-use spec::{AcksLate, Canvas, EnableEvents, Mode, OnRunning, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique};
+use spec::{AcksLate, Canvas, EnableEvents, Mode, OnDuplicate, OnRunning, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique};
 
 use crate::celery::body::Body;
 
@@ -122,6 +122,8 @@ pub struct Rule {
     expires_with_lock: bool,
     release_on: ReleaseOn,
     cooldown: Duration,
+    /// What becomes of a duplicate.
+    pub on_duplicate: OnDuplicate,
     /// What becomes of a delivery whose key runs elsewhere.
     pub on_running: OnRunning,
     /// For how long a delivery is held here before it is parked.

@@ -8,7 +8,7 @@ use super::confirm::Outcome;
 use super::event::{Event, PublishEvent};
 use super::kept::Kept;
 use super::publish::{Grant, Publish, Wait, Waiting};
-use super::{Session, Shared, StoreSilent, Ticket};
+use super::{Session, Shared, StoreSilent, Ticket, refuse};
 use crate::rules::lock::{Acquired, ReleaseReason, Request};
 use crate::rules::outcome::PublishDecision;
 use crate::rules::spec::OnStoreError;
@@ -71,9 +71,10 @@ impl Channel {
             return;
         }
         match answer {
-            Ok(Acquired::Held { holder, .. }) => {
-                shared.decided(publish, PublishDecision::Dropped, "duplicate", Some(holder));
-                self.take_out(shared, position, Some(Outcome::Ack));
+            Ok(Acquired::Held { holder, expires_in_ms, .. }) => {
+                if let Some(publish) = self.take_out(shared, position, None) {
+                    self.duplicate(shared, &publish, &holder, expires_in_ms);
+                }
             }
             Ok(Acquired::Leased { .. }) => {
                 if let Some(publish) = self.take_out(shared, position, None) {
@@ -236,6 +237,7 @@ impl Shared {
     /// The answer about a publish that an observing rule let pass at once: it is only counted.
     fn observed(&mut self, ticket: Ticket, answer: Result<Acquired, StoreSilent>) {
         let Some(grant) = self.observing.remove(&ticket) else { return };
+        let duplicate = refuse::decision(&grant.rule);
         let publish = Publish {
             frames: Vec::new(),
             client: 0,
@@ -246,7 +248,7 @@ impl Shared {
             Ok(Acquired::Taken) => self.decided(&publish, PublishDecision::Forwarded, "acquired", None),
             Ok(Acquired::Reentry { .. }) => self.decided(&publish, PublishDecision::Reentry, "reentry", None),
             Ok(Acquired::Held { holder, .. } | Acquired::Leased { holder }) => {
-                self.decided(&publish, PublishDecision::Dropped, "duplicate", Some(holder));
+                self.decided(&publish, duplicate, "duplicate", Some(holder));
             }
             Err(silent) => self.decided(&publish, PublishDecision::ForwardedUnchecked, silent.as_str(), None),
         }

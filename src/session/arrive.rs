@@ -65,7 +65,7 @@ impl Channel {
 
     /// A frame of the broker on this channel.
     pub(super) fn broker_frame(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
-        if self.answers_own(shared, frame) {
+        if self.broker_is_refused(shared, frame) || self.answers_own(shared, frame) {
             return;
         }
         match frame.kind {

@@ -13,6 +13,7 @@ use super::hear::{Mailbox, Told};
 use super::hold::HeldList;
 use super::kept::Kept;
 use super::publish::{Publish, Queue, Waiting};
+use super::refuse::Refused;
 use super::window::{Via, Windows};
 use super::{Shared, Ticket};
 use crate::amqp::frame::{Frame, FrameKind};
@@ -22,7 +23,7 @@ use crate::rules::lock::Signal;
 use crate::rules::source::Source;
 
 /// Which close handshake a channel is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Life {
     /// None: frames mean what they say.
     Open,
@@ -30,6 +31,10 @@ pub enum Life {
     ClientClosing,
     /// The broker has sent `channel.close` and ignores all but the client's `close-ok`, which ends the channel.
     BrokerClosing,
+    /// Oncegate closes it on both legs.
+    Refused(Box<Refused>),
+    /// The handshake is complete: the number is free again, and the client has sent these frames for its next channel.
+    Followed(Vec<u8>),
     /// The handshake is complete: the number is free again.
     Gone,
 }
@@ -140,6 +145,9 @@ impl Channel {
 
     /// A frame of the client on this channel.
     pub(super) fn client_frame(&mut self, shared: &mut Shared, frame: &Frame<'_>) {
+        if self.client_is_refused(shared, frame) {
+            return;
+        }
         if self.life == Life::BrokerClosing || self.life == Life::Gone {
             shared.to_broker.extend_from_slice(frame.raw);
             if frame.method_id() == Some(MethodId::CHANNEL_CLOSE_OK) {

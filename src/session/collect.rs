@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::agenda::Place;
 use super::channel::{Channel, Collect, Up};
 use super::event::Event;
-use super::publish::{Grant, Publish, Wait, Waiting};
+use super::publish::{Grant, Origin, Publish, Wait, Waiting};
 use super::query::is_reply;
 use super::{Shared, Ticket, hear};
 use crate::amqp::content::{ContentHeader, Properties};
@@ -408,7 +408,13 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, queue:
                 leased_us: 0,
                 own_mandatory: false,
                 returned: false,
-                reentrant: task.retries > 0 || task.replaced_task_nesting > 0,
+                origin: if task.retries > 0 || task.replaced_task_nesting > 0 {
+                    Origin::Before
+                } else if task.parent_id.is_some() {
+                    Origin::Task
+                } else {
+                    Origin::Caller
+                },
                 expiry: claimed.expiry,
             }))
         }
@@ -459,7 +465,7 @@ impl Shared {
                 claim: grant.claim.clone(),
                 publish: grant.publish,
                 note: Arc::clone(&grant.note),
-                reentrant: grant.reentrant,
+                reentrant: grant.origin == Origin::Before,
             },
         ));
     }

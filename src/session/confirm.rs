@@ -137,6 +137,12 @@ impl Ledger {
         !self.client_open.is_empty()
     }
 
+    /// True if this publish is the only one whose fate the client or the broker has not been told.
+    pub fn owes_only(&self, client: u64) -> bool {
+        let open = self.client_open.iter().zip(self.client_base..).filter(|(open, _)| **open);
+        open.map(|(_, number)| number).eq([client]) && self.slots.iter().all(|slot| slot.resolved)
+    }
+
     /// The claims that wait for the broker's word, oldest first.
     pub fn grants_mut(&mut self) -> impl Iterator<Item = &mut Grant> {
         self.slots

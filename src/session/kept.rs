@@ -31,10 +31,7 @@ impl Channel {
     pub(super) fn kept_answered(&mut self, shared: &mut Shared, ticket: Ticket, kept: Kept, answer: Result<Acquired, StoreSilent>) {
         let Kept { mut publish, wait } = kept;
         match answer {
-            Ok(Acquired::Held { holder, .. }) => {
-                shared.decided(&publish, PublishDecision::Dropped, "duplicate", Some(holder));
-                self.ledger.settle(publish.client, Outcome::Ack);
-            }
+            Ok(Acquired::Held { holder, expires_in_ms, .. }) => self.duplicate(shared, &publish, &holder, expires_in_ms),
             Ok(Acquired::Leased { .. }) => self.keep(
                 shared,
                 ticket,

@@ -30,6 +30,7 @@ mod hold;
 mod kept;
 mod publish;
 mod query;
+mod refuse;
 mod renew;
 mod run;
 mod send;

@@ -28,10 +28,21 @@ pub struct Grant {
     pub own_mandatory: bool,
     /// True once the broker has returned the message: its ack then settles nothing.
     pub returned: bool,
-    /// True if the message says that its id was published before.
-    pub reentrant: bool,
+    /// What the message says of its origin.
+    pub origin: Origin,
     /// When the message is to expire, until that is written.
     pub expiry: Expiry,
+}
+
+/// What a message says of where it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Nothing of note.
+    Caller,
+    /// A task has published it.
+    Task,
+    /// Its id was published before.
+    Before,
 }
 
 impl Grant {

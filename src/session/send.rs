@@ -191,6 +191,7 @@ impl Channel {
     pub(super) fn lost(&mut self, shared: &mut Shared) {
         self.forget_arrivals(shared);
         self.forget_held(shared);
+        shared.forget_next(&self.life);
         self.own_acks = Vec::new();
         for grant in self.ledger.take_grants() {
             shared.unpublish(&grant, ReleaseReason::Unconfirmed);

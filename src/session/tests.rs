@@ -397,6 +397,7 @@ mod kept;
 mod leases;
 mod query;
 mod queues;
+mod refuse;
 mod renew;
 mod store;
 mod transactions;

@@ -98,7 +98,7 @@ impl Session {
 
     /// Walks the frames of `bytes`. How many bytes are done with (the rest is the beginning of a frame), and those at their end that
     /// pass as they lie and are still to be forwarded.
-    fn walk<'b>(&mut self, from: Side, bytes: &'b [u8]) -> (usize, Passed<'b>) {
+    pub(super) fn walk<'b>(&mut self, from: Side, bytes: &'b [u8]) -> (usize, Passed<'b>) {
         let mut at = 0;
         if self.phase == Phase::Header && from == Side::Client {
             match frame::parse_protocol_header(bytes) {
@@ -223,12 +223,15 @@ impl Session {
         if self.refuse_unknown_confirm() {
             return;
         }
-        if self
-            .channels
-            .get_mut(frame.channel)
-            .is_some_and(|channel| channel.life == Life::Gone)
-        {
-            self.channels.remove(frame.channel);
+        let life = self.channels.get_mut(frame.channel).map(|channel| &mut channel.life);
+        match life {
+            Some(Life::Gone) => self.channels.remove(frame.channel),
+            Some(Life::Followed(next)) => {
+                let next = std::mem::take(next);
+                self.channels.remove(frame.channel);
+                self.reads_next_channel(&next);
+            }
+            _ => {}
         }
     }
 

@@ -339,3 +339,18 @@ fn accounts_of_the_proxy_belong_to_virtual_hosts() {
     let (accounts, _) = of(&format!("[control]\nurl_file = {secret:?}"), &[]);
     assert_eq!(accounts, [("/".to_owned(), "amqp://***@h:5672/%2F".to_owned())]);
 }
+
+#[test]
+fn a_raise_that_only_some_producers_hear_is_warned_about() {
+    let rule = |answer: &str| format!("[[rule]]\ntask = \"a\"\nunique = \"until_started\"\non_duplicate = \"{answer}\"\n");
+    let warnings = |text: &str| load(text, &[], &Flags::default()).unwrap().warnings;
+    assert_eq!(warnings(&rule("reject")), []);
+    let said: Vec<_> = warnings(&rule("raise")).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "o.toml:4:16: rule \"a\" raises in producers that wait for confirms, and drops for all others. Set broker_transport_options = \
+          {\"confirm_publish\": True} in the application."
+        ]
+    );
+}

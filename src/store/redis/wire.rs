@@ -8,8 +8,8 @@ use std::sync::Arc;
 use redis::{Cmd, RedisWrite, Script, ToRedisArgs, Value};
 
 use crate::rules::lock::{
-    Acquired, Admitted, Alive, Claim, Committed, Cooled, Digest, Extent, Freed, LockNote, LockRecord, LockState, ReleaseOn, ReleaseReason,
-    Renewed, Reply, Request, Running, Scope, Signal,
+    Acquired, Admitted, Alive, Committed, Cooled, Digest, Extent, Freed, LockNote, LockRecord, LockState, ReleaseReason, Renewed, Reply,
+    Request, Running, Scope, Signal,
 };
 use crate::rules::source::{Hears, Source};
 use crate::store::memory::LONGEST_MS;
@@ -102,10 +102,72 @@ pub(super) fn command<'a>(names: &Names, call: Call, requests: impl ExactSizeIte
         write_keys(&mut cmd, names, request);
     }
     cmd.arg(&names.prefix);
-    for request in requests {
-        write_arguments(&mut cmd, names, request);
+    let notes = Notes::of(requests.clone());
+    notes.write(&mut cmd, names);
+    for (request, place) in requests.zip(notes.places) {
+        write_arguments(&mut cmd, names, request, place);
     }
     cmd
+}
+
+/// The notes of the questions of one call, each written once: mostly they are the same but for a few.
+struct Notes<'a> {
+    distinct: Vec<&'a LockNote>,
+    /// For each question the place of its note, from 1; 0 for one without a note.
+    places: Vec<usize>,
+}
+
+impl<'a> Notes<'a> {
+    /// A note is looked for among this many of the last ones.
+    const LOOKED_AT: usize = 8;
+
+    fn of(requests: impl ExactSizeIterator<Item = &'a Request>) -> Notes<'a> {
+        let mut notes = Notes {
+            distinct: Vec::new(),
+            places: Vec::with_capacity(requests.len()),
+        };
+        for request in requests {
+            let place = note_of(request).map_or(0, |note| notes.place(note));
+            notes.places.push(place);
+        }
+        notes
+    }
+
+    fn place(&mut self, note: &'a LockNote) -> usize {
+        let last = self.distinct.iter().enumerate().rev().take(Self::LOOKED_AT);
+        let known = last.into_iter().find(|(_, known)| std::ptr::eq(**known, note) || **known == note);
+        if let Some((at, _)) = known {
+            return at + 1;
+        }
+        self.distinct.push(note);
+        self.distinct.len()
+    }
+
+    fn write(&self, cmd: &mut Cmd, names: &Names) {
+        cmd.arg(self.distinct.len());
+        for note in &self.distinct {
+            let (scope, rule) = (note.scope.as_str().as_bytes(), note.rule.as_bytes());
+            let ends = ends(note);
+            cmd.arg(&ends).arg(if note.shadow { &ends } else { "n" });
+            cmd.arg(Parts([b" ", scope, b" ", rule]));
+            cmd.arg(span(note.lease_ms))
+                .arg(span(note.life_ms))
+                .arg(span(note.queued_life_ms()));
+            cmd.arg(Fields(note, names));
+        }
+    }
+}
+
+fn note_of(request: &Request) -> Option<&LockNote> {
+    match request {
+        Request::Acquire { note, .. }
+        | Request::Commit { note, .. }
+        | Request::RenewLease { note, .. }
+        | Request::Admit { note, .. }
+        | Request::Renew { note, .. }
+        | Request::Cool { note, .. } => Some(note),
+        _ => None,
+    }
 }
 
 fn script_digest() -> &'static str {
@@ -139,88 +201,54 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
     }
 }
 
-fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
+fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize) {
     match request {
-        Request::Acquire {
-            claim: Claim { id, digest },
-            publish,
-            note,
-            reentrant,
-        } => {
-            cmd.arg("A").arg(&**id).arg(Hex(publish.0)).arg(u8::from(*reentrant));
-            cmd.arg(span(note.lease_ms)).arg(span(note.life_ms));
-            write_entry(cmd, *digest, note);
-            cmd.arg(Fields(note, names))
-                .arg(if note.shadow { ends(note) } else { "n".to_owned() });
+        Request::Acquire { publish, reentrant, .. } => {
+            cmd.arg("A").arg(Hex(publish.0)).arg(u8::from(*reentrant)).arg(note);
         }
-        Request::Commit {
-            claim: Claim { id, digest },
-            publish,
-            note,
-        } => {
-            cmd.arg("C").arg(&**id).arg(Hex(publish.0));
-            write_note(cmd, *digest, note, names);
+        Request::Commit { publish, .. } => {
+            cmd.arg("C").arg(Hex(publish.0)).arg(note);
         }
-        Request::RenewLease {
-            claim: Claim { id, digest },
-            publish,
-            note,
-        } => {
-            cmd.arg("R").arg(&**id).arg(Hex(publish.0));
-            write_note(cmd, *digest, note, names);
+        Request::RenewLease { publish, .. } => {
+            cmd.arg("R").arg(Hex(publish.0)).arg(note);
         }
-        Request::Unpublish {
-            claim: Claim { id, .. },
-            publish,
-            reason,
-        } => {
-            cmd.arg("U").arg(&**id).arg(Hex(publish.0)).arg(reason.as_str());
+        Request::Unpublish { publish, reason, .. } => {
+            cmd.arg("U").arg(Hex(publish.0)).arg(reason.as_str());
         }
         Request::Signal {
-            id,
             settlement,
             signal,
             source,
             worker,
+            ..
         } => {
             let source = if signal.counts_always() { Source::Other } else { *source };
-            cmd.arg("S").arg(&**id).arg(Hex(settlement.0)).arg(letter(*signal)).arg(&**worker);
+            cmd.arg("S").arg(Hex(settlement.0)).arg(letter(*signal)).arg(&**worker);
             cmd.arg(source.letter());
         }
         Request::Admit {
-            claim: Claim { id, digest },
             delivery,
-            note,
             reentrant,
             worker,
+            ..
         } => {
-            cmd.arg("M").arg(&**id).arg(Hex(delivery.0)).arg(u8::from(*reentrant));
-            cmd.arg(span(note.queued_life_ms()));
-            write_entry(cmd, *digest, note);
-            cmd.arg(ends(note)).arg(Fields(note, names)).arg(&**worker);
+            cmd.arg("M").arg(Hex(delivery.0)).arg(u8::from(*reentrant)).arg(note).arg(&**worker);
         }
         Request::Renew {
-            claim: Claim { id, digest },
-            delivery,
-            note,
-            alive,
-            worker,
+            delivery, alive, worker, ..
         } => {
-            let life = if alive.runs() { note.life_ms } else { note.queued_life_ms() };
-            cmd.arg("N").arg(&**id).arg(Hex(delivery.0)).arg(match alive {
+            cmd.arg("N").arg(Hex(delivery.0)).arg(match alive {
                 Alive::Delivered => "d",
                 Alive::Begun => "b",
                 Alive::Acknowledged => "a",
             });
-            cmd.arg(span(life));
-            write_entry(cmd, *digest, note);
-            cmd.arg(ends(note)).arg(Fields(note, names)).arg(&**worker);
+            cmd.arg(note).arg(&**worker);
         }
         Request::Run { .. } | Request::RenewRun { .. } | Request::LeaveRun { .. } | Request::ShowRun { .. } => {
             running::write_arguments(cmd, names, request);
         }
-        Request::Cool { claim, note } => {
-            cmd.arg("W").arg(&*claim.id).arg(span(note.cooldown_ms)).arg(Fields(note, names));
+        Request::Cool { note: fields, .. } => {
+            cmd.arg("W").arg(span(fields.cooldown_ms)).arg(note);
         }
         Request::Release { holder, running, .. } => {
             cmd.arg("D")
@@ -258,19 +286,6 @@ fn span(milliseconds: u64) -> u64 {
     milliseconds.clamp(1, LONGEST_MS)
 }
 
-/// What a commit and a renewal need to take the lock anew.
-fn write_note(cmd: &mut Cmd, digest: Digest, note: &LockNote, names: &Names) {
-    cmd.arg(span(note.lease_ms)).arg(span(note.queued_life_ms()));
-    write_entry(cmd, digest, note);
-    cmd.arg(ends(note)).arg(Fields(note, names));
-}
-
-/// The entry of a key in an id record.
-fn write_entry(cmd: &mut Cmd, digest: Digest, note: &LockNote) {
-    let (scope, rule) = (note.scope.as_str().as_bytes(), note.rule.as_bytes());
-    cmd.arg(Parts([b"\n", &digest.hex_digits(), b" ", scope, b" ", rule]));
-}
-
 /// Which signals free such a lock: how much they must say, and the sources that it listens to.
 fn ends(note: &LockNote) -> String {
     let least = match note.scope {
@@ -285,10 +300,25 @@ fn ends(note: &LockNote) -> String {
 /// The fields of a lock that do not change, as a `MessagePack` array of names and values.
 struct Fields<'a>(&'a LockNote, &'a Names);
 
+/// What frees such a lock, in words; see `scripts/lock.lua`.
+fn terms(note: &LockNote) -> String {
+    let late = if note.acks_late { "late" } else { "early" };
+    let hears = note.hears.letters();
+    format!(
+        "{} {} {late} {} {} {} {}",
+        note.scope.as_str(),
+        note.settle_grace_ms.min(LONGEST_MS),
+        if note.hears == Hears::ALL { "*" } else { &hears },
+        span(note.life_ms),
+        note.release_on.as_str(),
+        note.cooldown_ms.min(LONGEST_MS),
+    )
+}
+
 impl Fields<'_> {
     fn each(&self, mut put: impl FnMut(&str, &str)) {
         let Fields(note, names) = self;
-        let mut digits = [0; 20];
+        put("terms", &terms(note));
         put("rule", &note.rule);
         put("task", &note.task);
         put("summary", &note.summary);
@@ -297,24 +327,6 @@ impl Fields<'_> {
         put("vhost", &note.vhost);
         put("queue", &note.queue);
         put("scope", note.scope.as_str());
-        if note.scope == Scope::UntilFinished {
-            put("grace", decimal(note.settle_grace_ms.min(LONGEST_MS), &mut digits));
-            if note.acks_late {
-                put("late", "1");
-            }
-        }
-        if note.hears != Hears::ALL {
-            put("hears", &note.hears.letters());
-        }
-        if note.scope != Scope::UntilExpired {
-            put("life", decimal(span(note.life_ms), &mut digits));
-        }
-        if note.release_on != ReleaseOn::Both {
-            put("release", note.release_on.as_str());
-        }
-        if note.cooldown_ms > 0 {
-            put("cooldown", decimal(note.cooldown_ms.min(LONGEST_MS), &mut digits));
-        }
         if note.shadow {
             put("shadow", "1");
         }
@@ -343,21 +355,6 @@ impl ToRedisArgs for Fields<'_> {
             }
         });
     }
-}
-
-/// The decimal digits of a number.
-fn decimal(number: u64, digits: &mut [u8; 20]) -> &str {
-    let mut rest = number;
-    let mut used = 0;
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + (rest % 10) as u8;
-        used += 1;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    std::str::from_utf8(digits.get(20 - used..).unwrap_or_default()).unwrap_or_default()
 }
 
 /// A nonce as the script writes it.
@@ -494,7 +491,7 @@ fn freed(value: &Value) -> Option<Freed> {
 }
 
 /// The fields that [`record`] reads, as the script's `Q` asks for them.
-pub(super) const RECORD_FIELDS: [&str; 15] = [
+pub(super) const RECORD_FIELDS: [&str; 16] = [
     "holder",
     "state",
     "rule",
@@ -510,6 +507,7 @@ pub(super) const RECORD_FIELDS: [&str; 15] = [
     "shadow",
     "publishes",
     "carried",
+    "marks",
 ];
 
 /// A lock from its fields; `None` if it is not there, or not a lock.
@@ -530,6 +528,7 @@ pub(super) fn record(digest: Digest, fields: &[Value]) -> Option<LockRecord> {
         shadow,
         publishes,
         carried,
+        marks @ ..,
     ] = fields
     else {
         return None;
@@ -553,7 +552,8 @@ pub(super) fn record(digest: Digest, fields: &[Value]) -> Option<LockRecord> {
             .split(' ')
             .filter(|publish| !publish.is_empty() && !publish.contains('-'))
             .count() as u32,
-        carried: text(carried).is_some(),
+        // A running lock always is; of a publish lock a mark tells.
+        carried: text(carried).is_some() || marks.first().and_then(text).is_some_and(|marks| marks.contains('c')),
         shadow: text(shadow).as_deref() == Some("1"),
     })
 }

@@ -1,6 +1,6 @@
 -- Answers the questions in their order.
 
-local answers, at = {}, 2
+local answers, at = {}, first_question
 for question = 1, #KEYS / 2 do
   local op = ARGV[at]
   local done, answer = pcall(ops[op], KEYS[2 * question - 1], KEYS[2 * question], at + 1)

@@ -1,13 +1,16 @@
 -- The rules of the locks, for Redis: many questions in one call, each answered by itself. The same rules as in `memory.rs`.
 --
 -- KEYS: two per question, the lock and the id record; a question about an id alone has its record twice.
--- ARGV: the prefix of all keys, then per question its letter and its arguments (see `wire.rs`).
+-- ARGV: the prefix of all keys, how many notes there are and the notes, then per question its letter and its arguments (see `wire.rs`). A
+-- note is what many questions of one call say alike; they name it by its place.
 -- A lock is a hash; its field `publishes` lists the holder's publishes by nonce: `N` is forwarded, `N+` the broker has, `N-BY` is settled or
--- withdrawn by the request BY; with a `*` behind N it is a delivery, in place of a publish that is not known here. The field `grace` is the settle grace, `late` is there only if the ack ends the task, `hears` only if the lock
--- does not listen to every source of signals: A acks, E events, P rpc results, B the result backend.
+-- withdrawn by the request BY; with a `*` behind N it is a delivery, in place of a publish that is not known here. The field `terms` says
+-- what frees the lock, in words: the scope, the settle grace, `late` if the ack ends the task or else `early`, the sources of signals that
+-- the lock listens to or `*` (A acks, E events, P rpc results, B the result backend), the life, the outcome that frees, the cooldown.
+-- The field `marks` has a letter for each that is so: `d` once a worker has had the message, `c` once a proxy has carried it there, `t` once
+-- the lock's going was told. The field `record` is a time until which the record of the holder lives, unless the lock's going was told.
 -- An id record is a string of entries, one per key that the id has claimed: a line feed, the digest, the scope, the rule. Of a key that it
 -- runs, the digest has a `+` before it (see `run.lua`).
--- The field `delivered` is there once a worker has had the message, `carried` once a proxy has carried it there, `told` once the lock's going was told.
 -- `PREFIX:ended:ID` is what workers' signals leave behind for the commits that come after them: words, each with a blank before and behind,
 -- of how much a signal says (d begun, a acknowledged, r over), its source if no lock has heard it, and a publish that it ended, `~` for one that only its delivery was known of, or `*`. `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key.
 
@@ -16,7 +19,7 @@ local prefix = ARGV[1]
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ENDED_KEPT, UNKNOWN_KEPT, PUBLISHES_KEPT, ENDED_WORDS = 60000, 10000, 16, 64
-local DEAD_KEPT, DEAD_LONGEST = 86400000, 34560000000
+local DEAD_KEPT, DEAD_LONGEST, RECORD_AHEAD = 86400000, 34560000000, 30000
 
 -- Redis writes a Lua number as a floating point number, which is slow. Most questions of one call write the same few.
 local ints = {}
@@ -31,6 +34,19 @@ end
 local now_text = int(now)
 
 local function digest_of(lock) return string.sub(lock, -65, -2) end
+-- Of each note: what frees such a lock, what of that is asked at an acquire, the rest of its entry in an id record, lease, life, life while
+-- its holder has not begun, and the fields of the lock that do not change, packed.
+local notes, first_question = {}, 3 + 7 * ARGV[2]
+for at = 3, first_question - 1, 7 do
+  notes[tostring((at + 4) / 7)] = {
+    ends = ARGV[at], asked = ARGV[at + 1], tail = ARGV[at + 2], lease = tonumber(ARGV[at + 3]), life = tonumber(ARGV[at + 4]),
+    queued = tonumber(ARGV[at + 5]), fields = cmsgpack.unpack(ARGV[at + 6]),
+  }
+end
+local function entry_of(digest, note) return '\n' .. digest .. note.tail end
+
+local ID_AT = #prefix + 5
+local function id_in(idkey) return string.sub(idkey, ID_AT) end
 local function lock_of(digest) return prefix .. ':lock:{' .. digest .. '}' end
 local function id_of(id) return prefix .. ':id:' .. id end
 local function ended_of(id) return prefix .. ':ended:' .. id end
@@ -109,20 +125,49 @@ local function settle(list, settlement)
   return true
 end
 
--- What is written beside a lock, by its packed form: mostly the same for many questions of one call.
-local notes = {}
-local function take(lock, id, state, publishes, life, blob)
-  local note = notes[blob]
-  if not note then
-    note = cmsgpack.unpack(blob)
-    notes[blob] = note
-  end
-  call('HSET', lock, 'holder', id, 'state', state, 'since', now_text, 'expires', int(now + life), 'publishes', publishes, unpack(note))
+-- Takes the lock; the record of the id lives until `record` at least.
+local function take(lock, id, state, publishes, life, note, record, marks)
+  call('HSET', lock, 'holder', id, 'state', state, 'expires', int(now + life), 'publishes', publishes, 'marks', marks or '', 'record',
+    int(record), 'since', now_text, unpack(note.fields))
   call('PEXPIRE', lock, int(life))
 end
 
+local function is_marked(marks, mark) return marks and string.find(marks, mark, 1, true) end
+local function unmarked(marks, mark) return (string.gsub(marks or '', mark, '')) end
+
+-- What frees a lock, by its words: mostly the same for many questions of one call.
+local terms = {}
+local function terms_of(words)
+  local known = terms[words or '']
+  if not known then
+    local scope, grace, late, hears, life, release, cooldown = string.match(words or '', '^(%S+) (%d+) (%l+) (%S+) (%d+) (%l+) (%d+)$')
+    known = {
+      scope = scope, grace = tonumber(grace) or 0, late = late == 'late', hears = hears ~= '*' and hears or nil,
+      life = tonumber(life) or 1, release = release ~= 'both' and release or nil, cooldown = tonumber(cooldown) or 0,
+    }
+    terms[words or ''] = known
+  end
+  return known
+end
+
+-- Redis makes every function anew for each call, which takes longer than most questions: those are made that the questions want. A kind of
+-- question is made by the function that `made_by` names; `make.run` is in `run.lua`.
+local make, ops = {}, {}
+local made_by = {
+  A = 'publish', C = 'publish', R = 'publish', U = 'publish', S = 'signal', M = 'delivery', N = 'delivery', W = 'operator', Q = 'operator',
+  G = 'run', K = 'run', L = 'run', V = 'run', D = 'run',
+}
+setmetatable(ops, { __index = function(_, op)
+  make[made_by[op]]()
+  return rawget(ops, op)
+end })
+
 -- Of running locks, see `run.lua`: what a signal does to them, and whether a record lists one.
 local runs = {}
+setmetatable(runs, { __index = function(_, name)
+  make.run()
+  return rawget(runs, name)
+end })
 
 local function lists(record, digest) return string.find(record, '\n' .. digest .. ' ', 1, true) end
 
@@ -141,6 +186,24 @@ local function note_id(idkey, entry, life)
   local record = call('GET', idkey)
   if lists(record, string.sub(entry, 2, 65)) then return live_at_least(idkey, life) end
   call('SET', idkey, record .. entry, 'PX', int(math.max(life, call('PTTL', idkey))))
+end
+
+-- The record of the holder of a lock lives that long: what it is known to live for spares the question. Returns until when.
+local function record_for(idkey, lock, note, known, told, life)
+  known = not told and tonumber(known) or 0
+  if known >= now + life then return known end
+  local ahead = life + math.min(RECORD_AHEAD, math.floor(life / 8))
+  local left = call('PTTL', idkey)
+  if left < life then
+    if left < 0 then
+      if not note then return 0 end
+      note_id(idkey, entry_of(digest_of(lock), note), ahead)
+    else
+      call('PEXPIRE', idkey, int(ahead))
+    end
+    return now + ahead
+  end
+  return now + left
 end
 
 local function forget_id(idkey, digest)
@@ -187,6 +250,8 @@ local function ended(digest, id, nonce, ends) return is_dead(digest, id) or hear
 -- is the same told twice.
 local function note_ended(id, verdict, source, publishes, kept)
   local key = ended_of(id)
+  -- Mostly it is the first word.
+  if #publishes == 1 and call('SET', key, ' ' .. verdict .. source .. publishes[1] .. ' ', 'PX', int(kept), 'NX') then return end
   local words, left = call('GET', key), 0
   if words then left = call('PTTL', key) else words = ' ' end
   if publishes[1] == '*' and heard(id, nil, LEAST[verdict] .. source) then return end
@@ -216,24 +281,33 @@ local function freed(digest, reason, holder, rule, task, since, shadow)
   return { digest, holder, rule or '', task or '', reason, now - (tonumber(since) or now), shadow and 1 or 0 }
 end
 
-local ops = {}
+-- The publishes that a signal ends under a key whose lock the id does not hold.
+local UNJUDGED = { '*' }
+-- The signals that count only if the lock listens to their source, and those of them that settle a message.
+local LISTENED = { a = true, l = true, d = true, s = true, k = true, f = true }
+local SETTLING = { a = true, l = true, r = true, d = true }
 
--- Acquire: id, nonce, reentrant, lease, life, entry, blob, ends.
+function make.publish()
+
+-- Acquire: nonce, reentrant, note.
 function ops.A(lock, idkey, a)
-  local id, nonce, lease, life = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 3]), tonumber(ARGV[a + 4])
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes')
+  local id, nonce, note = id_in(idkey), ARGV[a], notes[ARGV[a + 2]]
+  local lease, life = note.lease, note.life
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks')
   local holder = l[1]
   if not holder then
     -- What only observes does not wait for this answer, and may have ended.
-    if heard(id, nonce, ARGV[a + 7]) then return 0 end
+    if heard(id, nonce, note.asked) then return 0 end
     -- The record goes first: only an id that has one, or a retry, can be dead.
-    local fresh = call('SET', idkey, ARGV[a + 5], 'PX', int(lease + life), 'NX')
-    if (not fresh or ARGV[a + 2] == '1') and is_dead(digest_of(lock), id) then
+    local digest = digest_of(lock)
+    local entry = entry_of(digest, note)
+    local fresh = call('SET', idkey, entry, 'PX', int(lease + life), 'NX')
+    if (not fresh or ARGV[a + 1] == '1') and is_dead(digest, id) then
       if fresh then call('DEL', idkey) end
       return 2
     end
-    if not fresh then note_id(idkey, ARGV[a + 5], lease + life) end
-    take(lock, id, 'leased', nonce, lease, ARGV[a + 6])
+    if not fresh then note_id(idkey, entry, lease + life) end
+    take(lock, id, 'leased', nonce, lease, note, now + lease + life)
     return 0
   end
   if holder == id then
@@ -241,27 +315,25 @@ function ops.A(lock, idkey, a)
     local publish = find(list, nonce)
     -- A question that comes behind its own end brings nothing back.
     if publish and publish[2] == '-' then return 1 end
-    if not publish then
-      push(list, nonce, '')
-      call('HSET', lock, 'publishes', format(list))
-    end
-    call('HDEL', lock, 'told')
+    if not publish then push(list, nonce, '') end
+    call('HSET', lock, 'publishes', format(list), 'marks', unmarked(l[5], 't'), 'record', int(now + lease + life))
     prolong(lock, l[3], lease)
-    note_id(idkey, ARGV[a + 5], lease + life)
+    note_id(idkey, entry_of(digest_of(lock), note), lease + life)
     return 1
   end
-  if ARGV[a + 2] == '1' or string.find(call('GET', idkey) or '', digest_of(lock), 1, true) then
-    note_id(idkey, ARGV[a + 5], lease + life)
+  if ARGV[a + 1] == '1' or string.find(call('GET', idkey) or '', digest_of(lock), 1, true) then
+    note_id(idkey, entry_of(digest_of(lock), note), lease + life)
     return 2
   end
   if l[2] == 'leased' then return { holder } end
   return { holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
--- Commit: id, nonce, lease, life, entry, ends, blob.
+-- Commit: nonce, note.
 function ops.C(lock, idkey, a)
-  local id, nonce, lease, life = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'told', 'since')
+  local id, nonce, note = id_in(idkey), ARGV[a], notes[ARGV[a + 1]]
+  local life = note.queued
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record')
   local holder = l[1]
   if holder == id then
     local publishes = nonce .. '+'
@@ -275,50 +347,54 @@ function ops.C(lock, idkey, a)
       end
       publishes = format(list)
     end
-    if l[2] == 'cooldown' or l[5] then
+    if l[2] == 'cooldown' or is_marked(l[5], 't') then
       call('HSET', lock, 'publishes', publishes)
       return 1
     end
-    local expires = math.max(now + life, tonumber(l[3]) or 0)
-    call('HSET', lock, 'state', l[2] == 'leased' and 'queued' or l[2], 'publishes', publishes, 'expires', int(expires))
+    local expires, state = math.max(now + life, tonumber(l[3]) or 0), l[2] == 'leased' and 'queued' or l[2]
+    if (tonumber(l[6]) or 0) >= expires then
+      call('HSET', lock, 'state', state, 'expires', int(expires), 'publishes', publishes)
+    else
+      note_id(idkey, entry_of(digest_of(lock), note), expires - now)
+      call('HSET', lock, 'state', state, 'expires', int(expires), 'publishes', publishes, 'record', int(expires))
+    end
     call('PEXPIRE', lock, int(expires - now))
-    -- The acquire has written the record for a lease more than a life.
-    if now - (tonumber(l[6]) or 0) > lease then note_id(idkey, ARGV[a + 4], life) end
     return 0
   end
-  if ended(digest_of(lock), id, nonce, ARGV[a + 5]) then return 1 end
+  if ended(digest_of(lock), id, nonce, note.ends) then return 1 end
   if holder then return { holder } end
-  take(lock, id, 'queued', nonce .. '+', life, ARGV[a + 6])
-  note_id(idkey, ARGV[a + 4], life)
+  take(lock, id, 'queued', nonce .. '+', life, note, now + life)
+  note_id(idkey, entry_of(digest_of(lock), note), life)
   return 0
 end
 
--- Lease renewal: id, nonce, lease, life, entry, ends, blob.
+-- Lease renewal: nonce, note.
 function ops.R(lock, idkey, a)
-  local id, nonce, lease = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2])
+  local id, nonce, note = id_in(idkey), ARGV[a], notes[ARGV[a + 1]]
+  local lease, life = note.lease, note.queued
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes')
   if l[1] then
     if l[1] == id and l[2] == 'leased' and in_flight(parse(l[4])) > 0 then prolong(lock, l[3], lease) end
     prolong_ended(id)
-  elseif ended(digest_of(lock), id, nonce, ARGV[a + 5]) then
+  elseif ended(digest_of(lock), id, nonce, note.ends) then
     prolong_ended(id)
   else
-    take(lock, id, 'leased', nonce, lease, ARGV[a + 6])
-    note_id(idkey, ARGV[a + 4], lease + tonumber(ARGV[a + 3]))
+    take(lock, id, 'leased', nonce, lease, note, now + lease + life)
+    note_id(idkey, entry_of(digest_of(lock), note), lease + life)
   end
   return 0
 end
 
--- Unpublish: id, nonce, reason.
+-- Unpublish: nonce, reason.
 function ops.U(lock, idkey, a)
-  local id, nonce = ARGV[a], ARGV[a + 1]
-  local l = call('HMGET', lock, 'holder', 'state', 'publishes', 'rule', 'task', 'since', 'shadow', 'delivered')
+  local id, nonce = id_in(idkey), ARGV[a]
+  local l = call('HMGET', lock, 'holder', 'state', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks')
   if l[1] ~= id then return {} end
   local list = parse(l[3])
   local publish = find(list, nonce)
   if not publish or publish[2] == '-' then return {} end
   -- A worker has had it in its hands: the broker has it, whatever became of its confirm.
-  if l[8] and #list == 1 then return {} end
+  if is_marked(l[8], 'd') and #list == 1 then return {} end
   publish[2], publish[3] = '-', nonce
   if in_flight(list) > 0 or (l[2] ~= 'leased' and l[2] ~= 'queued') then
     call('HSET', lock, 'publishes', format(list))
@@ -326,41 +402,48 @@ function ops.U(lock, idkey, a)
   end
   call('DEL', lock)
   forget_id(idkey, digest_of(lock))
-  return { freed(digest_of(lock), ARGV[a + 2], id, l[4], l[5], l[6], l[7]) }
+  return { freed(digest_of(lock), ARGV[a + 1], id, l[4], l[5], l[6], l[7]) }
 end
+
+end
+
+function make.signal()
 
 -- The lock of an id that goes on, with its full life.
-local function goes_on(lock, idkey, state, publishes, life, expires, told, ...)
+local function goes_on(lock, idkey, state, publishes, life, l, marks, worker)
+  local expires, told, known = l[3], is_marked(l[5], 't'), tonumber(l[6]) or 0
   local longer = now + life > (tonumber(expires) or 0)
   if longer then expires = int(now + life) end
-  call('HSET', lock, 'state', state, 'publishes', publishes, 'expires', expires, ...)
+  if told or known < now + life then known = record_for(idkey, nil, nil, known, told, life) end
+  if worker == '' then
+    call('HSET', lock, 'state', state, 'expires', expires, 'publishes', publishes, 'marks', marks, 'record', int(known))
+  else
+    call('HSET', lock, 'state', state, 'expires', expires, 'publishes', publishes, 'marks', marks, 'record', int(known), 'worker', worker)
+  end
   if longer then call('PEXPIRE', lock, int(life)) end
-  if told then call('HDEL', lock, 'told') end
-  live_at_least(idkey, life)
   return true
 end
-
--- The publishes that a signal ends under a key whose lock the id does not hold.
-local UNJUDGED = { '*' }
--- The signals that count only if the lock listens to their source, and those of them that settle a message.
-local LISTENED = { a = true, l = true, d = true, s = true, k = true, f = true }
-local SETTLING = { a = true, l = true, r = true, d = true }
 
 -- What a signal does to one lock: whether the id still claims the key, the publishes it ends if any, and what is told if the lock goes.
 local function signal_lock(digest, idkey, id, settlement, signal, worker, source)
   local lock = lock_of(digest)
-  local l = call('HMGET', lock, 'holder', 'scope', 'publishes', 'grace', 'expires', 'state', 'life', 'told', 'late', 'hears',
-    'carried')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'terms')
   if l[1] ~= id then
     if signal == 't' or signal == 'o' or is_dead(digest, id) then return true end
     return false, UNJUDGED
   end
-  local scope, runs, life, told = l[2], l[6] == 'running', tonumber(l[7]) or 1, l[8]
-  if scope == 'until_expired' or l[6] == 'cooldown' then return true end
-  local list = parse(l[3])
+  local ends, marks = terms_of(l[7]), l[5] or ''
+  local scope, runs, life, told = ends.scope, l[2] == 'running', ends.life, is_marked(marks, 't')
+  if scope == 'until_expired' or l[2] == 'cooldown' then return true end
+  -- Mostly it is the start of a task that acknowledges early, and its only message: whether or not the lock listens, a worker has begun.
+  if signal == 'a' and scope == 'until_finished' and not ends.late then
+    local open = string.match(l[4] or '', '^(%x+%*?)%+?$')
+    if open then return goes_on(lock, idkey, 'running', open .. '-' .. settlement, life, l, 'dc', worker) end
+  end
+  local list = parse(l[4])
   if SETTLING[signal] then
     if not settle(list, settlement) then return true end
-    if not l[11] then call('HSET', lock, 'carried', '1') end
+    if not is_marked(marks, 'c') then marks = marks .. 'c' end
   end
 
   local function tell(reason)
@@ -380,62 +463,56 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker, source
     live_at_least(idkey, kept)
     return true, all(list), telling
   end
-  local listens = not LISTENED[signal] or not l[10] or string.find(l[10], source, 1, true)
+  local function counts()
+    call('HSET', lock, 'publishes', format(list), 'marks', marks)
+    return true
+  end
+  local listens = not LISTENED[signal] or not ends.hears or string.find(ends.hears, source, 1, true)
   if signal == 'a' or signal == 'l' or signal == 'd' or signal == 's' then
     -- Per run, started never follows ended.
-    if told and (signal == 'd' or signal == 's') then
-      call('HSET', lock, 'publishes', format(list))
-      return true
-    end
-    if not listens and (signal == 'a' and not l[9] or signal == 'd' or signal == 's') and scope == 'until_finished' then
+    if told and (signal == 'd' or signal == 's') then return counts() end
+    if not listens and (signal == 'a' and not ends.late or signal == 'd' or signal == 's') and scope == 'until_finished' then
       -- A lock that lasts until the end shows nevertheless that a worker has begun: no revoke that is asked of all frees it then.
       signal, listens = 's', true
     end
-    if not listens then
-      call('HSET', lock, 'publishes', format(list))
-      return true
-    end
+    if not listens then return counts() end
     if scope == 'until_started' then
       -- A start tells of one message, as an ack does.
       if signal == 's' then settle(list, settlement) end
       return frees('started', settled(list))
     end
-    if signal == 'l' or signal == 'a' and l[9] then
-      if in_flight(list) > 0 then
-        call('HSET', lock, 'publishes', format(list))
-        return true
-      end
-      local grace = math.min(tonumber(l[4]) or 0, math.max(0, (tonumber(l[5]) or now) - now))
+    if signal == 'l' or signal == 'a' and ends.late then
+      if in_flight(list) > 0 then return counts() end
+      local grace = math.min(ends.grace, math.max(0, (tonumber(l[3]) or now) - now))
       local telling = tell('ended')
-      call('HSET', lock, 'publishes', format(list), 'expires', int(now + grace), 'told', '1')
+      call('HSET', lock, 'expires', int(now + grace), 'publishes', format(list), 'marks', told and marks or marks .. 't')
       call('PEXPIRE', lock, int(grace))
       return true, settled(list), telling, grace
     end
-    local publishes = format(list)
-    if worker == '' then return goes_on(lock, idkey, 'running', publishes, life, l[5], told, 'delivered', '1') end
-    return goes_on(lock, idkey, 'running', publishes, life, l[5], told, 'delivered', '1', 'worker', worker)
+    marks = unmarked(marks, 't')
+    if not is_marked(marks, 'd') then marks = 'd' .. marks end
+    return goes_on(lock, idkey, 'running', format(list), life, l, marks, worker)
   end
   if signal == 'r' then return frees('ended', settled(list)) end
   if signal == 'v' then return frees('revoked', all(list)) end
   if signal == 'c' then return frees('crash', all(list)) end
   if signal == 'o' then
     -- Of what no proxy has carried no settlement is seen.
-    if call('HGET', lock, 'worker') ~= worker or (l[11] and in_flight(list) > 0) then return true end
+    if call('HGET', lock, 'worker') ~= worker or (is_marked(marks, 'c') and in_flight(list) > 0) then return true end
     return frees('crash', all(list))
   end
   -- The retry's own message was counted, and has ended: its word comes late.
   if signal == 't' and told and #list > 1 then return true end
-  if signal == 't' then return scope ~= 'until_finished' or goes_on(lock, idkey, 'queued', format(list), life, l[5], told) end
+  if signal == 't' then return scope ~= 'until_finished' or goes_on(lock, idkey, 'queued', format(list), life, l, unmarked(marks, 't'), '') end
   if not listens then return true end
   if signal == 'k' or signal == 'f' then
     local outcome, rest = signal == 'k' and 'success' or 'failure', 0
-    local ends = call('HMGET', lock, 'release', 'cooldown')
     if scope == 'until_started' then
       rest = 0
-    elseif ends[1] and ends[1] ~= outcome then
+    elseif ends.release and ends.release ~= outcome then
       rest = life
     elseif signal == 'k' then
-      rest = tonumber(ends[2]) or 0
+      rest = ends.cooldown
     end
     if rest == 0 then return frees(outcome, all(list)) end
     call('HSET', lock, 'state', 'cooldown', 'expires', int(now + rest))
@@ -446,21 +523,29 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker, source
   if signal == 'x' and runs then return frees('expired', all(list)) end
   if signal == 'x' then return supersedes('expired') end
   if signal == 'q' and not runs then return supersedes('revoked') end
-  if signal == 'p' and not runs and call('HEXISTS', lock, 'delivered') == 0 then return frees('purged', all(list)) end
+  if signal == 'p' and not runs and not is_marked(marks, 'd') then return frees('purged', all(list)) end
   return true
 end
 
--- Signal: id, settlement, signal, worker, source. The signals: a ack, l ack of a run that began long before, r reject, d delivered without ack, s started, t retried, k succeeded,
+-- Signal: settlement, signal, worker, source. The signals: a ack, l ack of a run that began long before, r reject, d delivered without ack, s started, t retried, k succeeded,
 -- f failed, v revoked, q a revoke is asked for, x expired, c crashed, o orphaned, p purged.
 local verdicts = { a = 'a', l = 'a', d = 'd', s = 'd' }
 function ops.S(_, idkey, a)
-  local id, signal, source = ARGV[a], ARGV[a + 2], ARGV[a + 4]
+  local id, settlement, signal, worker, source = id_in(idkey), ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
   local unjudged, unheard = false, source == 'O' and '' or source
   local verdict = verdicts[signal] or 'r'
-  local record, out, ends = call('GET', idkey), {}, nil
+  local record = call('GET', idkey)
+  -- Mostly it lists one key, which the id goes on to claim.
+  local claims, publishes, told, grace
+  local alone = record and string.byte(record, 2) ~= 43 and not string.find(record, '\n', 2, true)
+  if alone then
+    claims, publishes, told, grace = signal_lock(string.sub(record, 2, 65), idkey, id, settlement, signal, worker, source)
+    if claims and not publishes and not told and not grace then return {} end
+  end
+  local out, ends = {}, nil
   local kept, entries, shortest = {}, 0, nil
   if record and string.find(record, '\n+', 1, true) then
-    kept, entries, shortest = runs.signal(record, idkey, id, ARGV[a + 1], signal, ARGV[a + 3], source, out)
+    kept, entries, shortest = runs.signal(record, idkey, id, settlement, signal, worker, source, out)
   end
   if not record or not string.find(record, '\n%x') then
     -- Of an id that is not known, all but its end is somebody else's business.
@@ -468,7 +553,9 @@ function ops.S(_, idkey, a)
     if not record then return out end
   end
   for entry, digest in string.gmatch(record, '(\n(%x+)[^\n]*)') do
-    local claims, publishes, told, grace = signal_lock(digest, idkey, id, ARGV[a + 1], signal, ARGV[a + 3], source)
+    if not alone then
+      claims, publishes, told, grace = signal_lock(digest, idkey, id, settlement, signal, worker, source)
+    end
     entries = entries + 1
     if claims then kept[#kept + 1] = entry end
     if told then out[#out + 1] = told end
@@ -497,99 +584,126 @@ function ops.S(_, idkey, a)
   return out
 end
 
-local function delivered(lock, idkey, entry, worker, life)
-  call('HSET', lock, 'delivered', '1', 'carried', '1')
-  if worker ~= '' then call('HSET', lock, 'worker', worker) end
-  note_id(idkey, entry, life)
 end
 
--- Admission: id, delivery, reentrant, life, entry, ends, blob, worker. 0: the id holds the key that was asked about; else what, of which key.
+function make.delivery()
+
+-- The id holds the lock, and a worker is to have its message.
+local function reaches(lock, idkey, note, nonce, worker, l)
+  local publishes, life = l[4] or '', note.queued
+  if not string.find(publishes, '^%x+%*?%+?$') then
+    local list = parse(publishes)
+    if in_flight(list) == 0 then
+      push(list, nonce, '+', '*')
+      publishes = format(list)
+    end
+  end
+  local left = (tonumber(l[3]) or now) - now
+  local state, longest = l[2] == 'leased' and 'queued' or l[2], math.max(life, left)
+  local record = record_for(idkey, lock, note, l[6], is_marked(l[5], 't'), longest)
+  -- A field more or less costs little, a call costs much.
+  if worker == '' then
+    call('HSET', lock, 'state', state, 'expires', int(now + longest), 'publishes', publishes, 'marks', 'dc', 'record', int(record))
+  else
+    call('HSET', lock, 'state', state, 'expires', int(now + longest), 'publishes', publishes, 'marks', 'dc', 'record', int(record),
+      'worker', worker)
+  end
+  if life > left then call('PEXPIRE', lock, int(life)) end
+end
+
+local function retake(lock, idkey, digest, id, state, publishes, life, note, worker)
+  take(lock, id, state, publishes, life, note, now + life, 'dc')
+  if worker ~= '' then call('HSET', lock, 'worker', worker) end
+  note_id(idkey, entry_of(digest, note), life)
+end
+
+-- Admission: delivery, reentrant, note, worker. 0: the id holds the key that was asked about; else what, of which key.
 function ops.M(lock, idkey, a)
-  local id, nonce, life, entry, worker = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 3]), ARGV[a + 4], ARGV[a + 7]
+  local id, nonce, note, worker = id_in(idkey), ARGV[a], notes[ARGV[a + 2]], ARGV[a + 3]
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record')
+  -- Mostly the id holds the key, so that its record lists it.
+  if l[1] == id and l[2] ~= 'cooldown' and note.ends ~= 'n' then
+    reaches(lock, idkey, note, nonce, worker, l)
+    return 0
+  end
   local digest, record = digest_of(lock), call('GET', idkey)
   local asked = digest
   local known = record and lists(record, digest)
   local runs_it = record and not known and runs.find(record, digest)
   if record and not known and not runs_it then
     -- The key that the id has claimed goes before the one that the present rules compute.
-    local rule = string.match(entry, '^\n%x+ %S+ (.*)$')
+    local rule = string.match(note.tail, '^ %S+ (.*)$')
     for other, scope, name in string.gmatch(record, '\n(%x+) (%S+) ([^\n]*)') do
       if name == rule then
-        digest, lock, known, entry = other, lock_of(other), true, '\n' .. other .. ' ' .. scope .. ' ' .. name
+        digest, known = other, true
         break
       end
     end
     if not known then
-      local other = runs.of_rule(record, rule)
-      if not other then return { 'p', digest } end
-      digest, lock, runs_it, entry = other, lock_of(other), true, '\n' .. other .. string.sub(entry, 66)
+      digest = runs.of_rule(record, rule)
+      if not digest then return { 'p', asked } end
+      runs_it = true
     end
+    lock = lock_of(digest)
+    l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record')
   end
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'told')
   local holder = l[1]
   -- What is dead holds nothing: it has lost its lock by that.
   if (holder ~= id or l[2] == 'cooldown') and is_dead(digest, id) then return { 'x', digest } end
-  if ARGV[a + 5] == 'n' then return { 'p', digest } end
+  if note.ends == 'n' then return { 'p', digest } end
   if not holder then
-    take(lock, id, 'queued', nonce .. '*+', life, ARGV[a + 6])
-    delivered(lock, idkey, entry, worker, life)
+    retake(lock, idkey, digest, id, 'queued', nonce .. '*+', note.queued, note, worker)
     return digest == asked and 0 or { 'h', digest }
   end
   if holder == id then
     if l[2] == 'cooldown' then return { 'p', digest } end
-    local list, publishes = parse(l[4]), l[4] or ''
-    if in_flight(list) == 0 then
-      push(list, nonce, '+', '*')
-      publishes = format(list)
-    end
-    local left = (tonumber(l[3]) or now) - now
-    local state, expires = l[2] == 'leased' and 'queued' or l[2], int(now + math.max(life, left))
-    -- A field more or less costs little, a call costs much.
-    if worker == '' then
-      call('HSET', lock, 'state', state, 'publishes', publishes, 'expires', expires, 'delivered', '1',
-        'carried', '1')
-    else
-      call('HSET', lock, 'state', state, 'publishes', publishes, 'expires', expires, 'delivered', '1',
-        'carried', '1', 'worker', worker)
-    end
-    if life > left then call('PEXPIRE', lock, int(life)) end
-    if l[5] then call('HDEL', lock, 'told') end
-    if known and record then
-      live_at_least(idkey, math.max(life, left))
-    else
-      note_id(idkey, entry, math.max(life, left))
-    end
+    reaches(lock, idkey, note, nonce, worker, l)
     return digest == asked and 0 or { 'h', digest }
   end
-  if ARGV[a + 2] == '1' or known or runs_it then return { 'p', digest } end
+  if ARGV[a + 1] == '1' or known or runs_it then return { 'p', digest } end
   if l[2] == 'leased' then return { 'l', digest, holder } end
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
--- Renewal: id, delivery, how it is alive (d delivered, b begun, a acknowledged), life, entry, ends, blob, worker. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
+-- Renewal: delivery, how it is alive (d delivered, b begun, a acknowledged), note, worker. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
 function ops.N(lock, idkey, a)
-  local id, life, ends = ARGV[a], tonumber(ARGV[a + 3]), ARGV[a + 5]
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'told')
+  local id, nonce, alive, note = id_in(idkey), ARGV[a], ARGV[a + 1], notes[ARGV[a + 2]]
+  local life, digest = alive == 'd' and note.queued or note.life, digest_of(lock)
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'marks')
   if l[1] then
-    if l[1] ~= id or l[2] == 'cooldown' or l[4] then return 2 end
+    if l[1] ~= id or l[2] == 'cooldown' or is_marked(l[4], 't') then return 2 end
     prolong(lock, l[3], life)
-    note_id(idkey, ARGV[a + 4], math.max(life, (tonumber(l[3]) or now) - now))
+    note_id(idkey, entry_of(digest, note), math.max(life, (tonumber(l[3]) or now) - now))
     return 0
   end
-  if ended(digest_of(lock), id, nil, ends) then return 2 end
-  local nonce = ARGV[a + 1]
-  local list = ARGV[a + 2] == 'a' and nonce .. '*-' .. nonce or nonce .. '*+'
-  take(lock, id, ARGV[a + 2] == 'd' and 'queued' or 'running', list, life, ARGV[a + 6])
-  delivered(lock, idkey, ARGV[a + 4], ARGV[a + 7], life)
+  if ended(digest, id, nil, note.ends) then return 2 end
+  local list = alive == 'a' and nonce .. '*-' .. nonce or nonce .. '*+'
+  retake(lock, idkey, digest, id, alive == 'd' and 'queued' or 'running', list, life, note, ARGV[a + 3])
   return 1
 end
 
--- Lock by hand: id, cooldown, blob. 0: locked; else who holds the key.
-function ops.W(lock, _, a)
-  local life = tonumber(ARGV[a + 1])
+end
+
+-- Release of the publish lock by an operator; the arguments of `ops.D`.
+local function release_lock(lock, a)
+  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow', 'state', 'marks')
+  if not l[1] or (ARGV[a] == '1' and l[1] ~= ARGV[a + 1]) then return {} end
+  if l[6] == 'running' and ARGV[a + 2] ~= '1' then return {} end
+  -- A worker has it and may go on: no renewal is to bring back what was freed.
+  if is_marked(l[7], 'd') then note_ended(l[1], 'r', '', { '*' }, math.max(ENDED_KEPT, call('PTTL', lock))) end
+  call('DEL', lock)
+  forget_id(id_of(l[1]), digest_of(lock))
+  return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5]) }
+end
+
+function make.operator()
+
+-- Lock by hand: cooldown, note. 0: locked; else who holds the key.
+function ops.W(lock, idkey, a)
+  local life = tonumber(ARGV[a])
   local l = call('HMGET', lock, 'holder', 'state')
   if not l[1] then
-    take(lock, ARGV[a], 'cooldown', '0-0', life, ARGV[a + 2])
+    take(lock, id_in(idkey), 'cooldown', '0-0', life, notes[ARGV[a + 1]], 0)
   elseif l[2] == 'cooldown' then
     call('HSET', lock, 'expires', int(now + life))
     call('PEXPIRE', lock, int(life))
@@ -599,22 +713,12 @@ function ops.W(lock, _, a)
   return 0
 end
 
--- Release of the publish lock by an operator; the arguments of `ops.D`.
-local function release_lock(lock, a)
-  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow', 'state', 'delivered')
-  if not l[1] or (ARGV[a] == '1' and l[1] ~= ARGV[a + 1]) then return {} end
-  if l[6] == 'running' and ARGV[a + 2] ~= '1' then return {} end
-  -- A worker has it and may go on: no renewal is to bring back what was freed.
-  if l[7] then note_ended(l[1], 'r', '', { '*' }, math.max(ENDED_KEPT, call('PTTL', lock))) end
-  call('DEL', lock)
-  forget_id(id_of(l[1]), digest_of(lock))
-  return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5]) }
-end
-
 -- Show.
 function ops.Q(lock)
   return call('HMGET', lock, 'holder', 'state', 'rule', 'task', 'summary', 'worker', 'proxy', 'vhost', 'queue', 'since', 'expires',
-    'scope', 'shadow', 'publishes', 'carried')
+    'scope', 'shadow', 'publishes', 'carried', 'marks')
 end
 
-local arguments = { A = 8, C = 7, R = 7, U = 3, S = 5, M = 8, N = 8, W = 3, D = 3, Q = 0 }
+end
+
+local arguments = { A = 3, C = 2, R = 2, U = 2, S = 4, M = 4, N = 4, W = 2, D = 3, Q = 0 }

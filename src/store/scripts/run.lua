@@ -11,6 +11,8 @@
 -- `PREFIX:done:{DIGEST}:ID` is what ended runs leave behind: `over`, their deliveries, each with a blank before and behind, or `*`; and of one
 -- that succeeded while a copy of it was about: `at`, `retries`, and `to`, the copy that was told.
 
+function make.run()
+
 local WAITERS_KEPT, UNSEEN, WAIT_KEPT, PASSED_OVER, DONE_KEPT, OVER_WORDS = 100000, 5000, 60000, 1000, 3600000, 16
 local FORGOTTEN = 5000
 
@@ -138,7 +140,7 @@ end
 local function leave(digest, idkey, id, delivery)
   leave_wait(digest, id)
   local lock = lock_of(digest)
-  local l = call('HMGET', lock, 'holder', 'state', 'scope', 'publishes', 'rule', 'task', 'since', 'shadow', 'told')
+  local l = call('HMGET', lock, 'holder', 'state', 'scope', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks')
   if l[1] ~= id then
     note_ended(id, 'r', '', UNJUDGED, UNKNOWN_KEPT)
     return nil
@@ -149,7 +151,7 @@ local function leave(digest, idkey, id, delivery)
   call('DEL', lock)
   forget_id(idkey, digest)
   note_ended(id, 'r', '', settled(list), ENDED_KEPT)
-  return not l[9] and freed(digest, 'ended', id, l[5], l[6], l[7], l[8]) or nil
+  return not is_marked(l[9], 't') and freed(digest, 'ended', id, l[5], l[6], l[7], l[8]) or nil
 end
 
 -- Run: id, delivery, l (leave) or w (wait), place or nothing, worker, retries, life, entry, blob. 0: it runs; 1: its run has succeeded before;
@@ -349,4 +351,6 @@ function runs.signal(record, idkey, id, settlement, signal, worker, source, out)
 end
 
 arguments.G, arguments.K, arguments.L, arguments.V = 9, 8, 2, 0
+
+end
 
