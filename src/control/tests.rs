@@ -233,14 +233,14 @@ impl Workers for Nobody {
     fn answered(&self, _: TasksKnown) {}
 }
 
-fn parked() -> Republish {
+fn parked(queue: &str) -> Republish {
     let mut header = vec![0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     Properties::default().encode(&mut header).expect("fits");
     Republish {
         header,
         body: b"body".to_vec(),
         target: Target::Delay {
-            queue: "q".into(),
+            queue: queue.into(),
             wait_ms: 1_000,
             kind: QueueKind::Classic,
         },
@@ -273,14 +273,17 @@ async fn a_connection_that_goes_leaves_what_was_sent_unknown_and_the_next_begins
     for _ in 0..2 {
         let mut broker = Broker::accept(&listener).await;
         until(|| control.publishes("jobs")).await;
-        let kept = control.publish("jobs", parked());
+        let kept = control.publish("jobs", parked("q"));
         broker.declares().await;
         broker.acks(1).await;
         assert_eq!(kept.await, Ok(()));
-        let lost = control.publish("jobs", parked());
+        let lost = control.publish("jobs", parked("q"));
         broker.hears(MethodId::BASIC_PUBLISH).await;
+        let waiting = control.publish("jobs", parked("other"));
+        broker.hears(MethodId::QUEUE_DECLARE).await;
         drop(broker);
         assert_eq!(lost.await, Err(RepublishFault::Unknown));
-        assert_eq!(control.publish("jobs", parked()).await, NOT_AVAILABLE);
+        assert_eq!(waiting.await, NOT_AVAILABLE, "it was not sent");
+        assert_eq!(control.publish("jobs", parked("q")).await, NOT_AVAILABLE);
     }
 }

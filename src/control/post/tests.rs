@@ -328,6 +328,19 @@ fn what_is_refused_alone_fails_alone_and_is_not_tried_again_at_once() {
 }
 
 #[test]
+fn an_exchange_that_went_is_tried_alone_again() {
+    let mut bench = Bench::used("letters");
+    let mut refused = bench.publish(exchange("letters"));
+    bench.sends();
+    bench.closes(REPUBLISHING, 404);
+    assert_eq!(said(&mut refused), REFUSED);
+    bench.reopens();
+    bench.after(WARY);
+    let _answers = [exchange("letters"), exchange("letters")].map(|target| bench.publish(target));
+    assert_eq!(bench.sends(), ["4 publish \"letters\" key", "body 6"]);
+}
+
+#[test]
 fn a_refusal_of_the_message_itself_says_nothing_of_the_exchange() {
     let mut bench = Bench::used("letters");
     let mut wrong = bench.publish(exchange("letters"));
@@ -359,6 +372,11 @@ fn what_of_several_is_refused_is_unknown_and_then_found_out() {
     assert_eq!(bench.sends(), ["4 publish \"\" park.a.2", "body 8"]);
     bench.acks(1, false);
     assert_eq!(said(&mut second), OK);
+    let _answers = [delay("a"), delay("a")].map(|target| bench.publish(target));
+    assert_eq!(bench.sends(), ["4 publish \"\" park.a.2", "body 9"], "still one by one");
+    bench.acks(2, false);
+    assert_eq!(bench.sends(), ["4 publish \"\" park.a.2", "body 0"]);
+    bench.acks(3, false);
     bench.after(WARY);
     let _answers = [delay("a"), delay("a")].map(|target| bench.publish(target));
     assert_eq!(bench.sends().len(), 4, "side by side again");
@@ -422,13 +440,15 @@ fn what_cannot_be_sent_in_time_is_not_sent() {
     let given_up = bench.publish(exchange("letters"));
     assert_eq!(bench.sends(), [""; 0]);
     bench.after(UNSENT.saturating_sub(MOMENT));
+    let given_up_later = bench.publish(exchange("letters"));
     let mut in_time = bench.publish(exchange("letters"));
     bench.after(MOMENT);
     assert_eq!(said(&mut late), NOT_AVAILABLE);
+    drop(given_up_later);
     drop(given_up);
     bench.answers(0, MethodId::CONNECTION_UNBLOCKED);
     assert!(!bench.post.is_blocked());
-    assert_eq!(bench.sends(), ["4 publish \"letters\" key", "body 7"]);
+    assert_eq!(bench.sends(), ["4 publish \"letters\" key", "body 8"]);
     assert!(waits(&mut in_time));
 }
 
