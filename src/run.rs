@@ -16,10 +16,9 @@ use crate::config::address::HostPort;
 use crate::config::error::Colour;
 use crate::config::reload::WithoutRules;
 use crate::config::{self, Config, LogDecisions, LogFormat, ProxyConfig};
-use crate::control::Control;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::revokes::Revokes;
-use crate::logging::{self, Logging};
+use crate::logging::{self, DecisionLog, Logging};
 use crate::metrics::Metrics;
 use crate::proxy::upstream::Upstreams;
 use crate::proxy::{Hub, Listener, StoreObserver, Workers, drain};
@@ -112,8 +111,7 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
         Arc::clone(&metrics),
         logging.decisions(),
     ));
-    let control = Control::default();
-    let revokes = Revokes::new(hub.nodes(), &control);
+    let revokes = Revokes::new(hub.nodes(), hub.control());
     let observer = StoreObserver::new(Arc::clone(&metrics), logging.decisions(), Arc::clone(hub.runs()), revokes);
     let store = Store::open(&store_settings(&config, &instance), Arc::new(observer))?;
     metrics.set_store_type(store.kind());
@@ -122,14 +120,14 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     let limits = Arc::new(ArcSwapOption::from_pointee(config.proxy.clone()));
 
     let (commands, orders) = mpsc::channel(8);
-    let (admin, admin_tasks) = start_admin(&config, &instance, &store, &metrics, &state, commands).await?;
+    let (admin, admin_tasks) = start_admin(&config, &instance, &store, &metrics, &logging.decisions(), &state, commands).await?;
     let clients = {
         let store = store.clone();
         Arc::new(move || store.client()) as Arc<dyn Fn() -> store::Client + Send + Sync>
     };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = Arc::new(Workers::start(threads, &hub, &clients)?);
-    let lifecycle = Lifecycle::start(&store, &metrics, hub.purges(), hub.runs(), &control, &instance)?;
+    let lifecycle = Lifecycle::start(&store, &metrics, hub.purges(), hub.runs(), hub.control(), &instance)?;
     lifecycle.configure(&config);
     let mut accepting = Vec::new();
     for listen in &config.proxy.listen {
@@ -197,6 +195,7 @@ async fn start_admin(
     instance: &str,
     store: &Store,
     metrics: &Arc<Metrics>,
+    log: &DecisionLog,
     state: &Arc<State>,
     commands: mpsc::Sender<Command>,
 ) -> Result<(Arc<Admin>, Vec<tokio::task::JoinHandle<()>>), StartError> {
@@ -208,6 +207,7 @@ async fn start_admin(
         config: Arc::clone(config),
         store: store.clone(),
         metrics: Arc::clone(metrics),
+        feed: Arc::clone(log.feed()),
         state: Arc::clone(state),
         commands,
     });

@@ -36,6 +36,8 @@ mod memory;
 mod notes;
 #[path = "store/overlap.rs"]
 mod overlap;
+#[path = "store/parking.rs"]
+mod parking;
 #[path = "store/replace.rs"]
 mod replace;
 #[path = "store/results.rs"]

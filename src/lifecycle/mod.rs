@@ -53,15 +53,17 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// Starts the thread. No result backend is followed yet. `instance` is the name of this process, as locks show it.
+    /// Starts the thread. No result backend is followed yet. `control` has no links yet. `instance` is the name of this process, as locks
+    /// show it.
     pub fn start(
         store: &Store,
         metrics: &Arc<Metrics>,
         purges: &Purges,
         runs: &Arc<Runs>,
-        accounts: &Control,
+        control: &Control,
         instance: &str,
     ) -> io::Result<Lifecycle> {
+        let accounts = control.clone();
         let (results, settings) = watch::channel(None);
         let (rules, in_force) = watch::channel(Arc::default());
         let (control, links) = watch::channel(Vec::new());
@@ -108,6 +110,7 @@ impl Lifecycle {
             dial: control::dial(config, account, &name),
             follows: config.rules.follows_tasks(),
             enable_events: config.rules.wants_events(config.control.enable_events),
+            park_prefix: Arc::clone(&config.park.prefix),
         };
         config.control.accounts.iter().map(link).collect()
     }

@@ -16,6 +16,7 @@ use super::hosts::Hosts;
 use super::topology::Topologies;
 use super::upstream::Upstreams;
 use crate::config::{ProxyConfig, UpstreamConfirms};
+use crate::control::Control;
 use crate::lifecycle::nodes::{Ask, Nodes};
 use crate::lifecycle::purge::Purges;
 use crate::lifecycle::running::Runs;
@@ -35,6 +36,7 @@ pub struct Hub {
     log: Arc<DecisionLog>,
     unreadable: OncePerMinute,
     unexpiring: OncePerMinute,
+    unparkable: OncePerMinute,
     purges: Purges,
     connections: Mutex<HashMap<u64, Entry>>,
     hosts: Mutex<Hosts>,
@@ -43,6 +45,7 @@ pub struct Hub {
     topologies: Arc<Topologies>,
     runs: Arc<Runs>,
     witness: Arc<Witness>,
+    control: Control,
 }
 
 /// What the hub knows of a connection.
@@ -112,6 +115,7 @@ impl Hub {
             log,
             unreadable: OncePerMinute::default(),
             unexpiring: OncePerMinute::default(),
+            unparkable: OncePerMinute::default(),
             connections: Mutex::new(HashMap::new()),
             hosts: Mutex::new(Hosts::default()),
             next: AtomicU64::new(0),
@@ -119,6 +123,7 @@ impl Hub {
             topologies: Arc::default(),
             runs: Arc::new(Runs::new(&nodes)),
             witness: Arc::default(),
+            control: Control::default(),
         }
     }
 
@@ -184,6 +189,11 @@ impl Hub {
         &self.unexpiring
     }
 
+    /// Bounds the log lines about deliveries that could not be published anew.
+    pub fn unparkable(&self) -> &OncePerMinute {
+        &self.unparkable
+    }
+
     /// What is known of exchanges and queues.
     pub fn topologies(&self) -> &Arc<Topologies> {
         &self.topologies
@@ -192,6 +202,11 @@ impl Hub {
     /// What all sessions have seen of tasks.
     pub fn witness(&self) -> &Arc<Witness> {
         &self.witness
+    }
+
+    /// Oncegate's own account at the broker.
+    pub fn control(&self) -> &Control {
+        &self.control
     }
 
     /// The workers that are connected.

@@ -76,6 +76,12 @@ pub enum Op {
     RenewRun,
     /// [`Request::LeaveRun`].
     LeaveRun,
+    /// [`Request::Park`].
+    Park,
+    /// [`Request::MarkParked`].
+    MarkParked,
+    /// [`Request::FindParked`].
+    FindParked,
     /// [`Request::Cool`].
     Cool,
     /// [`Request::Release`].
@@ -86,7 +92,7 @@ pub enum Op {
 
 impl Op {
     /// Every kind, so that metrics can be made for all of them at the start.
-    pub const ALL: [Op; 13] = [
+    pub const ALL: [Op; 16] = [
         Op::Acquire,
         Op::Commit,
         Op::RenewLease,
@@ -97,6 +103,9 @@ impl Op {
         Op::Run,
         Op::RenewRun,
         Op::LeaveRun,
+        Op::Park,
+        Op::MarkParked,
+        Op::FindParked,
         Op::Cool,
         Op::Release,
         Op::Show,
@@ -115,6 +124,9 @@ impl Op {
             Op::Run => "run",
             Op::RenewRun => "renew_run",
             Op::LeaveRun => "leave_run",
+            Op::Park => "park",
+            Op::MarkParked => "mark_parked",
+            Op::FindParked => "find_parked",
             Op::Cool => "cool",
             Op::Release => "release",
             Op::Show => "show",
@@ -134,6 +146,9 @@ impl Op {
             Request::Run { .. } => Op::Run,
             Request::RenewRun { .. } => Op::RenewRun,
             Request::LeaveRun { .. } => Op::LeaveRun,
+            Request::Park { .. } => Op::Park,
+            Request::MarkParked { .. } => Op::MarkParked,
+            Request::FindParked { .. } => Op::FindParked,
             Request::Cool { .. } => Op::Cool,
             Request::Release { .. } => Op::Release,
             Request::Show { .. } | Request::ShowRun { .. } => Op::Show,
@@ -383,7 +398,21 @@ impl Client {
                 self.shared.observer.on_told(&request, &reply);
                 note_outcome(&self.shared, &request);
             }
-            Backend::Redis(handle) => handle.tell(request),
+            Backend::Redis(handle) => handle.tell(vec![request]),
+        }
+    }
+
+    /// Gives these orders, in their order, as [`Client::tell`] gives one; `requests` is left empty.
+    pub fn tell_all(&self, requests: &mut Vec<Request>) {
+        match &self.backend {
+            Backend::Memory(_) => requests.drain(..).for_each(|request| self.tell(request)),
+            Backend::Redis(_) if requests.is_empty() => {}
+            Backend::Redis(handle) => {
+                for request in &*requests {
+                    self.shared.observer.on_tell(request);
+                }
+                handle.tell(std::mem::take(requests));
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::ENDED_KEPT_MS;
 use super::lapsing::Lapsing;
 use super::lock::Lock;
+use super::park::Messages;
 use super::replace::{Asked, Over};
 use super::run::{Done, Run, Waiting};
 use crate::rules::lock::{Digest, Freed, Nonce, SignalVerdict};
@@ -194,6 +195,8 @@ pub(super) struct Table {
     pub(super) asked: Lapsing<Digest, Asked>,
     /// Who was superseded by whom of late.
     pub(super) over: Lapsing<Digest, Over>,
+    /// The parked messages of an id.
+    pub(super) parked: Lapsing<Arc<str>, Messages>,
     /// What was announced, and until when.
     notes: HashMap<String, (String, u64)>,
     /// By slot of time: what may lapse in it. Each lock and record names the slot of its entry, which moves on when it comes up too
@@ -407,6 +410,7 @@ impl Table {
         self.done.sweep(now);
         self.over.sweep(now);
         self.asked.sweep(now);
+        self.parked.sweep(now);
         for _ in 0..SWEPT_PER_REQUEST {
             let Some(mut slot) = self.due.first_entry().filter(|slot| *slot.key() <= now / SLOT_MS) else {
                 return;

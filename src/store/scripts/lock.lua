@@ -12,12 +12,9 @@
 -- An id record is a string of entries, one per key that the id has claimed: a line feed, the digest, the scope, the rule. Of a key that it
 -- runs, the digest has a `+` before it (see `run.lua`).
 -- `PREFIX:ended:ID` is what workers' signals leave behind for the commits that come after them: words, each with a blank before and behind,
--- of how much a signal says (d begun, a acknowledged, r over), its source if no lock has heard it, and a publish that it ended, `~` for one that only its delivery was known of, or `*`. `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key;
--- its value is `n` if a newer id took its lock and it is not known to have run.
--- `PREFIX:aside:{DIGEST}` is the lock that the present holder, who has a lease, is to replace; its field `aside` names whose it was. A lock
--- that has one lives as long as that one at least: that its lease has lapsed is seen by `expires`. `PREFIX:asked:{DIGEST}` are the places of the publishes that are asked again
--- until a lease ends, by `:` and id, and the `last` place that was given; the field `place` of a lock is its holder's. `PREFIX:over:{DIGEST}` is what the commit
--- of a newcomer tells: its id, the publish of the commit that has told it or nothing, what was freed, the virtual host, the worker, whether begun.
+-- of how much a signal says (d begun, a acknowledged, r over), its source if no lock has heard it, and a publish that it ended, `~` for one that only its delivery was known of, or `*`.
+-- `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key; its value is `n` if a newer id took its lock and it is
+-- not known to have run.
 
 local ARGV, KEYS, call = ARGV, KEYS, redis.call
 local prefix = ARGV[1]
@@ -155,8 +152,32 @@ local function terms_of(words)
   return known
 end
 
+-- Redis makes every function anew for each call, which takes longer than most questions: those are made that the questions want. A kind of
+-- question is made by the function that `made_by` names; `make.run` is in `run.lua`.
+local make, ops = {}, {}
+local made_by = {
+  A = 'publish', C = 'publish', R = 'publish', U = 'publish', S = 'signal', M = 'delivery', N = 'delivery', W = 'operator', Q = 'operator',
+  G = 'run', K = 'run', L = 'run', V = 'run', D = 'run',
+}
+setmetatable(ops, { __index = function(_, op)
+  make[made_by[op]]()
+  return rawget(ops, op)
+end })
+
 -- Of running locks, see `run.lua`: what a signal does to them, and whether a record lists one.
 local runs = {}
+setmetatable(runs, { __index = function(_, name)
+  make.run()
+  return rawget(runs, name)
+end })
+
+-- Of locks that change hands, see `replace.lua`.
+local hands = {}
+setmetatable(hands, { __index = function(_, name)
+  make.replace()
+  return rawget(hands, name)
+end })
+local function has_lapsed(state, expires) return state == 'leased' and (tonumber(expires) or 0) <= now end
 
 local function lists(record, digest) return string.find(record, '\n' .. digest .. ' ', 1, true) end
 
@@ -178,7 +199,7 @@ local function note_id(idkey, entry, life)
 end
 
 -- The record of the holder of a lock lives that long: what it is known to live for spares the question. Returns until when.
-local function record_for(idkey, digest, note, known, told, life)
+local function record_for(idkey, lock, note, known, told, life)
   known = not told and tonumber(known) or 0
   if known >= now + life then return known end
   local ahead = life + math.min(RECORD_AHEAD, math.floor(life / 8))
@@ -186,7 +207,7 @@ local function record_for(idkey, digest, note, known, told, life)
   if left < life then
     if left < 0 then
       if not note then return 0 end
-      note_id(idkey, entry_of(digest, note), ahead)
+      note_id(idkey, entry_of(digest_of(lock), note), ahead)
     else
       call('PEXPIRE', idkey, int(ahead))
     end
@@ -270,141 +291,13 @@ local function freed(digest, reason, holder, rule, task, since, shadow)
   return { digest, holder, rule or '', task or '', reason, now - (tonumber(since) or now), shadow and 1 or 0 }
 end
 
-local ops = {}
+-- The publishes that a signal ends under a key whose lock the id does not hold.
+local UNJUDGED = { '*' }
+-- The signals that count only if the lock listens to their source, and those of them that settle a message.
+local LISTENED = { a = true, l = true, d = true, s = true, k = true, f = true }
+local SETTLING = { a = true, l = true, r = true, d = true }
 
--- Of locks that change hands, see `memory/replace.rs`.
-
-local function aside_of(digest) return prefix .. ':aside:{' .. digest .. '}' end
-local function over_of(digest) return prefix .. ':over:{' .. digest .. '}' end
-
--- What was to be replaced is the lock again; false if there is nothing.
-local function gives_back(lock)
-  if not call('HGET', lock, 'aside') then return false end
-  local aside = aside_of(digest_of(lock))
-  if call('EXISTS', aside) == 0 then return false end
-  call('RENAME', aside, lock)
-  return true
-end
-
--- A lock in this state goes.
-local function goes(lock, state)
-  if state ~= 'leased' or not gives_back(lock) then call('DEL', lock) end
-end
-
--- Whether a lease in this state that ended then had lapsed; it is the lock no more.
-local function has_lapsed(lock, state, expires)
-  if state ~= 'leased' or (tonumber(expires) or 0) > now then return false end
-  goes(lock, state)
-  return true
-end
-
--- The lock that was set aside has changed.
-local function aside_changed(lock)
-  local left = call('PTTL', aside_of(digest_of(lock)))
-  if left > 0 then live_at_least(lock, left) else call('HDEL', lock, 'aside') end
-end
-
--- Answers a question of the id whose lock was set aside.
-local function ask_aside(op, lock, idkey, a)
-  local answer = op(aside_of(digest_of(lock)), idkey, a)
-  aside_changed(lock)
-  return answer
-end
-
--- Whether the lock that was set aside is this id's. `aside`: the field of the lock.
-local function is_aside(lock, aside, id) return aside == id and call('EXISTS', aside_of(digest_of(lock))) == 1 end
-
--- The lock of the key and these fields of it, the first its holder; or those of the one that was set aside, if that is this id's.
-local function own_lock(digest, id, ...)
-  local lock, names = lock_of(digest), { ... }
-  names[#names + 1] = 'aside'
-  local l = call('HMGET', lock, unpack(names))
-  if not is_aside(lock, l[#names], id) then return lock, l end
-  lock = aside_of(digest)
-  return lock, call('HMGET', lock, unpack(names))
-end
-
-local function asked_of(digest) return prefix .. ':asked:{' .. digest .. '}' end
-
--- The place of a publish that waits for a lease, among all that were given under the key.
-local function place_asked(digest, id) return tonumber(call('HGET', asked_of(digest), ':' .. id) or nil) end
-
--- A place behind all others. It counts on from the time, so that it is behind those that are forgotten, too.
-local function next_place(digest)
-  local key = asked_of(digest)
-  local place = math.max((tonumber(call('HGET', key, 'last') or nil) or 0) + 1, now * 1000)
-  call('HSET', key, 'last', int(place))
-  call('PEXPIRE', key, ENDED_KEPT)
-  return place
-end
-
--- A publish that replaces has found a lease: it is asked again, and then has come before those that ask meanwhile.
-local function note_asked(digest, id)
-  local key = asked_of(digest)
-  if call('PEXPIRE', key, ENDED_KEPT) == 0 or call('HEXISTS', key, ':' .. id) == 0 then
-    call('HSET', key, ':' .. id, int(next_place(digest)))
-  end
-end
-
--- Takes the place of one that gets the lock.
-local function leave_asked(lock, id, place)
-  local digest = digest_of(lock)
-  call('HSET', lock, 'place', int(place or next_place(digest)))
-  if place then call('HDEL', asked_of(digest), ':' .. id) end
-end
-
--- One that has waited finds a newer one: it goes out, and is not to run.
-local function outrun(lock, idkey, note, holder)
-  local digest, id, kept = digest_of(lock), id_in(idkey), math.min(note.life + DEAD_KEPT, DEAD_LONGEST)
-  call('HDEL', asked_of(digest), ':' .. id)
-  call('SET', dead_of(digest, id), 'n', 'PX', int(kept))
-  note_id(idkey, entry_of(digest, note), kept)
-  return { holder, 1 }
-end
-
--- Sets the lock aside for a newcomer's lease.
-local function replace(lock, idkey, nonce, note, holder, expires, place)
-  local digest = digest_of(lock)
-  call('RENAME', lock, aside_of(digest))
-  take(lock, id_in(idkey), 'leased', nonce, note.lease, note, now + note.lease + note.life)
-  call('HSET', lock, 'aside', holder)
-  live_at_least(lock, (tonumber(expires) or now) - now)
-  leave_asked(lock, id_in(idkey), place)
-  note_id(idkey, entry_of(digest, note), note.lease + note.life)
-  return { holder, 0 }
-end
-
--- The broker has the message of the holder: the one whose lock was set aside is not to run any more.
-local function supersede_aside(lock)
-  local digest, l = digest_of(lock), call('HMGET', lock, 'holder', 'expires', 'aside')
-  local aside, expires = aside_of(digest), math.max(tonumber(l[2]) or 0, now + 1)
-  call('HDEL', lock, 'aside')
-  local o = call('HMGET', aside, 'holder', 'state', 'terms', 'rule', 'task', 'since', 'shadow', 'vhost', 'worker', 'scope')
-  if not o[1] or o[1] ~= l[3] then return end
-  call('DEL', aside)
-  call('HSET', lock, 'expires', int(expires))
-  call('PEXPIRE', lock, int(expires - now))
-  local kept = math.min(terms_of(o[3]).life + DEAD_KEPT, DEAD_LONGEST)
-  call('SET', dead_of(digest, o[1]), o[2] == 'running' and '1' or 'n', 'PX', int(kept))
-  note_id(id_of(o[1]), '\n' .. digest .. ' ' .. (o[10] or '') .. ' ' .. (o[4] or ''), kept)
-  local telling = freed(digest, 'replaced', o[1], o[4], o[5], o[6], o[7])
-  call('SET', over_of(digest), cmsgpack.pack({ l[1], '', telling, o[8] or '', o[9] or '', o[2] == 'running' and 1 or 0 }), 'PX', ENDED_KEPT)
-end
-
--- What a commit tells beside what it has found.
-local function committed(lock, id, nonce, note, found)
-  if not note.replaces then return found end
-  local key = over_of(digest_of(lock))
-  local packed = call('GET', key)
-  if not packed then return found end
-  local over = cmsgpack.unpack(packed)
-  if over[1] ~= id or over[2] ~= '' and over[2] ~= nonce then return found end
-  if over[2] == '' then
-    over[2] = nonce
-    call('SET', key, cmsgpack.pack(over), 'KEEPTTL')
-  end
-  return { over[3], over[4], over[5], over[6] }
-end
+function make.publish()
 
 -- Acquire: nonce, reentrant, note.
 function ops.A(lock, idkey, a)
@@ -425,8 +318,7 @@ function ops.A(lock, idkey, a)
     end
     if not fresh then note_id(idkey, entry, lease + life) end
     take(lock, id, 'leased', nonce, lease, note, now + lease + life)
-    -- Somebody may wait who came before.
-    if note.replaces and call('EXISTS', asked_of(digest)) == 1 then leave_asked(lock, id, place_asked(digest, id)) end
+    if note.replaces then hands.takes_free(lock, digest, id) end
     return 0
   end
   if holder == id then
@@ -437,23 +329,24 @@ function ops.A(lock, idkey, a)
     if not publish then push(list, nonce, '') end
     call('HSET', lock, 'publishes', format(list), 'marks', unmarked(l[5], 't'), 'record', int(now + lease + life))
     prolong(lock, l[3], lease)
-    if l[6] then aside_changed(lock) end
+    if l[6] then hands.aside_changed(lock) end
     note_id(idkey, entry_of(digest_of(lock), note), lease + life)
     return 1
   end
-  if is_aside(lock, l[6], id) then return ask_aside(ops.A, lock, idkey, a) end
-  if has_lapsed(lock, l[2], l[3]) then return ops.A(lock, idkey, a) end
+  if l[6] == id and hands.is_there(lock) then return hands.ask_aside(ops.A, lock, idkey, a) end
+  if has_lapsed(l[2], l[3]) then
+    hands.lapses(lock)
+    return ops.A(lock, idkey, a)
+  end
   if ARGV[a + 1] == '1' or string.find(call('GET', idkey) or '', digest_of(lock), 1, true) then
     note_id(idkey, entry_of(digest_of(lock), note), lease + life)
     return 2
   end
   if note.replaces and l[2] == 'queued' and not is_marked(l[5], 't') then
-    local place = place_asked(digest_of(lock), id)
-    if place and place < (tonumber(l[7]) or 0) then return outrun(lock, idkey, note, holder) end
-    return replace(lock, idkey, nonce, note, holder, l[3], place)
+    return hands.replace(lock, idkey, nonce, note, holder, l[3], l[7])
   end
   if l[2] == 'leased' then
-    if note.replaces then note_asked(digest_of(lock), id) end
+    if note.replaces then hands.note_asked(digest_of(lock), id) end
     return { holder }
   end
   return { holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
@@ -466,7 +359,7 @@ function ops.C(lock, idkey, a)
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'aside')
   local holder = l[1]
   if holder == id then
-    if l[7] then supersede_aside(lock) end
+    if l[7] then hands.supersede(lock) end
     local publishes = nonce .. '+'
     if l[4] ~= nonce then
       local list = parse(l[4])
@@ -480,7 +373,7 @@ function ops.C(lock, idkey, a)
     end
     if l[2] == 'cooldown' or is_marked(l[5], 't') then
       call('HSET', lock, 'publishes', publishes)
-      return committed(lock, id, nonce, note, 1)
+      return note.replaces and hands.committed(lock, id, nonce, 1) or 1
     end
     local expires, state = math.max(now + life, tonumber(l[3]) or 0), l[2] == 'leased' and 'queued' or l[2]
     if (tonumber(l[6]) or 0) >= expires then
@@ -490,17 +383,22 @@ function ops.C(lock, idkey, a)
       call('HSET', lock, 'state', state, 'expires', int(expires), 'publishes', publishes, 'record', int(expires))
     end
     call('PEXPIRE', lock, int(expires - now))
-    return committed(lock, id, nonce, note, 0)
+    return note.replaces and hands.committed(lock, id, nonce, 0) or 0
   end
   if holder then
-    if is_aside(lock, l[7], id) then return ask_aside(ops.C, lock, idkey, a) end
-    if has_lapsed(lock, l[2], l[3]) then return ops.C(lock, idkey, a) end
+    if l[7] == id and hands.is_there(lock) then return hands.ask_aside(ops.C, lock, idkey, a) end
+    if has_lapsed(l[2], l[3]) then
+      hands.lapses(lock)
+      return ops.C(lock, idkey, a)
+    end
   end
-  if ended(digest_of(lock), id, nonce, note.ends) then return committed(lock, id, nonce, note, 1) end
+  if ended(digest_of(lock), id, nonce, note.ends) then
+    return note.replaces and hands.committed(lock, id, nonce, 1) or 1
+  end
   if holder then return { holder } end
   take(lock, id, 'queued', nonce .. '+', life, note, now + life)
   note_id(idkey, entry_of(digest_of(lock), note), life)
-  return committed(lock, id, nonce, note, 0)
+  return note.replaces and hands.committed(lock, id, nonce, 0) or 0
 end
 
 -- Lease renewal: nonce, note.
@@ -511,7 +409,7 @@ function ops.R(lock, idkey, a)
   if l[1] then
     if l[1] == id and l[2] == 'leased' and in_flight(parse(l[4])) > 0 then
       prolong(lock, l[3], lease)
-      if l[5] then aside_changed(lock) end
+      if l[5] then hands.aside_changed(lock) end
     end
     prolong_ended(id)
   elseif ended(digest_of(lock), id, nonce, note.ends) then
@@ -527,7 +425,7 @@ end
 function ops.U(lock, idkey, a)
   local id, nonce = id_in(idkey), ARGV[a]
   local l = call('HMGET', lock, 'holder', 'state', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks', 'aside')
-  if l[1] ~= id then return is_aside(lock, l[9], id) and ask_aside(ops.U, lock, idkey, a) or {} end
+  if l[1] ~= id then return l[9] == id and hands.is_there(lock) and hands.ask_aside(ops.U, lock, idkey, a) or {} end
   local list = parse(l[3])
   local publish = find(list, nonce)
   if not publish or publish[2] == '-' then return {} end
@@ -538,10 +436,14 @@ function ops.U(lock, idkey, a)
     call('HSET', lock, 'publishes', format(list))
     return {}
   end
-  goes(lock, l[2])
+  if not l[9] or not hands.gives_back(lock) then call('DEL', lock) end
   forget_id(idkey, digest_of(lock))
   return { freed(digest_of(lock), ARGV[a + 1], id, l[4], l[5], l[6], l[7]) }
 end
+
+end
+
+function make.signal()
 
 -- The lock of an id that goes on, with its full life.
 local function goes_on(lock, idkey, state, publishes, life, l, marks, worker)
@@ -558,17 +460,11 @@ local function goes_on(lock, idkey, state, publishes, life, l, marks, worker)
   return true
 end
 
--- The publishes that a signal ends under a key whose lock the id does not hold.
-local UNJUDGED = { '*' }
--- The signals that count only if the lock listens to their source, and those of them that settle a message.
-local LISTENED = { a = true, l = true, d = true, s = true, k = true, f = true }
-local SETTLING = { a = true, l = true, r = true, d = true }
-
 -- What a signal does to one lock: whether the id still claims the key, the publishes it ends if any, and what is told if the lock goes.
 local function signal_one(lock, digest, idkey, id, settlement, signal, worker, source)
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'terms', 'aside')
   if l[1] ~= id then
-    if is_aside(lock, l[8], id) then return nil end
+    if l[8] == id and hands.is_there(lock) then return nil end
     if (signal == 's' or signal == 'k' or signal == 'f') and call('GET', dead_of(digest, id)) == 'n' then
       call('SET', dead_of(digest, id), '1', 'KEEPTTL')
       return true, nil, 'ran'
@@ -576,7 +472,7 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
     if signal == 't' or signal == 'o' or is_dead(digest, id) then return true end
     return false, UNJUDGED
   end
-  if l[8] and signal ~= 'p' and signal ~= 'o' then supersede_aside(lock) end
+  if l[8] and signal ~= 'p' and signal ~= 'o' then hands.supersede(lock) end
   local ends, marks = terms_of(l[7]), l[5] or ''
   local scope, runs, life, told = ends.scope, l[2] == 'running', ends.life, is_marked(marks, 't')
   if scope == 'until_expired' or l[2] == 'cooldown' then return true end
@@ -598,7 +494,7 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
   end
   local function frees(reason, publishes)
     local telling = tell(reason)
-    goes(lock, l[2])
+    if not l[8] or not hands.gives_back(lock) then call('DEL', lock) end
     return false, publishes, telling
   end
   local function supersedes(reason)
@@ -677,8 +573,8 @@ local function signal_lock(digest, ...)
   local lock = lock_of(digest)
   local claims, publishes, told, grace = signal_one(lock, digest, ...)
   if claims ~= nil then return claims, publishes, told, grace end
-  claims, publishes, told, grace = signal_one(aside_of(digest), digest, ...)
-  aside_changed(lock)
+  claims, publishes, told, grace = signal_one(hands.aside_of(digest), digest, ...)
+  hands.aside_changed(lock)
   return claims, publishes, told, grace
 end
 
@@ -740,8 +636,12 @@ function ops.S(_, idkey, a)
   return out
 end
 
+end
+
+function make.delivery()
+
 -- The id holds the lock, and a worker is to have its message.
-local function reaches(lock, idkey, digest, note, nonce, worker, l)
+local function reaches(lock, idkey, note, nonce, worker, l)
   local publishes, life = l[4] or '', note.queued
   if not string.find(publishes, '^%x+%*?%+?$') then
     local list = parse(publishes)
@@ -752,7 +652,7 @@ local function reaches(lock, idkey, digest, note, nonce, worker, l)
   end
   local left = (tonumber(l[3]) or now) - now
   local state, longest = l[2] == 'leased' and 'queued' or l[2], math.max(life, left)
-  local record = record_for(idkey, digest, note, l[6], is_marked(l[5], 't'), longest)
+  local record = record_for(idkey, lock, note, l[6], is_marked(l[5], 't'), longest)
   -- A field more or less costs little, a call costs much.
   if worker == '' then
     call('HSET', lock, 'state', state, 'expires', int(now + longest), 'publishes', publishes, 'marks', 'dc', 'record', int(record))
@@ -773,14 +673,14 @@ end
 function ops.M(lock, idkey, a)
   local id, nonce, note, worker = id_in(idkey), ARGV[a], notes[ARGV[a + 2]], ARGV[a + 3]
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'aside')
-  local digest = digest_of(lock)
   -- Mostly the id holds the key, so that its record lists it.
   if l[1] == id and l[2] ~= 'cooldown' and note.ends ~= 'n' then
-    if l[7] then supersede_aside(lock) end
-    reaches(lock, idkey, digest, note, nonce, worker, l)
+    if l[7] then hands.supersede(lock) end
+    reaches(lock, idkey, note, nonce, worker, l)
     return 0
   end
-  local asked, record = digest, call('GET', idkey)
+  local digest, record = digest_of(lock), call('GET', idkey)
+  local asked = digest
   local known = record and lists(record, digest)
   local runs_it = record and not known and runs.find(record, digest)
   if record and not known and not runs_it then
@@ -801,7 +701,10 @@ function ops.M(lock, idkey, a)
     l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'aside')
   end
   local holder = l[1]
-  if holder and holder ~= id and has_lapsed(lock, l[2], l[3]) then return ops.M(lock_of(asked), idkey, a) end
+  if holder and holder ~= id and has_lapsed(l[2], l[3]) then
+    hands.lapses(lock)
+    return ops.M(lock_of(asked), idkey, a)
+  end
   -- What is dead holds nothing: it has lost its lock by that.
   if (holder ~= id or l[2] == 'cooldown') and is_dead(digest, id) then return { 'x', digest } end
   if note.ends == 'n' then return { 'p', digest } end
@@ -811,11 +714,11 @@ function ops.M(lock, idkey, a)
   end
   if holder == id then
     if l[2] == 'cooldown' then return { 'p', digest } end
-    if l[7] then supersede_aside(lock) end
-    reaches(lock, idkey, digest, note, nonce, worker, l)
+    if l[7] then hands.supersede(lock) end
+    reaches(lock, idkey, note, nonce, worker, l)
     return digest == asked and 0 or { 'h', digest }
   end
-  if is_aside(lock, l[7], id) then return { 'l', digest, holder } end
+  if l[7] == id and hands.is_there(lock) then return { 'l', digest, holder } end
   if ARGV[a + 1] == '1' or known or runs_it then return { 'p', digest } end
   if l[2] == 'leased' then return { 'l', digest, holder } end
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
@@ -830,10 +733,10 @@ function ops.N(lock, idkey, a)
   local life, digest = alive == 'd' and note.queued or note.life, digest_of(lock)
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'marks', 'aside')
   if l[1] then
-    if is_aside(lock, l[5], id) then return ask_aside(ops.N, lock, idkey, a) end
+    if l[5] == id and hands.is_there(lock) then return hands.ask_aside(ops.N, lock, idkey, a) end
     if l[1] ~= id or l[2] == 'cooldown' or is_marked(l[4], 't') then return gone(digest, id) end
     prolong(lock, l[3], life)
-    if l[5] then aside_changed(lock) end
+    if l[5] then hands.aside_changed(lock) end
     note_id(idkey, entry_of(digest, note), math.max(life, (tonumber(l[3]) or now) - now))
     return 0
   end
@@ -843,11 +746,35 @@ function ops.N(lock, idkey, a)
   return 1
 end
 
+end
+
+-- Release of the publish lock by an operator; the arguments of `ops.D`.
+local function release_lock(lock, a)
+  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow', 'state', 'marks', 'expires', 'aside')
+  if l[1] and has_lapsed(l[6], l[8]) then
+    hands.lapses(lock)
+    return release_lock(lock, a)
+  end
+  if not l[1] or (ARGV[a] == '1' and l[1] ~= ARGV[a + 1]) then return {} end
+  if l[6] == 'running' and ARGV[a + 2] ~= '1' then return {} end
+  -- A worker has it and may go on: no renewal is to bring back what was freed.
+  if is_marked(l[7], 'd') then note_ended(l[1], 'r', '', { '*' }, math.max(ENDED_KEPT, call('PTTL', lock))) end
+  call('DEL', lock)
+  forget_id(id_of(l[1]), digest_of(lock))
+  if l[9] and call('DEL', hands.aside_of(digest_of(lock))) == 1 then forget_id(id_of(l[9]), digest_of(lock)) end
+  return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5]) }
+end
+
+function make.operator()
+
 -- Lock by hand: cooldown, note. 0: locked; else who holds the key.
 function ops.W(lock, idkey, a)
   local life = tonumber(ARGV[a])
   local l = call('HMGET', lock, 'holder', 'state', 'expires')
-  if l[1] and has_lapsed(lock, l[2], l[3]) then return ops.W(lock, idkey, a) end
+  if l[1] and has_lapsed(l[2], l[3]) then
+    hands.lapses(lock)
+    return ops.W(lock, idkey, a)
+  end
   if not l[1] then
     take(lock, id_in(idkey), 'cooldown', '0-0', life, notes[ARGV[a + 1]], 0)
   elseif l[2] == 'cooldown' then
@@ -859,26 +786,17 @@ function ops.W(lock, idkey, a)
   return 0
 end
 
--- Release of the publish lock by an operator; the arguments of `ops.D`.
-local function release_lock(lock, a)
-  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow', 'state', 'marks', 'expires', 'aside')
-  if l[1] and has_lapsed(lock, l[6], l[8]) then return release_lock(lock, a) end
-  if not l[1] or (ARGV[a] == '1' and l[1] ~= ARGV[a + 1]) then return {} end
-  if l[6] == 'running' and ARGV[a + 2] ~= '1' then return {} end
-  -- A worker has it and may go on: no renewal is to bring back what was freed.
-  if is_marked(l[7], 'd') then note_ended(l[1], 'r', '', { '*' }, math.max(ENDED_KEPT, call('PTTL', lock))) end
-  call('DEL', lock)
-  forget_id(id_of(l[1]), digest_of(lock))
-  if l[9] and call('DEL', aside_of(digest_of(lock))) == 1 then forget_id(id_of(l[9]), digest_of(lock)) end
-  return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5]) }
-end
-
 -- Show.
 function ops.Q(lock)
   local l = call('HMGET', lock, 'holder', 'state', 'rule', 'task', 'summary', 'worker', 'proxy', 'vhost', 'queue', 'since', 'expires',
     'scope', 'shadow', 'publishes', 'carried', 'marks')
-  if has_lapsed(lock, l[2], l[11]) then return ops.Q(lock) end
+  if has_lapsed(l[2], l[11]) then
+    hands.lapses(lock)
+    return ops.Q(lock)
+  end
   return l
+end
+
 end
 
 local arguments = { A = 3, C = 2, R = 2, U = 2, S = 4, M = 4, N = 4, W = 2, D = 3, Q = 0 }

@@ -11,6 +11,8 @@
 -- `PREFIX:done:{DIGEST}:ID` is what ended runs leave behind: `over`, their deliveries, each with a blank before and behind, or `*`; and of one
 -- that succeeded while a copy of it was about: `at`, `retries`, and `to`, the copy that was told.
 
+function make.run()
+
 local WAITERS_KEPT, UNSEEN, WAIT_KEPT, PASSED_OVER, DONE_KEPT, OVER_WORDS = 100000, 5000, 60000, 1000, 3600000, 16
 local FORGOTTEN = 5000
 
@@ -134,6 +136,16 @@ local function take_run(digest, idkey, id, delivery, worker, retries, life, entr
   leave_wait(digest, id)
 end
 
+-- The publish lock of the id and these fields of it, the first its holder: that of the key, or the one that was set aside.
+local function own_lock(digest, id, ...)
+  local lock, names = lock_of(digest), { ... }
+  names[#names + 1] = 'aside'
+  local l = call('HMGET', lock, unpack(names))
+  if l[#names] ~= id or not hands.is_there(lock) then return lock, l end
+  lock = hands.aside_of(digest)
+  return lock, call('HMGET', lock, unpack(names))
+end
+
 -- The publish lock of an id that is not to run goes, and does not come back with a late commit.
 local function leave(digest, idkey, id, delivery)
   leave_wait(digest, id)
@@ -145,7 +157,7 @@ local function leave(digest, idkey, id, delivery)
   if l[2] == 'cooldown' or l[3] == 'until_expired' then return nil end
   local list = parse(l[4])
   settle(list, delivery)
-  goes(lock, l[2])
+  if not l[10] or not hands.gives_back(lock) then call('DEL', lock) end
   forget_id(idkey, digest)
   note_ended(id, 'r', '', settled(list), ENDED_KEPT)
   return not is_marked(l[9], 't') and freed(digest, 'ended', id, l[5], l[6], l[7], l[8]) or nil
@@ -210,10 +222,11 @@ end
 function ops.K(lock, idkey, a)
   local digest, id, delivery, worker = digest_of(lock), ARGV[a], ARGV[a + 1], ARGV[a + 2]
   local life, entry, run = tonumber(ARGV[a + 4]), ARGV[a + 5], run_of(digest)
-  local r = call('HMGET', run, 'holder', 'delivery', 'expires', 'told', 'retried')
+  local r = call('HMGET', run, 'holder', 'delivery', 'expires', 'told', 'retried', 'late')
   if r[1] then
-    if r[1] ~= id or r[2] ~= delivery or r[4] or r[5] then return 2 end
-    if worker ~= '' then call('HSET', run, 'worker', worker) end
+    -- What is unsettled where the ack ends a run goes on: it may have been an earlier one that was retried.
+    if r[1] ~= id or r[2] ~= delivery or r[4] or r[5] and not r[6] then return 2 end
+    if worker ~= '' and not r[5] then call('HSET', run, 'worker', worker) end
     prolong(run, r[3], life)
     note_run(idkey, entry, life)
     return 0
@@ -352,4 +365,6 @@ function runs.signal(record, idkey, id, settlement, signal, worker, source, out)
 end
 
 arguments.G, arguments.K, arguments.L, arguments.V = 9, 8, 2, 0
+
+end
 
