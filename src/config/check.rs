@@ -179,9 +179,17 @@ fn unheard(spec: &RuleSpec, offered: Offered<'_>) -> Option<String> {
 }
 
 /// Says that nobody can send the dead letters of a rule, by what the configuration alone shows.
-fn unsent(spec: &RuleSpec, accounts: &[Account]) -> Option<String> {
+fn unsent(spec: &RuleSpec, accounts: &[Account]) -> Option<(&'static str, String)> {
     let runs = matches!(spec.unique, Some(Unique::WhileRunning | Unique::UntilStartedAndWhileRunning));
-    if !runs || spec.mode != Mode::Enforce || spec.on_running != OnRunning::DeadLetter {
+    let has_duplicates = spec.unique.is_some_and(|unique| unique != Unique::WhileRunning);
+    let key = if has_duplicates && spec.on_duplicate == OnDuplicate::DeadLetter {
+        "on_duplicate"
+    } else if runs && spec.on_running == OnRunning::DeadLetter {
+        "on_running"
+    } else {
+        return None;
+    };
+    if spec.mode != Mode::Enforce {
         return None;
     }
     let is_pattern = |vhost: &&String| vhost.contains(['*', '?', '[', '{', '\\']);
@@ -203,9 +211,10 @@ fn unsent(spec: &RuleSpec, accounts: &[Account]) -> Option<String> {
             format!("[control.vhosts.{first}] url = \"amqp://USER:PASSWORD@HOST:5672\""),
         ),
     };
-    Some(format!(
-        "sends dead letters, for which Oncegate has {lacks}: instead of them what may not run is dropped, and counted. Write {remedy}, or on_running = \"drop\"."
-    ))
+    let says = format!(
+        "sends dead letters, for which Oncegate has {lacks}: instead of them what may not run is dropped, and counted. Write {remedy}, or {key} = \"drop\"."
+    );
+    Some((key, says))
 }
 
 /// What is allowed in the rules and probably not meant.
@@ -248,8 +257,8 @@ pub(super) fn warn(reader: &Reader, rules: &[Written<'_>], offered: Offered<'_>)
                 "matches every task and enforces. Write mode = \"observe\" first, or name the tasks.".to_owned(),
             );
         }
-        if let Some(message) = unsent(spec, offered.accounts) {
-            say("on_running", message);
+        if let Some((key, message)) = unsent(spec, offered.accounts) {
+            say(key, message);
         }
         if spec.on_duplicate == OnDuplicate::Raise {
             say(

@@ -73,7 +73,7 @@ impl Channel {
         match answer {
             Ok(Acquired::Held { holder, expires_in_ms, .. }) => {
                 if let Some(publish) = self.take_out(shared, position, None) {
-                    self.duplicate(shared, &publish, &holder, expires_in_ms);
+                    self.duplicate(shared, ticket, publish, holder, expires_in_ms);
                 }
             }
             Ok(Acquired::Leased { .. }) => {

@@ -19,6 +19,7 @@ mod channel;
 mod collect;
 mod confirm;
 mod copies;
+mod dead_letter;
 mod declare;
 mod deliver;
 mod drain;

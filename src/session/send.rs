@@ -40,7 +40,8 @@ impl Channel {
                 Waiting::Publish { wait: Wait::Turn, .. } | Waiting::Passing { .. } | Waiting::Frames(_) | Waiting::Gone => {}
                 Waiting::Publish { .. } => break,
                 Waiting::Close { until_us, .. } => {
-                    if (self.ledger.open_grants() > 0 || !self.kept.is_empty()) && shared.now.us < *until_us {
+                    let waits = self.ledger.open_grants() > 0 || !self.kept.is_empty() || !self.dead_letters.is_empty();
+                    if waits && shared.now.us < *until_us {
                         break;
                     }
                     self.send_all_kept(shared, "channel_closing");
@@ -215,6 +216,7 @@ impl Channel {
             }
         }
         self.forget_kept(shared);
+        self.forget_dead_letters(shared);
         if let Up::Collecting(collect) = std::mem::replace(&mut self.up, Up::Idle) {
             shared.held_bytes -= collect.frames.len();
         }

@@ -408,6 +408,7 @@ fn lines(mut bytes: &[u8]) -> Vec<String> {
 
 mod admit;
 mod confirms;
+mod dead_letter;
 mod deliveries;
 mod drain;
 mod emptied;
