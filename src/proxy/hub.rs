@@ -19,7 +19,7 @@ use crate::config::{ProxyConfig, UpstreamConfirms};
 use crate::lifecycle::nodes::{Ask, Nodes};
 use crate::lifecycle::purge::Purges;
 use crate::lifecycle::running::Runs;
-use crate::logging::{DecisionLog, OncePerMinute};
+use crate::logging::{DecisionLog, Once, OncePerMinute};
 use crate::metrics::Metrics;
 use crate::rules::RuleSet;
 use crate::session::{Now, Settings, Witness};
@@ -35,6 +35,7 @@ pub struct Hub {
     log: Arc<DecisionLog>,
     unreadable: OncePerMinute,
     unexpiring: OncePerMinute,
+    undelayed: Once,
     purges: Purges,
     connections: Mutex<HashMap<u64, Entry>>,
     hosts: Mutex<Hosts>,
@@ -112,6 +113,7 @@ impl Hub {
             log,
             unreadable: OncePerMinute::default(),
             unexpiring: OncePerMinute::default(),
+            undelayed: Once::default(),
             connections: Mutex::new(HashMap::new()),
             hosts: Mutex::new(Hosts::default()),
             next: AtomicU64::new(0),
@@ -182,6 +184,11 @@ impl Hub {
     /// Bounds the log lines about messages that do not expire with their lock.
     pub fn unexpiring(&self) -> &OncePerMinute {
         &self.unexpiring
+    }
+
+    /// Bounds the log lines about retries that keep their own delay.
+    pub fn undelayed(&self) -> &Once {
+        &self.undelayed
     }
 
     /// What is known of exchanges and queues.

@@ -94,6 +94,7 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
         acks_late: spec.acks_late,
         hears: Hears::of(&spec.completion),
         expires_with_lock: spec.expires_with_lock,
+        retry_delays: spec.retry_delays.clone(),
         release_on: match spec.release_on[..] {
             [Outcome::Success] => ReleaseOn::Success,
             [Outcome::Failure] => ReleaseOn::Failure,

@@ -18,6 +18,7 @@ pub mod source;
 pub mod spec;
 #[cfg(test)]
 mod tests;
+mod timing;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -26,6 +27,7 @@ use std::time::Duration;
 pub use compile::Signatures;
 pub use decision::{Bypass, Claimed, Expiry, Facts, Verdict};
 pub use digest::{Domain, digest};
+pub use timing::{Due, Publishing};
 
 use expr::Expr;
 use lock::ReleaseOn;
@@ -120,6 +122,7 @@ pub struct Rule {
     /// Which signals start and end its locks (`completion`).
     pub hears: Hears,
     expires_with_lock: bool,
+    retry_delays: Vec<Duration>,
     release_on: ReleaseOn,
     cooldown: Duration,
     /// What becomes of a duplicate.

@@ -15,6 +15,8 @@ use crate::celery::value::Value;
 mod apart;
 /// Messages that expire with their lock.
 mod expiry;
+/// When retries are due.
+mod timing;
 
 const NOW: u64 = 1_800_000_000_000;
 

@@ -140,8 +140,9 @@ impl Channel {
         if self.swallows(shared, &collect) {
             return;
         }
-        let grant = judge(shared, &collect);
-        let Collect { mut frames, header_at, .. } = *collect;
+        let (grant, rewritten) = judge(shared, &collect);
+        let Collect { frames, header_at, .. } = *collect;
+        let mut frames = rewritten.unwrap_or(frames);
         let client = self.ledger.arrive();
         let bits_at = publish_method(&frames).map_or(0, |(publish, payload_at)| payload_at + publish.bits_offset);
         let Some(mut grant) = grant else {
@@ -280,18 +281,16 @@ pub(super) fn body_of(collect: &Collect) -> std::borrow::Cow<'_, [u8]> {
     body.into()
 }
 
-/// Who decides: the rules. The claim that the publish makes, if it makes one; what else they say is told as events.
-fn judge(shared: &mut Shared, collect: &Collect) -> Option<Box<Grant>> {
-    let (publish, _) = publish_method(&collect.frames)?;
-    let header_frame = collect.frames.get(collect.header_at..)?;
-    let Split::Frame(header_frame) = frame::split(header_frame, usize::MAX) else {
-        return None;
+/// Who decides: the rules. The claim that the publish makes, if it makes one, and its frames, if they are to be others; what else they say
+/// is told as events.
+fn judge(shared: &mut Shared, collect: &Collect) -> (Option<Box<Grant>>, Option<Vec<u8>>) {
+    let Some((publish, header)) = method_and_header(collect) else {
+        return (None, None);
     };
-    let header = ContentHeader::decode(header_frame.payload)?;
     let body = body_of(collect);
     if hear::hear(shared, &publish, &header.properties, &body) {
         shared.counts.unmatched_publishes += 1;
-        return None;
+        return (None, None);
     }
     let routing_key_octets = routing::strip_delay(publish.exchange, publish.routing_key).unwrap_or(publish.routing_key);
     let exchange = String::from_utf8_lossy(publish.exchange);
@@ -302,11 +301,11 @@ fn judge(shared: &mut Shared, collect: &Collect) -> Option<Box<Grant>> {
         Ok(Some(message)) => message,
         Ok(None) => {
             shared.counts.unmatched_publishes += 1;
-            return None;
+            return (None, None);
         }
         Err(unreadable) => {
             unkeyable(shared, &header, reason_of(&unreadable), unreadable.to_string());
-            return None;
+            return (None, None);
         }
     };
     let asked = publish.exchange.is_empty() || rules.asks_for_queue();
@@ -323,12 +322,21 @@ fn judge(shared: &mut Shared, collect: &Collect) -> Option<Box<Grant>> {
         exchange: &exchange,
         routing_key: &routing_key,
     };
-    let verdict = rules.decide(&facts, &body, shared.now.unix_ms);
+    let decided = shared.decide(&rules, &facts, &body, collect);
     let queue = match queues.as_deref() {
         Some([queue]) => Arc::clone(queue),
         _ => Arc::from(""),
     };
-    conclude(shared, verdict, &task, queue)
+    (conclude(shared, decided.verdict, &task, queue), decided.frames)
+}
+
+/// The method and the header of a collected publish.
+fn method_and_header(collect: &Collect) -> Option<(basic::Publish<'_>, ContentHeader<'_>)> {
+    let (publish, _) = publish_method(&collect.frames)?;
+    let Split::Frame(header_frame) = frame::split(collect.frames.get(collect.header_at..)?, usize::MAX) else {
+        return None;
+    };
+    Some((publish, ContentHeader::decode(header_frame.payload)?))
 }
 
 fn unkeyable(shared: &mut Shared, header: &ContentHeader<'_>, reason: UnkeyableReason, detail: String) {
@@ -359,6 +367,10 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, queue:
                     reason: ExceptionReason::QueueUnknown,
                 });
             }
+            None
+        }
+        Verdict::Keyless { rule } => {
+            shared.pass_keyless(rule, task);
             None
         }
         Verdict::WhenError { rule, .. } => {

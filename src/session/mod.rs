@@ -21,6 +21,7 @@ mod confirm;
 mod declare;
 mod deliver;
 mod drain;
+mod due;
 mod ends;
 mod event;
 mod expiry;

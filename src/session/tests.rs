@@ -386,6 +386,7 @@ mod admit;
 mod confirms;
 mod deliveries;
 mod drain;
+mod due;
 mod emptied;
 mod ends;
 mod expiry;
