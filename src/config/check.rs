@@ -199,7 +199,7 @@ pub(super) fn warn(reader: &Reader, rules: &[Written<'_>], offered: Offered) {
             }
             continue;
         }
-        if spec.unique.is_none() && spec.limits.is_empty() && spec.retry_delays.is_empty() && !is_continued {
+        if spec.unique.is_none() && spec.limits.is_empty() && spec.retry_delays.is_empty() && spec.beat_lease.is_none() && !is_continued {
             say(
                 "name",
                 "decides nothing. Write unique = \"until_started\", or bypass = true if that is meant.".to_owned(),

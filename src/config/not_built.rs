@@ -17,8 +17,6 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("rule.result", &["none"]),
     ("rule.canvas", &[]),
     ("rule.dead_letter", &[]),
-    ("rule.beat_lease", &[]),
-    ("rule.beat_origins", &[]),
     ("rule.limit", &[]),
 ];
 

@@ -35,6 +35,8 @@ label_values! {
         RenewRun = "renew_run",
         /// A delivery does not wait for its run any more.
         LeaveRun = "leave_run",
+        /// Whose entry of a schedule is it?
+        BeatLease = "beat_lease",
         /// A key is locked by hand.
         Cool = "cool",
         /// An operator frees a lock.

@@ -119,6 +119,7 @@ fn label(op: Op) -> StoreOp {
         Op::Run => StoreOp::Run,
         Op::RenewRun => StoreOp::RenewRun,
         Op::LeaveRun => StoreOp::LeaveRun,
+        Op::BeatLease => StoreOp::BeatLease,
         Op::Cool => StoreOp::Cool,
         Op::Release => StoreOp::Release,
         Op::Show => StoreOp::Show,

@@ -95,6 +95,8 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
         hears: Hears::of(&spec.completion),
         expires_with_lock: spec.expires_with_lock,
         retry_delays: spec.retry_delays.clone(),
+        beat_lease: spec.beat_lease,
+        beat_origins: matchers("beat_origins", &spec.beat_origins),
         release_on: match spec.release_on[..] {
             [Outcome::Success] => ReleaseOn::Success,
             [Outcome::Failure] => ReleaseOn::Failure,

@@ -63,7 +63,7 @@ pub enum Verdict {
         /// A rule that might have matched, had the queue been known.
         queue_unknown: Option<Arc<Rule>>,
     },
-    /// A rule without uniqueness matches, and has its say on other things (`retry_delays`).
+    /// A rule without uniqueness matches, and has its say on other things (`retry_delays`, `beat_lease`).
     Keyless {
         /// The rule.
         rule: Arc<Rule>,

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::beat::Turn;
 use super::running::{IfBusy, Ran, RunNote};
 use super::source::{Hears, Source};
 use crate::celery::result::Status;
@@ -351,6 +352,15 @@ pub enum Request {
         /// The delivery.
         delivery: Nonce,
     },
+    /// Whose entry of a schedule is it? It is the beat's that asks, for its lease, unless it is another's. Answered by [`Reply::Beat`].
+    BeatLease {
+        /// The entry.
+        digest: Digest,
+        /// The beat that asks.
+        origin: Arc<str>,
+        /// For how long it is that beat's.
+        life_ms: u64,
+    },
     /// Locks a key by hand, as after a success. Answered by [`Reply::Cooled`].
     Cool {
         /// The key, and the id that is written as its holder.
@@ -619,6 +629,8 @@ pub enum Reply {
     Renewed(Renewed),
     /// To [`Request::Run`].
     Run(Ran),
+    /// To [`Request::BeatLease`].
+    Beat(Turn),
     /// To [`Request::Cool`].
     Cooled(Cooled),
 }

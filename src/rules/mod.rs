@@ -3,6 +3,7 @@
 //! `spec` (what users write) → `compile` → [`RuleSet`] (immutable) → [`RuleSet::decide`] → [`Verdict`]. `params` binds a call to its
 //! signature, `expr` takes values from it, `digest` turns them into the name of a lock.
 
+pub mod beat;
 mod compile;
 mod decision;
 mod digest;
@@ -123,6 +124,8 @@ pub struct Rule {
     pub hears: Hears,
     expires_with_lock: bool,
     retry_delays: Vec<Duration>,
+    beat_lease: Option<Duration>,
+    beat_origins: Globs,
     release_on: ReleaseOn,
     cooldown: Duration,
     /// What becomes of a duplicate.

@@ -13,6 +13,8 @@ use crate::celery::value::Value;
 
 /// What must never make one key of two calls, and what must.
 mod apart;
+/// Entries of schedules.
+mod beat;
 /// Messages that expire with their lock.
 mod expiry;
 /// When retries are due.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::beat::Entry;
 use super::decision::{Bypass, Facts, Verdict, claimed};
 use super::spec::Mode;
 use super::{Rule, RuleSet};
@@ -27,6 +28,8 @@ pub struct Publishing {
     pub verdict: Verdict,
     /// When it is due.
     pub due: Due,
+    /// The entry of a schedule that it is of, if a beat publishes it.
+    pub entry: Option<Entry>,
 }
 
 impl RuleSet {
@@ -44,14 +47,15 @@ impl RuleSet {
                 *claim = timed;
             }
         }
-        Publishing { verdict, due }
+        let entry = verdict.amending().and_then(|rule| Entry::of(rule, facts, body));
+        Publishing { verdict, due, entry }
     }
 }
 
 impl Rule {
     /// Whether it has a say on other things than keys.
     pub(super) fn amends(&self) -> bool {
-        !self.retry_delays.is_empty()
+        !self.retry_delays.is_empty() || self.beat_lease.is_some()
     }
 }
 

@@ -9,12 +9,14 @@ use super::expiry::with_header;
 use crate::celery::body::Body;
 use crate::celery::instant::write_iso8601;
 use crate::celery::task::Task;
+use crate::rules::beat::Entry;
 use crate::rules::outcome::PublishDecision;
 use crate::rules::{Due, Facts, Rule, RuleSet, Verdict};
 
-/// The decision about a publish, with its frames if they are to be others than came.
+/// The decision about a publish, with the entry that it is of, and its frames if they are to be others than came.
 pub(super) struct Decided {
     pub verdict: Verdict,
+    pub entry: Option<Entry>,
     pub frames: Option<Vec<u8>>,
 }
 
@@ -24,6 +26,7 @@ impl Shared {
         let publishing = rules.decide_publish(facts, body, self.now.unix_ms);
         let mut decided = Decided {
             verdict: publishing.verdict,
+            entry: publishing.entry,
             frames: None,
         };
         let why = match publishing.due {

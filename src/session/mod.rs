@@ -14,6 +14,7 @@ mod admit;
 mod agenda;
 mod answer;
 mod arrive;
+mod beat;
 mod broker;
 mod channel;
 mod collect;
@@ -268,6 +269,8 @@ struct Shared {
     /// Queues declared here of which a second consumer would get nothing, or what the first has.
     single_active: HashSet<Box<str>>,
     observing: HashMap<Ticket, Box<Grant>>,
+    /// Publishes of beats that observing rules let pass.
+    watched: HashMap<Ticket, beat::Watched>,
     observed: u64,
     /// What is known of the virtual host: the edge's last picture and what this connection has done since.
     topology: Arc<Topology>,
@@ -426,6 +429,7 @@ impl Session {
                 windows: Fit::Right,
                 single_active: HashSet::new(),
                 observing: HashMap::new(),
+                watched: HashMap::new(),
                 observed: 0,
                 topology: Arc::default(),
                 witness: Arc::default(),
@@ -523,6 +527,10 @@ impl Session {
         }
         let answer = match answer {
             Ok(Reply::Acquire(acquired)) => Ok(acquired),
+            Ok(Reply::Beat(turn)) => {
+                self.beat_answered(ticket, turn);
+                return self.settle();
+            }
             // A reply of another kind says nothing of the question.
             Ok(_) => Err(StoreSilent::Unreachable),
             Err(silent) => Err(silent),

@@ -383,6 +383,7 @@ fn lines(mut bytes: &[u8]) -> Vec<String> {
 }
 
 mod admit;
+mod beat;
 mod confirms;
 mod deliveries;
 mod drain;

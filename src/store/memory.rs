@@ -3,6 +3,7 @@
 //! One mutex, no I/O, no allocation per request but for what is stored. Everything has an end: a lapsed lock is never seen, and each
 //! request removes a few of those whose time has passed.
 
+mod beat;
 mod lapsing;
 mod lock;
 mod run;
@@ -283,6 +284,7 @@ impl Step<'_> {
                 worker,
             } => Reply::Renewed(self.renew_run(claim, *delivery, note, worker)),
             Request::LeaveRun { claim, delivery } => Reply::Released(self.leave_run(claim, *delivery)),
+            Request::BeatLease { digest, origin, life_ms } => Reply::Beat(self.beat_lease(*digest, origin, *life_ms)),
             Request::Cool { claim, note } => Reply::Cooled(self.cool(claim, note)),
             Request::Release { digest, holder, running } => {
                 let mut freed = self.release(*digest, holder.as_deref(), *running);

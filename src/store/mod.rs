@@ -76,6 +76,8 @@ pub enum Op {
     RenewRun,
     /// [`Request::LeaveRun`].
     LeaveRun,
+    /// [`Request::BeatLease`].
+    BeatLease,
     /// [`Request::Cool`].
     Cool,
     /// [`Request::Release`].
@@ -86,7 +88,7 @@ pub enum Op {
 
 impl Op {
     /// Every kind, so that metrics can be made for all of them at the start.
-    pub const ALL: [Op; 13] = [
+    pub const ALL: [Op; 14] = [
         Op::Acquire,
         Op::Commit,
         Op::RenewLease,
@@ -97,6 +99,7 @@ impl Op {
         Op::Run,
         Op::RenewRun,
         Op::LeaveRun,
+        Op::BeatLease,
         Op::Cool,
         Op::Release,
         Op::Show,
@@ -115,6 +118,7 @@ impl Op {
             Op::Run => "run",
             Op::RenewRun => "renew_run",
             Op::LeaveRun => "leave_run",
+            Op::BeatLease => "beat_lease",
             Op::Cool => "cool",
             Op::Release => "release",
             Op::Show => "show",
@@ -134,6 +138,7 @@ impl Op {
             Request::Run { .. } => Op::Run,
             Request::RenewRun { .. } => Op::RenewRun,
             Request::LeaveRun { .. } => Op::LeaveRun,
+            Request::BeatLease { .. } => Op::BeatLease,
             Request::Cool { .. } => Op::Cool,
             Request::Release { .. } => Op::Release,
             Request::Show { .. } | Request::ShowRun { .. } => Op::Show,

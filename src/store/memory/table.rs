@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use super::ENDED_KEPT_MS;
+use super::beat::Owner;
 use super::lapsing::Lapsing;
 use super::lock::Lock;
 use super::run::{Done, Run, Waiting};
@@ -187,6 +188,8 @@ pub(super) struct Table {
     pub(super) waiting: Lapsing<Digest, Waiting>,
     /// What ended runs leave behind.
     pub(super) done: Lapsing<(Digest, Arc<str>), Done>,
+    /// Entries of schedules, and whose they are.
+    pub(super) beats: Lapsing<Digest, Owner>,
     /// What was announced, and until when.
     notes: HashMap<String, (String, u64)>,
     /// By slot of time: what may lapse in it. Each lock and record names the slot of its entry, which moves on when it comes up too
@@ -338,6 +341,7 @@ impl Table {
         self.runs.sweep(now);
         self.waiting.sweep(now);
         self.done.sweep(now);
+        self.beats.sweep(now);
         for _ in 0..SWEPT_PER_REQUEST {
             let Some(mut slot) = self.due.first_entry().filter(|slot| *slot.key() <= now / SLOT_MS) else {
                 return;

@@ -1,5 +1,6 @@
 //! Requests and replies as `scripts/lock.lua` reads and writes them.
 
+mod beat;
 mod running;
 
 use std::io::Write;
@@ -18,6 +19,7 @@ use crate::store::memory::LONGEST_MS;
 pub(super) const SCRIPT: &str = concat!(
     include_str!("../scripts/lock.lua"),
     include_str!("../scripts/run.lua"),
+    include_str!("../scripts/beat.lua"),
     include_str!("../scripts/answer.lua")
 );
 
@@ -190,6 +192,10 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
             names.write_lock(cmd, claim.digest);
             names.write_id(cmd, &claim.id);
         }
+        Request::BeatLease { digest, .. } => {
+            let key = names.beat(*digest);
+            cmd.arg(&key).arg(&key);
+        }
         Request::Signal { id, .. } => {
             names.write_id(cmd, id);
             names.write_id(cmd, id);
@@ -247,6 +253,7 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
         Request::Run { .. } | Request::RenewRun { .. } | Request::LeaveRun { .. } | Request::ShowRun { .. } => {
             running::write_arguments(cmd, names, request);
         }
+        Request::BeatLease { origin, life_ms, .. } => beat::write_arguments(cmd, origin, *life_ms),
         Request::Cool { note: fields, .. } => {
             cmd.arg("W").arg(span(fields.cooldown_ms)).arg(note);
         }
@@ -405,6 +412,7 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
             _ => Err(unread),
         },
         Request::Run { .. } => running::ran(value).map(Reply::Run).ok_or(unread),
+        Request::BeatLease { .. } => beat::turn(&value).map(Reply::Beat).ok_or(unread),
         Request::Cool { .. } => match value {
             Value::Int(0) => Ok(Reply::Cooled(Cooled::Locked)),
             Value::Array(parts) => parts

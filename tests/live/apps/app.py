@@ -129,6 +129,12 @@ def retrying(self, fails):
     return self.request.retries
 
 
+@app.task(bind=True, name="live.tick")
+def tick(self, *args):
+    """A task that beats publish."""
+    mark(self, origin=self.request.origin)
+
+
 @app.task(bind=True, name="live.gated_retry", max_retries=5)
 def gated_retry(self, name):
     if self.request.retries:
