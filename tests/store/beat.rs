@@ -1,7 +1,5 @@
 //! Entries of schedules that several beats publish.
 
-use std::time::Duration;
-
 use oncegate::rules::beat::Turn;
 use oncegate::rules::lock::{Acquired, Reply, Request, Scope};
 
@@ -60,8 +58,8 @@ async fn each_of_its_publishes_renews_it(w: &World) {
 async fn after_the_lease_it_is_anybodys(w: &World) {
     assert_eq!(asks(w, 1, "a", 40).await, Turn::Own);
     assert_eq!(owner(asks(w, 1, "b", LEASE).await).0, "a");
-    w.wait(Duration::from_millis(80)).await;
-    assert_eq!(asks(w, 1, "b", LEASE).await, Turn::Own);
+    w.until("the end of the lease", async || asks(w, 1, "b", LEASE).await == Turn::Own)
+        .await;
     assert_eq!(owner(asks(w, 1, "a", LEASE).await).0, "b");
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::beat::Entry;
 use super::*;
+use crate::rules::beat::Entry;
 
 const BEAT: &str = "gen7@beat-1";
 
@@ -44,7 +44,10 @@ fn beats_are_known_by_their_headers_or_their_origin() {
         );
     }
     assert!(entry(&from("gen7@elsewhere"), &rules).is_none());
-    assert!(entry(&message("t").header("celery_beat_task", FieldValue::Bool(true)), &rules).is_none(), "no beat to have it");
+    assert!(
+        entry(&message("t").header("celery_beat_task", FieldValue::Bool(true)), &rules).is_none(),
+        "no beat to have it"
+    );
     let without = RuleSpec {
         beat_origins: vec![],
         ..alone()
@@ -87,7 +90,11 @@ fn an_entry_is_virtual_host_task_and_all_arguments() {
         namespace: Some("all".to_owned()),
         ..leased(rule("t"))
     };
-    assert_eq!(entry(&from(BEAT), &one(by_key)).expect("an entry").digest, known, "the key is another matter");
+    assert_eq!(
+        entry(&from(BEAT), &one(by_key)).expect("an entry").digest,
+        known,
+        "the key is another matter"
+    );
     let observing = specs().into_iter().map(|spec| RuleSpec {
         mode: Mode::Observe,
         ..spec
@@ -100,10 +107,7 @@ fn an_entry_is_virtual_host_task_and_all_arguments() {
 fn members_of_canvas_are_entries_too_and_what_is_bypassed_is_none() {
     let member = from(BEAT).header("group", text("g"));
     assert!(entry(&member, &one(leased(rule("t")))).is_some());
-    let bypass = RuleSpec {
-        bypass: true,
-        ..alone()
-    };
+    let bypass = RuleSpec { bypass: true, ..alone() };
     assert!(entry(&from(BEAT), &one(bypass)).is_none());
     let allowing = RuleSpec {
         allow_overrides: vec![spec::Override::Bypass],
