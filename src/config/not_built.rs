@@ -6,17 +6,14 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("proxy.send_proxy_protocol", &[]),
     ("results.kind", &["redis", "none"]),
     ("results.expires", &[]),
-    ("park.prefix", &[]),
     ("events.exchange", &[]),
     ("decisions.keep", &[]),
     ("decisions.max", &[]),
     ("rule.on_duplicate", &["raise", "reject"]),
-    ("rule.on_running", &["wait", "drop"]),
     ("rule.debounce", &[]),
     ("rule.debounce_max", &[]),
     ("rule.result", &["none"]),
     ("rule.canvas", &[]),
-    ("rule.dead_letter", &[]),
     ("rule.limit", &[]),
 ];
 

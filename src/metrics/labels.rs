@@ -37,6 +37,12 @@ label_values! {
         LeaveRun = "leave_run",
         /// Whose entry of a schedule is it?
         BeatLease = "beat_lease",
+        /// A copy of a message is about to be published.
+        Park = "park",
+        /// A copy has come so far.
+        MarkParked = "mark_parked",
+        /// Was this delivery parked?
+        FindParked = "find_parked",
         /// A key is locked by hand.
         Cool = "cool",
         /// An operator frees a lock.

@@ -125,7 +125,7 @@ impl Reporter {
     fn event(&mut self, event: Event, vhost_name: &Arc<str>, seat: &Seat) {
         let vhost = &**vhost_name;
         match event {
-            Event::Publish(publish) => self.publish(&publish, vhost),
+            Event::Publish(publish) => self.publish(&publish, vhost_name),
             Event::Unkeyable {
                 rule,
                 reason,
@@ -141,12 +141,26 @@ impl Reporter {
                         suppressed, "a message has no key and is forwarded; such lines are written once a minute for a rule");
                 }
             }
-            Event::Admission(delivery) => self.delivery(&delivery, vhost),
+            Event::Admission(delivery) => self.delivery(&delivery, vhost_name),
             Event::Delivered { rule } => self.rule(&rule).count_delivery(DeliveryDecision::Forwarded, mode(&rule)),
             Event::Freed(freed) => report_freed(self.hub.metrics(), self.hub.log(), &freed),
             Event::GivenBack { rule, task, id, reason } => {
                 tracing::info!(rule = &*rule.name, reason, vhost, task = &*task, id = &*id, client = %self.peer,
                     "a delivery that was held goes back to its queue");
+            }
+            Event::Unparked { rule } => self.rule(&rule).count_unparked(),
+            Event::NotParked { rule, task, id, reason } => {
+                if let Some(suppressed) = self.hub.unparkable().allow(&rule.name) {
+                    tracing::warn!(rule = &*rule.name, reason, vhost, task = &*task, id = &*id, client = %self.peer, suppressed,
+                        "a delivery could not be parked and stays held; such lines are written once a minute for a rule");
+                }
+            }
+            Event::NotDeadLettered { rule, task, id, reason } => {
+                if let Some(suppressed) = self.hub.unparkable().allow(&rule.name) {
+                    tracing::warn!(rule = &*rule.name, reason, vhost, task = &*task, id = &*id, client = %self.peer, suppressed,
+                        "a delivery whose key runs could not be dead-lettered and is dropped; such lines are written once a minute for a \
+                         rule");
+                }
             }
             Event::Emptied { queue, at_us } => self.hub.queue_emptied(vhost, queue, at_us),
             Event::Exception { rule, reason } => {
@@ -188,7 +202,7 @@ impl Reporter {
         }
     }
 
-    fn publish(&mut self, publish: &PublishEvent, vhost: &str) {
+    fn publish(&mut self, publish: &PublishEvent, vhost: &Arc<str>) {
         let rule = &publish.rule;
         self.rule(rule).count_publish(publish.decision, mode(rule));
         let kind = match publish.decision {
@@ -200,28 +214,31 @@ impl Reporter {
         if !self.hub.log().wants(kind) {
             return;
         }
-        let client = self.peer.to_string();
         self.hub.log().log(
             kind,
-            &Decision {
+            Decision {
                 event: "publish",
-                rule: &rule.name,
+                rule: Arc::clone(&rule.name),
                 decision: publish.decision.as_str(),
                 reason: Some(publish.reason),
                 mode: mode(rule).as_str(),
-                vhost,
-                task: &publish.task,
-                id: &publish.id,
-                holder: publish.holder.as_deref(),
+                vhost: Some(Arc::clone(vhost)),
+                task: Arc::clone(&publish.task),
+                id: Arc::clone(&publish.id),
+                holder: publish.holder.clone(),
                 digest: publish.digest,
-                client: &client,
+                client: Some(self.peer),
             },
         );
     }
 
-    fn delivery(&mut self, delivery: &DeliveryEvent, vhost: &str) {
+    fn delivery(&mut self, delivery: &DeliveryEvent, vhost: &Arc<str>) {
         let rule = &delivery.rule;
-        self.rule(rule).count_delivery(delivery.decision, mode(rule));
+        let metrics = self.rule(rule);
+        metrics.count_delivery(delivery.decision, mode(rule));
+        if delivery.decision == DeliveryDecision::Parked {
+            metrics.count_parked();
+        }
         let kind = match delivery.decision {
             DeliveryDecision::Forwarded => DecisionKind::Other,
             _ => DecisionKind::Duplicate,
@@ -229,21 +246,20 @@ impl Reporter {
         if !self.hub.log().wants(kind) {
             return;
         }
-        let client = self.peer.to_string();
         self.hub.log().log(
             kind,
-            &Decision {
+            Decision {
                 event: "delivery",
-                rule: &rule.name,
+                rule: Arc::clone(&rule.name),
                 decision: delivery.decision.as_str(),
                 reason: Some(delivery.reason),
                 mode: mode(rule).as_str(),
-                vhost,
-                task: &delivery.task,
-                id: &delivery.id,
-                holder: delivery.holder.as_deref(),
+                vhost: Some(Arc::clone(vhost)),
+                task: Arc::clone(&delivery.task),
+                id: Arc::clone(&delivery.id),
+                holder: delivery.holder.clone(),
                 digest: Some(delivery.digest),
-                client: &client,
+                client: Some(self.peer),
             },
         );
     }

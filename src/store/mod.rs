@@ -78,6 +78,12 @@ pub enum Op {
     LeaveRun,
     /// [`Request::BeatLease`].
     BeatLease,
+    /// [`Request::Park`].
+    Park,
+    /// [`Request::MarkParked`].
+    MarkParked,
+    /// [`Request::FindParked`].
+    FindParked,
     /// [`Request::Cool`].
     Cool,
     /// [`Request::Release`].
@@ -88,7 +94,7 @@ pub enum Op {
 
 impl Op {
     /// Every kind, so that metrics can be made for all of them at the start.
-    pub const ALL: [Op; 14] = [
+    pub const ALL: [Op; 17] = [
         Op::Acquire,
         Op::Commit,
         Op::RenewLease,
@@ -100,6 +106,9 @@ impl Op {
         Op::RenewRun,
         Op::LeaveRun,
         Op::BeatLease,
+        Op::Park,
+        Op::MarkParked,
+        Op::FindParked,
         Op::Cool,
         Op::Release,
         Op::Show,
@@ -119,6 +128,9 @@ impl Op {
             Op::RenewRun => "renew_run",
             Op::LeaveRun => "leave_run",
             Op::BeatLease => "beat_lease",
+            Op::Park => "park",
+            Op::MarkParked => "mark_parked",
+            Op::FindParked => "find_parked",
             Op::Cool => "cool",
             Op::Release => "release",
             Op::Show => "show",
@@ -139,6 +151,9 @@ impl Op {
             Request::RenewRun { .. } => Op::RenewRun,
             Request::LeaveRun { .. } => Op::LeaveRun,
             Request::BeatLease { .. } => Op::BeatLease,
+            Request::Park { .. } => Op::Park,
+            Request::MarkParked { .. } => Op::MarkParked,
+            Request::FindParked { .. } => Op::FindParked,
             Request::Cool { .. } => Op::Cool,
             Request::Release { .. } => Op::Release,
             Request::Show { .. } | Request::ShowRun { .. } => Op::Show,
@@ -388,7 +403,21 @@ impl Client {
                 self.shared.observer.on_told(&request, &reply);
                 note_outcome(&self.shared, &request);
             }
-            Backend::Redis(handle) => handle.tell(request),
+            Backend::Redis(handle) => handle.tell(vec![request]),
+        }
+    }
+
+    /// Gives these orders, in their order, as [`Client::tell`] gives one; `requests` is left empty.
+    pub fn tell_all(&self, requests: &mut Vec<Request>) {
+        match &self.backend {
+            Backend::Memory(_) => requests.drain(..).for_each(|request| self.tell(request)),
+            Backend::Redis(_) if requests.is_empty() => {}
+            Backend::Redis(handle) => {
+                for request in &*requests {
+                    self.shared.observer.on_tell(request);
+                }
+                handle.tell(std::mem::take(requests));
+            }
         }
     }
 

@@ -1,8 +1,8 @@
 //! The store in Redis: one connection per client, driven by a task of its own.
 //!
 //! Keys: `PREFIX:lock:{DIGEST}`, `PREFIX:run:{DIGEST}`, `PREFIX:wait:{DIGEST}`, `PREFIX:seen:{DIGEST}`, `PREFIX:done:{DIGEST}:ID`,
-//! `PREFIX:super:{DIGEST}:ID`, `PREFIX:beat:{DIGEST}`, `PREFIX:id:ID`, `PREFIX:ended:ID`, `PREFIX:node:VHOST:NODE`, `PREFIX:proxy:NAME`; every one has a ttl. All
-//! questions go through one script.
+//! `PREFIX:super:{DIGEST}:ID`, `PREFIX:beat:{DIGEST}`, `PREFIX:id:ID`, `PREFIX:ended:ID`, `PREFIX:park:ID`, `PREFIX:node:VHOST:NODE`,
+//! `PREFIX:proxy:NAME`; every one has a ttl. All questions go through one script.
 
 mod driver;
 mod queue;
@@ -173,9 +173,9 @@ impl Handle {
         }
     }
 
-    pub(super) fn tell(&self, request: Request) {
-        // The driver ends only with its runtime: nobody could do the order then.
-        let _ = self.sender.send(Message::Tell(request));
+    pub(super) fn tell(&self, requests: Vec<Request>) {
+        // The driver ends only with its runtime: nobody could do the orders then.
+        let _ = self.sender.send(Message::Tell(requests));
     }
 
     pub(super) async fn flush(&self) {

@@ -6,6 +6,9 @@
 
 use oncegate::rules::lock::{Acquired, Admitted, Digest, Extent, LockRecord, LockState, ReleaseReason, Reply, Request, Scope, Signal};
 
+use oncegate::rules::running::Ran;
+use oncegate::rules::spec::Unique;
+
 use crate::facts::Facts;
 use crate::plan::Acks;
 use crate::world::World;
@@ -74,10 +77,14 @@ impl World {
     fn judge_freed(&mut self, lock: &LockRecord, reply: &Reply) {
         let task = Facts::index(&lock.holder);
         let lives = self.lives(task);
-        let Reply::Released(freed) = reply else {
+        let (Reply::Released(freed) | Reply::Run(Ran::Leaves { freed, .. })) = reply else {
             self.facts.fail(task, "its lock went without a reason");
         };
-        let reason = freed.first().map_or(ReleaseReason::Ended, |freed| freed.reason);
+        if matches!(reply, Reply::Run(_)) {
+            return;
+        }
+        // Of both locks of a key, that of the run is told first.
+        let reason = freed.last().map_or(ReleaseReason::Ended, |freed| freed.reason);
         let facts = &self.facts.tasks[task];
         let copies = facts.doubled || facts.untold || facts.unchecked;
         let right = match reason {
@@ -110,8 +117,8 @@ impl World {
         let starts = matches!(signal, Signal::Acked | Signal::Started);
         let scope = row.scope;
         let heard = match scope {
-            oncegate::rules::spec::Unique::UntilStarted => ends || starts,
-            oncegate::rules::spec::Unique::UntilFinished => ends || signal == Signal::Acked && row.acks == Acks::Late,
+            Unique::UntilStarted | Unique::UntilStartedAndWhileRunning => ends || starts,
+            Unique::UntilFinished => ends || signal == Signal::Acked && row.acks == Acks::Late,
             _ => false,
         };
         if heard {

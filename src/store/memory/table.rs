@@ -9,6 +9,7 @@ use super::ENDED_KEPT_MS;
 use super::beat::Owner;
 use super::lapsing::Lapsing;
 use super::lock::Lock;
+use super::park::Messages;
 use super::run::{Done, Run, Waiting};
 use crate::rules::lock::{Digest, Nonce, SignalVerdict};
 use crate::rules::source::Source;
@@ -190,6 +191,8 @@ pub(super) struct Table {
     pub(super) done: Lapsing<(Digest, Arc<str>), Done>,
     /// Entries of schedules, and whose they are.
     pub(super) beats: Lapsing<Digest, Owner>,
+    /// The parked messages of an id.
+    pub(super) parked: Lapsing<Arc<str>, Messages>,
     /// What was announced, and until when.
     notes: HashMap<String, (String, u64)>,
     /// By slot of time: what may lapse in it. Each lock and record names the slot of its entry, which moves on when it comes up too
@@ -342,6 +345,7 @@ impl Table {
         self.waiting.sweep(now);
         self.done.sweep(now);
         self.beats.sweep(now);
+        self.parked.sweep(now);
         for _ in 0..SWEPT_PER_REQUEST {
             let Some(mut slot) = self.due.first_entry().filter(|slot| *slot.key() <= now / SLOT_MS) else {
                 return;

@@ -1,6 +1,7 @@
 //! Requests and replies as `scripts/lock.lua` reads and writes them.
 
 mod beat;
+mod park;
 mod running;
 
 use std::io::Write;
@@ -20,6 +21,7 @@ pub(super) const SCRIPT: &str = concat!(
     include_str!("../scripts/lock.lua"),
     include_str!("../scripts/run.lua"),
     include_str!("../scripts/beat.lua"),
+    include_str!("../scripts/park.lua"),
     include_str!("../scripts/answer.lua")
 );
 
@@ -196,6 +198,10 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
             let key = names.beat(*digest);
             cmd.arg(&key).arg(&key);
         }
+        Request::Park { id, .. } | Request::MarkParked { id, .. } | Request::FindParked { id, .. } => {
+            names.write_park(cmd, id);
+            names.write_park(cmd, id);
+        }
         Request::Signal { id, .. } => {
             names.write_id(cmd, id);
             names.write_id(cmd, id);
@@ -254,6 +260,7 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
             running::write_arguments(cmd, names, request);
         }
         Request::BeatLease { origin, life_ms, .. } => beat::write_arguments(cmd, origin, *life_ms),
+        Request::Park { .. } | Request::MarkParked { .. } | Request::FindParked { .. } => park::write_arguments(cmd, request),
         Request::Cool { note: fields, .. } => {
             cmd.arg("W").arg(span(fields.cooldown_ms)).arg(note);
         }
@@ -394,7 +401,8 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
     match request {
         Request::Acquire { .. } => acquired(value).map(Reply::Acquire).ok_or(unread),
         Request::Commit { .. } => committed(value).map(Reply::Commit).ok_or(unread),
-        Request::RenewLease { .. } => Ok(Reply::Done),
+        Request::RenewLease { .. } | Request::Park { .. } | Request::MarkParked { .. } => Ok(Reply::Done),
+        Request::FindParked { .. } => park::found(value).map(Reply::Parked).ok_or(unread),
         Request::Unpublish { .. } | Request::Signal { .. } | Request::LeaveRun { .. } | Request::Release { .. } => {
             let Value::Array(locks) = value else { return Err(unread) };
             locks

@@ -11,6 +11,8 @@
 -- `PREFIX:done:{DIGEST}:ID` is what ended runs leave behind: `over`, their deliveries, each with a blank before and behind, or `*`; and of one
 -- that succeeded while a copy of it was about: `at`, `retries`, and `to`, the copy that was told.
 
+function make.run()
+
 local WAITERS_KEPT, UNSEEN, WAIT_KEPT, PASSED_OVER, DONE_KEPT, OVER_WORDS = 100000, 5000, 60000, 1000, 3600000, 16
 local FORGOTTEN = 5000
 
@@ -206,10 +208,11 @@ end
 function ops.K(lock, idkey, a)
   local digest, id, delivery, worker = digest_of(lock), ARGV[a], ARGV[a + 1], ARGV[a + 2]
   local life, entry, run = tonumber(ARGV[a + 4]), ARGV[a + 5], run_of(digest)
-  local r = call('HMGET', run, 'holder', 'delivery', 'expires', 'told', 'retried')
+  local r = call('HMGET', run, 'holder', 'delivery', 'expires', 'told', 'retried', 'late')
   if r[1] then
-    if r[1] ~= id or r[2] ~= delivery or r[4] or r[5] then return 2 end
-    if worker ~= '' then call('HSET', run, 'worker', worker) end
+    -- What is unsettled where the ack ends a run goes on: it may have been an earlier one that was retried.
+    if r[1] ~= id or r[2] ~= delivery or r[4] or r[5] and not r[6] then return 2 end
+    if worker ~= '' and not r[5] then call('HSET', run, 'worker', worker) end
     prolong(run, r[3], life)
     note_run(idkey, entry, life)
     return 0
@@ -348,4 +351,6 @@ function runs.signal(record, idkey, id, settlement, signal, worker, source, out)
 end
 
 arguments.G, arguments.K, arguments.L, arguments.V = 9, 8, 2, 0
+
+end
 
