@@ -168,6 +168,11 @@ impl Memory {
         (table.runs.len(), table.waiting.len(), table.done.len())
     }
 
+    /// How many entries of schedules are somebody's, lapsed ones included until they are swept.
+    pub fn beats_len(&self) -> usize {
+        self.table().beats.len()
+    }
+
     /// Of how many ids parked messages are known, lapsed ones included until they are swept.
     pub fn parked_len(&self) -> usize {
         self.table().parked.len()

@@ -23,10 +23,14 @@ fn keyless() -> RuleSpec {
 
 /// A retry whose header `eta` stands between others.
 fn publish_retry(retries: i32, eta: FieldValue<'_>, exchange: &str, mandatory: bool) -> Vec<u8> {
+    publish_expiring(retries, eta, FieldValue::Void, exchange, mandatory)
+}
+
+fn publish_expiring(retries: i32, eta: FieldValue<'_>, expires: FieldValue<'_>, exchange: &str, mandatory: bool) -> Vec<u8> {
     let mut table = headers("t.unique", "a");
     for (name, value) in [
         ("eta", eta),
-        ("expires", FieldValue::Void),
+        ("expires", expires),
         ("retries", FieldValue::I32(retries)),
         ("group", FieldValue::Void),
     ] {
@@ -78,6 +82,18 @@ fn the_header_is_written_and_the_rest_is_as_it_came() {
             assert_eq!((life, kept), (Some(600_000 + seconds * 1000), vec![]), "{retries}");
         }
     }
+}
+
+#[test]
+fn it_is_written_beside_the_time_at_which_the_message_expires() {
+    let spec = RuleSpec {
+        expires_with_lock: true,
+        ..delays()
+    };
+    let (bytes, life, _) = sent(&mut Rig::new(spec), &publish_retry(1, OWN, "", false));
+    let end = FieldValue::LongStr(b"2027-01-15T08:10:10.000000+00:00");
+    assert_eq!(bytes, publish_expiring(1, FIRST, end, "", true));
+    assert_eq!(life, Some(610_000));
 }
 
 #[test]

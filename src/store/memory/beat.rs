@@ -22,17 +22,20 @@ impl Lapses for Owner {
 impl Step<'_> {
     /// An entry is the beat's that asks, unless it is another's.
     pub(super) fn beat_lease(&mut self, digest: Digest, origin: &Arc<str>, life_ms: u64) -> Turn {
-        if let Some(owner) = self.table.beats.get(&digest, self.now).filter(|owner| *owner.origin != **origin) {
-            return Turn::Other {
-                origin: Arc::clone(&owner.origin),
-                expires_in_ms: owner.until_ms - self.now,
-            };
+        let until_ms = self.now + life_ms.clamp(1, LONGEST_MS);
+        match self.table.beats.get_mut(&digest, self.now) {
+            Some(owner) if owner.origin == *origin => owner.until_ms = until_ms,
+            Some(owner) => {
+                return Turn::Other {
+                    origin: Arc::clone(&owner.origin),
+                    expires_in_ms: owner.until_ms - self.now,
+                };
+            }
+            None => {
+                let origin = Arc::clone(origin);
+                self.table.beats.insert(digest, Owner { origin, until_ms }, self.now);
+            }
         }
-        let owner = Owner {
-            origin: Arc::clone(origin),
-            until_ms: self.now + life_ms.clamp(1, LONGEST_MS),
-        };
-        self.table.beats.insert(digest, owner, self.now);
         Turn::Own
     }
 }
