@@ -18,12 +18,13 @@ use crate::amqp::content::ContentHeader;
 use crate::amqp::encode;
 use crate::amqp::frame::{self, Split};
 use crate::amqp::method::basic::{self, Ack};
+use crate::celery::body::Body;
 use crate::celery::{Limits, routing, task};
 use crate::rules::lock::{Admitted, Freed, Reply, Request, Scope};
 use crate::rules::outcome::DeliveryDecision;
 use crate::rules::park::Parked;
 use crate::rules::spec::Mode;
-use crate::rules::{Facts, Rule, Verdict};
+use crate::rules::{Claimed, Facts, Rule, Verdict};
 
 /// How often a delivery whose key is only leased to another is asked about again, in microseconds.
 const LEASED_AGAIN_US: u64 = 100_000;
@@ -220,14 +221,7 @@ impl Channel {
     /// Who decides: the rules. The claim of a delivery, if an enforcing rule gives it one whose life depends on what workers do. One that
     /// was parked is decided under the rule and the key of then.
     pub(super) fn judge_delivery(&self, shared: &mut Shared, collect: &Collect, parked: Option<&Parked>) -> Option<Admission> {
-        let Split::Frame(method) = frame::split(&collect.frames, usize::MAX) else {
-            return None;
-        };
-        let deliver = basic::Deliver::decode(method.payload)?;
-        let Split::Frame(header_frame) = frame::split(collect.frames.get(collect.header_at..)?, usize::MAX) else {
-            return None;
-        };
-        let header = ContentHeader::decode(header_frame.payload)?;
+        let (deliver, header) = delivery_parts(collect)?;
         let limits = Limits::new(shared.settings.max_message);
         let (task, body) = task::read_with_body(&header.properties, &body_of(collect), limits).ok()??;
         let routing_key = routing::strip_delay(deliver.exchange, deliver.routing_key).unwrap_or(deliver.routing_key);
@@ -241,14 +235,7 @@ impl Channel {
             exchange: &String::from_utf8_lossy(deliver.exchange),
             routing_key: &String::from_utf8_lossy(routing_key),
         };
-        let now_ms = shared.now.unix_ms;
-        let claimed = match parked {
-            Some(parked) => shared.rules.claim_again(&parked.rule, parked.digest, &facts, &body, now_ms)?,
-            None => match shared.rules.decide(&facts, &body, now_ms) {
-                Verdict::Claim(claimed) => claimed,
-                _ => return None,
-            },
-        };
+        let claimed = shared.claim(&facts, &body, parked)?;
         if claimed.rule.mode != Mode::Enforce || claimed.scope == Some(Scope::UntilExpired) {
             return None;
         }
@@ -454,6 +441,18 @@ impl Channel {
 }
 
 impl Shared {
+    /// The claim of a message, or of one that was parked.
+    fn claim(&self, facts: &Facts<'_>, body: &Body, parked: Option<&Parked>) -> Option<Claimed> {
+        let now_ms = self.now.unix_ms;
+        if let Some(parked) = parked {
+            return self.rules.claim_again(&parked.rule, parked.digest, facts, body, now_ms);
+        }
+        match self.rules.decide(facts, body, now_ms) {
+            Verdict::Claim(claimed) => Some(claimed),
+            _ => None,
+        }
+    }
+
     /// Counts and logs what became of a delivery.
     pub(super) fn admission(&mut self, admission: &Admission, decision: DeliveryDecision, reason: &'static str, holder: Option<Arc<str>>) {
         self.events.push(Event::Admission(DeliveryEvent {
@@ -466,6 +465,17 @@ impl Shared {
             holder,
         }));
     }
+}
+
+/// The method and the content header of a delivery.
+pub(super) fn delivery_parts(collect: &Collect) -> Option<(basic::Deliver<'_>, ContentHeader<'_>)> {
+    let Split::Frame(method) = frame::split(&collect.frames, usize::MAX) else {
+        return None;
+    };
+    let Split::Frame(header) = frame::split(collect.frames.get(collect.header_at..)?, usize::MAX) else {
+        return None;
+    };
+    Some((basic::Deliver::decode(method.payload)?, ContentHeader::decode(header.payload)?))
 }
 
 /// How often the broker has had this message back, as quorum queues count it.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::admit::{Admission, Await, Way};
+use super::admit::{Admission, Await, Way, delivery_parts};
 use super::arrive::Arrival;
 use super::channel::{Channel, Collect};
 use super::collect::body_of;
@@ -15,7 +15,6 @@ use super::event::Event;
 use super::park::{Newest, Which};
 use super::{Shared, StoreSilent, Ticket};
 use crate::amqp::content::ContentHeader;
-use crate::amqp::frame::{self, Split};
 use crate::amqp::method::basic;
 use crate::celery::{Limits, task};
 use crate::rules::lock::{Reply, Request};
@@ -64,7 +63,7 @@ impl Sought {
     }
 
     fn question(shared: &Shared, collect: &Collect, judged: Option<&Admission>) -> Option<(u64, Arc<str>, Fingerprint, Seen)> {
-        let (deliver, header) = parts(collect)?;
+        let (deliver, header) = delivery_parts(collect)?;
         let seen = match token_of(&header.properties) {
             Some(token) => Seen::Copy(token),
             // What takes no running lock is never held, so it is never parked.
@@ -97,17 +96,6 @@ impl Sought {
             self.search = Search::Passes;
         }
     }
-}
-
-/// The method and the content header of a delivery.
-fn parts(collect: &Collect) -> Option<(basic::Deliver<'_>, ContentHeader<'_>)> {
-    let Split::Frame(method) = frame::split(&collect.frames, usize::MAX) else {
-        return None;
-    };
-    let Split::Frame(header) = frame::split(collect.frames.get(collect.header_at..)?, usize::MAX) else {
-        return None;
-    };
-    Some((basic::Deliver::decode(method.payload)?, ContentHeader::decode(header.payload)?))
 }
 
 /// True if a delivery says that it is a parked copy: those come through the default exchange.

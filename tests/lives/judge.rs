@@ -63,10 +63,12 @@ impl World {
         let full = lock.expires_ms - lock.since_ms >= row.rule.ttl.as_millis() as u64;
         self.facts.note(task, format!("its lock lapsed at {:?}", lock.state));
         let lives = self.lives(task);
+        // Nobody could renew the lease.
+        let away = lock.state == LockState::Leased && self.was_away(lock.expires_ms);
         let facts = &mut self.facts.tasks[task];
         facts.lapsed |= lives;
         // A message that waits for longer than the ttl, or beyond its expiry, keeps no lock; nor does one that nobody renews.
-        let excused = full || facts.expires_ms.is_some() || facts.untold || facts.unchecked || facts.unconfirmed || facts.doubled;
+        let excused = full || away || facts.expires_ms.is_some() || facts.untold || facts.unchecked || facts.unconfirmed || facts.doubled;
         let early = lock.scope == Extent::Publish(Scope::UntilExpired) && !full && facts.reached;
         if (lives || early) && !excused {
             self.facts.fail(task, "its lock lapsed before its time");
@@ -150,7 +152,7 @@ impl World {
         }
         let started = lock.scope == Extent::Publish(Scope::UntilStarted) && facts.came_ms < facts.begun_ms;
         let over = started || !self.lives(holder);
-        let late = facts.retried && facts.expired;
+        let late = facts.retried && (facts.expired || facts.purged);
         if over && !late && !facts.untold && !facts.unchecked && !facts.doubled && self.is_heard(holder, lock.scope) {
             self.facts
                 .fail(task, format!("is a duplicate of t{holder}, of whose end the store has heard"));

@@ -8,7 +8,7 @@ use oncegate::amqp::method::MethodId;
 use oncegate::rules::RuleSet;
 use oncegate::rules::lock::Request;
 use oncegate::rules::outcome::{DeliveryDecision, PublishDecision};
-use oncegate::session::{Event, Now, Session, Settings, Side, StoreSilent, Ticket};
+use oncegate::session::{Event, Now, RepublishFault, Session, Settings, Side, StoreSilent, Ticket};
 use oncegate::store::Clock;
 
 use crate::broker::AtBroker;
@@ -299,6 +299,10 @@ impl World {
     pub fn collect(&mut self, at: usize) {
         let now = self.now;
         let Some(link) = self.links.get_mut(&at) else { return };
+        // The proxies have no account of their own to park with.
+        for (ticket, _) in std::mem::take(link.session.republishes()) {
+            link.session.handle_republished(ticket, Err(RepublishFault::NotAvailable), now);
+        }
         for side in [Side::Broker, Side::Client] {
             let mut bytes = Vec::new();
             link.session.swap_output(side, &mut bytes);

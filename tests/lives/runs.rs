@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use oncegate::rules::lock::{Digest, LockRecord, LockState, Nonce, ReleaseReason, Renewed, Reply, Request, Signal};
 use oncegate::rules::running::{IfBusy, Ran};
+use oncegate::rules::spec::Unique;
 use oncegate::session;
 
 use crate::facts::Facts;
@@ -418,6 +419,11 @@ impl World {
         self.runs.back_ms = back_ms;
     }
 
+    /// Whether the store was away at this time, or a moment before.
+    pub fn was_away(&self, ms: u64) -> bool {
+        ms <= self.runs.back_ms + 2_000
+    }
+
     /// The store has lost all that it held.
     pub fn empty_store(&mut self) {
         self.facts.note_all("the store is empty");
@@ -446,7 +452,9 @@ impl World {
             let retry_lost = facts.purged || facts.expired || facts.revoked || facts.dropped || facts.untold || facts.unconfirmed;
             let told_late = self.runs.begun.iter().any(|((of, _), begun)| *of == task && *begun > 1);
             let unseen = self.runs.unchecked.contains(&task);
-            let may_wait = unseen || facts.retried && (retry_lost || facts.doubled || told_late);
+            let row = &self.plan.rows[facts.row];
+            let two_counted = row.scope == Unique::UntilStartedAndWhileRunning && row.acks == Acks::Late;
+            let may_wait = unseen || two_counted || facts.retried && (retry_lost || facts.doubled || told_late);
             let waits_for_retry = lock.worker.is_empty() && may_wait;
             if !waits_for_retry {
                 self.facts.fail(
