@@ -13,6 +13,13 @@ use super::unit::show_duration;
 pub(super) fn check_rule(table: &TableReader<'_>, spec: &RuleSpec) {
     check_completion(table, spec);
     check_debounce(table, spec);
+    if table.has("beat_origins") && spec.beat_lease.is_none() && !table.has("beat_lease") {
+        table.refuse(
+            "beat_origins",
+            "names the beats of a beat_lease that is not set",
+            "Write beat_lease = \"15s\" beside it.",
+        );
+    }
     let dead_letters = [
         ("on_duplicate", spec.on_duplicate == OnDuplicate::DeadLetter),
         ("on_running", spec.on_running == OnRunning::DeadLetter),
@@ -241,7 +248,9 @@ pub(super) fn warn(reader: &Reader, rules: &[Written<'_>], offered: Offered<'_>)
             }
             continue;
         }
-        if spec.unique.is_none() && spec.limits.is_empty() && !is_continued {
+        let may_hold_up = spec.unique.is_some() || !spec.limits.is_empty() || is_continued;
+        let amends = !spec.retry_delays.is_empty() || spec.beat_lease.is_some();
+        if !may_hold_up && !amends {
             say(
                 "name",
                 "decides nothing. Write unique = \"until_started\", or bypass = true if that is meant.".to_owned(),
@@ -251,7 +260,7 @@ pub(super) fn warn(reader: &Reader, rules: &[Written<'_>], offered: Offered<'_>)
             .task
             .iter()
             .any(|glob| !glob.is_empty() && glob.chars().all(|character| character == '*'));
-        if matches_all && spec.mode == Mode::Enforce {
+        if matches_all && spec.mode == Mode::Enforce && (may_hold_up || !amends) {
             say(
                 "task",
                 "matches every task and enforces. Write mode = \"observe\" first, or name the tasks.".to_owned(),

@@ -14,9 +14,6 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("rule.debounce_max", &[]),
     ("rule.result", &["none"]),
     ("rule.canvas", &[]),
-    ("rule.retry_delays", &[]),
-    ("rule.beat_lease", &[]),
-    ("rule.beat_origins", &[]),
     ("rule.limit", &[]),
 ];
 

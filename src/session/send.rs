@@ -107,6 +107,7 @@ impl Channel {
             client,
             bits_at,
             grant,
+            ..
         } = publish;
         let Some(mut grant) = grant else {
             shared.to_broker.extend_from_slice(&frames);
@@ -204,7 +205,7 @@ impl Channel {
                     ticket: Some(ticket),
                     publish,
                     wait,
-                } if wait.is_asked() => shared.abandon(ticket, publish.grant),
+                } if wait.is_asked() => shared.abandon(ticket, publish.asked_grant()),
                 Waiting::Publish { publish, .. } => {
                     if let Some(grant) = publish.grant {
                         shared.unpublish(&grant, ReleaseReason::Unconfirmed);

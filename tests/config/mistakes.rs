@@ -158,6 +158,21 @@ rate = "2/x""#,
     (
         r#"[[rule]]
 task = "a"
+beat_lease = "0s"
+beat_origins = ["gen*"]
+[[rule]]
+task = "b"
+beat_origins = ["gen*@beat-*"]
+retry_delays = "1m""#,
+        &[
+            r#"o.toml:3:15: beat_lease = "0s" is no time at all. Write a longer one, or leave beat_lease out."#,
+            r#"o.toml:7:16: beat_origins = ["gen*@beat-*"] names the beats of a beat_lease that is not set. Write beat_lease = "15s" beside it."#,
+            r#"o.toml:8:17: retry_delays = "1m" is a string where a list is meant. Write retry_delays = ["1m"]."#,
+        ],
+    ),
+    (
+        r#"[[rule]]
+task = "a"
 unique = until_started
 ttl = 10s"#,
         &[
