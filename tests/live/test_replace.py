@@ -119,6 +119,21 @@ def test_one_that_a_worker_holds_for_its_time_is_revoked_there(oncegate, stack, 
     assert gate.count("oncegate_exceptions_total", rule="g") == 0
 
 
+def test_one_that_waits_in_a_busy_worker_is_revoked_there(oncegate, stack, store, results, scoreboard):
+    gate = oncegate(rules(), store=store.url)
+    stack.worker(gate, result_url=results.url)
+    stack.produce(gate, "gated.delay('slot')")
+    scoreboard.wait_runs(1)
+    [older] = calls(stack, gate, "call(note, 'k', 1)", results)
+    harness.wait_until(lambda: lock(store).get("worker"), "the worker to have it")
+    [newer] = calls(stack, gate, "call(note, 'k', 2)", results)
+    ends(results, older, "REVOKED")
+    scoreboard.open_gate("slot")
+    ends(results, newer, "SUCCESS")
+    assert ran(scoreboard) == [["k", 2]]
+    assert gate.count("oncegate_exceptions_total", rule="g") == 0
+
+
 @pytest.mark.parametrize("control", [False, True], ids=["by the lock", "by control"])
 def test_one_that_a_worker_of_the_other_proxy_holds_is_revoked_there(oncegate, stack, store, results, scoreboard, broker, vhost, control):
     extra = f'[control]\nurl = "amqp://guest:guest@127.0.0.1:{broker.port}/{vhost}"\n' if control else ""

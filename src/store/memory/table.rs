@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use super::ENDED_KEPT_MS;
+use super::beat::Owner;
 use super::lapsing::Lapsing;
 use super::lock::Lock;
 use super::park::Messages;
@@ -195,6 +196,8 @@ pub(super) struct Table {
     pub(super) asked: Lapsing<Digest, Asked>,
     /// Who was superseded by whom of late.
     pub(super) over: Lapsing<Digest, Over>,
+    /// Entries of schedules, and whose they are.
+    pub(super) beats: Lapsing<Digest, Owner>,
     /// The parked messages of an id.
     pub(super) parked: Lapsing<Arc<str>, Messages>,
     /// What was announced, and until when.
@@ -410,6 +413,7 @@ impl Table {
         self.done.sweep(now);
         self.over.sweep(now);
         self.asked.sweep(now);
+        self.beats.sweep(now);
         self.parked.sweep(now);
         for _ in 0..SWEPT_PER_REQUEST {
             let Some(mut slot) = self.due.first_entry().filter(|slot| *slot.key() <= now / SLOT_MS) else {
