@@ -32,6 +32,8 @@ mod kept;
 mod life;
 #[path = "store/likeness.rs"]
 mod likeness;
+#[path = "store/limit.rs"]
+mod limit;
 #[path = "store/memory.rs"]
 mod memory;
 #[path = "store/notes.rs"]

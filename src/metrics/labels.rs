@@ -37,6 +37,12 @@ label_values! {
         LeaveRun = "leave_run",
         /// Whose entry of a schedule is it?
         BeatLease = "beat_lease",
+        /// A place in the limits of a rule.
+        Reserve = "reserve",
+        /// May this delivery be handed over now?
+        Permit = "permit",
+        /// A delivery is not handed over, or waits for its limits no more.
+        LeaveLimit = "leave_limit",
         /// A copy of a message is about to be published.
         Park = "park",
         /// A copy has come so far.

@@ -1,5 +1,7 @@
 //! From what users write to rules that decide, with every fault named.
 
+mod limit;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -50,21 +52,23 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
         .filter(|(task, _)| tasks.is_match(task))
         .map(|(task, params)| (task.clone(), Arc::clone(params)))
         .collect();
+    let signatures = SignaturesOf { own: params, by_task };
     let mut known: BTreeSet<&str> = NAMES.iter().copied().collect();
-    match &params {
+    match &signatures.own {
         Some(params) => known.extend(params.names()),
-        None => known.extend(by_task.values().flat_map(|params| params.names())),
+        None => known.extend(signatures.by_task.values().flat_map(|params| params.names())),
     }
     let when = spec
         .when
         .as_ref()
         .and_then(|text| expression(index, "when", None, text, &known, errors));
     let key = key(index, &spec.key, &known, errors);
-    let signatures = SignaturesOf { own: params, by_task };
+    let name: Arc<str> = Arc::from(name);
+    let limits = limit::limits(index, &name, spec, &signatures, &known, errors);
     let mut matchers = |name, patterns: &[String]| globs(index, name, patterns, errors);
     let rule = Rule {
         index,
-        name: Arc::from(name),
+        name,
         queue: matchers("queue", &spec.queue),
         exchange: matchers("exchange", &spec.exchange),
         routing_key: matchers("routing_key", &spec.routing_key),
@@ -111,6 +115,7 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
         store_wait: spec.store_wait,
         summary: spec.summary,
         overrides: spec.allow_overrides.clone(),
+        limits,
     };
     (errors.len() == before && spec.mode != Mode::Off).then_some(rule)
 }
@@ -138,17 +143,19 @@ fn combinations(index: usize, spec: &RuleSpec, errors: &mut Vec<SpecError>) {
     }
 }
 
+/// Whether metrics and keys of the store can have it.
+fn is_proper_name(name: &str) -> bool {
+    !name.is_empty()
+        && name
+            .chars()
+            .all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '.' | '-'))
+}
+
 /// The name: the task pattern if it has no glob.
 fn name(index: usize, spec: &RuleSpec, errors: &mut Vec<SpecError>) -> String {
-    let proper = |name: &str| {
-        !name.is_empty()
-            && name
-                .chars()
-                .all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '.' | '-'))
-    };
     match (&spec.name, spec.task.as_slice()) {
         (Some(name), _) => {
-            if !proper(name) {
+            if !is_proper_name(name) {
                 errors.push(fault(
                     index,
                     "name",
@@ -158,7 +165,7 @@ fn name(index: usize, spec: &RuleSpec, errors: &mut Vec<SpecError>) -> String {
             }
             name.clone()
         }
-        (None, [task]) if proper(task) => task.clone(),
+        (None, [task]) if is_proper_name(task) => task.clone(),
         _ => {
             errors.push(fault(
                 index,
@@ -349,6 +356,7 @@ fn expression(
 fn fault(rule: usize, key: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> SpecError {
     SpecError {
         rule,
+        limit: None,
         key,
         element: None,
         offset: None,

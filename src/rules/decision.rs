@@ -209,7 +209,7 @@ impl Rule {
 }
 
 /// The arguments of a call, named where there is a signature.
-struct Call<'a> {
+pub(super) struct Call<'a> {
     named: Vec<(&'a str, Cow<'a, Value>)>,
     /// Why the call does not fit the signature.
     unbound: Option<String>,
@@ -217,7 +217,7 @@ struct Call<'a> {
 
 impl<'a> Call<'a> {
     /// Binds a call; `names` says whether anything asks for arguments by name.
-    fn new(signatures: &'a SignaturesOf, task: &str, names: bool, body: &'a Body) -> Call<'a> {
+    pub(super) fn new(signatures: &'a SignaturesOf, task: &str, names: bool, body: &'a Body) -> Call<'a> {
         let Some(params) = signatures.of(task).filter(|_| names) else {
             return Call {
                 named: Vec::new(),
@@ -262,11 +262,11 @@ pub(super) fn judge(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u6
     Some(verdict(rule, facts, body, now_ms))
 }
 
-fn uses(expression: &Expr, signatures: &SignaturesOf) -> bool {
+pub(super) fn uses(expression: &Expr, signatures: &SignaturesOf) -> bool {
     expression.names().iter().any(|name| signatures.has(name))
 }
 
-fn scope<'a>(signatures: &'a SignaturesOf, facts: &'a Facts<'a>, body: &'a Body, call: &'a Call<'a>) -> Scope<'a> {
+pub(super) fn scope<'a>(signatures: &'a SignaturesOf, facts: &'a Facts<'a>, body: &'a Body, call: &'a Call<'a>) -> Scope<'a> {
     Scope {
         facts,
         args: &body.args,
@@ -323,7 +323,7 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
             };
             let call = Call::new(&rule.signatures, &facts.task.name, named, body);
             let scope = scope(&rule.signatures, facts, body, &call);
-            parts(rule, body, &call, &scope).map(|(names, parts)| {
+            parts(&rule.key, &rule.signatures, body, &call, &scope).map(|(names, parts)| {
                 let digest = digest(Domain::Computed, shadow, facts.vhost, namespace, parts.iter().map(|part| &**part));
                 (digest, summary(rule, &names, &parts))
             })
@@ -448,17 +448,23 @@ fn given_text(task: &Task<'_>, name: &str) -> Option<String> {
     }
 }
 
-type Parts<'a> = (Vec<&'a str>, Vec<Cow<'a, Value>>);
+pub(super) type Parts<'a> = (Vec<&'a str>, Vec<Cow<'a, Value>>);
 
 /// The parts of the key, with the names under which a summary shows them.
-fn parts<'a>(rule: &'a Rule, body: &'a Body, call: &'a Call<'a>, scope: &Scope<'a>) -> Result<Parts<'a>, (UnkeyableReason, String)> {
+pub(super) fn parts<'a>(
+    key: &'a Key,
+    signatures: &'a SignaturesOf,
+    body: &'a Body,
+    call: &'a Call<'a>,
+    scope: &Scope<'a>,
+) -> Result<Parts<'a>, (UnkeyableReason, String)> {
     let failed = |error: ExprError| match (&error, &call.unbound) {
         (ExprError::Missing(_), Some(unbound)) => (UnkeyableReason::MissingArgument, unbound.clone()),
         (ExprError::Missing(_), None) => (UnkeyableReason::MissingArgument, text_of(&error)),
         (ExprError::Failed(_), _) => (UnkeyableReason::Expression, text_of(&error)),
     };
-    match &rule.key {
-        Key::All if rule.signatures.of(&scope.facts.task.name).is_some() => match &call.unbound {
+    match key {
+        Key::All if signatures.of(&scope.facts.task.name).is_some() => match &call.unbound {
             Some(unbound) => Err((UnkeyableReason::MissingArgument, unbound.clone())),
             None => Ok(call.named.iter().map(|(name, value)| (*name, value.clone())).unzip()),
         },

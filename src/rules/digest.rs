@@ -11,7 +11,9 @@
 //!          | 'e' count:4 value*                                          set, by ascending encoding
 //!          | 'm' count:4 (value value)*                                  mapping, by ascending encoding of the key
 //!          | 'o' text(class) count:4 value*                              object
-//! domain   = 1 computed key, 2 key given by header, 3 entry of a schedule (the task in place of the namespace); plus 128 for the shadow locks of observing rules
+//! domain   = 1 computed key, 2 key given by header, 3 entry of a schedule (the task in place of the namespace), 4 bucket of a limit (RULE/LIMIT in
+//!            its place), 5 run of a limited task (the bucket's digest in its place, the task id as its part); plus 128 for the shadow locks of
+//!            observing rules
 //! ```
 //!
 //! Lengths and counts are big-endian. The digest is the SHA-256 of the whole. Every value has one encoding and no encoding is the
@@ -31,6 +33,10 @@ pub enum Domain {
     Given,
     /// An entry of a schedule.
     Beat,
+    /// A bucket of a limit.
+    Limit,
+    /// A run that a limit counts.
+    LimitedRun,
 }
 
 /// The digest of a key.
@@ -40,6 +46,8 @@ pub fn digest<'a>(domain: Domain, shadow: bool, vhost: &str, namespace: &str, pa
         Domain::Computed => 1,
         Domain::Given => 2,
         Domain::Beat => 3,
+        Domain::Limit => 4,
+        Domain::LimitedRun => 5,
     };
     bytes.push(if shadow { domain + 128 } else { domain });
     put_text(&mut bytes, vhost.as_bytes());

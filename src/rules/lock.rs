@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::beat::Turn;
+use super::limit::{Ask, Asker, Limited};
 use super::park::{Fingerprint, Found, ParkNote, ParkState, Seen, Token};
 use super::running::{IfBusy, Ran, RunNote};
 use super::source::{Hears, Source};
@@ -375,6 +376,29 @@ pub enum Request {
         /// For how long it is that beat's.
         life_ms: u64,
     },
+    /// A place in the limits of a rule: it is the id's until a delivery of it is permitted, and is found again by every delivery of it.
+    /// Answered by [`Reply::Limit`], and never permitted.
+    Reserve {
+        /// The id and its buckets.
+        ask: Arc<Ask>,
+    },
+    /// May this delivery be handed over now? If all buckets agree it counts in all of them; else it keeps its place, which it takes if the
+    /// id has none. The same delivery asking again takes an earlier permission back first: what counts is the last. Answered by
+    /// [`Reply::Limit`].
+    Permit {
+        /// The id and its buckets.
+        ask: Arc<Ask>,
+        /// The delivery.
+        asker: Asker,
+    },
+    /// This delivery is not handed over, though it may have been permitted, or does not wait any more: nobody waits behind it. Its id
+    /// keeps its place for whoever asks next. Answered by [`Reply::Done`].
+    LeaveLimit {
+        /// The id and its buckets.
+        ask: Arc<Ask>,
+        /// The delivery.
+        delivery: Nonce,
+    },
     /// A copy of this message is about to be published: it is the newest, in [`ParkState::Sending`]. The original and the copies before it
     /// are over as soon as the broker has it, not before. The same token again changes nothing. Of an id, the newest 64 messages are known
     /// at most, and of a message its newest 9 copies; what is not known is decided as any other. Answered by [`Reply::Done`].
@@ -685,7 +709,7 @@ pub enum Reply {
     },
     /// To [`Request::Show`] and [`Request::ShowRun`].
     Lock(Option<Box<LockRecord>>),
-    /// To [`Request::RenewLease`], [`Request::Park`] and [`Request::MarkParked`].
+    /// To [`Request::RenewLease`], [`Request::LeaveLimit`], [`Request::Park`] and [`Request::MarkParked`].
     Done,
     /// To [`Request::Admit`]: which key the id has, and what was found.
     Admit(Digest, Admitted),
@@ -695,6 +719,8 @@ pub enum Reply {
     Run(Ran),
     /// To [`Request::BeatLease`].
     Beat(Turn),
+    /// To [`Request::Reserve`] and [`Request::Permit`].
+    Limit(Limited),
     /// To [`Request::FindParked`].
     Parked(Found),
     /// To [`Request::Cool`].

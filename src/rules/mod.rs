@@ -8,6 +8,7 @@ mod compile;
 mod decision;
 mod digest;
 mod expr;
+pub mod limit;
 pub mod lock;
 mod matcher;
 pub mod outcome;
@@ -32,6 +33,7 @@ pub use digest::{Domain, digest};
 pub use timing::{Due, Publishing};
 
 use expr::Expr;
+use limit::LimitSet;
 use lock::{Digest, ReleaseOn};
 use matcher::Globs;
 use params::Params;
@@ -146,6 +148,8 @@ pub struct Rule {
     pub store_wait: Duration,
     summary: Summary,
     overrides: Vec<Override>,
+    /// Its limits; with them those of the rules that `continue` joins with it.
+    limits: Vec<Arc<LimitSet>>,
 }
 
 /// Whether a rule's matchers take a message.
@@ -275,6 +279,7 @@ impl RuleSet {
                 }
                 Err(error) => errors.push(SpecError {
                     rule: 0,
+                    limit: None,
                     key: "signatures",
                     element: Some(index),
                     offset: Some(error.offset),
@@ -515,6 +520,9 @@ impl RuleSet {
             || Arc::clone(rule),
             |mut joined| {
                 joined.when.clone_from(&rule.when);
+                // Each limit counts for the rule that it was written in.
+                let parts = places.iter().filter_map(|place| self.rules.get(*place));
+                joined.limits = parts.flat_map(|part| part.limits.iter().cloned()).collect();
                 Arc::new(joined)
             },
         );

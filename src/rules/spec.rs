@@ -259,6 +259,8 @@ pub struct DeadLetter {
 pub struct SpecError {
     /// Which rule, from 0.
     pub rule: usize,
+    /// Which of its limits, from 0, where it is about one.
+    pub limit: Option<usize>,
     /// Which of its keys, as users type it; `signatures` for a text in `[signatures]`.
     pub key: &'static str,
     /// Which element, where the key's value is a list, from 0.

@@ -5,8 +5,10 @@
 
 mod beat;
 mod lapsing;
+mod limit;
 mod lock;
 mod park;
+mod ranks;
 mod replace;
 mod run;
 mod running;
@@ -174,6 +176,12 @@ impl Memory {
         self.table().beats.len()
     }
 
+    /// How many places in limits and how many buckets are known, lapsed ones included until they are swept.
+    pub fn limits_len(&self) -> (usize, usize) {
+        let table = self.table();
+        (table.slots.len(), table.paces.len())
+    }
+
     /// Of how many ids parked messages are known, lapsed ones included until they are swept.
     pub fn parked_len(&self) -> usize {
         self.table().parked.len()
@@ -312,6 +320,12 @@ impl Step<'_> {
             } => Reply::Renewed(self.renew_run(claim, *delivery, note, worker)),
             Request::LeaveRun { claim, delivery } => Reply::Released(self.leave_run(claim, *delivery)),
             Request::BeatLease { digest, origin, life_ms } => Reply::Beat(self.beat_lease(*digest, origin, *life_ms)),
+            Request::Reserve { ask } => Reply::Limit(self.limit(ask, None)),
+            Request::Permit { ask, asker } => Reply::Limit(self.limit(ask, Some(asker))),
+            Request::LeaveLimit { ask, delivery } => {
+                self.leave_limit(ask, *delivery);
+                Reply::Done
+            }
             Request::Park { id, token, note } => {
                 self.park(id, token, note);
                 Reply::Done

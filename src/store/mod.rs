@@ -78,6 +78,12 @@ pub enum Op {
     LeaveRun,
     /// [`Request::BeatLease`].
     BeatLease,
+    /// [`Request::Reserve`].
+    Reserve,
+    /// [`Request::Permit`].
+    Permit,
+    /// [`Request::LeaveLimit`].
+    LeaveLimit,
     /// [`Request::Park`].
     Park,
     /// [`Request::MarkParked`].
@@ -94,7 +100,7 @@ pub enum Op {
 
 impl Op {
     /// Every kind, so that metrics can be made for all of them at the start.
-    pub const ALL: [Op; 17] = [
+    pub const ALL: [Op; 20] = [
         Op::Acquire,
         Op::Commit,
         Op::RenewLease,
@@ -106,6 +112,9 @@ impl Op {
         Op::RenewRun,
         Op::LeaveRun,
         Op::BeatLease,
+        Op::Reserve,
+        Op::Permit,
+        Op::LeaveLimit,
         Op::Park,
         Op::MarkParked,
         Op::FindParked,
@@ -128,6 +137,9 @@ impl Op {
             Op::RenewRun => "renew_run",
             Op::LeaveRun => "leave_run",
             Op::BeatLease => "beat_lease",
+            Op::Reserve => "reserve",
+            Op::Permit => "permit",
+            Op::LeaveLimit => "leave_limit",
             Op::Park => "park",
             Op::MarkParked => "mark_parked",
             Op::FindParked => "find_parked",
@@ -151,6 +163,9 @@ impl Op {
             Request::RenewRun { .. } => Op::RenewRun,
             Request::LeaveRun { .. } => Op::LeaveRun,
             Request::BeatLease { .. } => Op::BeatLease,
+            Request::Reserve { .. } => Op::Reserve,
+            Request::Permit { .. } => Op::Permit,
+            Request::LeaveLimit { .. } => Op::LeaveLimit,
             Request::Park { .. } => Op::Park,
             Request::MarkParked { .. } => Op::MarkParked,
             Request::FindParked { .. } => Op::FindParked,

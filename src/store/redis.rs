@@ -1,7 +1,7 @@
 //! The store in Redis: one connection per client, driven by a task of its own.
 //!
 //! Keys: `PREFIX:lock:{DIGEST}`, `PREFIX:run:{DIGEST}`, `PREFIX:wait:{DIGEST}`, `PREFIX:seen:{DIGEST}`, `PREFIX:done:{DIGEST}:ID`,
-//! `PREFIX:super:{DIGEST}:ID`, `PREFIX:beat:{DIGEST}`, `PREFIX:id:ID`, `PREFIX:ended:ID`, `PREFIX:park:ID`, `PREFIX:node:VHOST:NODE`,
+//! `PREFIX:super:{DIGEST}:ID`, `PREFIX:beat:{DIGEST}`, those of limits with the rule as tag (see `scripts/limit.lua`), `PREFIX:id:ID`, `PREFIX:ended:ID`, `PREFIX:park:ID`, `PREFIX:node:VHOST:NODE`,
 //! `PREFIX:proxy:NAME`; every one has a ttl. All questions go through one script.
 
 mod driver;

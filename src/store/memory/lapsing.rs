@@ -1,6 +1,6 @@
 //! A map whose entries go by themselves.
 
-use std::collections::hash_map::RandomState;
+use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
@@ -47,6 +47,21 @@ impl<K: Eq + Hash + Clone, V: Lapses> Lapsing<K, V> {
         let slot = slot_of(value.lives_until(), now);
         self.due.entry(slot).or_default().push(key.clone());
         self.map.insert(key, (value, slot));
+    }
+
+    /// The value of a key, or this one.
+    pub(super) fn or_insert_with(&mut self, key: K, now: u64, make: impl FnOnce() -> V) -> &mut V {
+        let lives = self.get(&key, now).is_some();
+        let slot = &mut self.due;
+        match self.map.entry(key) {
+            Entry::Occupied(entry) if lives => &mut entry.into_mut().0,
+            entry => {
+                let value = make();
+                let indexed = slot_of(value.lives_until(), now);
+                slot.entry(indexed).or_default().push(entry.key().clone());
+                &mut entry.insert_entry((value, indexed)).into_mut().0
+            }
+        }
     }
 
     pub(super) fn remove(&mut self, key: &K, now: u64) -> Option<V> {

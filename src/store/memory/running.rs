@@ -201,7 +201,7 @@ impl Step<'_> {
         })
     }
 
-    fn take_run(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<RunNote>, worker: &Arc<str>, life_ms: u64) {
+    pub(super) fn take_run(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<RunNote>, worker: &Arc<str>, life_ms: u64) {
         let run = Run {
             holder: claim.id.clone(),
             delivery,
@@ -226,7 +226,7 @@ impl Step<'_> {
     }
 
     /// Frees it; nothing is told of one whose going was told before.
-    fn free_run(&mut self, digest: Digest, reason: ReleaseReason) -> Option<Freed> {
+    pub(super) fn free_run(&mut self, digest: Digest, reason: ReleaseReason) -> Option<Freed> {
         let run = self.table.runs.remove(&digest, self.now)?;
         self.table.forget_id(&run.holder, &digest, Claims::Run, self.now);
         (!run.told).then(|| run.freed(digest, reason, self.now))

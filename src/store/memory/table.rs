@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::ENDED_KEPT_MS;
 use super::beat::Owner;
 use super::lapsing::Lapsing;
+use super::limit::{Pace, Slot, Waiters};
 use super::lock::Lock;
 use super::park::Messages;
 use super::replace::{Asked, Over};
@@ -198,6 +199,12 @@ pub(super) struct Table {
     pub(super) over: Lapsing<Digest, Over>,
     /// Entries of schedules, and whose they are.
     pub(super) beats: Lapsing<Digest, Owner>,
+    /// The places of ids in the limits of a rule.
+    pub(super) slots: Lapsing<(Arc<str>, Arc<str>), Slot>,
+    /// Who waits for the limits of a rule.
+    pub(super) waiters: Lapsing<Arc<str>, Waiters>,
+    /// The buckets of limits.
+    pub(super) paces: Lapsing<Digest, Pace>,
     /// The parked messages of an id.
     pub(super) parked: Lapsing<Arc<str>, Messages>,
     /// What was announced, and until when.
@@ -415,6 +422,9 @@ impl Table {
         self.asked.sweep(now);
         self.beats.sweep(now);
         self.parked.sweep(now);
+        self.slots.sweep(now);
+        self.waiters.sweep(now);
+        self.paces.sweep(now);
         for _ in 0..SWEPT_PER_REQUEST {
             let Some(mut slot) = self.due.first_entry().filter(|slot| *slot.key() <= now / SLOT_MS) else {
                 return;

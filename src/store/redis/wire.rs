@@ -1,6 +1,7 @@
 //! Requests and replies as `scripts/lock.lua` reads and writes them.
 
 mod beat;
+mod limit;
 mod park;
 mod running;
 
@@ -21,6 +22,7 @@ pub(super) const SCRIPT: &str = concat!(
     include_str!("../scripts/lock.lua"),
     include_str!("../scripts/run.lua"),
     include_str!("../scripts/beat.lua"),
+    include_str!("../scripts/limit.lua"),
     include_str!("../scripts/park.lua"),
     include_str!("../scripts/replace.lua"),
     include_str!("../scripts/answer.lua")
@@ -203,6 +205,7 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
             names.write_park(cmd, id);
             names.write_park(cmd, id);
         }
+        Request::Reserve { ask } | Request::Permit { ask, .. } | Request::LeaveLimit { ask, .. } => names.write_limit(cmd, ask),
         Request::Signal { id, .. } => {
             names.write_id(cmd, id);
             names.write_id(cmd, id);
@@ -260,6 +263,7 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
         Request::Run { .. } | Request::RenewRun { .. } | Request::LeaveRun { .. } | Request::ShowRun { .. } => {
             running::write_arguments(cmd, names, request);
         }
+        Request::Reserve { .. } | Request::Permit { .. } | Request::LeaveLimit { .. } => limit::write_arguments(cmd, names, request),
         Request::BeatLease { origin, life_ms, .. } => beat::write_arguments(cmd, origin, *life_ms),
         Request::Park { .. } | Request::MarkParked { .. } | Request::FindParked { .. } => park::write_arguments(cmd, request),
         Request::Cool { note: fields, .. } => {
@@ -402,7 +406,8 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
     match request {
         Request::Acquire { .. } => acquired(value).map(Reply::Acquire).ok_or(unread),
         Request::Commit { .. } => committed(value).map(Reply::Commit).ok_or(unread),
-        Request::RenewLease { .. } | Request::Park { .. } | Request::MarkParked { .. } => Ok(Reply::Done),
+        Request::RenewLease { .. } | Request::LeaveLimit { .. } | Request::Park { .. } | Request::MarkParked { .. } => Ok(Reply::Done),
+        Request::Reserve { .. } | Request::Permit { .. } => limit::limited(&value).map(Reply::Limit).ok_or(unread),
         Request::FindParked { .. } => park::found(value).map(Reply::Parked).ok_or(unread),
         Request::Unpublish { .. } | Request::Signal { .. } | Request::LeaveRun { .. } | Request::Release { .. } => {
             let Value::Array(locks) = value else { return Err(unread) };

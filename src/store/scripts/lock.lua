@@ -158,6 +158,7 @@ local make, ops = {}, {}
 local made_by = {
   A = 'publish', C = 'publish', R = 'publish', U = 'publish', S = 'signal', M = 'delivery', N = 'delivery', W = 'operator', Q = 'operator',
   G = 'run', K = 'run', L = 'run', V = 'run', D = 'run',
+  J = 'limit', H = 'limit', Y = 'limit',
 }
 setmetatable(ops, { __index = function(_, op)
   make[made_by[op]]()

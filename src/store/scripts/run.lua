@@ -242,6 +242,19 @@ function ops.K(lock, idkey, a)
   return 1
 end
 
+-- What limits ask, of runs that are theirs alone: see `limit.lua`.
+function runs.is_there(digest) return call('EXISTS', run_of(digest)) == 1 end
+runs.take = take_run
+
+-- A run goes that this delivery has, and that has not begun to be retried. True if it has gone.
+function runs.leave(digest, id, delivery)
+  local r = call('HMGET', run_of(digest), 'holder', 'delivery', 'retried')
+  if r[1] ~= id or r[2] ~= delivery or r[3] then return false end
+  call('DEL', run_of(digest))
+  forget_run(id_of(id), digest)
+  return true
+end
+
 -- A run is given back, or does not wait any more: id, delivery.
 function ops.L(lock, idkey, a)
   local digest, id, delivery = digest_of(lock), ARGV[a], ARGV[a + 1]

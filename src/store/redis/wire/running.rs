@@ -52,7 +52,7 @@ fn write_note(cmd: &mut Cmd, digest: Digest, note: &RunNote, worker: &str, names
 }
 
 /// The fields of a running lock that do not change, as a `MessagePack` array of names and values.
-fn fields(note: &RunNote, names: &Names) -> Vec<u8> {
+pub(super) fn fields(note: &RunNote, names: &Names) -> Vec<u8> {
     let grace = note.settle_grace_ms.min(LONGEST_MS).to_string();
     let life = span(note.life_ms).to_string();
     let hears = note.hears.letters();
@@ -68,7 +68,7 @@ fn fields(note: &RunNote, names: &Names) -> Vec<u8> {
     packed(&fields)
 }
 
-fn packed(fields: &[&str]) -> Vec<u8> {
+pub(super) fn packed(fields: &[&str]) -> Vec<u8> {
     let mut packed = Vec::with_capacity(3 + fields.iter().map(|field| field.len() + 5).sum::<usize>());
     packed.push(0xdc);
     packed.extend((fields.len() as u16).to_be_bytes());
