@@ -203,7 +203,10 @@ impl Rule {
                 buckets,
                 note: runs.then(|| Arc::new(self.limited_run_note(set, facts, queue))),
             };
-            all.push(Limiting { ask: Arc::new(ask), limits });
+            all.push(Limiting {
+                ask: Arc::new(ask),
+                limits,
+            });
         }
         Ok(all)
     }

@@ -68,20 +68,18 @@ fn rate(limit: &LimitSpec) -> Option<Rate> {
     })
 }
 
-fn name(
-    index: usize,
-    place: usize,
-    limit: &LimitSpec,
-    names: &mut BTreeMap<String, usize>,
-    faults: &mut Vec<SpecError>,
-) -> Arc<str> {
+fn name(index: usize, place: usize, limit: &LimitSpec, names: &mut BTreeMap<String, usize>, faults: &mut Vec<SpecError>) -> Arc<str> {
     let name = limit.name.clone().unwrap_or_else(|| (place + 1).to_string());
     if !is_proper_name(&name) {
         let message = format!("name = \"{name}\" has characters that a name cannot have");
         faults.push(fault(index, "name", message, "Use A-Z a-z 0-9 _ . and - only."));
     }
     if let Some(first) = names.insert(name.clone(), place) {
-        let message = format!("two limits of the rule are named \"{name}\": number {} and number {}", first + 1, place + 1);
+        let message = format!(
+            "two limits of the rule are named \"{name}\": number {} and number {}",
+            first + 1,
+            place + 1
+        );
         let remedy = "Give each limit a name of its own; one without is named after its position.";
         faults.push(fault(index, "name", message, remedy));
     }

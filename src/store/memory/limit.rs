@@ -12,6 +12,9 @@ use crate::rules::lock::{Claim, Digest, Nonce, ReleaseReason};
 
 /// Who was to ask so long ago and has not is passed over.
 const UNSEEN_MS: u64 = 5_000;
+/// Who is planned for no later than that goes before those behind it, even if it might go now. Of who is planned for later it is not
+/// known whether it is at hand.
+const AHEAD_MS: u64 = 5_000;
 /// How many are passed over at once.
 const PASSED_OVER: usize = 50;
 /// For how long the place of an id is kept beyond the time when it is to ask.
@@ -147,7 +150,9 @@ impl Pace {
                 low = ahead + 1;
             }
         }
-        self.time_of(rate, low + 1, now)
+        let at = self.time_of(rate, low + 1, now);
+        let last = self.queue.last().filter(|_| alone).unwrap_or(0);
+        at.max(last as f64)
     }
 
     fn count(&mut self, rate: &Rate, place: Place, at: u64, now: u64) {
@@ -175,9 +180,11 @@ impl Step<'_> {
     pub(super) fn limit(&mut self, ask: &Ask, asker: Option<&Asker>) -> Limited {
         self.pass_over(&ask.rule);
         let (place, since_ms) = self.find_place(ask, asker);
+        // Where another bucket may hold up who is planned before it, that one is not waited for.
+        let ahead_ms = if ask.buckets.len() == 1 { AHEAD_MS } else { 0 };
         let mut judged = Vec::with_capacity(ask.buckets.len());
         for bucket in &ask.buckets {
-            judged.push(self.judge(bucket, place, asker));
+            judged.push(self.judge(bucket, place, asker, ahead_ms));
         }
         let now = self.now as f64;
         let free = judged.iter().map(|judged| judged.free).fold(now, f64::max);
@@ -292,13 +299,14 @@ impl Step<'_> {
         (place, since_ms)
     }
 
-    fn judge(&mut self, bucket: &Bucket, place: Place, asker: Option<&Asker>) -> Judged {
+    /// `ahead_ms`: those that are planned for the time from now until then go before it, too.
+    fn judge(&mut self, bucket: &Bucket, place: Place, asker: Option<&Asker>, ahead_ms: u64) -> Judged {
         let (now, rate) = (self.now, bucket.rate.as_ref());
-        let pace = self.pace(bucket.digest);
-        let rank = pace.queue.rank(place).unwrap_or(0);
-        let ahead = rank.min(pace.queue.planned_by(now));
-        let free = pace.time_of(rate, ahead as u64 + 1, now);
-        let at = pace.time_of(rate, rank as u64 + 1, now);
+        let known = self.pace(bucket.digest);
+        let rank = known.queue.rank(place).unwrap_or(0);
+        let ahead = rank.min(known.queue.planned_by(now + ahead_ms));
+        let free = known.time_of(rate, ahead as u64 + 1, now);
+        let at = known.time_of(rate, rank as u64 + 1, now);
         let poll_ms = match bucket.concurrent {
             Some(concurrent) if asker.is_some() && free <= now as f64 => self.too_many(bucket, concurrent, place, rank),
             _ => None,
@@ -321,15 +329,15 @@ impl Step<'_> {
         let mut members = std::mem::take(&mut self.pace(bucket.digest).members);
         members.retain(|run| self.table.runs.get(run, now).is_some());
         let (count, counts) = (members.len() as u64, members.contains(&concurrent.run));
-        let pace = self.pace(bucket.digest);
-        pace.members = members;
+        let known = self.pace(bucket.digest);
+        known.members = members;
         let room = concurrent.runs.saturating_sub(count);
-        let first = pace.front.filter(|(_, seen)| seen + FRONT_UNSEEN_MS > now).map(|(first, _)| first);
+        let first = known.front.filter(|(_, seen)| seen + FRONT_UNSEEN_MS > now).map(|(first, _)| first);
         if counts || room > 1 || room == 1 && first.is_none_or(|first| place <= first) {
             return None;
         }
         if first.is_none_or(|first| place <= first) {
-            pace.front = Some((place, now));
+            known.front = Some((place, now));
             return Some(POLL_FIRST_MS);
         }
         Some(if rank < NEAR { POLL_NEAR_MS } else { POLL_FAR_MS })
@@ -339,16 +347,16 @@ impl Step<'_> {
         let now = self.now;
         for bucket in &ask.buckets {
             let life_ms = ask.note.as_ref().map_or(0, |note| note.life_ms.clamp(1, LONGEST_MS));
-            let pace = self.pace(bucket.digest);
+            let known = self.pace(bucket.digest);
             if let Some(rate) = &bucket.rate {
-                pace.count(rate, place, now, now);
-                pace.until_ms = pace.until_ms.max(now + rate.per_ms + 1_000).max(pace.tat as u64);
+                known.count(rate, place, now, now);
+                known.until_ms = known.until_ms.max(now + rate.per_ms + 1_000).max(known.tat as u64);
             }
-            pace.queue.remove(place);
+            known.queue.remove(place);
             if let (Some(concurrent), Some(note)) = (bucket.concurrent, &ask.note) {
-                pace.members.insert(concurrent.run);
-                pace.front = pace.front.filter(|(front, _)| *front != place);
-                pace.until_ms = pace.until_ms.max(now + life_ms);
+                known.members.insert(concurrent.run);
+                known.front = known.front.filter(|(front, _)| *front != place);
+                known.until_ms = known.until_ms.max(now + life_ms);
                 let claim = Claim {
                     digest: concurrent.run,
                     id: ask.id.clone(),
@@ -366,12 +374,12 @@ impl Step<'_> {
     /// Takes a permission back.
     fn undo(&mut self, ask: &Ask, by: Nonce, at: u64) {
         for bucket in &ask.buckets {
-            let pace = self.pace(bucket.digest);
+            let known = self.pace(bucket.digest);
             if let Some(rate) = &bucket.rate {
-                if let Some(index) = pace.times.iter().rposition(|time| *time == at) {
-                    pace.times.remove(index);
+                if let Some(index) = known.times.iter().rposition(|time| *time == at) {
+                    known.times.remove(index);
                 }
-                pace.tat -= spacing(rate);
+                known.tat -= spacing(rate);
             }
             let Some(concurrent) = bucket.concurrent else { continue };
             let run = self.table.runs.get(&concurrent.run, self.now);
@@ -394,7 +402,10 @@ impl Step<'_> {
         }
         let now = self.now as f64;
         for (own, bucket) in ask.buckets.iter().enumerate() {
-            let others = judged.iter().enumerate().filter(|(other, judged)| *other != own && judged.free > now);
+            let others = judged
+                .iter()
+                .enumerate()
+                .filter(|(other, judged)| *other != own && judged.free > now);
             let until_ms = others.map(|(_, judged)| judged.at).fold(now, f64::max).ceil() as u64;
             let queue = &mut self.pace(bucket.digest).queue;
             if queue.planned(place).is_some_and(|planned| planned < until_ms) && until_ms > now as u64 {
@@ -410,8 +421,8 @@ impl Step<'_> {
         waiters.is_due(place, ms, buckets);
         waiters.until_ms = waiters.until_ms.max(kept_ms);
         for bucket in &ask.buckets {
-            let pace = self.pace(bucket.digest);
-            pace.until_ms = pace.until_ms.max(kept_ms);
+            let known = self.pace(bucket.digest);
+            known.until_ms = known.until_ms.max(kept_ms);
         }
         if let Some(slot) = self.slot(ask) {
             slot.until_ms = kept_ms;

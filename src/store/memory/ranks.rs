@@ -30,6 +30,11 @@ impl Ranks {
         self.chunks.first()?.first().map(|(planned, _)| *planned)
     }
 
+    /// The time that is planned for the last.
+    pub(super) fn last(&self) -> Option<u64> {
+        self.chunks.last()?.last().map(|(planned, _)| *planned)
+    }
+
     /// How many are before this entry, itself not counted.
     fn before(&self, entry: (u64, Place)) -> usize {
         let at = self.chunk_of(entry);
@@ -95,7 +100,9 @@ mod tests {
         let mut list: Vec<(u64, Place)> = Vec::new();
         let mut state = 1_u64;
         for step in 0..20_000_u64 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             let (place, planned) = ((state >> 33) % 3_000, (state >> 50) % 500);
             list.retain(|(_, known)| *known != place);
             if step % 3 == 0 {
@@ -108,7 +115,10 @@ mod tests {
             if step % 97 == 0 {
                 assert_eq!(ranks.len(), list.len());
                 assert_eq!(ranks.first(), list.first().map(|(planned, _)| *planned));
-                assert_eq!(ranks.planned_by(planned), list.iter().filter(|(known, _)| *known <= planned).count());
+                assert_eq!(
+                    ranks.planned_by(planned),
+                    list.iter().filter(|(known, _)| *known <= planned).count()
+                );
                 assert_eq!(ranks.rank(place), list.iter().position(|(_, known)| *known == place));
             }
         }

@@ -12,7 +12,7 @@
 
 function make.limit()
 
-local UNSEEN, SLOT_KEPT, GIVEN_KEPT, PASSED_OVER, LATE, FRONT_UNSEEN = 5000, 86400000, 60000, 50, 50, 700
+local AHEAD, UNSEEN, SLOT_KEPT, GIVEN_KEPT, PASSED_OVER, LATE, FRONT_UNSEEN = 5000, 5000, 86400000, 60000, 50, 50, 700
 local POLL_FIRST, POLL_NEAR, POLL_FAR, NEAR, LOOKED_AT = 100, 250, 1000, 8, 64
 
 local tag
@@ -66,7 +66,10 @@ end
 -- When a newcomer may be handed over beside all that are planned.
 local function plan(b, alone)
   local waiting = call('ZCARD', b.queue)
-  if alone then return time_of(b, waiting + 1) end
+  if alone then
+    local last = call('ZRANGE', b.queue, -1, -1, 'WITHSCORES')
+    return math.max(time_of(b, waiting + 1), tonumber(last[2]) or 0)
+  end
   -- Others are planned for later than this bucket asks for, and leave room before them.
   local low, high = 0, waiting
   while low < high do
@@ -108,9 +111,9 @@ local function too_many(b, place, rank)
 end
 
 -- When it may be handed over, as far as its bucket is concerned, and when it is to ask again.
-local function judge(b, place)
+local function judge(b, place, until_ms)
   local rank = call('ZRANK', b.queue, place)
-  local ahead = math.min(rank, call('ZCOUNT', b.queue, '-inf', now_text))
+  local ahead = math.min(rank, call('ZCOUNT', b.queue, '-inf', until_ms))
   b.free = time_of(b, ahead + 1)
   b.at = rank == ahead and b.free or time_of(b, rank + 1)
   local poll = b.asks and b.free <= now and too_many(b, place, rank)
@@ -194,6 +197,7 @@ local function find_place(slot, buckets, id, delivery)
   if s[1] then return s[1], tonumber(s[2]), tonumber(s[3]) end
   local key = prefix .. ':place:' .. tag
   local place = string.format('%015d', call('INCR', key))
+  live_at_least(key, SLOT_KEPT)
   return place, now, nil
 end
 
@@ -215,9 +219,11 @@ local function ask(slot, due, a, delivery)
     call('ZADD', b.queue, 'NX', int(planned), place)
     if b.times then b.from = math.max(now - b.late, math.min(b.from, planned)) end
   end
+  -- Where another bucket may hold up who is planned before it, that one is not waited for.
+  local before = int(#buckets == 1 and now + AHEAD or now)
   local free, at, last, cause = now, now, 1, 0
   for i, b in ipairs(buckets) do
-    judge(b, place)
+    judge(b, place, before)
     free = math.max(free, b.free)
     if b.at > at then at, last, cause = b.at, i, b.runs and 1 or 0 end
   end
