@@ -355,7 +355,13 @@ fn refuse(reader: &Reader, rules: &[Written<'_>], signatures: &[Signature<'_>], 
     let Some(rule) = rules.get(error.rule).filter(|rule| rule.is_read) else {
         return;
     };
-    let table = rule.table(reader);
+    let mut table = rule.table(reader);
+    if let Some(limit) = error.limit {
+        let Some((own, at)) = table.tables("limit").into_iter().nth(limit) else {
+            return;
+        };
+        table = TableReader::new(reader, "rule.limit", Some(own), Some(at));
+    }
     let element = error.element.and_then(|index| element(&table, error.key, index));
     let cx = table.context(error.key, Shown::Plain);
     match element.as_ref().or(table.node(error.key)) {

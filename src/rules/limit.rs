@@ -10,12 +10,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::decision::{Call, Facts, parts, scope, uses};
+use super::decision::{Bypass, Call, Facts, Verdict, parts, scope, uses};
 use super::digest::{Domain, digest};
 use super::lock::{Digest, Nonce};
 use super::outcome::UnkeyableReason;
 use super::running::RunNote;
-use super::spec::{AcksLate, OnMaxWait};
+use super::spec::{AcksLate, Mode, OnMaxWait};
 use super::{Key, Piece, Rule, SignaturesOf};
 use crate::celery::body::Body;
 use crate::celery::value::Value;
@@ -168,8 +168,21 @@ impl Limit {
     }
 }
 
+impl Verdict {
+    /// The rule whose limits a message falls under. What is bypassed for the sake of a canvas, or has no key, is limited all the same.
+    pub fn limited(&self) -> Option<&Arc<Rule>> {
+        let rule = match self {
+            Verdict::Unmatched { .. } | Verdict::WhenError { .. } => return None,
+            Verdict::Bypassed { reason, .. } if *reason != Bypass::Canvas => return None,
+            Verdict::Bypassed { rule, .. } | Verdict::Keyless { rule } | Verdict::Unkeyable { rule, .. } => rule,
+            Verdict::Claim(claimed) => &claimed.rule,
+        };
+        (rule.mode == Mode::Enforce && !rule.limits.is_empty()).then_some(rule)
+    }
+}
+
 impl Rule {
-    /// Whether deliveries are limited.
+    /// Its limits, with those of the rules that `continue` joins with it.
     pub fn limits(&self) -> impl Iterator<Item = &Arc<Limit>> {
         self.limits.iter().flat_map(|set| &set.limits)
     }

@@ -17,6 +17,8 @@ mod apart;
 mod beat;
 /// Messages that expire with their lock.
 mod expiry;
+/// What a message asks of limits.
+mod limit;
 /// When retries are due.
 mod timing;
 

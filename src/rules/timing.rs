@@ -55,7 +55,7 @@ impl RuleSet {
 impl Rule {
     /// Whether it has a say on other things than keys.
     pub(super) fn amends(&self) -> bool {
-        !self.retry_delays.is_empty() || self.beat_lease.is_some()
+        !self.retry_delays.is_empty() || self.beat_lease.is_some() || !self.limits.is_empty()
     }
 }
 

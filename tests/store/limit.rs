@@ -111,19 +111,19 @@ async fn is_permitted(w: &World, ask: &Arc<Ask>, delivery: u64) -> bool {
     permit(w, ask, delivery).await == Limited::Permitted
 }
 
-fn wait_of(limited: Limited) -> Wait {
+fn wait_of(limited: &Limited) -> Wait {
     match limited {
-        Limited::Waits(wait) => wait,
+        Limited::Waits(wait) => *wait,
         Limited::Permitted => panic!("it goes at once"),
     }
 }
 
 async fn waits(w: &World, ask: &Arc<Ask>, delivery: u64) -> Wait {
-    wait_of(permit(w, ask, delivery).await)
+    wait_of(&permit(w, ask, delivery).await)
 }
 
 async fn reserve(w: &World, ask: &Arc<Ask>) -> Wait {
-    wait_of(limited(w, Request::Reserve { ask: ask.clone() }).await)
+    wait_of(&limited(w, Request::Reserve { ask: ask.clone() }).await)
 }
 
 async fn leave(w: &World, ask: &Arc<Ask>, delivery: u64) {
@@ -414,8 +414,7 @@ async fn story(w: &World, seed: u64, rate: Rate, keys: std::ops::RangeInclusive<
                 has_left: false,
             });
         }
-        for place in 0..waiting.len() {
-            let message = &mut waiting[place];
+        for message in &mut waiting {
             if message.asks_at > at {
                 continue;
             }
