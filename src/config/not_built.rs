@@ -6,7 +6,6 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("proxy.send_proxy_protocol", &[]),
     ("results.kind", &["redis", "none"]),
     ("results.expires", &[]),
-    ("events.exchange", &[]),
     ("decisions.keep", &[]),
     ("decisions.max", &[]),
     ("rule.on_duplicate", &["replace", "raise", "reject", "dead_letter"]),
