@@ -131,14 +131,14 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     let workers = Arc::new(Workers::start(threads, &hub, &clients)?);
     let lifecycle = Lifecycle::start(&store, &metrics, hub.purges(), hub.runs(), hub.control(), &instance)?;
     lifecycle.configure(&config);
-    let (events, published) = watch::channel(events::settings(&config));
+    let (events, wanted) = watch::channel(events::settings(&config));
     let publisher = events::Publisher {
         feed: Arc::clone(logging.decisions().feed()),
         control: hub.control().clone(),
         metrics: Arc::clone(&metrics.events),
         instance: instance.clone(),
     };
-    tokio::spawn(publisher.run(published));
+    tokio::spawn(publisher.run(wanted));
     let mut accepting = Vec::new();
     for listen in &config.proxy.listen {
         let listener = Listener::bind(listen).await.map_err(|source| StartError::Listen {

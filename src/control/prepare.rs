@@ -451,7 +451,16 @@ mod tests {
         let all = rights(&Needs {
             park_prefix: Some("it's a (park)".into()),
             dead_letter: ["".into(), "dead+letters".into()].into(),
+            events: None,
         });
+        let told = rights(&Needs {
+            events: Some("oncegate".into()),
+            ..Needs::default()
+        });
+        let telling = nothing
+            .replacen("celeryev)", "celeryev|oncegate)", 1)
+            .replace("pidbox)", "pidbox|oncegate)");
+        assert_eq!(told, telling);
         let queues = r"'^(oncegate\..*|it\'\''s a \(park\)\..*|celeryev)$'";
         assert_eq!(
             all,
