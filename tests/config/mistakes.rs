@@ -362,7 +362,7 @@ kind = "rpc"
 expires = "2d"
 url = "sentinel://:pw@h:26379;sentinel://:pw@i:26379""#,
         &[
-            r#"o.toml:2:12: exchange = "" is the exchange without a name, which takes the name of a queue for a routing key. Write exchange = "oncegate", or leave exchange out."#,
+            r#"o.toml:2:13: exchange = "" is the exchange without a name, which takes the name of a queue for a routing key. Write exchange = "oncegate", or leave exchange out."#,
             r#"o.toml:4:11: prefix = "amq.y" begins with amq., which is the broker's own. Write prefix = "oncegate.park", or leave prefix out."#,
             r#"o.toml:6:9: kind = "rpc" is not available in this version. Write one of "redis", "none" or leave kind out."#,
             r#"o.toml:7:12: expires = "2d" is not available in this version. Leave expires out."#,
@@ -371,7 +371,7 @@ url = "sentinel://:pw@h:26379;sentinel://:pw@i:26379""#,
     ),
     (
         "[events]\nexchange = \"a\\tb\"",
-        &[r#"o.toml:2:12: exchange = "a\tb" has a control character. Write exchange = "oncegate", or leave exchange out."#],
+        &[r#"o.toml:2:13: exchange = "a\tb" has a control character. Write exchange = "oncegate", or leave exchange out."#],
     ),
     (
         r#"[park]
