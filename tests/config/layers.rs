@@ -235,14 +235,14 @@ fn decisions_that_nobody_can_publish_are_warned_about() {
     assert_eq!(
         warnings(events),
         [
-            "o.toml:2:13: events.exchange takes an account of Oncegate's own at the broker ([control]), and there is none: no decision is \
+            "o.toml:2:12: events.exchange takes an account of Oncegate's own at the broker ([control]), and there is none: no decision is \
              published. Write [control] url = \"amqp://USER:PASSWORD@HOST:5672/VHOST\", or leave exchange out."
         ]
     );
     assert_eq!(
         warnings(&format!("{events}{control}{}", rule("shop"))),
         [
-            "o.toml:2:13: events.exchange takes an account of Oncegate's own ([control]) in each virtual host, and there is none in \
+            "o.toml:2:12: events.exchange takes an account of Oncegate's own ([control]) in each virtual host, and there is none in \
              \"shop\": its decisions are not published. Write [control.vhosts.\"shop\"] url = \"amqp://USER:PASSWORD@HOST:5672\"."
         ]
     );
