@@ -127,6 +127,8 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     let workers = Arc::new(Workers::start(threads, &hub, &clients)?);
     let lifecycle = Lifecycle::start(&store, &metrics, hub.purges(), hub.runs(), &instance)?;
     lifecycle.configure(&config);
+    hub.results().start()?;
+    hub.results().configure(&config);
     let mut accepting = Vec::new();
     for listen in &config.proxy.listen {
         let listener = Listener::bind(listen).await.map_err(|source| StartError::Listen {
@@ -299,6 +301,7 @@ impl Running<'_> {
         self.hub.witness().configured(new.results.is_some());
         self.hub.set_rules(&new.proxy, &new.rules);
         self.lifecycle.configure(&new);
+        self.hub.results().configure(&new);
         self.metrics.set_config(&new.sha256);
         let new = Arc::new(new);
         self.admin.set_config(Arc::clone(&new));

@@ -154,6 +154,7 @@ impl Proxy {
                 acks_late: false,
                 hears: Hears::ALL,
                 retries: 0,
+                owed: crate::rules::owed::Owed::Nothing,
             }),
             busy: IfBusy::Wait { place_ms: None },
             worker: "celery@one".into(),
@@ -192,6 +193,7 @@ impl Proxy {
             hears: Hears::ALL,
             release_on: ReleaseOn::Both,
             cooldown_ms: 0,
+            owed: crate::rules::owed::Owed::Nothing,
             unstarted_ms: None,
         });
         let publish = Nonce(7);

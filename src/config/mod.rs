@@ -284,6 +284,8 @@ pub struct ResultsConfig {
     pub url: RedisUrl,
     /// Celery's `global_keyprefix`; empty if it has none.
     pub key_prefix: String,
+    /// How long the results live that are written for dropped ids.
+    pub expires: Duration,
 }
 
 /// What the command line sets; it beats the environment, which beats the file.

@@ -304,9 +304,15 @@ fn element(table: &TableReader<'_>, key: &str, index: usize) -> Option<Node> {
 /// Reads all rules and makes one set of them; what the set refuses is told at the place of the key.
 pub(super) fn read_set(root: &mut TableReader<'_>, offered: Offered) -> Arc<RuleSet> {
     let reader = root.reader();
-    let rules = read_rules(root);
+    let mut rules = read_rules(root);
     let signatures = read_signatures(root);
     warn(reader, &rules, offered);
+    if !offered.redis {
+        // Nobody can be given a result.
+        for rule in &mut rules {
+            rule.spec.result = ResultMode::None;
+        }
+    }
     let specs = rules.iter().map(|rule| rule.spec.clone()).collect();
     let texts: Vec<_> = signatures
         .iter()

@@ -321,7 +321,7 @@ fn read_results(root: &mut TableReader<'_>) -> Option<ResultsConfig> {
     let url = read_secret::<RedisUrl>(&mut table, "url", "url_file");
     let kind = table.choice("kind", ResultsKind::Auto, &RESULTS_KINDS);
     let key_prefix = table.get("key_prefix", String::new());
-    positive(&mut table, "expires", Duration::from_secs(24 * 3600));
+    let expires = positive(&mut table, "expires", Duration::from_secs(24 * 3600));
     if kind == ResultsKind::Redis && !table.has("url") && !table.has("url_file") {
         table.refuse(
             "kind",
@@ -332,5 +332,5 @@ fn read_results(root: &mut TableReader<'_>) -> Option<ResultsConfig> {
     let shown = table.finish();
     root.show("results", shown);
     let url = url.filter(|_| matches!(kind, ResultsKind::Auto | ResultsKind::Redis))?;
-    Some(ResultsConfig { url, key_prefix })
+    Some(ResultsConfig { url, key_prefix, expires })
 }

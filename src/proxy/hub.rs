@@ -21,6 +21,7 @@ use crate::lifecycle::purge::Purges;
 use crate::lifecycle::running::Runs;
 use crate::logging::{DecisionLog, OncePerMinute};
 use crate::metrics::Metrics;
+use crate::results::Results;
 use crate::rules::RuleSet;
 use crate::session::{Now, Settings, Witness};
 use crate::store::QueueName;
@@ -43,6 +44,7 @@ pub struct Hub {
     topologies: Arc<Topologies>,
     runs: Arc<Runs>,
     witness: Arc<Witness>,
+    results: Results,
 }
 
 /// What the hub knows of a connection.
@@ -108,6 +110,7 @@ impl Hub {
             rules: ArcSwap::new(rules),
             upstream,
             purges: Purges::new(Arc::clone(&metrics)),
+            results: Results::new(Arc::clone(&metrics)),
             metrics,
             log,
             unreadable: OncePerMinute::default(),
@@ -244,6 +247,11 @@ impl Hub {
     /// Takes word of emptied queues.
     pub fn purges(&self) -> &Purges {
         &self.purges
+    }
+
+    /// Writes the results of dropped ids.
+    pub fn results(&self) -> &Results {
+        &self.results
     }
 
     /// A client has had a queue purged or deleted; it asked at that time, in monotonic microseconds.

@@ -7,6 +7,7 @@ use super::digest::{Domain, digest};
 use super::expr::{Expr, ExprError, Scope};
 use super::lock::{Digest, Extent, LockNote, LockRecord, Scope as LockScope};
 use super::outcome::UnkeyableReason;
+use super::owed::Owed;
 use super::running::RunNote;
 use super::show::{render, summary};
 use super::spec::{AcksLate, Canvas, Mode, Override, Unique};
@@ -127,6 +128,8 @@ pub struct Claimed {
     pub unstarted_ms: Option<u64>,
     /// When its message is to expire, once it is published.
     pub expiry: Expiry,
+    /// What its id is owed if it is dropped.
+    pub owed: Owed,
 }
 
 impl Claimed {
@@ -148,6 +151,7 @@ impl Claimed {
             hears: self.rule.hears,
             release_on: self.rule.release_on,
             cooldown_ms: self.rule.cooldown.as_millis() as u64,
+            owed: self.owed,
         })
     }
 
@@ -164,6 +168,7 @@ impl Claimed {
             acks_late: self.rule.acks_late == AcksLate::True,
             hears: self.rule.hears,
             retries,
+            owed: self.owed,
         })
     }
 }
@@ -189,6 +194,7 @@ impl Rule {
             hears: self.hears,
             release_on: self.release_on,
             cooldown_ms: self.cooldown.as_millis() as u64,
+            owed: Owed::Nothing,
         })
     }
 }
@@ -345,6 +351,7 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
         life_ms,
         unstarted_ms,
         expiry,
+        owed: Owed::of(rule, facts.task.ignore_result),
     })
 }
 

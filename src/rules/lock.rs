@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::owed::Owed;
 use super::running::{IfBusy, Ran, RunNote};
 use super::source::{Hears, Source};
 use crate::celery::result::Status;
@@ -193,6 +194,8 @@ pub struct LockNote {
     pub release_on: ReleaseOn,
     /// How long the key stays locked after a success.
     pub cooldown_ms: u64,
+    /// What the id is owed if it is dropped.
+    pub owed: Owed,
 }
 
 impl LockNote {

@@ -10,6 +10,7 @@ mod expr;
 pub mod lock;
 mod matcher;
 pub mod outcome;
+pub mod owed;
 mod params;
 pub mod question;
 pub mod running;
@@ -32,7 +33,9 @@ use lock::ReleaseOn;
 use matcher::Globs;
 use params::Params;
 use source::{Hears, Source};
-use spec::{AcksLate, Canvas, EnableEvents, Mode, OnDuplicate, OnRunning, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique};
+use spec::{
+    AcksLate, Canvas, EnableEvents, Mode, OnDuplicate, OnRunning, OnStoreError, Override, ResultMode, RuleSpec, SpecError, Summary, Unique,
+};
 
 use crate::celery::body::Body;
 
@@ -126,6 +129,8 @@ pub struct Rule {
     pub on_duplicate: OnDuplicate,
     /// What becomes of a delivery whose key runs elsewhere.
     pub on_running: OnRunning,
+    /// What the id of a dropped task gets.
+    pub result: ResultMode,
     /// For how long a delivery is held here before it is parked.
     pub hold_max: Duration,
     /// What a publish does while the store is silent.

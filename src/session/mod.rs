@@ -28,6 +28,7 @@ mod handshake;
 mod hear;
 mod hold;
 mod kept;
+mod owed;
 mod publish;
 mod query;
 mod refuse;

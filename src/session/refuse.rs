@@ -70,6 +70,9 @@ impl Channel {
             }
         };
         shared.decided(publish, decision, "duplicate", Some(Arc::clone(holder)));
+        if decision == PublishDecision::Dropped {
+            shared.owes(grant.note.owed, &grant.rule, &grant.claim.id, holder);
+        }
         match decision {
             PublishDecision::Raised => self.raise(shared, holder, expires_in_ms),
             PublishDecision::Rejected => self.ledger.settle(publish.client, Outcome::Nack),

@@ -425,6 +425,7 @@ impl World {
             hears: Hears::ALL,
             release_on: ReleaseOn::Both,
             cooldown_ms: 0,
+            owed: crate::rules::owed::Owed::Nothing,
         });
         let publish = Nonce(1);
         let acquire = Request::Acquire {

@@ -90,6 +90,7 @@ impl World {
             hears: Hears::ALL,
             release_on: ReleaseOn::Both,
             cooldown_ms: 0,
+            owed: crate::rules::owed::Owed::Nothing,
         });
         let publish = Nonce(u64::from(key));
         let acquire = Request::Acquire {

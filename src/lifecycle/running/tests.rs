@@ -69,6 +69,7 @@ fn note_with(change: impl FnOnce(&mut LockNote)) -> Arc<LockNote> {
         hears: Hears::ALL,
         release_on: ReleaseOn::Both,
         cooldown_ms: 0,
+        owed: crate::rules::owed::Owed::Nothing,
     };
     change(&mut note);
     Arc::new(note)
