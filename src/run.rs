@@ -17,7 +17,7 @@ use crate::config::error::Colour;
 use crate::config::reload::WithoutRules;
 use crate::config::{self, Config, LogDecisions, LogFormat, ProxyConfig};
 use crate::lifecycle::Lifecycle;
-use crate::logging::{self, Logging};
+use crate::logging::{self, DecisionLog, Logging};
 use crate::metrics::Metrics;
 use crate::proxy::upstream::Upstreams;
 use crate::proxy::{Hub, Listener, StoreObserver, Workers, drain};
@@ -118,7 +118,7 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     let limits = Arc::new(ArcSwapOption::from_pointee(config.proxy.clone()));
 
     let (commands, orders) = mpsc::channel(8);
-    let (admin, admin_tasks) = start_admin(&config, &instance, &store, &metrics, &state, commands).await?;
+    let (admin, admin_tasks) = start_admin(&config, &instance, &store, &metrics, &logging.decisions(), &state, commands).await?;
     let clients = {
         let store = store.clone();
         Arc::new(move || store.client()) as Arc<dyn Fn() -> store::Client + Send + Sync>
@@ -195,6 +195,7 @@ async fn start_admin(
     instance: &str,
     store: &Store,
     metrics: &Arc<Metrics>,
+    log: &DecisionLog,
     state: &Arc<State>,
     commands: mpsc::Sender<Command>,
 ) -> Result<(Arc<Admin>, Vec<tokio::task::JoinHandle<()>>), StartError> {
@@ -206,6 +207,7 @@ async fn start_admin(
         config: Arc::clone(config),
         store: store.clone(),
         metrics: Arc::clone(metrics),
+        feed: Arc::clone(log.feed()),
         state: Arc::clone(state),
         commands,
     });

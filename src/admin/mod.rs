@@ -7,6 +7,7 @@ mod access;
 mod answer;
 mod base64;
 mod census;
+mod decisions;
 mod locks;
 mod page;
 mod probes;
@@ -38,6 +39,7 @@ use access::Access;
 use answer::Problem;
 
 use crate::config::{Config, Role};
+use crate::logging::Feed;
 use crate::metrics::{Metrics, Mode};
 use crate::rules::lock::{Digest, Freed};
 use crate::rules::spec as rules_spec;
@@ -82,6 +84,7 @@ pub struct Admin {
     store_kind: &'static str,
     store_reach: Reach,
     metrics: Arc<Metrics>,
+    feed: Arc<Feed>,
     state: Arc<State>,
     current: ArcSwap<Current>,
     commands: mpsc::Sender<Command>,
@@ -99,6 +102,8 @@ pub struct Parts {
     pub store: Store,
     /// What `/metrics` shows.
     pub metrics: Arc<Metrics>,
+    /// What is decided.
+    pub feed: Arc<Feed>,
     /// What `/readyz` follows.
     pub state: Arc<State>,
     /// Where orders go.
@@ -132,6 +137,7 @@ impl Admin {
             store_kind,
             store_reach: if store_kind == "memory" { Reach::Instance } else { Reach::Fleet },
             metrics: parts.metrics,
+            feed: parts.feed,
             state: parts.state,
             current: ArcSwap::from_pointee(Current::new(parts.config, parts.port)),
             commands: parts.commands,
@@ -190,6 +196,8 @@ pub fn router(admin: &Arc<Admin>) -> Router {
         .route("/api/v1/lookup", post(rules::lookup))
         .route("/api/v1/cooldown", post(rules::cooldown))
         .route("/api/v1/explain", post(rules::explain))
+        .route("/api/v1/decisions", get(decisions::recent))
+        .route("/api/v1/decisions/stream", get(decisions::stream))
         .route("/api/v1/rules", get(rules::list))
         .route("/api/v1/status", get(process::status))
         .route("/api/v1/config", get(process::config))

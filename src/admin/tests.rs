@@ -1,3 +1,4 @@
+mod decisions;
 mod locks;
 
 use std::collections::BTreeMap;
@@ -71,6 +72,10 @@ async fn start(tokens: Vec<AdminToken>) -> Proxy {
 }
 
 async fn start_with(tokens: Vec<AdminToken>, store: Store) -> Proxy {
+    start_feeding(tokens, store, Arc::default()).await
+}
+
+async fn start_feeding(tokens: Vec<AdminToken>, store: Store, feed: Arc<Feed>) -> Proxy {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let (commands, received) = mpsc::channel(1);
@@ -82,6 +87,7 @@ async fn start_with(tokens: Vec<AdminToken>, store: Store) -> Proxy {
         config: config(tokens),
         store: store.clone(),
         metrics: Arc::new(Metrics::new().expect("names are unique")),
+        feed,
         state: Arc::clone(&state),
         commands,
     });

@@ -75,6 +75,8 @@ pub(super) enum Command {
     Reload(ProxyArgs),
     /// Have a running proxy shut down without losing anything.
     Drain(ProxyArgs),
+    /// Show what a running proxy decides, as it decides it.
+    Watch(ProxyArgs),
     /// See and free locks.
     #[command(subcommand)]
     Locks(LocksCommand),

@@ -1,11 +1,12 @@
 //! Asking a running proxy over its admin listener.
 
 use std::fmt::Write;
+use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
 use serde_json::Value;
-use ureq::Agent;
-use ureq::http::{Method, Request, StatusCode};
+use ureq::http::{Method, Request, Response, StatusCode};
+use ureq::{Agent, Body};
 
 use super::args::ProxyArgs;
 use super::output::{Exit, Failure};
@@ -58,7 +59,28 @@ impl Proxy {
         self.ask(Method::DELETE, path, query, "{}")
     }
 
-    fn ask(&self, method: Method, path: &str, query: &[(&str, &str)], body: &'static str) -> Result<Value, Failure> {
+    /// An answer that goes on until the proxy ends it.
+    pub(super) fn stream(&self, path: &str) -> Result<impl BufRead + use<>, Failure> {
+        let request = self.request(Method::GET, path, &[], "")?;
+        let request = self.agent.configure_request(request).timeout_global(None).build();
+        let response = self.agent.run(request).map_err(|error| self.unreachable(&error.to_string()))?;
+        if !response.status().is_success() || !response.headers().contains_key("x-oncegate-instance") {
+            self.read(response)?;
+            return Err(self.unreachable("what answers there is not Oncegate"));
+        }
+        Ok(BufReader::new(response.into_body().into_reader()))
+    }
+
+    /// What was to go on has ended.
+    pub(super) fn ended(&self) -> Failure {
+        self.unreachable("it has ended the connection")
+    }
+
+    fn unreachable(&self, why: &str) -> Failure {
+        unreachable_at(&self.base, why)
+    }
+
+    fn request(&self, method: Method, path: &str, query: &[(&str, &str)], body: &'static str) -> Result<Request<&'static str>, Failure> {
         let pairs: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
         let mark = if pairs.is_empty() { "" } else { "?" };
         let url = format!("{}{path}{mark}{}", self.base, pairs.join("&"));
@@ -69,20 +91,22 @@ impl Proxy {
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let request = request.body(body).map_err(|error| usage(format!("{url}: {error}")))?;
-        let mut response = self
-            .agent
-            .run(request)
-            .map_err(|error| unreachable_at(&self.base, &error.to_string()))?;
+        request.body(body).map_err(|error| usage(format!("{url}: {error}")))
+    }
+
+    fn ask(&self, method: Method, path: &str, query: &[(&str, &str)], body: &'static str) -> Result<Value, Failure> {
+        let request = self.request(method, path, query, body)?;
+        let response = self.agent.run(request).map_err(|error| self.unreachable(&error.to_string()))?;
+        self.read(response)
+    }
+
+    fn read(&self, mut response: Response<Body>) -> Result<Value, Failure> {
         let status = response.status();
         let text = response.body_mut().with_config().limit(ANSWER_MAX).read_to_string();
-        let text = text.map_err(|error| unreachable_at(&self.base, &error.to_string()))?;
+        let text = text.map_err(|error| self.unreachable(&error.to_string()))?;
         let answer: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
         if answer.get("instance").is_none() {
-            return Err(unreachable_at(
-                &self.base,
-                &format!("what answers there (status {status}) is not Oncegate"),
-            ));
+            return Err(self.unreachable(&format!("what answers there (status {status}) is not Oncegate")));
         }
         if status.is_success() {
             Ok(answer)

@@ -137,7 +137,7 @@ fn wrong_usage_is_64_and_help_is_0() {
         &["nonsense"],
         &["why", "id"],
         &["mode", "show"],
-        &["watch"],
+        &["watch", "more"],
         &["limits", "list"],
         &["locks"],
         &["locks", "show"],

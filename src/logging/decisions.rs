@@ -1,10 +1,12 @@
 //! The decision log: one line per decision, with fixed field names, bounded per second.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::Decisions;
+use super::feed::Feed;
 use super::limit::{Grant, TokenBucket};
 use crate::rules::lock::Digest;
 
@@ -17,13 +19,13 @@ pub enum DecisionKind {
     Other,
 }
 
-/// One line of the decision log. What is not known is left out.
-#[derive(Debug, Clone, Copy)]
-pub struct Decision<'a> {
+/// One decision. What is not known is left out of what is shown of it.
+#[derive(Debug, Clone)]
+pub struct Decision {
     /// What happened: `publish`, `delivery`, `release`.
     pub event: &'static str,
     /// The rule.
-    pub rule: &'a str,
+    pub rule: Arc<str>,
     /// What was decided, as in the metrics.
     pub decision: &'static str,
     /// Why, as in the metrics.
@@ -31,17 +33,17 @@ pub struct Decision<'a> {
     /// `enforce` or `observe`.
     pub mode: &'static str,
     /// The vhost of the connection.
-    pub vhost: &'a str,
+    pub vhost: Option<Arc<str>>,
     /// The name of the task.
-    pub task: &'a str,
+    pub task: Arc<str>,
     /// The id of the message that was decided.
-    pub id: &'a str,
+    pub id: Arc<str>,
     /// The id that holds the lock.
-    pub holder: Option<&'a str>,
+    pub holder: Option<Arc<str>>,
     /// The key.
     pub digest: Option<Digest>,
     /// The address of the client.
-    pub client: &'a str,
+    pub client: Option<SocketAddr>,
 }
 
 /// Decides which decisions are logged, and logs them.
@@ -49,6 +51,7 @@ pub struct Decision<'a> {
 pub struct DecisionLog {
     decisions: AtomicU8,
     bucket: Mutex<TokenBucket>,
+    feed: Arc<Feed>,
 }
 
 impl DecisionLog {
@@ -57,6 +60,7 @@ impl DecisionLog {
         DecisionLog {
             decisions: AtomicU8::new(decisions as u8),
             bucket: Mutex::new(TokenBucket::new(per_second, Instant::now())),
+            feed: Arc::default(),
         }
     }
 
@@ -66,33 +70,48 @@ impl DecisionLog {
         self.bucket.lock().unwrap_or_else(PoisonError::into_inner).set_rate(per_second);
     }
 
-    /// Whether a decision of this kind is logged at all: a cheap question before a [`Decision`] is put together.
+    /// What has been decided, for whoever watches.
+    pub fn feed(&self) -> &Arc<Feed> {
+        &self.feed
+    }
+
+    /// Whether a decision of this kind is logged or kept at all: a cheap question before a [`Decision`] is put together.
     pub fn wants(&self, kind: DecisionKind) -> bool {
+        self.feed.wants(kind) || self.logs(kind)
+    }
+
+    fn logs(&self, kind: DecisionKind) -> bool {
         let decisions = self.decisions.load(Ordering::Relaxed);
         let wanted = decisions == Decisions::All as u8 || (decisions == Decisions::Duplicates as u8 && kind == DecisionKind::Duplicate);
         wanted && tracing::enabled!(target: "oncegate::decision", tracing::Level::INFO)
     }
 
-    /// Logs a decision, unless its kind is not wanted or this second's share is used up.
-    pub fn log(&self, kind: DecisionKind, decision: &Decision<'_>) {
-        if !self.wants(kind) {
-            return;
+    /// Logs a decision, unless its kind is not wanted or this second's share is used up, and keeps it for whoever watches.
+    pub fn log(&self, kind: DecisionKind, decision: Decision) {
+        if self.logs(kind) {
+            self.write(&decision);
         }
+        if self.feed.wants(kind) {
+            self.feed.push(decision);
+        }
+    }
+
+    fn write(&self, decision: &Decision) {
         let grant = self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
         let Grant::Allowed { suppressed } = grant else { return };
         log_suppressed(suppressed);
         tracing::info!(
             target: "oncegate::decision",
-            rule = decision.rule,
+            rule = &*decision.rule,
             decision = decision.decision,
             reason = decision.reason,
             mode = decision.mode,
-            vhost = decision.vhost,
-            task = decision.task,
-            id = decision.id,
-            holder = decision.holder,
+            vhost = decision.vhost.as_deref(),
+            task = &*decision.task,
+            id = &*decision.id,
+            holder = decision.holder.as_deref(),
             digest = decision.digest.map(tracing::field::display),
-            client = decision.client,
+            client = decision.client.map(tracing::field::display),
             "{}",
             decision.event
         );

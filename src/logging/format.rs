@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write};
 use std::sync::{PoisonError, RwLock};
+use std::time::SystemTime;
 
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -86,8 +87,12 @@ impl Lines {
 
 /// UTC, RFC 3339, milliseconds.
 fn timestamp() -> String {
+    timestamp_of(SystemTime::now())
+}
+
+pub(super) fn timestamp_of(at: SystemTime) -> String {
     let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-    OffsetDateTime::now_utc().format(format).unwrap_or_default()
+    OffsetDateTime::from(at).format(format).unwrap_or_default()
 }
 
 impl Visit for Record {

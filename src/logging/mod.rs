@@ -1,10 +1,11 @@
-//! What the proxy writes to standard error: its own events through `tracing`, and the decision log.
+//! What the proxy writes to standard error: its own events through `tracing`, and the decision log; and what it tells those who watch it decide.
 //!
 //! Lines are written by a thread of their own behind a bounded queue, so that a terminal or pipe that nobody reads never holds up a
 //! connection; lines beyond the bound are dropped and counted. Values come from the network: control characters are escaped and long
 //! values cut in both formats.
 
 mod decisions;
+mod feed;
 mod format;
 mod limit;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod tests;
 mod writer;
 
 pub use decisions::{Decision, DecisionKind, DecisionLog};
+pub use feed::{Feed, Made, Told, Watch};
 pub use format::{Format, Lines, printable};
 pub use limit::OncePerMinute;
 

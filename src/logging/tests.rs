@@ -36,19 +36,19 @@ fn capture(format: Format, level: &str, work: impl FnOnce(&Lines)) -> String {
     String::from_utf8(bytes).expect("UTF-8")
 }
 
-fn decision(task: &str) -> Decision<'_> {
+fn decision(task: &str) -> Decision {
     Decision {
         event: "publish",
-        rule: "reports",
+        rule: "reports".into(),
         decision: "dropped",
         reason: None,
         mode: "enforce",
-        vhost: "/",
-        task,
-        id: "b-2",
-        holder: Some("a-1"),
+        vhost: Some("/".into()),
+        task: task.into(),
+        id: "b-2".into(),
+        holder: Some("a-1".into()),
         digest: Some(Digest([0xab; 32])),
-        client: "10.0.0.7:4411",
+        client: Some(([10, 0, 0, 7], 4411).into()),
     }
 }
 
@@ -58,7 +58,7 @@ fn a_decision_is_one_json_object_with_the_fixed_names() {
         let log = DecisionLog::new(Decisions::Duplicates, 100);
         log.log(
             DecisionKind::Duplicate,
-            &Decision {
+            Decision {
                 reason: Some("lost"),
                 ..decision("reports.build")
             },
@@ -87,7 +87,7 @@ fn what_is_not_known_is_left_out() {
         let log = DecisionLog::new(Decisions::All, 100);
         log.log(
             DecisionKind::Other,
-            &Decision {
+            Decision {
                 holder: None,
                 digest: None,
                 ..decision("t")
@@ -103,7 +103,7 @@ fn what_is_not_known_is_left_out() {
 #[test]
 fn text_is_readable() {
     let text = capture(Format::Text, "info", |_| {
-        DecisionLog::new(Decisions::Duplicates, 100).log(DecisionKind::Duplicate, &decision("my task"));
+        DecisionLog::new(Decisions::Duplicates, 100).log(DecisionKind::Duplicate, decision("my task"));
         tracing::warn!(upstream = "a:5672", tries = 3, ok = false, "cannot connect: {}", "refused");
     });
     let mut lines = text.lines();
@@ -119,8 +119,8 @@ fn control_characters_from_the_network_are_escaped_and_long_values_cut() {
     let hostile = "a\u{1b}[2J\nINFO forged\u{9b}0m\u{202e}\u{2028}\"\\x\u{7f}";
     for format in [Format::Text, Format::Json] {
         let text = capture(format, "info", |_| {
-            DecisionLog::new(Decisions::All, 100).log(DecisionKind::Other, &decision(hostile));
-            DecisionLog::new(Decisions::All, 100).log(DecisionKind::Other, &decision(&"x".repeat(100_000)));
+            DecisionLog::new(Decisions::All, 100).log(DecisionKind::Other, decision(hostile));
+            DecisionLog::new(Decisions::All, 100).log(DecisionKind::Other, decision(&"x".repeat(100_000)));
             tracing::info!("{hostile}");
         });
         assert_eq!(text.lines().count(), 3, "{text:?}");
@@ -140,7 +140,7 @@ fn control_characters_from_the_network_are_escaped_and_long_values_cut() {
 #[test]
 fn decisions_are_chosen_by_kind_and_level() {
     let logged = |decisions: Decisions, level: &str, kind| {
-        let text = capture(Format::Text, level, |_| DecisionLog::new(decisions, 100).log(kind, &decision("t")));
+        let text = capture(Format::Text, level, |_| DecisionLog::new(decisions, 100).log(kind, decision("t")));
         !text.is_empty()
     };
     assert!(logged(Decisions::Duplicates, "info", DecisionKind::Duplicate));
@@ -157,10 +157,10 @@ fn decisions_beyond_the_rate_are_counted() {
         // A rate of nought allows nothing, at whatever speed the test runs.
         let log = DecisionLog::new(Decisions::All, 0);
         for _ in 0..5 {
-            log.log(DecisionKind::Other, &decision("t"));
+            log.log(DecisionKind::Other, decision("t"));
         }
         log.set(Decisions::None, 0);
-        log.log(DecisionKind::Other, &decision("t"));
+        log.log(DecisionKind::Other, decision("t"));
         log.log_suppressed();
         log.log_suppressed();
     });

@@ -256,14 +256,12 @@ impl Connection {
             }
             let mut answers = Vec::new();
             self.store.submit(asks, &mut answers, &self.answer_sender);
-            let tells = std::mem::take(tells);
+            let mut tells = std::mem::take(tells);
             // First, so that an order to give a lock back finds nobody who takes it again.
             for ticket in self.session.cancelled().drain(..) {
                 self.store.cancel(ticket.0, &self.answer_sender);
             }
-            for order in tells {
-                self.store.tell(order);
-            }
+            self.store.tell_all(&mut tells);
             let now = self.now();
             for (ticket, answer) in answers {
                 self.session.handle_answer(Ticket(ticket), answer.map_err(|why| silent(&why)), now);

@@ -28,20 +28,23 @@ impl StoreObserver {
 pub fn report_freed(metrics: &Metrics, log: &DecisionLog, freed: &Freed) {
     let mode = if freed.shadow { "observe" } else { "enforce" };
     metrics.rule(&freed.rule).count_released(freed.reason, freed.held_ms);
+    if !log.wants(DecisionKind::Other) {
+        return;
+    }
     log.log(
         DecisionKind::Other,
-        &Decision {
+        Decision {
             event: "release",
-            rule: &freed.rule,
+            rule: Arc::clone(&freed.rule),
             decision: "released",
             reason: Some(freed.reason.as_str()),
             mode,
-            vhost: "",
-            task: &freed.task,
-            id: &freed.holder,
-            holder: Some(&freed.holder),
+            vhost: None,
+            task: Arc::clone(&freed.task),
+            id: Arc::clone(&freed.holder),
+            holder: Some(Arc::clone(&freed.holder)),
             digest: Some(freed.digest),
-            client: "",
+            client: None,
         },
     );
 }

@@ -125,7 +125,7 @@ impl Reporter {
     fn event(&mut self, event: Event, vhost_name: &Arc<str>, seat: &Seat) {
         let vhost = &**vhost_name;
         match event {
-            Event::Publish(publish) => self.publish(&publish, vhost),
+            Event::Publish(publish) => self.publish(&publish, vhost_name),
             Event::Unkeyable {
                 rule,
                 reason,
@@ -141,7 +141,7 @@ impl Reporter {
                         suppressed, "a message has no key and is forwarded; such lines are written once a minute for a rule");
                 }
             }
-            Event::Admission(delivery) => self.delivery(&delivery, vhost),
+            Event::Admission(delivery) => self.delivery(&delivery, vhost_name),
             Event::Delivered { rule } => self.rule(&rule).count_delivery(DeliveryDecision::Forwarded, mode(&rule)),
             Event::Freed(freed) => report_freed(self.hub.metrics(), self.hub.log(), &freed),
             Event::Owed(debt) => self.hub.results().owe(debt),
@@ -183,7 +183,7 @@ impl Reporter {
         }
     }
 
-    fn publish(&mut self, publish: &PublishEvent, vhost: &str) {
+    fn publish(&mut self, publish: &PublishEvent, vhost: &Arc<str>) {
         let rule = &publish.rule;
         self.rule(rule).count_publish(publish.decision, mode(rule));
         let kind = match publish.decision {
@@ -195,26 +195,25 @@ impl Reporter {
         if !self.hub.log().wants(kind) {
             return;
         }
-        let client = self.peer.to_string();
         self.hub.log().log(
             kind,
-            &Decision {
+            Decision {
                 event: "publish",
-                rule: &rule.name,
+                rule: Arc::clone(&rule.name),
                 decision: publish.decision.as_str(),
                 reason: Some(publish.reason),
                 mode: mode(rule).as_str(),
-                vhost,
-                task: &publish.task,
-                id: &publish.id,
-                holder: publish.holder.as_deref(),
+                vhost: Some(Arc::clone(vhost)),
+                task: Arc::clone(&publish.task),
+                id: Arc::clone(&publish.id),
+                holder: publish.holder.clone(),
                 digest: publish.digest,
-                client: &client,
+                client: Some(self.peer),
             },
         );
     }
 
-    fn delivery(&mut self, delivery: &DeliveryEvent, vhost: &str) {
+    fn delivery(&mut self, delivery: &DeliveryEvent, vhost: &Arc<str>) {
         let rule = &delivery.rule;
         self.rule(rule).count_delivery(delivery.decision, mode(rule));
         let kind = match delivery.decision {
@@ -224,21 +223,20 @@ impl Reporter {
         if !self.hub.log().wants(kind) {
             return;
         }
-        let client = self.peer.to_string();
         self.hub.log().log(
             kind,
-            &Decision {
+            Decision {
                 event: "delivery",
-                rule: &rule.name,
+                rule: Arc::clone(&rule.name),
                 decision: delivery.decision.as_str(),
                 reason: Some(delivery.reason),
                 mode: mode(rule).as_str(),
-                vhost,
-                task: &delivery.task,
-                id: &delivery.id,
-                holder: delivery.holder.as_deref(),
+                vhost: Some(Arc::clone(vhost)),
+                task: Arc::clone(&delivery.task),
+                id: Arc::clone(&delivery.id),
+                holder: delivery.holder.clone(),
                 digest: Some(delivery.digest),
-                client: &client,
+                client: Some(self.peer),
             },
         );
     }

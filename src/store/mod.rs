@@ -383,7 +383,21 @@ impl Client {
                 self.shared.observer.on_told(&request, &reply);
                 note_outcome(&self.shared, &request);
             }
-            Backend::Redis(handle) => handle.tell(request),
+            Backend::Redis(handle) => handle.tell(vec![request]),
+        }
+    }
+
+    /// Gives these orders, in their order, as [`Client::tell`] gives one; `requests` is left empty.
+    pub fn tell_all(&self, requests: &mut Vec<Request>) {
+        match &self.backend {
+            Backend::Memory(_) => requests.drain(..).for_each(|request| self.tell(request)),
+            Backend::Redis(_) if requests.is_empty() => {}
+            Backend::Redis(handle) => {
+                for request in &*requests {
+                    self.shared.observer.on_tell(request);
+                }
+                handle.tell(std::mem::take(requests));
+            }
         }
     }
 

@@ -173,9 +173,9 @@ impl Handle {
         }
     }
 
-    pub(super) fn tell(&self, request: Request) {
-        // The driver ends only with its runtime: nobody could do the order then.
-        let _ = self.sender.send(Message::Tell(request));
+    pub(super) fn tell(&self, requests: Vec<Request>) {
+        // The driver ends only with its runtime: nobody could do the orders then.
+        let _ = self.sender.send(Message::Tell(requests));
     }
 
     pub(super) async fn flush(&self) {

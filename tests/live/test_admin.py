@@ -48,6 +48,34 @@ def delete(gate, path):
     return gate.http.delete(gate.admin_url + path, headers={"Content-Type": "application/json"}, timeout=harness.DEADLINE)
 
 
+def test_watch_shows_each_decision_as_it_is_made(gate, raw):
+    """The command prints what the proxy decides; what is asked for later is the last of it."""
+    seen = harness.Process("watch", [harness.BINARY, "watch", "--json", "--admin", gate.admin_url], gate.directory)
+    try:
+        client = raw(gate.port)
+        client.open_channel()
+        client.declare("watch")
+        first, properties, payload = wire.task_message("watched.task", (7,))
+
+        def is_watched():
+            # Until the command is there nobody is told that this message passes.
+            client.publish(1, "", "watch", payload, properties)
+            return seen.output()
+
+        harness.wait_until(is_watched, lambda: f"the command to show something: {seen.output()}")
+        second, properties, payload = wire.task_message("watched.task", (7,))
+        client.publish(1, "", "watch", payload, properties)
+        harness.wait_until(lambda: second in seen.output(), lambda: f"the duplicate to be shown: {seen.output()}")
+        shown = [json.loads(line) for line in seen.output().splitlines()]
+        [dropped] = [made for made in shown if made["id"] == second]
+        assert (dropped["decision"], dropped["holder"], dropped["rule"]) == ("dropped", first, "watched")
+        assert {made["decision"] for made in shown if made["id"] == first} <= {"forwarded", "reentry"}
+        [last] = gate.get("/api/v1/decisions", params={"limit": 1}).json()["decisions"]
+        assert (last["id"], last["holder"]) == (second, first)
+    finally:
+        seen.stop()
+
+
 def test_probes_and_metrics(gate):
     assert gate.get("/livez").status_code == 200
     assert gate.get("/healthz").status_code == 200

@@ -38,7 +38,7 @@ const TRY_AFTER: Duration = Duration::from_secs(1);
 pub(super) enum Message {
     Ask(Vec<(Ticket, Request)>, Replies),
     AskAgain(Box<Waiter>),
-    Tell(Request),
+    Tell(Vec<Request>),
     /// Answered when no order waits.
     Flush(oneshot::Sender<()>),
     /// An attempt to connect has ended.
@@ -148,9 +148,7 @@ impl Driver {
                 }
             }
             Message::AskAgain(waiter) => self.ask(Asker::Keeper(waiter), now),
-            // Who has the lock renews it when the store is back.
-            Message::Tell(Request::Renew { .. }) if !matches!(self.link, Link::Up(_)) => {}
-            Message::Tell(request) => self.queue.tell(request, now, &self.shared.observer),
+            Message::Tell(requests) => self.on_told(requests, now),
             Message::Flush(done) => self.flushes.push(done),
             Message::Connected(Ok((connection, run_id))) => self.on_connected(connection, run_id),
             Message::Connected(Err(why)) => {
@@ -162,6 +160,16 @@ impl Driver {
                 if generation == self.generation {
                     self.on_done(result, now);
                 }
+            }
+        }
+    }
+
+    fn on_told(&mut self, requests: Vec<Request>, now: Instant) {
+        let up = matches!(self.link, Link::Up(_));
+        for request in requests {
+            // Who has the lock renews it when the store is back.
+            if up || !matches!(request, Request::Renew { .. }) {
+                self.queue.tell(request, now, &self.shared.observer);
             }
         }
     }

@@ -150,8 +150,24 @@ local function terms_of(words)
   return known
 end
 
+-- Redis makes every function anew for each call, which takes longer than most questions: those are made that the questions want. A kind of
+-- question is made by the function that `made_by` names; `make.run` is in `run.lua`.
+local make, ops = {}, {}
+local made_by = {
+  A = 'publish', C = 'publish', R = 'publish', U = 'publish', S = 'signal', M = 'delivery', N = 'delivery', W = 'operator', Q = 'operator',
+  G = 'run', K = 'run', L = 'run', V = 'run', D = 'run',
+}
+setmetatable(ops, { __index = function(_, op)
+  make[made_by[op]]()
+  return rawget(ops, op)
+end })
+
 -- Of running locks, see `run.lua`: what a signal does to them, and whether a record lists one.
 local runs = {}
+setmetatable(runs, { __index = function(_, name)
+  make.run()
+  return rawget(runs, name)
+end })
 
 local function lists(record, digest) return string.find(record, '\n' .. digest .. ' ', 1, true) end
 
@@ -173,7 +189,7 @@ local function note_id(idkey, entry, life)
 end
 
 -- The record of the holder of a lock lives that long: what it is known to live for spares the question. Returns until when.
-local function record_for(idkey, digest, note, known, told, life)
+local function record_for(idkey, lock, note, known, told, life)
   known = not told and tonumber(known) or 0
   if known >= now + life then return known end
   local ahead = life + math.min(RECORD_AHEAD, math.floor(life / 8))
@@ -181,7 +197,7 @@ local function record_for(idkey, digest, note, known, told, life)
   if left < life then
     if left < 0 then
       if not note then return 0 end
-      note_id(idkey, entry_of(digest, note), ahead)
+      note_id(idkey, entry_of(digest_of(lock), note), ahead)
     else
       call('PEXPIRE', idkey, int(ahead))
     end
@@ -265,7 +281,13 @@ local function freed(digest, reason, holder, rule, task, since, shadow)
   return { digest, holder, rule or '', task or '', reason, now - (tonumber(since) or now), shadow and 1 or 0 }
 end
 
-local ops = {}
+-- The publishes that a signal ends under a key whose lock the id does not hold.
+local UNJUDGED = { '*' }
+-- The signals that count only if the lock listens to their source, and those of them that settle a message.
+local LISTENED = { a = true, l = true, d = true, s = true, k = true, f = true }
+local SETTLING = { a = true, l = true, r = true, d = true }
+
+function make.publish()
 
 -- Acquire: nonce, reentrant, note.
 function ops.A(lock, idkey, a)
@@ -383,6 +405,10 @@ function ops.U(lock, idkey, a)
   return { freed(digest_of(lock), ARGV[a + 1], id, l[4], l[5], l[6], l[7]) }
 end
 
+end
+
+function make.signal()
+
 -- The lock of an id that goes on, with its full life.
 local function goes_on(lock, idkey, state, publishes, life, l, marks, worker)
   local expires, told, known = l[3], is_marked(l[5], 't'), tonumber(l[6]) or 0
@@ -397,12 +423,6 @@ local function goes_on(lock, idkey, state, publishes, life, l, marks, worker)
   if longer then call('PEXPIRE', lock, int(life)) end
   return true
 end
-
--- The publishes that a signal ends under a key whose lock the id does not hold.
-local UNJUDGED = { '*' }
--- The signals that count only if the lock listens to their source, and those of them that settle a message.
-local LISTENED = { a = true, l = true, d = true, s = true, k = true, f = true }
-local SETTLING = { a = true, l = true, r = true, d = true }
 
 -- What a signal does to one lock: whether the id still claims the key, the publishes it ends if any, and what is told if the lock goes.
 local function signal_lock(digest, idkey, id, settlement, signal, worker, source)
@@ -564,8 +584,12 @@ function ops.S(_, idkey, a)
   return out
 end
 
+end
+
+function make.delivery()
+
 -- The id holds the lock, and a worker is to have its message.
-local function reaches(lock, idkey, digest, note, nonce, worker, l)
+local function reaches(lock, idkey, note, nonce, worker, l)
   local publishes, life = l[4] or '', note.queued
   if not string.find(publishes, '^%x+%*?%+?$') then
     local list = parse(publishes)
@@ -576,7 +600,7 @@ local function reaches(lock, idkey, digest, note, nonce, worker, l)
   end
   local left = (tonumber(l[3]) or now) - now
   local state, longest = l[2] == 'leased' and 'queued' or l[2], math.max(life, left)
-  local record = record_for(idkey, digest, note, l[6], is_marked(l[5], 't'), longest)
+  local record = record_for(idkey, lock, note, l[6], is_marked(l[5], 't'), longest)
   -- A field more or less costs little, a call costs much.
   if worker == '' then
     call('HSET', lock, 'state', state, 'expires', int(now + longest), 'publishes', publishes, 'marks', 'dc', 'record', int(record))
@@ -597,13 +621,13 @@ end
 function ops.M(lock, idkey, a)
   local id, nonce, note, worker = id_in(idkey), ARGV[a], notes[ARGV[a + 2]], ARGV[a + 3]
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record')
-  local digest = digest_of(lock)
   -- Mostly the id holds the key, so that its record lists it.
   if l[1] == id and l[2] ~= 'cooldown' and note.ends ~= 'n' then
-    reaches(lock, idkey, digest, note, nonce, worker, l)
+    reaches(lock, idkey, note, nonce, worker, l)
     return 0
   end
-  local asked, record = digest, call('GET', idkey)
+  local digest, record = digest_of(lock), call('GET', idkey)
+  local asked = digest
   local known = record and lists(record, digest)
   local runs_it = record and not known and runs.find(record, digest)
   if record and not known and not runs_it then
@@ -633,7 +657,7 @@ function ops.M(lock, idkey, a)
   end
   if holder == id then
     if l[2] == 'cooldown' then return { 'p', digest } end
-    reaches(lock, idkey, digest, note, nonce, worker, l)
+    reaches(lock, idkey, note, nonce, worker, l)
     return digest == asked and 0 or { 'h', digest }
   end
   if ARGV[a + 1] == '1' or known or runs_it then return { 'p', digest } end
@@ -658,6 +682,22 @@ function ops.N(lock, idkey, a)
   return 1
 end
 
+end
+
+-- Release of the publish lock by an operator; the arguments of `ops.D`.
+local function release_lock(lock, a)
+  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow', 'state', 'marks')
+  if not l[1] or (ARGV[a] == '1' and l[1] ~= ARGV[a + 1]) then return {} end
+  if l[6] == 'running' and ARGV[a + 2] ~= '1' then return {} end
+  -- A worker has it and may go on: no renewal is to bring back what was freed.
+  if is_marked(l[7], 'd') then note_ended(l[1], 'r', '', { '*' }, math.max(ENDED_KEPT, call('PTTL', lock))) end
+  call('DEL', lock)
+  forget_id(id_of(l[1]), digest_of(lock))
+  return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5]) }
+end
+
+function make.operator()
+
 -- Lock by hand: cooldown, note. 0: locked; else who holds the key.
 function ops.W(lock, idkey, a)
   local life = tonumber(ARGV[a])
@@ -673,22 +713,12 @@ function ops.W(lock, idkey, a)
   return 0
 end
 
--- Release of the publish lock by an operator; the arguments of `ops.D`.
-local function release_lock(lock, a)
-  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow', 'state', 'marks')
-  if not l[1] or (ARGV[a] == '1' and l[1] ~= ARGV[a + 1]) then return {} end
-  if l[6] == 'running' and ARGV[a + 2] ~= '1' then return {} end
-  -- A worker has it and may go on: no renewal is to bring back what was freed.
-  if is_marked(l[7], 'd') then note_ended(l[1], 'r', '', { '*' }, math.max(ENDED_KEPT, call('PTTL', lock))) end
-  call('DEL', lock)
-  forget_id(id_of(l[1]), digest_of(lock))
-  return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5]) }
-end
-
 -- Show.
 function ops.Q(lock)
   return call('HMGET', lock, 'holder', 'state', 'rule', 'task', 'summary', 'worker', 'proxy', 'vhost', 'queue', 'since', 'expires',
     'scope', 'shadow', 'publishes', 'carried', 'marks')
+end
+
 end
 
 local arguments = { A = 3, C = 2, R = 2, U = 2, S = 4, M = 4, N = 4, W = 2, D = 3, Q = 0 }

@@ -11,6 +11,8 @@
 -- `PREFIX:done:{DIGEST}:ID` is what ended runs leave behind: `over`, their deliveries, each with a blank before and behind, or `*`; and of one
 -- that succeeded while a copy of it was about: `at`, `retries`, and `to`, the copy that was told.
 
+function make.run()
+
 local WAITERS_KEPT, UNSEEN, WAIT_KEPT, PASSED_OVER, DONE_KEPT, OVER_WORDS = 100000, 5000, 60000, 1000, 3600000, 16
 local FORGOTTEN = 5000
 
@@ -348,4 +350,6 @@ function runs.signal(record, idkey, id, settlement, signal, worker, source, out)
 end
 
 arguments.G, arguments.K, arguments.L, arguments.V = 9, 8, 2, 0
+
+end
 
