@@ -127,7 +127,7 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     let workers = Arc::new(Workers::start(threads, &hub, &clients)?);
     let lifecycle = Lifecycle::start(&store, &metrics, hub.purges(), hub.runs(), &instance)?;
     lifecycle.configure(&config);
-    hub.results().start()?;
+    hub.results().start(&store)?;
     hub.results().configure(&config);
     let mut accepting = Vec::new();
     for listen in &config.proxy.listen {
@@ -147,6 +147,7 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     } else {
         (None, None)
     };
+    let hub_at_end = Arc::clone(&hub);
     let running = Running {
         args,
         config: Arc::clone(&config),
@@ -171,6 +172,9 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     if !drain::last_orders(workers.flush()).await {
         tracing::warn!("the store has not done all that it was told; those locks end with their leases or lives");
     }
+    if !drain::last_orders(hub_at_end.results().flush()).await {
+        tracing::warn!("results of dropped tasks are not written: the result backend does not answer");
+    }
     Ok(())
 }
 
@@ -186,6 +190,13 @@ fn announce(running: &Running<'_>) {
     }
     for warning in &config.warnings {
         tracing::warn!("{warning}");
+    }
+    if !config.without_results.is_empty() {
+        let rules = config.without_results.join(", ");
+        tracing::info!(
+            rules,
+            "the ids of tasks that these rules drop get no result, since results.url is not set: get() on them waits for ever"
+        );
     }
 }
 

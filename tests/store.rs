@@ -24,6 +24,8 @@ macro_rules! scenarios {
 mod completion;
 #[path = "store/failures.rs"]
 mod failures;
+#[path = "store/join.rs"]
+mod join;
 #[path = "store/kept.rs"]
 mod kept;
 #[path = "store/life.rs"]

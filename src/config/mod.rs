@@ -64,6 +64,8 @@ pub struct Config {
     pub decisions: DecisionsConfig,
     /// `[results]`; `None` if no result backend is to be read.
     pub results: Option<ResultsConfig>,
+    /// The names of the rules whose dropped ids get no result although their `result` asks for one: no backend is known.
+    pub without_results: Vec<String>,
     /// The rules, in order.
     pub rules: Arc<RuleSet>,
     /// Lower-case hex SHA-256 of the texts that this came from: files, variables, flags.

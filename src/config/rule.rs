@@ -302,15 +302,20 @@ fn element(table: &TableReader<'_>, key: &str, index: usize) -> Option<Node> {
 }
 
 /// Reads all rules and makes one set of them; what the set refuses is told at the place of the key.
-pub(super) fn read_set(root: &mut TableReader<'_>, offered: Offered) -> Arc<RuleSet> {
+/// Also the names of the rules whose dropped ids should get a result, where no backend is known that could be written.
+pub(super) fn read_set(root: &mut TableReader<'_>, offered: Offered) -> (Arc<RuleSet>, Vec<String>) {
     let reader = root.reader();
     let mut rules = read_rules(root);
     let signatures = read_signatures(root);
     warn(reader, &rules, offered);
+    let mut without_results = Vec::new();
     if !offered.redis {
-        // Nobody can be given a result.
         for rule in &mut rules {
-            rule.spec.result = ResultMode::None;
+            let asked = std::mem::replace(&mut rule.spec.result, ResultMode::None);
+            let drops = rule.spec.unique.is_some() && rule.spec.mode == Mode::Enforce && !rule.spec.bypass;
+            if asked != ResultMode::None && drops {
+                without_results.push(rule.spec.name.clone().or(rule.spec.task.first().cloned()).unwrap_or_default());
+            }
         }
     }
     let specs = rules.iter().map(|rule| rule.spec.clone()).collect();
@@ -318,7 +323,7 @@ pub(super) fn read_set(root: &mut TableReader<'_>, offered: Offered) -> Arc<Rule
         .iter()
         .map(|signature| (signature.task.clone(), signature.text.clone()))
         .collect();
-    match RuleSet::compile(specs, &texts) {
+    let set = match RuleSet::compile(specs, &texts) {
         Ok(set) => Arc::new(set),
         Err(errors) => {
             for error in errors {
@@ -326,7 +331,8 @@ pub(super) fn read_set(root: &mut TableReader<'_>, offered: Offered) -> Arc<Rule
             }
             Arc::default()
         }
-    }
+    };
+    (set, without_results)
 }
 
 /// Tells what is wrong with a spec at its place.

@@ -43,7 +43,7 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
         events: proxy.enable_events != EnableEvents::False,
         redis: results.is_some(),
     };
-    let rules = rule::read_set(&mut root, offered);
+    let (rules, without_results) = rule::read_set(&mut root, offered);
     let shown = root.finish();
     let mut read = layered.included.clone();
     read.extend(reader.files());
@@ -57,6 +57,7 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
         log,
         decisions,
         results,
+        without_results,
         rules,
         sha256: layered.sha256.clone(),
         warnings: Vec::new(),

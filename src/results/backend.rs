@@ -1,13 +1,16 @@
 //! Celery's Redis result backend, as its own client writes it: a key with a life, and the same octets published under the key's name
 //! (celery, `backends/redis.py`).
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisResult, Script};
 
 use super::Settings;
-use crate::celery::result::{self, Given, quoted};
+use crate::celery::Limits;
+use crate::celery::result::{self, Given, Status, quoted};
 
 /// How long the backend may take to accept a connection, and to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,6 +31,14 @@ for i, key in ipairs(KEYS) do
 end
 return written
 ";
+
+/// What the worker of a task has written.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) status: Status,
+    /// The whole, if it is JSON.
+    pub(super) json: Option<Vec<u8>>,
+}
 
 /// A result backend that is connected when it is needed.
 pub(super) struct Backend {
@@ -84,6 +95,45 @@ impl Backend {
             written += done?;
         }
         Ok(written)
+    }
+
+    /// How large the records of these tasks are, in octets; 0 for one that has none.
+    pub(super) async fn sizes(&mut self, ids: &[Arc<str>]) -> RedisResult<Vec<usize>> {
+        let mut sizes = Vec::with_capacity(ids.len());
+        if ids.is_empty() {
+            return Ok(sizes);
+        }
+        let mut pipeline = redis::pipe();
+        for id in ids {
+            pipeline.cmd("STRLEN").arg(self.key(id));
+        }
+        let mut connection = self.connection().await?;
+        let told: RedisResult<Vec<RedisResult<usize>>> = pipeline.ignore_errors().query_async(&mut connection).await;
+        if told.is_err() {
+            self.connection = None;
+        }
+        // A key of another type is somebody else's.
+        sizes.extend(told?.into_iter().map(Result::unwrap_or_default));
+        Ok(sizes)
+    }
+
+    /// The record of a task, which has this size. `None` if it has none, or one that cannot be read.
+    pub(super) async fn read(&mut self, id: &str, size: usize) -> RedisResult<Option<Record>> {
+        if size == 0 || size > self.settings.max_message {
+            return Ok(None);
+        }
+        let mut connection = self.connection().await?;
+        let read: RedisResult<Option<Vec<u8>>> = redis::cmd("GET").arg(self.key(id)).query_async(&mut connection).await;
+        if read.is_err() {
+            self.connection = None;
+        }
+        let Some(stored) = read? else { return Ok(None) };
+        let limits = Limits::new(self.settings.max_message);
+        let record = result::read_stored(id, &stored, limits).ok().flatten();
+        Ok(record.filter(|record| *record.id == *id).map(|record| Record {
+            status: record.status,
+            json: record.json.map(Cow::into_owned),
+        }))
     }
 
     fn key(&self, id: &str) -> String {

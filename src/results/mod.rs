@@ -1,15 +1,18 @@
 //! What the ids of dropped tasks get, so that `.get()` on them returns.
 //!
-//! A session tells of a task that was dropped and whose rule owes its id a result that needs no other task's
-//! ([`crate::session::Event::Owed`]). It is written into Celery's Redis result backend as a worker would write it, in the background: no
+//! An id that gets what its holder gets waits for that in the store ([`crate::store::join`]); when the holder has ended, its result is
+//! written for all that wait. For the others a session tells of a task that was dropped and whose rule owes its id a result that needs no other task's
+//! ([`crate::session::Event::Owed`]). Either is written into Celery's Redis result backend as a worker would write it, in the background: no
 //! message waits for it. Nothing is written over: a dropped id that has a result keeps it.
 //!
 //! Bounded: in the results that wait to be written, and in how long each is tried. What is given up is counted and logged.
 
 mod backend;
+mod joiner;
 mod writer;
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +24,7 @@ use crate::logging::OncePerMinute;
 use crate::metrics::Metrics;
 use crate::rules::outcome::ExceptionReason;
 use crate::rules::owed::{Debt, Outcome};
+use crate::store::Store;
 
 /// How many results wait to be written at most.
 const WAITING_MAX: usize = 100_000;
@@ -34,6 +38,8 @@ pub struct Settings {
     pub key_prefix: String,
     /// How long a result lives.
     pub expires: Duration,
+    /// The largest result that is passed on, in octets.
+    pub max_message: usize,
 }
 
 impl Settings {
@@ -43,6 +49,7 @@ impl Settings {
             url: results.url.clone(),
             key_prefix: results.key_prefix.clone(),
             expires: results.expires,
+            max_message: config.proxy.max_message,
         })
     }
 }
@@ -64,6 +71,8 @@ pub struct Results {
     /// Until the thread has it.
     waiting: Mutex<Option<mpsc::Receiver<Order>>>,
     failures: Arc<Failures>,
+    /// How many are neither written nor given up.
+    owing: Arc<AtomicUsize>,
 }
 
 impl std::fmt::Debug for Results {
@@ -82,6 +91,7 @@ impl Results {
             orders,
             settings: watch::channel(None).0,
             waiting: Mutex::new(Some(waiting)),
+            owing: Arc::default(),
             failures: Arc::new(Failures {
                 metrics,
                 lines: OncePerMinute::default(),
@@ -90,14 +100,19 @@ impl Results {
     }
 
     /// Starts the thread, once.
-    pub fn start(&self) -> io::Result<()> {
+    pub fn start(&self, store: &Store) -> io::Result<()> {
         let Some(orders) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return Ok(());
         };
+        let store = store.clone();
+        let owing = Arc::clone(&self.owing);
         let (settings, failures) = (self.settings.subscribe(), Arc::clone(&self.failures));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("results".to_owned()).spawn(move || {
-            runtime.block_on(writer::run(orders, settings, failures));
+            runtime.block_on(async {
+                tokio::spawn(joiner::run(store.client(), settings.clone(), Arc::clone(&failures)));
+                writer::run(orders, settings, failures, owing).await;
+            });
         })?;
         Ok(())
     }
@@ -115,6 +130,13 @@ impl Results {
         });
     }
 
+    /// Waits until nothing is owed any more. While the backend is away this does not end for a while: bound it.
+    pub async fn flush(&self) {
+        while self.owing.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// This id gets a result. Cheap: it is written in the background.
     pub fn owe(&self, debt: Debt) {
         let order = Order {
@@ -124,7 +146,9 @@ impl Results {
             outcome: debt.outcome,
             since: Instant::now(),
         };
+        self.owing.fetch_add(1, Ordering::Relaxed);
         if let Err(refused) = self.orders.try_send(order) {
+            self.owing.fetch_sub(1, Ordering::Relaxed);
             let order = refused.into_inner();
             self.failures
                 .count(&order.rule, &order.id, "too many results wait to be written", 1);

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
@@ -19,7 +20,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Writes what is ordered until nobody can order any more.
-pub(super) async fn run(mut orders: mpsc::Receiver<Order>, mut settings: watch::Receiver<Option<Settings>>, failures: Arc<Failures>) {
+pub(super) async fn run(
+    mut orders: mpsc::Receiver<Order>,
+    mut settings: watch::Receiver<Option<Settings>>,
+    failures: Arc<Failures>,
+    owing: Arc<AtomicUsize>,
+) {
     let mut backend = None;
     let mut waiting = VecDeque::new();
     let mut pause = FIRST_PAUSE;
@@ -37,13 +43,19 @@ pub(super) async fn run(mut orders: mpsc::Receiver<Order>, mut settings: watch::
         }
         let Some(backend) = &mut backend else {
             // The rules of a configuration without a backend owe nothing: what is left is of the one before.
+            owing.fetch_sub(waiting.len(), Ordering::Relaxed);
             waiting.clear();
             continue;
         };
-        match write(backend, &mut waiting).await {
+        let before = waiting.len();
+        let written = write(backend, &mut waiting).await;
+        if let Err(trouble) = &written {
+            give_up(&mut waiting, &failures, &trouble.to_string());
+        }
+        owing.fetch_sub(before - waiting.len(), Ordering::Relaxed);
+        match written {
             Ok(()) => pause = FIRST_PAUSE,
-            Err(trouble) => {
-                give_up(&mut waiting, &failures, &trouble.to_string());
+            Err(_) => {
                 tokio::time::sleep(spread(pause)).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }

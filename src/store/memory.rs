@@ -3,6 +3,7 @@
 //! One mutex, no I/O, no allocation per request but for what is stored. Everything has an end: a lapsed lock is never seen, and each
 //! request removes a few of those whose time has passed.
 
+mod join;
 mod lapsing;
 mod lock;
 mod run;
@@ -16,8 +17,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Answer, Filter, Page, Ticket};
 use crate::rules::lock::{
-    Acquired, Admitted, Alive, Claim, Committed, Cooled, Digest, Freed, LockNote, LockState, Nonce, ReleaseReason, Renewed, Reply, Request,
-    Running, Scope, Signal, SignalVerdict,
+    Acquired, Admitted, Alive, Claim, Committed, Cooled, Digest, Extent, Freed, LockNote, LockState, Nonce, ReleaseReason, Renewed, Reply,
+    Request, Running, Scope, Signal, SignalVerdict,
 };
 use crate::rules::source::Source;
 use lock::{Lock, SignalEffect};
@@ -329,6 +330,7 @@ impl Step<'_> {
         if state == LockState::Leased {
             return Acquired::Leased { holder };
         }
+        self.join(claim, &holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
         Acquired::Held {
             holder,
             state,
@@ -513,6 +515,7 @@ impl Step<'_> {
         if state == LockState::Leased {
             return Admitted::Leased { holder };
         }
+        self.join(claim, &holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
         Admitted::Held {
             holder,
             state,

@@ -1,6 +1,8 @@
 """What the ids of dropped tasks get in Celery's Redis result backend, as callers see it that wait for them."""
 
 import json
+import threading
+import time
 
 import harness
 import pytest
@@ -8,6 +10,8 @@ import pytest
 # Of a call that was dropped: the value, or the exception that get() raises.
 ASK = """
 import json
+import threading
+import time
 def outcome(result, timeout=20):
     try:
         value = result.get(timeout=timeout)
@@ -143,3 +147,172 @@ def test_what_on_running_drops_gets_its_result(gate_of, stack, results, scoreboa
     assert second[1:] == ["TaskRevokedError", f"duplicate of {first}"]
     scoreboard.open_gate("a")
     scoreboard.wait_runs(2)
+
+
+# What a duplicate gets that joins its holder.
+
+JOINED = "oncegate_results_joined_total"
+DUPLICATES = """
+import threading
+first = {task}.delay('a')
+duplicates = [{task}.delay('a') for _ in range({count})]
+outcomes = []
+threads = [threading.Thread(target=lambda d=d: outcomes.append(outcome(d, 30))) for d in duplicates]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(json.dumps([first.id, outcomes]))
+"""
+
+
+def in_background(stack, gate, results, code):
+    """Starts a producer; what it prints is had by calling what is returned."""
+    done = []
+    thread = threading.Thread(target=lambda: done.append(asked(stack, gate, results, code)))
+    thread.start()
+
+    def result():
+        thread.join()
+        assert done, "the producer failed"
+        return done[0]
+
+    return result
+
+
+def nothing_waits(store):
+    harness.wait_until(lambda: not store.client.keys("oncegate:join*"), "everybody to have a result")
+
+
+@pytest.mark.parametrize("kind", ["memory:", "redis"])
+def test_duplicates_get_what_the_holder_gives(gate_of, stack, store, results, scoreboard, kind):
+    gate = gate_of(rules(), store="memory:" if kind == "memory:" else store.url)
+    queued = in_background(stack, gate, results, DUPLICATES.format(task="gated", count=2))
+    gate.expect_publishes(2, "dropped", rule="g")
+    stack.worker(gate, concurrency=1, result_url=results.url)
+    scoreboard.wait_runs(1)
+    running = in_background(stack, gate, results, "print(json.dumps(outcome(gated.delay('a'), 30)))")
+    gate.expect_publishes(3, "dropped", rule="g")
+    scoreboard.open_gate("a")
+    first, outcomes = queued()
+    assert [outcome[1:] for outcome in [*outcomes, running()]] == [["value", "a"]] * 3
+    gate.expect(JOINED, 3, rule="g", backend="redis")
+    assert {run["id"] for run in scoreboard.wait_runs(2)} == {first}
+    nothing_waits(store)
+
+
+def test_a_failure_is_passed_on(gate_of, stack, store, results, scoreboard):
+    gate = gate_of(rules("gated_failure"))
+    stack.worker(gate, result_url=results.url)
+    asks = in_background(stack, gate, results, DUPLICATES.format(task="gated_failure", count=1))
+    gate.expect_publishes(1, "dropped", rule="g")
+    scoreboard.open_gate("a")
+    first, [outcome] = asks()
+    assert outcome[1:] == ["ValueError", "a"]
+    nothing_waits(store)
+
+
+def test_a_revoke_is_passed_on(gate_of, stack, store, results, scoreboard):
+    gate = gate_of(rules("note"))
+    worker = stack.worker(gate, result_url=results.url)
+    code = """
+first = note.apply_async(('a',), countdown=600)
+second = note.delay('a')
+app.control.revoke(first.id, destination=['%s@test'], reply=True, timeout=5)
+print(json.dumps(outcome(second, 30)))
+"""
+    outcome = asked(stack, gate, results, code % worker.node)
+    assert outcome[1:] == ["TaskRevokedError", "revoked"]
+    nothing_waits(store)
+
+
+def test_of_a_holder_that_leaves_no_result_the_outcome_is_unknown(gate_of, stack, store, results, scoreboard):
+    gate = gate_of(rules())
+    stack.worker(gate, "-E", result_url=results.url)
+    code = """
+import time
+first = gated.apply_async(('a',), ignore_result=True)
+print(json.dumps([first.id, outcome(gated.delay('a'), 40)]))
+"""
+    asks = in_background(stack, gate, results, code)
+    gate.expect_publishes(1, "dropped", rule="g")
+    scoreboard.open_gate("a")
+    first, outcome = asks()
+    assert outcome[1:] == ["TaskRevokedError", f"duplicate of {first}: outcome unknown"]
+    gate.expect(JOINED, 0, rule="g", backend="redis")
+    nothing_waits(store)
+
+
+def test_until_started_waits_for_the_end(gate_of, stack, store, results, scoreboard):
+    gate = gate_of(rules(unique="until_started"))
+    asks = in_background(stack, gate, results, DUPLICATES.format(task="gated", count=1))
+    gate.expect_publishes(1, "dropped", rule="g")
+    stack.worker(gate, result_url=results.url)
+    scoreboard.wait_runs(1)
+    harness.wait_until(lambda: not store.locks(), "the lock to go at the start")
+    # Longer than the result of a holder that had ended would be waited for.
+    time.sleep(7)
+    scoreboard.open_gate("a")
+    _, [outcome] = asks()
+    assert outcome[1:] == ["value", "a"]
+
+
+def test_a_duplicate_in_the_cooldown_gets_the_result_at_once(gate_of, stack, store, results, scoreboard):
+    gate = gate_of(rules("add", cooldown='"1m"'))
+    stack.worker(gate, result_url=results.url)
+    first = asked(stack, gate, results, "print(json.dumps(outcome(add.delay(2, 3))))")
+    harness.wait_until(lambda: [lock["state"] for lock in store.locks()] == ["cooldown"], "the key to rest")
+    second = asked(stack, gate, results, "print(json.dumps(outcome(add.delay(2, 3))))")
+    assert (first[1:], second[1:]) == (["value", 5], ["value", 5])
+    assert first[0] != second[0]
+    gate.expect_publishes(1, "dropped", rule="g")
+
+
+def test_the_key_prefix_is_honoured_in_both_directions(gate_of, stack, store, results, scoreboard):
+    gate = gate_of(rules("add", unique="until_expired", ttl='"1m"'), extra='key_prefix = "shop"\n')
+    options = {"result_url": results.url, "conf": {"result_backend_transport_options": {"global_keyprefix": "shop"}}}
+    stack.worker(gate, **options)
+    code = "add.delay(2, 3)\nprint(json.dumps(outcome(add.delay(2, 3))))"
+    assert asked(stack, gate, results, code, conf=options["conf"])[1:] == ["value", 5]
+
+
+def test_five_hundred_duplicates_of_one_key(gate_of, stack, store, results, scoreboard):
+    gate = gate_of(rules())
+    stack.worker(gate, result_url=results.url)
+    code = """
+first = gated.delay('a')
+duplicates = [gated.delay('a') for _ in range(500)]
+print(json.dumps([outcome(duplicate, 60)[1:] for duplicate in duplicates]))
+"""
+    asks = in_background(stack, gate, results, code)
+    gate.expect_publishes(500, "dropped", rule="g")
+    scoreboard.open_gate("a")
+    assert asks() == [["value", "a"]] * 500
+    gate.expect(JOINED, 500, rule="g", backend="redis")
+    assert len(backend(results).keys("celery-task-meta-*")) == 501
+
+
+def test_another_proxy_finishes_what_one_has_begun(gate_of, stack, store, results, scoreboard):
+    front, back = gate_of(rules()), gate_of(rules())
+    stack.worker(back, result_url=results.url)
+    first = stack.produce(front, "print(gated.delay('a').id)", result_url=results.url).stdout.strip()
+    scoreboard.wait_runs(1)
+    second = stack.produce(front, "print(gated.delay('a').id)", result_url=results.url).stdout.strip()
+    front.expect_publishes(1, "dropped", rule="g")
+    # The proxy that has dropped it is gone before the holder ends.
+    front.kill()
+    scoreboard.open_gate("a")
+    assert asked(stack, back, results, f"print(json.dumps(outcome(app.AsyncResult({second!r}))))")[1:] == ["value", "a"]
+    assert {run["id"] for run in scoreboard.wait_runs(2)} == {first}
+
+
+def test_a_proxy_that_is_started_anew_finishes_what_was_begun(gate_of, stack, store, results, scoreboard, broker):
+    gate = gate_of(rules())
+    stack.worker(harness.Bare(broker.port), result_url=results.url)
+    stack.produce(gate, "gated.delay('a')", result_url=results.url)
+    scoreboard.wait_runs(1)
+    second = stack.produce(gate, "print(gated.delay('a').id)", result_url=results.url).stdout.strip()
+    gate.expect_publishes(1, "dropped", rule="g")
+    gate.kill()
+    scoreboard.open_gate("a")
+    scoreboard.wait_runs(2)
+    again = gate_of(rules())
+    assert asked(stack, again, results, f"print(json.dumps(outcome(app.AsyncResult({second!r}))))")[1:] == ["value", "a"]

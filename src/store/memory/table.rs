@@ -187,6 +187,8 @@ pub(super) struct Table {
     pub(super) waiting: Lapsing<Digest, Waiting>,
     /// What ended runs leave behind.
     pub(super) done: Lapsing<(Digest, Arc<str>), Done>,
+    /// Who waits for a holder's result.
+    pub(super) joins: super::join::Joins,
     /// What was announced, and until when.
     notes: HashMap<String, (String, u64)>,
     /// By slot of time: what may lapse in it. Each lock and record names the slot of its entry, which moves on when it comes up too

@@ -11,6 +11,7 @@ use crate::rules::lock::{
     Acquired, Admitted, Alive, Committed, Cooled, Digest, Extent, Freed, LockNote, LockRecord, LockState, ReleaseReason, Renewed, Reply,
     Request, Running, Scope, Signal,
 };
+use crate::rules::owed::Owed;
 use crate::rules::source::{Hears, Source};
 use crate::store::memory::LONGEST_MS;
 
@@ -18,6 +19,7 @@ use crate::store::memory::LONGEST_MS;
 pub(super) const SCRIPT: &str = concat!(
     include_str!("../scripts/lock.lua"),
     include_str!("../scripts/run.lua"),
+    include_str!("../scripts/join.lua"),
     include_str!("../scripts/answer.lua")
 );
 
@@ -203,8 +205,13 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
 
 fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize) {
     match request {
-        Request::Acquire { publish, reentrant, .. } => {
-            cmd.arg("A").arg(Hex(publish.0)).arg(u8::from(*reentrant)).arg(note);
+        Request::Acquire {
+            publish,
+            reentrant,
+            note: fields,
+            ..
+        } => {
+            cmd.arg("A").arg(Hex(publish.0)).arg(dropped_as(*reentrant, fields.owed)).arg(note);
         }
         Request::Commit { publish, .. } => {
             cmd.arg("C").arg(Hex(publish.0)).arg(note);
@@ -229,10 +236,15 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
         Request::Admit {
             delivery,
             reentrant,
+            note: fields,
             worker,
             ..
         } => {
-            cmd.arg("M").arg(Hex(delivery.0)).arg(u8::from(*reentrant)).arg(note).arg(&**worker);
+            cmd.arg("M")
+                .arg(Hex(delivery.0))
+                .arg(dropped_as(*reentrant, fields.owed))
+                .arg(note)
+                .arg(&**worker);
         }
         Request::Renew {
             delivery, alive, worker, ..
@@ -259,6 +271,15 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
         Request::Show { .. } => {
             cmd.arg("Q");
         }
+    }
+}
+
+/// What is to be done with an id that turns out to be a duplicate, as the script is told.
+fn dropped_as(reentrant: bool, owed: Owed) -> &'static str {
+    match (reentrant, owed) {
+        (true, _) => "1",
+        (false, Owed::Joined) => "j",
+        (false, Owed::Nothing | Owed::Success | Owed::Revoked) => "0",
     }
 }
 
