@@ -52,7 +52,7 @@ pub(super) async fn run(store: Client, mut settings: watch::Receiver<Option<Sett
         match look(&store, backend, &failures).await {
             Ok(()) => pause = LOOK_EVERY,
             Err(trouble) => {
-                tracing::debug!(%trouble, "the results of duplicates wait");
+                failures.waits(&trouble.to_string());
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
@@ -62,29 +62,46 @@ pub(super) async fn run(store: Client, mut settings: watch::Receiver<Option<Sett
 
 /// Looks at all that are to be looked at now.
 async fn look(store: &Client, backend: &mut Backend, failures: &Failures) -> Result<(), Trouble> {
+    let mut trouble = Ok(());
     loop {
         let due = store.joins_due().await?;
         if due.is_empty() {
-            return Ok(());
+            return trouble;
         }
         let awaiting = |(group, _): &&(Group, Stage)| group.awaits == Awaits::Result;
         let holders: Vec<Arc<str>> = due.iter().filter(awaiting).map(|(group, _)| Arc::clone(&group.holder)).collect();
         let mut sizes = backend.sizes(&holders).await?.into_iter();
         for (group, stage) in &due {
-            let given = match group.awaits {
-                Awaits::Nothing => Some((
-                    Given::revoked(&format!("duplicate of {}", group.holder), &group.holder, now_ms()),
-                    Kind::Own,
-                )),
-                Awaits::Result => {
-                    let record = backend.read(&group.holder, sizes.next().unwrap_or_default()).await?;
-                    given(&group.holder, *stage, record.as_ref())
-                }
+            let size = match group.awaits {
+                Awaits::Nothing => 0,
+                Awaits::Result => sizes.next().unwrap_or_default(),
             };
-            if let Some((given, kind)) = given {
-                give(store, backend, failures, group, &given, kind).await?;
+            match look_at(store, backend, failures, group, *stage, size).await {
+                // The others may have more luck.
+                Err(Trouble::Backend(refused)) if !refused.is_io_error() => trouble = Err(Trouble::Backend(refused)),
+                looked => looked?,
             }
         }
+    }
+}
+
+/// Looks at one group, of whose holder there is a record of this size.
+async fn look_at(
+    store: &Client,
+    backend: &mut Backend,
+    failures: &Failures,
+    group: &Group,
+    stage: Stage,
+    size: usize,
+) -> Result<(), Trouble> {
+    let holder = &group.holder;
+    let given = match group.awaits {
+        Awaits::Nothing => Some((Given::revoked(&format!("duplicate of {holder}"), holder, now_ms()), Kind::Own)),
+        Awaits::Result => given(holder, stage, backend.read(holder, size).await?.as_ref()),
+    };
+    match given {
+        Some((given, kind)) => give(store, backend, failures, group, &given, kind).await,
+        None => Ok(()),
     }
 }
 

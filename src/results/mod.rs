@@ -163,6 +163,17 @@ struct Failures {
 }
 
 impl Failures {
+    /// The ids that wait for a holder's result wait on.
+    fn waits(&self, why: &str) {
+        if let Some(suppressed) = self.lines.allow("") {
+            tracing::warn!(
+                why,
+                suppressed,
+                "the ids that wait for the results of other tasks wait on; such lines are written once a minute"
+            );
+        }
+    }
+
     fn count(&self, rule: &str, id: &str, why: &str, count: u64) {
         let metrics = self.metrics.rule(rule);
         for _ in 0..count {

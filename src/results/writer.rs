@@ -53,12 +53,11 @@ pub(super) async fn run(
             give_up(&mut waiting, &failures, &trouble.to_string());
         }
         owing.fetch_sub(before - waiting.len(), Ordering::Relaxed);
-        match written {
-            Ok(()) => pause = FIRST_PAUSE,
-            Err(_) => {
-                tokio::time::sleep(spread(pause)).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
+        if written.is_ok() {
+            pause = FIRST_PAUSE;
+        } else {
+            tokio::time::sleep(spread(pause)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 }

@@ -395,6 +395,7 @@ mod hold;
 mod invariants;
 mod kept;
 mod leases;
+mod owed;
 mod query;
 mod queues;
 mod refuse;
