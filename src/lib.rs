@@ -24,7 +24,9 @@
 //! its channel waits for its turn, and deliveries among that are asked about meanwhile. Admitted: it goes to the worker and keeps its lock
 //! alive. A duplicate found late: it is acknowledged unrun. Superseded: it goes to the worker as a task whose time has passed. Where runs of a
 //! key exclude each other, the store is asked for the running lock, too; a delivery whose key runs elsewhere is held, and what comes behind
-//! it goes on.
+//! it goes on. What is held for too long is parked: [`control`] publishes a copy of it into a delay queue, and once the broker has confirmed
+//! that the original is acknowledged. The copy comes back as a delivery of the same queue, says by a header what it is, and is decided under
+//! the rule and the key of then. What is not to wait is dropped, or dead-lettered in the same way.
 //!
 //! # Modules, lowest first: arrows point only downward
 //!
@@ -58,8 +60,9 @@
 //!    stops the reading of a client.
 //! 7. A lock is freed only by a step that names its present holder, by an operator, or by time. A lock never outlives, beyond its lease,
 //!    a message that the broker does not have.
-//! 8. A message is acked at the broker only when a worker acked it, or when it is a duplicate, superseded, a second copy of a run that
-//!    succeeded, or dropped by `on_running`, each with its reason.
+//! 8. A message is acked at the broker only when a worker acked it, when the broker has confirmed a copy of it elsewhere, or when it is a
+//!    duplicate, superseded, a second copy of a run that succeeded or of a parked message, or dropped by `on_running`, each with its
+//!    reason.
 //! 9. The core cannot block, do I/O, or panic on network bytes. Recursion on network data is bounded or absent.
 //! 10. One immutable [`rules::RuleSet`] per decision, swapped whole at reload.
 //!
@@ -67,9 +70,10 @@
 //!
 //! client (producer or worker) · broker (`RabbitMQ`) · publish (client to broker) · delivery (broker to client) · rule · key (what makes two
 //! messages the same) · digest (the name of a key) · lock (key + holder) · holder (the task id that holds it) · claim (a key and the id that
-//! wants it) · running lock (key + the one run that has it) · held (a delivery that is neither shown nor settled yet) · grant (a claim on its way to the broker) · lease (the short life of a lock until the broker has its message) · duplicate (a
-//! publish whose key is held by another id) · kept (a publish whose key is only leased to another) · ask (a question that wants an answer) ·
-//! tell (an order that wants none) · ticket (the name of a question).
+//! wants it) · running lock (key + the one run that has it) · held (a delivery that is neither shown nor settled yet) · parked (a message of
+//! which a copy lies in a delay queue) · token (the name of that copy) · grant (a claim on its way to the broker) · lease (the short life of a
+//! lock until the broker has its message) · duplicate (a publish whose key is held by another id) · kept (a publish whose key is only leased
+//! to another) · ask (a question that wants an answer) · tell (an order that wants none) · ticket (the name of a question).
 #![forbid(unsafe_code)]
 
 pub mod admin;

@@ -125,7 +125,7 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = Arc::new(Workers::start(threads, &hub, &clients)?);
-    let lifecycle = Lifecycle::start(&store, &metrics, hub.purges(), hub.runs(), &instance)?;
+    let lifecycle = Lifecycle::start(&store, &metrics, hub.purges(), hub.runs(), hub.control(), &instance)?;
     lifecycle.configure(&config);
     hub.results().start(&store)?;
     hub.results().configure(&config);

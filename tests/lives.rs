@@ -32,6 +32,8 @@ mod orphans;
 mod plan;
 #[path = "lives/producer.rs"]
 mod producer;
+#[path = "lives/runs.rs"]
+mod runs;
 #[path = "lives/store.rs"]
 mod store;
 #[path = "lives/worker.rs"]
@@ -55,6 +57,28 @@ fn rows() -> Vec<plan::Row> {
         .enumerate()
         .map(|(number, (scope, acks))| row(number, scope, acks))
         .collect()
+}
+
+/// Tasks whose runs exclude each other, with both ways to acknowledge, those that wait and those that are dropped.
+fn exclusive() -> Vec<plan::Row> {
+    let scopes = [Unique::WhileRunning, Unique::UntilStartedAndWhileRunning];
+    let both = |scope: Unique| [Acks::Early, Acks::Late].map(|acks| (scope, acks));
+    let rows = scopes.into_iter().flat_map(both).enumerate();
+    let mut rows: Vec<plan::Row> = rows.map(|(number, (scope, acks))| row(number, scope, acks)).collect();
+    rows.push(row(4, Unique::WhileRunning, Acks::Early).dropping());
+    rows.push(row(5, Unique::WhileRunning, Acks::Late).dropping());
+    rows
+}
+
+/// A world of such tasks, in which many wait.
+fn crowd() -> Plan {
+    Plan {
+        rows: exclusive(),
+        keys: 1,
+        held_max: 24,
+        consumer_timeout_ms: 40_000,
+        ..Plan::default()
+    }
 }
 
 fn run(name: &str, seeds: u64, plan: impl Fn(u64) -> Plan) {
@@ -113,6 +137,62 @@ fn a_store_that_goes_away_loses_nothing_that_was_confirmed() {
         faults: vec![Fault::StoreAway],
         silent_percent: 3,
         ..Plan::default()
+    });
+}
+
+#[test]
+fn runs_of_one_key_do_not_overlap() {
+    run("runs", 15, |_| crowd());
+}
+
+#[test]
+fn runs_do_not_overlap_when_they_are_revoked_expire_and_are_purged() {
+    run("runs_end", 15, |_| Plan {
+        expires_percent: 20,
+        faults: vec![Fault::Revoke, Fault::Purge],
+        ..crowd()
+    });
+}
+
+#[test]
+fn runs_do_not_overlap_when_workers_die_detach_or_leave() {
+    run("runs_workers", 15, |_| Plan {
+        faults: vec![Fault::WorkerKilled, Fault::WorkerDetached, Fault::WorkerLeaves],
+        ..crowd()
+    });
+}
+
+#[test]
+fn runs_do_not_overlap_when_proxies_and_connections_die() {
+    run("runs_proxies", 15, |seed| Plan {
+        proxies: 2 + (seed % 3) as usize,
+        faults: vec![Fault::ProxyKilled, Fault::BrokerDrops, Fault::ProducerGone],
+        ..crowd()
+    });
+}
+
+#[test]
+fn runs_do_not_overlap_beside_a_store_that_goes_away_or_forgets() {
+    run("runs_store", 15, |seed| Plan {
+        proxies: 2 + (seed % 3) as usize,
+        workers: 3,
+        faults: vec![Fault::StoreAway, Fault::StoreEmptied],
+        silent_percent: 1,
+        ..crowd()
+    });
+}
+
+#[test]
+fn runs_do_not_overlap_whatever_happens() {
+    let mut faults = Fault::ALL.to_vec();
+    faults.push(Fault::StoreEmptied);
+    run("runs_all", 15, |seed| Plan {
+        proxies: 2 + (seed % 3) as usize,
+        workers: 1 + (seed % 4) as usize,
+        expires_percent: 10,
+        silent_percent: 1,
+        faults: faults.clone(),
+        ..crowd()
     });
 }
 

@@ -38,6 +38,8 @@ mod memory;
 mod notes;
 #[path = "store/overlap.rs"]
 mod overlap;
+#[path = "store/parking.rs"]
+mod parking;
 #[path = "store/results.rs"]
 mod results;
 #[path = "store/running.rs"]

@@ -4,6 +4,10 @@ use super::coding::{EncodeError, Reader, put_long, put_short};
 use super::frame::{END, Frame, FrameKind, HEADER_LEN, OVERHEAD};
 use super::table::{FieldValue, Table, TableError, put_entry};
 
+mod rewrite;
+
+pub use rewrite::{Changes, Property, rewrite};
+
 /// The class of every content that AMQP 0-9-1 knows.
 pub const CLASS_BASIC: u16 = 60;
 

@@ -213,8 +213,11 @@ fn put_id(out: &mut Vec<u8>, id: MethodId) {
     out.extend_from_slice(&id.method.to_be_bytes());
 }
 
+/// Where the size of the body stands in the payload of a content header: after class (2) and weight (2).
+const BODY_SIZE_OFFSET: usize = 4;
+
 /// A message to send: what follows `basic.publish` and `basic.deliver`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Content<'a> {
     /// The properties.
     pub properties: Properties<'a>,
@@ -231,14 +234,37 @@ pub fn basic_publish(
     content: &Content<'_>,
     frame_max: usize,
 ) -> Result<(), EncodeError> {
-    with_content(out, channel, content, frame_max, |out| {
-        put_id(out, MethodId::BASIC_PUBLISH);
-        out.extend_from_slice(&[0, 0]);
-        put_short(out, publish.exchange)?;
-        put_short(out, publish.routing_key)?;
-        out.push(bits([publish.mandatory, publish.immediate]));
+    with_content(out, channel, content, frame_max, |out| put_publish(out, publish))
+}
+
+/// As [`basic_publish`], with a content header that is there: `header` is its payload, in which only the size of the body is set. It must
+/// be one that [`ContentHeader::decode`](super::content::ContentHeader::decode) takes, and fit into a frame.
+pub fn basic_publish_with_header(
+    out: &mut Vec<u8>,
+    channel: u16,
+    publish: &Publish<'_>,
+    header: &[u8],
+    body: &[u8],
+    frame_max: usize,
+) -> Result<(), EncodeError> {
+    let put_header = |out: &mut Vec<u8>| {
+        let start = out.len();
+        out.extend_from_slice(header);
+        if let Some(size) = out.get_mut(start + BODY_SIZE_OFFSET..start + BODY_SIZE_OFFSET + 8) {
+            size.copy_from_slice(&(body.len() as u64).to_be_bytes());
+        }
         Ok(())
-    })
+    };
+    with_header(out, channel, body, frame_max, |out| put_publish(out, publish), put_header)
+}
+
+fn put_publish(out: &mut Vec<u8>, publish: &Publish<'_>) -> Result<(), EncodeError> {
+    put_id(out, MethodId::BASIC_PUBLISH);
+    out.extend_from_slice(&[0, 0]);
+    put_short(out, publish.exchange)?;
+    put_short(out, publish.routing_key)?;
+    out.push(bits([publish.mandatory, publish.immediate]));
+    Ok(())
 }
 
 /// `basic.deliver` with its content; as [`basic_publish`]. [`Deliver::tag_offset`] is not used.
@@ -266,15 +292,24 @@ fn with_content(
     frame_max: usize,
     arguments: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
 ) -> Result<(), EncodeError> {
+    with_header(out, channel, content.body, frame_max, arguments, |out| {
+        out.extend_from_slice(&CLASS_BASIC.to_be_bytes());
+        out.extend_from_slice(&[0, 0]);
+        out.extend_from_slice(&(content.body.len() as u64).to_be_bytes());
+        content.properties.encode(out)
+    })
+}
+
+fn with_header(
+    out: &mut Vec<u8>,
+    channel: u16,
+    body: &[u8],
+    frame_max: usize,
+    arguments: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
+    header: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
+) -> Result<(), EncodeError> {
     let start = out.len();
-    let written = frame(out, FrameKind::Method, channel, arguments).and_then(|()| {
-        frame(out, FrameKind::Header, channel, |out| {
-            out.extend_from_slice(&CLASS_BASIC.to_be_bytes());
-            out.extend_from_slice(&[0, 0]);
-            out.extend_from_slice(&(content.body.len() as u64).to_be_bytes());
-            content.properties.encode(out)
-        })
-    });
+    let written = frame(out, FrameKind::Method, channel, arguments).and_then(|()| frame(out, FrameKind::Header, channel, header));
     if written.is_err() {
         out.truncate(start);
         return written;
@@ -284,7 +319,7 @@ fn with_content(
     } else {
         frame_max.saturating_sub(OVERHEAD).max(1)
     };
-    for piece in content.body.chunks(most) {
+    for piece in body.chunks(most) {
         frame(out, FrameKind::Body, channel, |out| {
             out.extend_from_slice(piece);
             Ok(())

@@ -7,8 +7,11 @@ use super::connect::{Verdict, connect};
 use super::output::{Exit, Output};
 use super::process::plain;
 use crate::config::error::{Colour, ConfigErrors};
+use crate::config::unit::show_duration;
 use crate::config::{self, Config, Flags};
 use crate::control;
+use crate::rules::Rule;
+use crate::rules::spec::OnRunning;
 use crate::tls::{self, TlsError};
 
 pub(super) fn check(args: &CheckArgs, output: &mut Output<'_>) -> Exit {
@@ -67,7 +70,7 @@ fn results_note(config: &Config) -> Option<String> {
 /// What an account of the proxy's own at the broker is for, or what rights it takes.
 fn control_notes(config: &Config) -> Vec<String> {
     let accounts = config.control.accounts.iter().map(|account| {
-        let rights = control::least_rights(account);
+        let rights = control::least_rights(account, &control::needs(config));
         format!(
             "the least rights of the account for the virtual host {:?}: {rights}",
             &*account.vhost
@@ -83,7 +86,30 @@ fn control_notes(config: &Config) -> Vec<String> {
             &*rule.name
         )
     });
-    accounts.chain(rules).collect()
+    let unparked = config.rules.rules().iter().filter_map(|rule| parks_not(config, rule));
+    accounts.chain(rules).chain(unparked).collect()
+}
+
+/// Says that the deliveries of a rule cannot be parked, by what the configuration alone shows.
+fn parks_not(config: &Config, rule: &Rule) -> Option<String> {
+    if !rule.holds() || rule.on_running != OnRunning::Wait {
+        return None;
+    }
+    let accounts = &config.control.accounts;
+    let is_served = |vhost: &&str| accounts.iter().any(|account| *account.vhost == **vhost);
+    let (place, remedy) = if accounts.is_empty() {
+        (String::new(), "[control]".to_owned())
+    } else {
+        let vhost = rule.vhosts()?.find(|vhost| !is_served(vhost))?;
+        (format!(" in the virtual host {vhost:?}"), format!("[control.vhosts.{vhost:?}]"))
+    };
+    let back = show_duration(config.proxy.consumer_timeout / 2);
+    Some(format!(
+        "rule {:?} cannot park messages{place}, for which Oncegate needs an account of its own: a delivery that may not run yet is held in \
+         the proxy, and goes back to its queue after {back}, half of proxy.consumer_timeout. Write {remedy} url = \
+         \"amqp://USER:PASSWORD@HOST:5672/VHOST\" with the broker's own address",
+        &*rule.name
+    ))
 }
 
 fn report_errors(errors: &ConfigErrors, output: &mut Output<'_>) -> Exit {

@@ -133,10 +133,10 @@ async fn ask_broker(upstream: &Upstream, config: &Config) -> Result<String, Brok
 async fn ask_control(account: &Account, config: &Config) -> Vec<Finding> {
     let what = format!("control {}", account.url);
     let dial = control::dial(config, account, "oncegate check");
-    let failed = match control::check(&dial).await {
+    let failed = match control::check(&dial, &control::needs(config)).await {
         Ok(failed) => failed,
         Err(fault) => {
-            let remedy = control_remedy(&fault, account);
+            let remedy = control_remedy(&fault, account, config);
             return vec![finding(&what, Verdict::Failed, format!("{fault}. {remedy}"))];
         }
     };
@@ -147,7 +147,7 @@ async fn ask_control(account: &Account, config: &Config) -> Vec<Finding> {
     failed.collect()
 }
 
-fn control_remedy(fault: &control::Fault, account: &Account) -> String {
+fn control_remedy(fault: &control::Fault, account: &Account, config: &Config) -> String {
     use control::Fault;
     let vhost = &account.vhost;
     match fault {
@@ -157,7 +157,7 @@ fn control_remedy(fault: &control::Fault, account: &Account) -> String {
         Fault::Refused { code: 530, .. } => {
             format!(
                 "Is there a virtual host {vhost:?}, and may the account enter it? {}",
-                control::least_rights(account)
+                control::least_rights(account, &control::needs(config))
             )
         }
         _ => "See the broker's log for its side of it.".to_owned(),

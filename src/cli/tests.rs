@@ -332,6 +332,35 @@ fn check_names_the_rules_whose_dropped_ids_get_nothing() {
 }
 
 #[test]
+fn check_tells_which_rules_cannot_park() {
+    let parking = |name: &str, text: &str| {
+        let rule = format!("[proxy]\nconsumer_timeout = \"20m\"\n{text}");
+        let ran = run(&["check", &file(name, &rule)]);
+        assert_eq!(ran.exit(), Exit::Done, "{}", ran.err);
+        let lines = ran.out.lines().filter(|line| line.contains("cannot park")).map(str::to_owned);
+        lines.collect::<Vec<_>>()
+    };
+    let rule = |more: &str| format!("[[rule]]\ntask = \"a\"\nunique = \"until_started+while_running\"\n{more}");
+    let notes = parking("unparked.toml", &rule(""));
+    assert!(
+        matches!(notes.as_slice(), [note] if note.starts_with("note: rule \"a\" cannot park messages, for which")
+            && note.contains("after 10m, half of proxy.consumer_timeout. Write [control] url = ")),
+        "{notes:?}"
+    );
+    let account = "[control]\nurl = \"amqp://gate:hunter2@h/jobs\"\n";
+    let notes = parking("elsewhere.toml", &format!("{account}{}", rule("vhost = [\"jobs\", \"shop\"]\n")));
+    assert!(
+        matches!(notes.as_slice(), [note] if note.contains("in the virtual host \"shop\"") && note.contains("Write [control.vhosts.\"shop\"] url = ")),
+        "{notes:?}"
+    );
+    let served = ["", "vhost = \"jobs\"\n", "vhost = \"*s\"\n"].map(|vhost| format!("{account}{}", rule(vhost)));
+    let idle = ["mode = \"observe\"\n", "on_running = \"drop\"\n"].map(rule);
+    for (at, text) in served.into_iter().chain(idle).enumerate() {
+        assert_eq!(parking(&format!("parks-{at}.toml"), &text), [""; 0], "{text}");
+    }
+}
+
+#[test]
 fn check_tries_the_tls_files_as_run_does() {
     let nothing = file("nothing.pem", "not PEM\n");
     let config = file(

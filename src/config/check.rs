@@ -3,6 +3,7 @@
 use crate::rules::source::{Hears, Source};
 use crate::rules::spec::{AcksLate, Completion, CompletionSource, LimitSpec, Mode, OnDuplicate, OnRunning, ResultMode, RuleSpec, Unique};
 
+use super::account::Account;
 use super::reader::TableReader;
 use super::report::Reader;
 use super::rule::Written;
@@ -106,18 +107,20 @@ pub(super) fn check_limit(table: &TableReader<'_>, limit: &LimitSpec) {
     }
 }
 
-/// What the settings beside the rules offer to hear of tasks by.
+/// What the settings beside the rules offer them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Offered {
+pub(super) struct Offered<'a> {
     /// Workers are told to publish task events.
     pub events: bool,
     /// The Redis result backend is read.
     pub redis: bool,
+    /// The proxy's own accounts at the broker.
+    pub accounts: &'a [Account],
 }
 
 /// Says which signal a rule needs and cannot have, by what the configuration alone shows. Events that workers publish untold, and rpc
 /// results, show themselves only at run time.
-fn unheard(spec: &RuleSpec, offered: Offered) -> Option<String> {
+fn unheard(spec: &RuleSpec, offered: Offered<'_>) -> Option<String> {
     let hears = Hears::of(&spec.completion);
     let (what, ack_tells) = match spec.unique? {
         Unique::UntilExpired => return None,
@@ -175,8 +178,38 @@ fn unheard(spec: &RuleSpec, offered: Offered) -> Option<String> {
     ))
 }
 
+/// Says that nobody can send the dead letters of a rule, by what the configuration alone shows.
+fn unsent(spec: &RuleSpec, accounts: &[Account]) -> Option<String> {
+    let runs = matches!(spec.unique, Some(Unique::WhileRunning | Unique::UntilStartedAndWhileRunning));
+    if !runs || spec.mode != Mode::Enforce || spec.on_running != OnRunning::DeadLetter {
+        return None;
+    }
+    let is_pattern = |vhost: &&String| vhost.contains(['*', '?', '[', '{', '\\']);
+    let is_served = |vhost: &&String| is_pattern(vhost) || accounts.iter().any(|account| *account.vhost == ***vhost);
+    let unserved: Vec<String> = spec
+        .vhost
+        .iter()
+        .filter(|vhost| !is_served(vhost))
+        .map(|vhost| format!("{vhost:?}"))
+        .collect();
+    let (lacks, remedy) = match (accounts, unserved.as_slice()) {
+        ([], _) => (
+            "no account of its own at the broker ([control])".to_owned(),
+            "[control] url = \"amqp://USER:PASSWORD@HOST:5672/VHOST\"".to_owned(),
+        ),
+        (_, []) => return None,
+        (_, [first, ..]) => (
+            format!("no account of its own ([control]) for the virtual host {}", unserved.join(", ")),
+            format!("[control.vhosts.{first}] url = \"amqp://USER:PASSWORD@HOST:5672\""),
+        ),
+    };
+    Some(format!(
+        "sends dead letters, for which Oncegate has {lacks}: instead of them what may not run is dropped, and counted. Write {remedy}, or on_running = \"drop\"."
+    ))
+}
+
 /// What is allowed in the rules and probably not meant.
-pub(super) fn warn(reader: &Reader, rules: &[Written<'_>], offered: Offered) {
+pub(super) fn warn(reader: &Reader, rules: &[Written<'_>], offered: Offered<'_>) {
     let mut is_continued = false;
     for rule in rules {
         let spec = &rule.spec;
@@ -214,6 +247,9 @@ pub(super) fn warn(reader: &Reader, rules: &[Written<'_>], offered: Offered) {
                 "task",
                 "matches every task and enforces. Write mode = \"observe\" first, or name the tasks.".to_owned(),
             );
+        }
+        if let Some(message) = unsent(spec, offered.accounts) {
+            say("on_running", message);
         }
         if spec.on_duplicate == OnDuplicate::Raise {
             say(

@@ -15,6 +15,7 @@ mod file;
 mod layer;
 mod limit;
 mod not_built;
+mod park;
 mod reader;
 pub mod reload;
 mod report;
@@ -38,6 +39,7 @@ use crate::rules::RuleSet;
 use crate::rules::spec::EnableEvents;
 
 pub use control::ControlConfig;
+pub use park::ParkConfig;
 
 use address::{HostPort, Listen, RedisUrl, StoreUrl, Upstream};
 use error::{ConfigErrors, Warning};
@@ -66,6 +68,8 @@ pub struct Config {
     pub results: Option<ResultsConfig>,
     /// The names of the rules whose dropped ids get no result although their `result` asks for one: no backend is known.
     pub without_results: Vec<String>,
+    /// `[park]`.
+    pub park: ParkConfig,
     /// The rules, in order.
     pub rules: Arc<RuleSet>,
     /// Lower-case hex SHA-256 of the texts that this came from: files, variables, flags.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
+use crate::amqp::coding::SHORT_MAX;
 use crate::rules::RuleSet;
 use crate::rules::spec::{
     AcksLate, Canvas, Completion, CompletionSource, DeadLetter, Key, Mode, OnDuplicate, OnRunning, OnStoreError, Outcome, Override,
@@ -280,8 +281,12 @@ fn read_dead_letter(table: &mut TableReader<'_>) -> Option<DeadLetter> {
             "Write dead_letter = { exchange = \"\", routing_key = \"duplicates\" }.",
         );
     }
+    for (key, name) in [("exchange", Some(&exchange)), ("routing_key", routing_key.as_ref())] {
+        if name.is_some_and(|name| name.len() > SHORT_MAX) {
+            inner.refuse(key, "is longer than 255 octets, which AMQP cannot name", "Write a shorter one.");
+        }
+    }
     let shown = inner.finish();
-    table.refuse_unbuilt("dead_letter", &Json::Null);
     table.show("dead_letter", shown);
     routing_key.map(|routing_key| DeadLetter { exchange, routing_key })
 }
@@ -303,7 +308,7 @@ fn element(table: &TableReader<'_>, key: &str, index: usize) -> Option<Node> {
 
 /// Reads all rules and makes one set of them; what the set refuses is told at the place of the key.
 /// Also the names of the rules whose dropped ids should get a result, where no backend is known that could be written.
-pub(super) fn read_set(root: &mut TableReader<'_>, offered: Offered) -> (Arc<RuleSet>, Vec<String>) {
+pub(super) fn read_set(root: &mut TableReader<'_>, offered: Offered<'_>) -> (Arc<RuleSet>, Vec<String>) {
     let reader = root.reader();
     let mut rules = read_rules(root);
     let signatures = read_signatures(root);

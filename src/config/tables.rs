@@ -8,6 +8,7 @@ use super::check::Offered;
 use super::context::Context;
 use super::control::{self, read_control};
 use super::layer::Layered;
+use super::park::read_park;
 use super::reader::TableReader;
 use super::report::{Reader, Shown};
 use super::rule;
@@ -38,10 +39,12 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
     let log = read_log(&mut root);
     let decisions = read_decisions(&mut root);
     let results = read_results(&mut root);
+    let park = read_park(&mut root);
     read_unbuilt_tables(&mut root);
     let offered = Offered {
         events: proxy.enable_events != EnableEvents::False,
         redis: results.is_some(),
+        accounts: &control.accounts,
     };
     let (rules, without_results) = rule::read_set(&mut root, offered);
     let shown = root.finish();
@@ -58,6 +61,7 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
         decisions,
         results,
         without_results,
+        park,
         rules,
         sha256: layered.sha256.clone(),
         warnings: Vec::new(),

@@ -5,11 +5,6 @@ use super::tables::open;
 
 /// Typed, so that a mistake in them is told as such.
 pub(super) fn read_unbuilt_tables(root: &mut TableReader<'_>) {
-    let mut park = open(root, "park", "park");
-    park.get("prefix", "oncegate.park".to_owned());
-    let shown = park.finish();
-    root.show("park", shown);
-
     let mut events = open(root, "events", "events");
     events.optional::<String>("exchange");
     let shown = events.finish();

@@ -2,16 +2,16 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::post::Post;
 use super::prepare::{self, CONSUMING, EVENTS_TAG, PUBLISHING, REPLIES_TAG, StepFault};
 use super::told::Told;
 use super::wire::{Delivery, Fault, Incoming, Wire};
-use super::{Order, Parts, Say, Settings};
+use super::{Order, Orders, Parts, Say, Settings, Status};
 use crate::amqp::content::ContentHeader;
 use crate::amqp::encode;
 use crate::amqp::method::basic::Ack;
@@ -19,7 +19,7 @@ use crate::celery::control::{self, Answer, Answers, Ask, DEFAULT_NAMESPACE, Mess
 use crate::celery::{Limits, event};
 use crate::rules::lock::{Nonce, Request};
 use crate::rules::source::Source;
-use crate::session::{Heard, Pulse, TasksKnown, read_events};
+use crate::session::{Heard, Pulse, RepublishFault, TasksKnown, read_events};
 use crate::store::Client;
 
 /// The first pause after a failure, which doubles up to the longest.
@@ -44,7 +44,7 @@ enum Down {
 }
 
 /// Keeps up the link of one virtual host for as long as it is polled.
-pub(super) async fn run(settings: Settings, parts: Parts, up: Arc<AtomicBool>, mut orders: mpsc::Receiver<Order>) {
+pub(super) async fn run(settings: Settings, parts: Parts, status: Arc<Status>, mut orders: Orders) {
     let vhost = Arc::clone(&settings.dial.account.vhost);
     let mut pause = PAUSE;
     let mut said = None;
@@ -57,11 +57,14 @@ pub(super) async fn run(settings: Settings, parts: Parts, up: Arc<AtomicBool>, m
                 parts.metrics.set_control_up(&vhost, true);
                 said = None;
                 // What was asked meanwhile has waited too long.
-                while orders.try_recv().is_ok() {}
-                up.store(true, Ordering::Release);
-                let mut served = Served::new(&settings, &parts, wire, replies);
+                orders.discard();
+                status.is_up.store(true, Ordering::Release);
+                let mut served = Served::new(&settings, &parts, &status, wire, replies);
                 let down = Down::from(served.serve(&mut orders).await);
-                up.store(false, Ordering::Release);
+                status.is_up.store(false, Ordering::Release);
+                status.is_blocked.store(false, Ordering::Release);
+                served.post.end();
+                orders.discard();
                 down
             }
             Err(down) => down,
@@ -82,6 +85,16 @@ pub(super) async fn run(settings: Settings, parts: Parts, up: Arc<AtomicBool>, m
     }
 }
 
+impl Orders {
+    fn discard(&mut self) {
+        while self.says.try_recv().is_ok() {}
+        while let Ok(job) = self.jobs.try_recv() {
+            // Whoever waited may have given up.
+            let _ = job.reply.send(Err(RepublishFault::NotAvailable));
+        }
+    }
+}
+
 async fn connect(settings: &Settings) -> Result<(Wire, Option<String>), Down> {
     let mut wire = Wire::open(&settings.dial).await?;
     if !settings.follows {
@@ -99,8 +112,10 @@ type Taken = Pin<Box<dyn Future<Output = u64> + Send>>;
 struct Served<'a> {
     settings: &'a Settings,
     parts: &'a Parts,
+    status: &'a Status,
     vhost: Arc<str>,
     wire: Wire,
+    post: Post,
     /// The queue to which workers answer; `None` where nothing is asked or heard.
     replies: Option<String>,
     told: Told,
@@ -114,12 +129,16 @@ struct Served<'a> {
 }
 
 impl<'a> Served<'a> {
-    fn new(settings: &'a Settings, parts: &'a Parts, wire: Wire, replies: Option<String>) -> Served<'a> {
+    fn new(settings: &'a Settings, parts: &'a Parts, status: &'a Status, wire: Wire, replies: Option<String>) -> Served<'a> {
+        let vhost = Arc::clone(&settings.dial.account.vhost);
+        let post = Post::new(&vhost, Arc::clone(&settings.park_prefix), wire.frame_max());
         Served {
             settings,
             parts,
-            vhost: Arc::clone(&settings.dial.account.vhost),
+            status,
+            vhost,
             wire,
+            post,
             replies,
             told: Told::default(),
             asked: Vec::new(),
@@ -130,7 +149,7 @@ impl<'a> Served<'a> {
     }
 
     /// Serves until the connection ends: the reason.
-    async fn serve(&mut self, orders: &mut mpsc::Receiver<Order>) -> Fault {
+    async fn serve(&mut self, orders: &mut Orders) -> Fault {
         let mut tick = interval(TELL_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -138,13 +157,20 @@ impl<'a> Served<'a> {
                 self.settled = self.heard;
                 self.taken = Some(taken(self.parts.store.clone(), self.heard));
             }
+            if let Err(fault) = self.publish_letters() {
+                return fault;
+            }
             let done = tokio::select! {
                 incoming = self.wire.next() => match incoming {
                     Ok(incoming) => self.take(incoming).await,
                     Err(fault) => Err(fault),
                 },
                 tag = next(&mut self.taken) => self.acknowledge(tag),
-                Some(order) = orders.recv() => self.obey(&order),
+                Some(order) = orders.says.recv() => self.obey(&order),
+                Some(job) = orders.jobs.recv() => {
+                    self.post.hand_in(job);
+                    Ok(())
+                }
                 _ = tick.tick() => self.look().await,
             };
             if let Err(fault) = done {
@@ -153,7 +179,21 @@ impl<'a> Served<'a> {
         }
     }
 
+    /// Sends what can be sent of the messages in place of deliveries.
+    fn publish_letters(&mut self) -> Result<(), Fault> {
+        self.post.proceed(Instant::now(), self.wire.backlog());
+        let mut frames = self.post.frames();
+        self.wire.send(|out| {
+            out.append(&mut frames);
+            Ok(())
+        })
+    }
+
     async fn take(&mut self, incoming: Incoming) -> Result<(), Fault> {
+        let Some(incoming) = self.post.hear(incoming, Instant::now())? else {
+            self.status.is_blocked.store(self.post.is_blocked(), Ordering::Release);
+            return Ok(());
+        };
         match incoming {
             Incoming::Delivery(delivery) if delivery.consumer_tag == EVENTS_TAG => {
                 self.hear(&delivery);
@@ -174,7 +214,7 @@ impl<'a> Served<'a> {
                 prepare::open_channel(&mut self.wire, PUBLISHING).await
             }
             Incoming::ChannelClosed { fault, .. } => Err(fault),
-            Incoming::Answer { .. } => Ok(()),
+            Incoming::Answer { .. } | Incoming::Returned(_) => Ok(()),
         }
     }
 
@@ -269,6 +309,7 @@ impl<'a> Served<'a> {
     /// Looks after what has become due.
     async fn look(&mut self) -> Result<(), Fault> {
         let now = Instant::now();
+        self.post.look(now);
         let (late, asked) = std::mem::take(&mut self.asked)
             .into_iter()
             .partition(|(_, _, at)| now >= *at + ANSWER);

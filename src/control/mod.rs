@@ -7,15 +7,25 @@
 //! - messages to them go to the exchange of mailboxes, and always name whom they are for. Answers come to a queue of the connection's
 //!   own, whose name nobody can guess, through the default exchange, so that a worker declares nothing.
 //!
+//! Messages that Oncegate publishes in place of a delivery go this way, too: into delay queues, and to exchanges of dead letters.
+//!
 //! The broker is dialled, never a proxy. A connection that is lost is made anew; until then what needs it is off, and the proxy works on.
 //!
 //! - `wire`: a connection as a client, on the codec of this crate.
 //! - `prepare`: what is declared and consumed, and the rights that this takes.
 //! - `link`: one virtual host.
 //! - `told`: which workers are to be told to publish events.
+//! - `post`: messages that are published in place of deliveries.
+//! - `publish`: those of them that the broker has not answered.
+//! - `delay`: the queues in which they wait.
+//! - `complaints`: what an operator is told of them.
 
+mod complaints;
+mod delay;
 mod link;
+mod post;
 mod prepare;
+mod publish;
 mod told;
 mod wire;
 
@@ -23,22 +33,28 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
 
 use crate::config::Config;
 use crate::config::account::Account;
 use crate::metrics::Metrics;
-use crate::session::{Pulse, TasksKnown};
+use crate::session::{Pulse, Republish, RepublishFault, TasksKnown};
 use crate::store::Client;
 
-pub use prepare::{Step, StepFault, check, least_rights};
+pub use prepare::{Needs, Step, StepFault, check, least_rights};
 pub use wire::{Dial, Fault};
 
 /// So many messages to workers wait to be sent; more are not taken.
 const ORDERS: usize = 1_000;
+/// So many messages in place of deliveries, and so many octets of them, may be without the broker's answer.
+const LETTERS: usize = 1_000;
+const LETTER_OCTETS: usize = 64 << 20;
+/// So long the broker's answer to one is waited for.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// How one virtual host is looked after.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +65,8 @@ pub struct Settings {
     pub follows: bool,
     /// Whether workers are told to publish task events.
     pub enable_events: bool,
+    /// What the names of delay queues begin with.
+    pub park_prefix: Arc<str>,
 }
 
 /// Who is told what comes.
@@ -92,12 +110,77 @@ struct Parts {
     metrics: Arc<Metrics>,
 }
 
+/// What a link tells of itself.
+#[derive(Debug, Default)]
+struct Status {
+    /// It is connected and prepared.
+    is_up: AtomicBool,
+    /// The broker reads nothing from it.
+    is_blocked: AtomicBool,
+}
+
+/// What a link is given to do.
+struct Orders {
+    says: mpsc::Receiver<Order>,
+    jobs: mpsc::Receiver<post::Job>,
+}
+
 /// A virtual host that is looked after.
 struct Link {
     settings: Settings,
-    up: Arc<AtomicBool>,
-    orders: mpsc::Sender<Order>,
+    status: Arc<Status>,
+    says: mpsc::Sender<Order>,
+    jobs: mpsc::Sender<post::Job>,
+    /// What is left of the bounds on messages in place of deliveries.
+    letters: Arc<Semaphore>,
+    octets: Arc<Semaphore>,
     task: JoinHandle<()>,
+}
+
+impl Link {
+    fn start(settings: Settings, parts: &Parts) -> Link {
+        let (says, said) = mpsc::channel(ORDERS);
+        let (jobs, given) = mpsc::channel(LETTERS);
+        let status = Arc::<Status>::default();
+        let orders = Orders { says: said, jobs: given };
+        Link {
+            status: Arc::clone(&status),
+            says,
+            jobs,
+            letters: Arc::new(Semaphore::new(LETTERS)),
+            octets: Arc::new(Semaphore::new(LETTER_OCTETS)),
+            task: tokio::spawn(link::run(settings.clone(), parts.clone(), status, orders)),
+            settings,
+        }
+    }
+
+    fn publishes(&self) -> bool {
+        self.status.is_up.load(Ordering::Acquire) && !self.status.is_blocked.load(Ordering::Acquire)
+    }
+
+    /// Takes a message, if there is room for it: the broker's answer.
+    fn hand_in(&self, message: Republish) -> Option<oneshot::Receiver<Result<(), RepublishFault>>> {
+        if !self.publishes() {
+            return None;
+        }
+        let octets = u32::try_from(message.header.len() + message.body.len()).ok()?;
+        let room = [
+            Arc::clone(&self.letters).try_acquire_owned().ok()?,
+            Arc::clone(&self.octets).try_acquire_many_owned(octets).ok()?,
+        ];
+        let (reply, answer) = oneshot::channel();
+        let at = Instant::now();
+        let at_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let job = post::Job {
+            message,
+            reply,
+            at,
+            at_s,
+            room,
+        };
+        self.jobs.try_send(job).ok()?;
+        Some(answer)
+    }
 }
 
 impl Drop for Link {
@@ -126,7 +209,7 @@ impl Control {
 
     /// Whether workers of this virtual host are heard and can be asked now.
     pub fn reaches(&self, vhost: &str) -> bool {
-        let reaches = |link: &Link| link.settings.follows && link.up.load(Ordering::Acquire);
+        let reaches = |link: &Link| link.settings.follows && link.status.is_up.load(Ordering::Acquire);
         self.links().get(vhost).is_some_and(reaches)
     }
 
@@ -135,7 +218,26 @@ impl Control {
     pub fn say(&self, vhost: &str, nodes: Vec<Arc<str>>, say: Say) {
         if let Some(link) = self.links().get(vhost) {
             // Where too many wait the broker does not take them anyway.
-            let _ = link.orders.try_send(Order { nodes, say });
+            let _ = link.says.try_send(Order { nodes, say });
+        }
+    }
+
+    /// Whether messages can be published in this virtual host now.
+    pub fn publishes(&self, vhost: &str) -> bool {
+        self.links().get(vhost).is_some_and(Link::publishes)
+    }
+
+    /// Publishes a message in this virtual host, confirmed and mandatory. It is handed in at once, whether what this gives is polled or not;
+    /// that ends with the broker's answer, or without one after half a minute. Once it is dropped, the message may still be sent.
+    pub fn publish(&self, vhost: &str, message: Republish) -> impl Future<Output = Result<(), RepublishFault>> + Send + 'static + use<> {
+        let answer = self.links().get(vhost).and_then(|link| link.hand_in(message));
+        async move {
+            let answer = answer.ok_or(RepublishFault::NotAvailable)?;
+            match timeout(ANSWER, answer).await {
+                Ok(Ok(answer)) => answer,
+                // It took too long, or the link is no more.
+                Ok(Err(_)) | Err(_) => Err(RepublishFault::Unknown),
+            }
         }
     }
 
@@ -163,17 +265,17 @@ impl Control {
         });
         for settings in wanted {
             let vhost = Arc::clone(&settings.dial.account.vhost);
-            links.entry(vhost).or_insert_with(|| {
-                let (sender, orders) = mpsc::channel(ORDERS);
-                let up = Arc::<AtomicBool>::default();
-                Link {
-                    settings: settings.clone(),
-                    up: Arc::clone(&up),
-                    orders: sender,
-                    task: tokio::spawn(link::run(settings, parts.clone(), up, orders)),
-                }
-            });
+            links.entry(vhost).or_insert_with(|| Link::start(settings, parts));
         }
+    }
+}
+
+/// What is asked of the accounts of this configuration beside following workers.
+pub fn needs(config: &Config) -> Needs {
+    let dead_letters = config.rules.rules().iter().filter_map(|rule| rule.dead_letter.as_ref());
+    Needs {
+        park_prefix: config.rules.may_hold(None).then(|| Arc::clone(&config.park.prefix)),
+        dead_letter: dead_letters.map(|dead_letter| dead_letter.exchange.as_str().into()).collect(),
     }
 }
 
@@ -193,3 +295,6 @@ pub fn spread(time: Duration) -> Duration {
     let random = uuid::Uuid::new_v4().as_u64_pair().0 % 1024;
     time * 3 / 4 + time / 2 * (random as u32) / 1024
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,16 +1,21 @@
 //! What a connection declares, binds and consumes before it is of use, and the rights that this takes.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
+use super::delay::Delay;
 use super::wire::{Dial, Fault, Wire};
 use crate::amqp::coding::SHORT_MAX;
 use crate::amqp::encode::client::{self, Acks, Declare, Life};
-use crate::amqp::encode::{self};
+use crate::amqp::encode::{self, Content};
 use crate::amqp::method::MethodId;
+use crate::amqp::method::basic::Publish;
 use crate::amqp::table::{FieldValue, Table, put_entry};
 use crate::celery::control::{self, Ask, DEFAULT_NAMESPACE, Message};
 use crate::celery::{event, queue};
 use crate::config::account::Account;
+use crate::session::QueueKind;
 
 /// The queue of events that all proxies of a virtual host share.
 pub(super) const EVENTS: &str = "oncegate.events";
@@ -33,13 +38,24 @@ const PROBING: u16 = 3;
 pub(super) const EVENTS_TAG: &[u8] = b"events";
 pub(super) const REPLIES_TAG: &[u8] = b"replies";
 
+/// How rights name the exchange that has no name.
+const DEFAULT_EXCHANGE: &str = "amq.default";
 const NOT_FOUND: u16 = 404;
 /// What the broker says of a queue that belongs to another connection.
 const RESOURCE_LOCKED: u16 = 405;
 /// A destination that no worker has: messages to it show whether they may be sent, and nothing else.
 const NOBODY: &str = "nobody@oncegate";
 
-/// One step of the preparation.
+/// What is asked of an account beside following workers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Needs {
+    /// What the names of delay queues begin with; `None` if no rule parks.
+    pub park_prefix: Option<Arc<str>>,
+    /// The exchanges of dead letters; an empty name is the default exchange.
+    pub dead_letter: BTreeSet<Arc<str>>,
+}
+
+/// One step of the preparation, or of what comes later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// The exchange of events is there, or is made as Celery makes it.
@@ -54,10 +70,15 @@ pub enum Step {
     Replies,
     /// Events come.
     Consume,
+    /// Messages can be parked.
+    Park,
+    /// Messages can be sent to the exchanges of dead letters.
+    DeadLetter,
 }
 
 impl Step {
-    const ALL: [Step; 6] = [Step::Exchange, Step::Queue, Step::Bind, Step::Tell, Step::Replies, Step::Consume];
+    /// Those of the preparation.
+    const FIRST: [Step; 6] = [Step::Exchange, Step::Queue, Step::Bind, Step::Tell, Step::Replies, Step::Consume];
 
     /// The right that it takes.
     fn right(self) -> &'static str {
@@ -68,6 +89,8 @@ impl Step {
             Step::Tell => "write to the exchange celery.pidbox",
             Step::Replies => "configure and to read queues oncegate.reply.*",
             Step::Consume => "read the queue oncegate.events",
+            Step::Park => "configure and to read the delay queues (park.prefix), and to write to the exchange amq.default",
+            Step::DeadLetter => "write to the exchange (amq.default is the one without a name)",
         }
     }
 }
@@ -81,6 +104,8 @@ impl fmt::Display for Step {
             Step::Tell => "workers cannot be told anything",
             Step::Replies => "the answers of workers cannot be consumed",
             Step::Consume => "the queue oncegate.events cannot be consumed",
+            Step::Park => "messages cannot be parked",
+            Step::DeadLetter => "nothing can be published to an exchange that a rule's dead_letter names",
         })
     }
 }
@@ -98,31 +123,59 @@ pub struct StepFault {
 fn remedy(step: Step, fault: &Fault) -> String {
     match fault.code() {
         Some(403) => format!(". The account needs the right to {}", step.right()),
+        Some(NOT_FOUND) if step == Step::DeadLetter => ". Declare that exchange, or name another".to_owned(),
         Some(406) if step == Step::Queue => ". Delete that queue; it is declared again".to_owned(),
         _ => String::new(),
     }
 }
 
 /// The least rights of an account, as they are given to it.
-pub fn least_rights(account: &Account) -> String {
+pub fn least_rights(account: &Account, needs: &Needs) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
-    let own = r"oncegate\..*";
+    let mut queues = vec![r"oncegate\..*".to_owned()];
+    let other = needs.park_prefix.iter().filter(|prefix| !prefix.starts_with("oncegate."));
+    queues.extend(other.map(|prefix| format!(r"{}\..*", literal(prefix))));
+    let default = needs.park_prefix.iter().map(|_| "");
+    let exchanges: BTreeSet<&str> = needs.dead_letter.iter().map(|name| &**name).chain(default).collect();
+    let exchanges = exchanges
+        .into_iter()
+        .map(|name| literal(if name.is_empty() { DEFAULT_EXCHANGE } else { name }));
+    let pattern = |names: &[String], further: &[String]| quoted(&format!("^({})$", [names, further].concat().join("|")));
+    let written: Vec<String> = [literal("celery.pidbox")].into_iter().chain(exchanges).collect();
+    let events = [literal("celeryev")];
     format!(
-        "rabbitmqctl set_permissions -p {} {} '^({own}|celeryev)$' '^({own}|celery\\.pidbox)$' '^({own}|celeryev)$'",
+        "rabbitmqctl set_permissions -p {} {} {} {} {}",
         quoted(&account.vhost),
         quoted(&account.url.user),
+        pattern(&queues, &events),
+        pattern(&[r"oncegate\..*".to_owned()], &written),
+        pattern(&queues, &events),
     )
 }
 
-/// Connects and tries each step, on a channel of its own: those that fail. What is declared is what a proxy declares.
-pub async fn check(dial: &Dial) -> Result<Vec<StepFault>, Fault> {
+/// A regular expression that matches this name and no other.
+fn literal(name: &str) -> String {
+    let escaped = name.chars().flat_map(|character| {
+        let is_plain = !character.is_ascii_punctuation() || matches!(character, '_' | '-');
+        (!is_plain).then_some('\\').into_iter().chain([character])
+    });
+    escaped.collect()
+}
+
+/// Connects and tries each step, on a channel of its own: those that fail. What is declared is what a proxy declares; nothing is
+/// published that anybody gets.
+pub async fn check(dial: &Dial, needs: &Needs) -> Result<Vec<StepFault>, Fault> {
     let mut wire = Wire::open(dial).await?;
     let replies = new_replies();
     let mut failed = Vec::new();
-    for (step, channel) in Step::ALL.into_iter().zip(1..) {
+    for (step, channel) in Step::FIRST.into_iter().chain([Step::Park, Step::DeadLetter]).zip(1..) {
         let tried = async {
             open_channel(&mut wire, channel).await?;
-            take(&mut wire, channel, step, &replies).await
+            match step {
+                Step::Park => try_parking(&mut wire, channel, needs).await,
+                Step::DeadLetter => try_dead_letters(&mut wire, channel, needs).await,
+                _ => take(&mut wire, channel, step, &replies).await,
+            }
         };
         match tokio::time::timeout(dial.timeout, tried)
             .await
@@ -137,6 +190,52 @@ pub async fn check(dial: &Dial) -> Result<Vec<StepFault>, Fault> {
     Ok(failed)
 }
 
+/// A queue that goes with the connection takes the rights that a delay queue takes.
+async fn try_parking(wire: &mut Wire, channel: u16, needs: &Needs) -> Result<(), Fault> {
+    let Some(prefix) = &needs.park_prefix else { return Ok(()) };
+    let name: Arc<str> = format!("check-{}", uuid::Uuid::new_v4().simple()).into();
+    let delay = Delay::new(prefix, &name, 0, QueueKind::Classic, 0);
+    wire.call(channel, MethodId::QUEUE_DECLARE_OK, |out| {
+        delay.declare(out, channel, Life::Exclusive).map_err(Fault::from)
+    })
+    .await?;
+    try_publishing(wire, channel, &[""]).await
+}
+
+async fn try_dead_letters(wire: &mut Wire, channel: u16, needs: &Needs) -> Result<(), Fault> {
+    let exchanges: Vec<&str> = needs.dead_letter.iter().map(|name| &**name).collect();
+    if exchanges.is_empty() {
+        Ok(())
+    } else {
+        try_publishing(wire, channel, &exchanges).await
+    }
+}
+
+/// Publishes in a transaction that is taken back: the broker looks at exchange and right at once, and routes nothing.
+async fn try_publishing(wire: &mut Wire, channel: u16, exchanges: &[&str]) -> Result<(), Fault> {
+    wire.call(channel, MethodId::TX_SELECT_OK, |out| {
+        client::tx_select(out, channel);
+        Ok(())
+    })
+    .await?;
+    wire.call(channel, MethodId::TX_ROLLBACK_OK, |out| {
+        for exchange in exchanges {
+            let publish = Publish {
+                exchange: exchange.as_bytes(),
+                routing_key: NOBODY.as_bytes(),
+                mandatory: false,
+                immediate: false,
+                bits_offset: 0,
+            };
+            encode::basic_publish(out, channel, &publish, &Content::default(), 4096)?;
+        }
+        client::tx_rollback(out, channel);
+        Ok(())
+    })
+    .await
+    .map(drop)
+}
+
 /// Takes all steps. Gives the name of the queue to which workers are to answer.
 pub(super) async fn prepare(wire: &mut Wire) -> Result<String, StepFault> {
     let replies = new_replies();
@@ -146,7 +245,7 @@ pub(super) async fn prepare(wire: &mut Wire) -> Result<String, StepFault> {
             fault,
         })?;
     }
-    for step in Step::ALL {
+    for step in Step::FIRST {
         let channel = if step == Step::Tell { PUBLISHING } else { CONSUMING };
         take(wire, channel, step, &replies)
             .await
@@ -196,6 +295,8 @@ async fn take(wire: &mut Wire, channel: u16, step: Step, replies: &str) -> Resul
             qos(wire, channel).await?;
             consume(wire, channel, EVENTS, EVENTS_TAG, Acks::Wanted).await
         }
+        // What these need is there, or made when it is needed.
+        Step::Park | Step::DeadLetter => Ok(()),
     }
 }
 
@@ -287,4 +388,54 @@ pub(super) async fn has_mailbox(wire: &mut Wire, node: &str) -> Result<bool, Fau
 pub(super) fn publish(out: &mut Vec<u8>, channel: u16, message: &control::Message) -> Result<(), Fault> {
     // Every broker takes frames of this size.
     encode::basic_publish(out, channel, &message.publish(), &message.content(), 4096).map_err(Fault::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::account::BrokerUrl;
+    use crate::config::address::{HostPort, Transport};
+    use crate::config::unit::Secret;
+
+    fn rights(needs: &Needs) -> String {
+        let account = Account {
+            vhost: "jobs".into(),
+            url: BrokerUrl {
+                address: HostPort {
+                    host: "broker".to_owned(),
+                    port: 5672,
+                },
+                transport: Transport::Tcp,
+                user: "gate".to_owned(),
+                password: Secret::new("secret"),
+                vhost: None,
+            },
+        };
+        least_rights(&account, needs)
+    }
+
+    #[test]
+    fn rights_are_those_of_what_the_rules_need() {
+        let prefix = "rabbitmqctl set_permissions -p 'jobs' 'gate'";
+        let nothing = rights(&Needs::default());
+        assert_eq!(
+            nothing,
+            format!(r"{prefix} '^(oncegate\..*|celeryev)$' '^(oncegate\..*|celery\.pidbox)$' '^(oncegate\..*|celeryev)$'")
+                .replace(r"\\", r"\")
+        );
+        let parking = rights(&Needs {
+            park_prefix: Some("oncegate.park".into()),
+            ..Needs::default()
+        });
+        assert_eq!(parking, nothing.replace(r"pidbox)", r"pidbox|amq\.default)"));
+        let all = rights(&Needs {
+            park_prefix: Some("it's a (park)".into()),
+            dead_letter: ["".into(), "dead+letters".into()].into(),
+        });
+        let queues = r"'^(oncegate\..*|it\'\''s a \(park\)\..*|celeryev)$'";
+        assert_eq!(
+            all,
+            format!(r"{prefix} {queues} '^(oncegate\..*|celery\.pidbox|amq\.default|dead\+letters)$' {queues}")
+        );
+    }
 }

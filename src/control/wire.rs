@@ -4,6 +4,8 @@
 //! writes the headers of events, and a library that descends into their tables by recursion ends the process on one that is deep enough.
 //! Here no table is descended into, and bodies are bounded.
 
+mod incoming;
+
 use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
@@ -13,11 +15,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::amqp::content::body_size;
 use crate::amqp::encode::{self, client};
-use crate::amqp::frame::{Frame, FrameKind, PROTOCOL_HEADER, Split, split};
+use crate::amqp::frame::{PROTOCOL_HEADER, Split, split};
 use crate::amqp::method::MethodId;
-use crate::amqp::method::basic::Deliver;
 use crate::amqp::method::connection::{Close, Start, StartOk, Tune};
 use crate::amqp::table::{FieldValue, Table, put_entry};
 use crate::config::ClientTls;
@@ -26,6 +26,8 @@ use crate::config::address::Transport;
 use crate::config::unit::show_duration;
 use crate::logging::printable;
 use crate::tls;
+pub(super) use incoming::{Delivery, Incoming, Returned};
+use incoming::{Partials, take_frame};
 
 /// The largest frame that is sent, in octets: what `RabbitMQ` offers unless it is told otherwise.
 const FRAME_MAX: u32 = 131_072;
@@ -115,42 +117,6 @@ pub struct Dial {
     pub name: String,
 }
 
-/// A message that came.
-#[derive(Debug)]
-pub(super) struct Delivery {
-    pub(super) consumer_tag: Vec<u8>,
-    pub(super) tag: u64,
-    pub(super) routing_key: Vec<u8>,
-    /// The payload of its content header.
-    pub(super) header: Vec<u8>,
-    /// `None` if it is longer than is kept.
-    pub(super) body: Option<Vec<u8>>,
-}
-
-/// What comes.
-#[derive(Debug)]
-pub(super) enum Incoming {
-    Delivery(Delivery),
-    /// The broker has closed a channel.
-    ChannelClosed {
-        channel: u16,
-        fault: Fault,
-    },
-    /// The answer to a call.
-    Answer {
-        channel: u16,
-        id: MethodId,
-        payload: Vec<u8>,
-    },
-}
-
-/// A delivery whose content is on its way.
-struct Partial {
-    delivery: Delivery,
-    /// How much of the body is missing; `None` before the header.
-    missing: Option<u64>,
-}
-
 /// What a write has done.
 #[derive(PartialEq)]
 enum Written {
@@ -170,8 +136,10 @@ pub(super) struct Wire {
     unflushed: bool,
     /// What came while an answer was waited for.
     early: VecDeque<Incoming>,
-    partial: Option<Partial>,
+    partials: Partials,
     max_message: usize,
+    /// The largest frame that may be sent, in octets.
+    frame_max: u32,
     /// The time between heartbeats.
     heartbeat: Duration,
     /// When something must be sent, and when something must have come.
@@ -195,7 +163,8 @@ impl Wire {
             out: BytesMut::from(&PROTOCOL_HEADER[..]),
             unflushed: true,
             early: VecDeque::new(),
-            partial: None,
+            partials: Partials::default(),
+            frame_max: FRAME_MAX,
             max_message: dial.max_message,
             heartbeat: HEARTBEAT,
             beat_at: now + HEARTBEAT,
@@ -232,6 +201,7 @@ impl Wire {
             heartbeat: smaller(u32::from(offered.heartbeat), HEARTBEAT.as_secs() as u32) as u16,
         };
         self.heartbeat = Duration::from_secs(u64::from(tune.heartbeat));
+        self.frame_max = tune.frame_max;
         self.send(|out| {
             client::tune_ok(out, tune);
             client::open(out, dial.account.vhost.as_bytes()).map_err(Fault::from)
@@ -258,6 +228,16 @@ impl Wire {
         write(&mut frames)?;
         self.out.extend_from_slice(&frames);
         Ok(())
+    }
+
+    /// How many octets wait to be written.
+    pub(super) fn backlog(&self) -> usize {
+        self.out.len()
+    }
+
+    /// The largest frame that may be sent, in octets.
+    pub(super) fn frame_max(&self) -> usize {
+        self.frame_max as usize
     }
 
     /// Sends a request and waits for its answer, whose payload it gives. The broker may close the channel instead.
@@ -348,7 +328,7 @@ impl Wire {
                 Split::Malformed(_) => return Err(Fault::NotAmqp),
             };
             let length = frame.raw.len();
-            let taken = take_frame(&frame, &mut self.partial, self.max_message)?;
+            let taken = take_frame(&frame, &mut self.partials, self.max_message)?;
             let _ = self.read.split_to(length);
             match taken {
                 Some(closed @ Incoming::ChannelClosed { channel, .. }) => {
@@ -365,77 +345,15 @@ impl Wire {
     }
 }
 
-fn take_frame(frame: &Frame<'_>, partial: &mut Option<Partial>, max_message: usize) -> Result<Option<Incoming>, Fault> {
-    match frame.kind {
-        FrameKind::Method => take_method(frame, partial),
-        FrameKind::Header => {
-            let waiting = partial.as_mut().ok_or(Fault::NotAmqp)?;
-            let size = body_size(frame.payload).ok_or(Fault::NotAmqp)?;
-            frame.payload.clone_into(&mut waiting.delivery.header);
-            waiting.missing = Some(size);
-            if size > max_message as u64 {
-                waiting.delivery.body = None;
-            }
-            Ok(finished(partial))
-        }
-        FrameKind::Body => {
-            let waiting = partial.as_mut().ok_or(Fault::NotAmqp)?;
-            let missing = waiting.missing.as_mut().ok_or(Fault::NotAmqp)?;
-            *missing = missing.checked_sub(frame.payload.len() as u64).ok_or(Fault::NotAmqp)?;
-            if let Some(body) = &mut waiting.delivery.body {
-                body.extend_from_slice(frame.payload);
-            }
-            Ok(finished(partial))
-        }
-        FrameKind::Heartbeat => Ok(None),
-        FrameKind::Other(_) => Err(Fault::NotAmqp),
-    }
-}
-
-fn finished(partial: &mut Option<Partial>) -> Option<Incoming> {
-    let whole = partial.take_if(|partial| partial.missing == Some(0))?;
-    Some(Incoming::Delivery(whole.delivery))
-}
-
-fn take_method(frame: &Frame<'_>, partial: &mut Option<Partial>) -> Result<Option<Incoming>, Fault> {
-    let id = frame.method_id().ok_or(Fault::NotAmqp)?;
-    match id {
-        MethodId::CONNECTION_CLOSE => Err(Close::decode(frame.payload).map_or(Fault::NotAmqp, |close| Fault::refused(&close))),
-        MethodId::CHANNEL_CLOSE => {
-            let close = Close::decode_channel(frame.payload).ok_or(Fault::NotAmqp)?;
-            *partial = None;
-            Ok(Some(Incoming::ChannelClosed {
-                channel: frame.channel,
-                fault: Fault::refused(&close),
-            }))
-        }
-        MethodId::BASIC_DELIVER => {
-            let deliver = Deliver::decode(frame.payload).ok_or(Fault::NotAmqp)?;
-            *partial = Some(Partial {
-                delivery: Delivery {
-                    consumer_tag: deliver.consumer_tag.to_vec(),
-                    tag: deliver.delivery_tag,
-                    routing_key: deliver.routing_key.to_vec(),
-                    header: Vec::new(),
-                    body: Some(Vec::new()),
-                },
-                missing: None,
-            });
-            Ok(None)
-        }
-        MethodId::BASIC_CANCEL => Err(Fault::Cancelled),
-        _ => Ok(Some(Incoming::Answer {
-            channel: frame.channel,
-            id,
-            payload: frame.payload.to_vec(),
-        })),
-    }
-}
-
-/// What the connection says of itself. With `authentication_failure_close` a broker says that it refuses a login, instead of hanging up.
+/// What the connection says of itself. With `authentication_failure_close` a broker says that it refuses a login, instead of hanging up;
+/// with `connection.blocked` it says when it reads no more.
 fn introduction(name: &str) -> Result<Vec<u8>, Fault> {
     let mut capabilities = Vec::new();
-    for capability in [&b"authentication_failure_close"[..], b"consumer_cancel_notify"] {
+    for capability in [
+        &b"authentication_failure_close"[..],
+        b"consumer_cancel_notify",
+        b"connection.blocked",
+    ] {
         put_entry(&mut capabilities, capability, &FieldValue::Bool(true))?;
     }
     let mut properties = Vec::new();

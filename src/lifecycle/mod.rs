@@ -51,8 +51,17 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// Starts the thread. No result backend is followed yet. `instance` is the name of this process, as locks show it.
-    pub fn start(store: &Store, metrics: &Arc<Metrics>, purges: &Purges, runs: &Arc<Runs>, instance: &str) -> io::Result<Lifecycle> {
+    /// Starts the thread. No result backend is followed yet. `control` has no links yet. `instance` is the name of this process, as locks
+    /// show it.
+    pub fn start(
+        store: &Store,
+        metrics: &Arc<Metrics>,
+        purges: &Purges,
+        runs: &Arc<Runs>,
+        control: &Control,
+        instance: &str,
+    ) -> io::Result<Lifecycle> {
+        let accounts = control.clone();
         let (results, settings) = watch::channel(None);
         let (rules, in_force) = watch::channel(Arc::default());
         let (control, links) = watch::channel(Vec::new());
@@ -64,10 +73,9 @@ impl Lifecycle {
         std::thread::Builder::new().name("lifecycle".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::spawn(purge::run(store.clone(), purges));
-                let control = Control::default();
                 let workers = Arc::clone(runs.nodes()) as Arc<dyn control::Workers>;
-                tokio::spawn(control.clone().run(store.client(), workers, Arc::clone(&metrics), links));
-                tokio::spawn(orphans::run(store.clone(), Arc::clone(&runs), control, instance, in_force.clone()));
+                tokio::spawn(accounts.clone().run(store.client(), workers, Arc::clone(&metrics), links));
+                tokio::spawn(orphans::run(store.clone(), Arc::clone(&runs), accounts, instance, in_force.clone()));
                 tokio::spawn(running::run(store.clone(), runs, in_force));
                 results::run(store, metrics, settings).await;
             });
@@ -100,6 +108,7 @@ impl Lifecycle {
             dial: control::dial(config, account, &name),
             follows: config.rules.follows_tasks(),
             enable_events: config.rules.wants_events(config.control.enable_events),
+            park_prefix: Arc::clone(&config.park.prefix),
         };
         config.control.accounts.iter().map(link).collect()
     }

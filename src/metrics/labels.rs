@@ -35,6 +35,12 @@ label_values! {
         RenewRun = "renew_run",
         /// A delivery does not wait for its run any more.
         LeaveRun = "leave_run",
+        /// A copy of a message is about to be published.
+        Park = "park",
+        /// A copy has come so far.
+        MarkParked = "mark_parked",
+        /// Was this delivery parked?
+        FindParked = "find_parked",
         /// A key is locked by hand.
         Cool = "cool",
         /// An operator frees a lock.

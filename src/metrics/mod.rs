@@ -364,6 +364,18 @@ fn rule_families(registry: &Registry) -> prometheus::Result<RuleFamilies> {
             "Dropped ids that were given the result of their holder, by result backend.",
             &["rule", "backend"],
         )?,
+        parked: counters(
+            registry,
+            "oncegate_messages_parked_total",
+            "Messages moved to a delay queue.",
+            &["rule"],
+        )?,
+        unparked: counters(
+            registry,
+            "oncegate_messages_unparked_total",
+            "Parked messages that came back.",
+            &["rule"],
+        )?,
         exceptions: counters(
             registry,
             "oncegate_exceptions_total",

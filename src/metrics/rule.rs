@@ -20,6 +20,8 @@ pub(super) struct RuleFamilies {
     pub(super) exceptions: IntCounterVec,
     pub(super) cooldowns: IntCounterVec,
     pub(super) joined: IntCounterVec,
+    pub(super) parked: IntCounterVec,
+    pub(super) unparked: IntCounterVec,
     pub(super) held: HistogramVec,
 }
 
@@ -33,6 +35,8 @@ pub struct RuleMetrics {
     unkeyable: [OnceLock<IntCounter>; UnkeyableReason::COUNT],
     exceptions: [OnceLock<IntCounter>; ExceptionReason::COUNT],
     cooldowns: OnceLock<IntCounter>,
+    parked: OnceLock<IntCounter>,
+    unparked: OnceLock<IntCounter>,
     held: OnceLock<Histogram>,
 }
 
@@ -47,6 +51,8 @@ impl RuleMetrics {
             unkeyable: Default::default(),
             exceptions: Default::default(),
             cooldowns: OnceLock::new(),
+            parked: OnceLock::new(),
+            unparked: OnceLock::new(),
             held: OnceLock::new(),
         }
     }
@@ -110,6 +116,20 @@ impl RuleMetrics {
         let child = self
             .cooldowns
             .get_or_init(|| self.families.cooldowns.with_label_values(&[&self.rule]));
+        child.inc();
+    }
+
+    /// Counts a message that was moved to a delay queue.
+    pub fn count_parked(&self) {
+        let child = self.parked.get_or_init(|| self.families.parked.with_label_values(&[&self.rule]));
+        child.inc();
+    }
+
+    /// Counts a parked message that has come back.
+    pub fn count_unparked(&self) {
+        let child = self
+            .unparked
+            .get_or_init(|| self.families.unparked.with_label_values(&[&self.rule]));
         child.inc();
     }
 

@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep};
 use super::hub::{Hub, Seat};
 use super::leg::{Leg, Written};
 use super::report::Reporter;
+use super::republish::Republishing;
 use super::topology::View;
 use super::transport::Transport;
 use super::upstream::{DialError, Dialled};
@@ -89,6 +90,7 @@ pub struct Connection {
     store: store::Client,
     answer_sender: UnboundedSender<Answer>,
     answers: UnboundedReceiver<Answer>,
+    republishing: Republishing,
     commands: UnboundedReceiver<Command>,
     timer: Pin<Box<Sleep>>,
     timer_us: u64,
@@ -124,6 +126,7 @@ impl Connection {
             store,
             answer_sender,
             answers,
+            republishing: Republishing::default(),
             commands,
             timer: Box::pin(tokio::time::sleep(Duration::from_secs(86_400))),
             timer_us: u64::MAX,
@@ -345,11 +348,13 @@ impl Future for Connection {
         this.poll_commands(cx);
         for _ in 0..TURN {
             this.poll_answers(cx);
+            this.republishing.poll(cx, &mut this.session, &this.hub);
             this.poll_timer(cx);
             this.poll_dial(cx);
             let mut progress = this.poll_input(cx, Side::Client);
             progress |= this.poll_input(cx, Side::Broker);
             this.ask();
+            progress |= this.republishing.hand_over(&mut this.session, &this.hub);
             let before = (this.client_paused, this.broker_paused);
             // What is told is counted first: who has read an answer finds it in the metrics.
             this.reporter.report(&mut this.session, &this.seat);

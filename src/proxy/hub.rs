@@ -16,6 +16,7 @@ use super::hosts::Hosts;
 use super::topology::Topologies;
 use super::upstream::Upstreams;
 use crate::config::{ProxyConfig, UpstreamConfirms};
+use crate::control::Control;
 use crate::lifecycle::nodes::{Ask, Nodes};
 use crate::lifecycle::purge::Purges;
 use crate::lifecycle::running::Runs;
@@ -36,6 +37,7 @@ pub struct Hub {
     log: Arc<DecisionLog>,
     unreadable: OncePerMinute,
     unexpiring: OncePerMinute,
+    unparkable: OncePerMinute,
     purges: Purges,
     connections: Mutex<HashMap<u64, Entry>>,
     hosts: Mutex<Hosts>,
@@ -45,6 +47,7 @@ pub struct Hub {
     runs: Arc<Runs>,
     witness: Arc<Witness>,
     results: Results,
+    control: Control,
 }
 
 /// What the hub knows of a connection.
@@ -115,6 +118,7 @@ impl Hub {
             log,
             unreadable: OncePerMinute::default(),
             unexpiring: OncePerMinute::default(),
+            unparkable: OncePerMinute::default(),
             connections: Mutex::new(HashMap::new()),
             hosts: Mutex::new(Hosts::default()),
             next: AtomicU64::new(0),
@@ -122,6 +126,7 @@ impl Hub {
             topologies: Arc::default(),
             runs: Arc::new(Runs::new(&nodes)),
             witness: Arc::default(),
+            control: Control::default(),
         }
     }
 
@@ -187,6 +192,11 @@ impl Hub {
         &self.unexpiring
     }
 
+    /// Bounds the log lines about deliveries that could not be published anew.
+    pub fn unparkable(&self) -> &OncePerMinute {
+        &self.unparkable
+    }
+
     /// What is known of exchanges and queues.
     pub fn topologies(&self) -> &Arc<Topologies> {
         &self.topologies
@@ -195,6 +205,11 @@ impl Hub {
     /// What all sessions have seen of tasks.
     pub fn witness(&self) -> &Arc<Witness> {
         &self.witness
+    }
+
+    /// Oncegate's own account at the broker.
+    pub fn control(&self) -> &Control {
+        &self.control
     }
 
     /// The workers that are connected.

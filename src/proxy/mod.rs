@@ -10,6 +10,7 @@ mod hub;
 mod leg;
 mod observer;
 mod report;
+mod republish;
 #[cfg(test)]
 mod tests;
 mod topology;

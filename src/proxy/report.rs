@@ -149,6 +149,20 @@ impl Reporter {
                 tracing::info!(rule = &*rule.name, reason, vhost, task = &*task, id = &*id, client = %self.peer,
                     "a delivery that was held goes back to its queue");
             }
+            Event::Unparked { rule } => self.rule(&rule).count_unparked(),
+            Event::NotParked { rule, task, id, reason } => {
+                if let Some(suppressed) = self.hub.unparkable().allow(&rule.name) {
+                    tracing::warn!(rule = &*rule.name, reason, vhost, task = &*task, id = &*id, client = %self.peer, suppressed,
+                        "a delivery could not be parked and stays held; such lines are written once a minute for a rule");
+                }
+            }
+            Event::NotDeadLettered { rule, task, id, reason } => {
+                if let Some(suppressed) = self.hub.unparkable().allow(&rule.name) {
+                    tracing::warn!(rule = &*rule.name, reason, vhost, task = &*task, id = &*id, client = %self.peer, suppressed,
+                        "a delivery whose key runs could not be dead-lettered and is dropped; such lines are written once a minute for a \
+                         rule");
+                }
+            }
             Event::Emptied { queue, at_us } => self.hub.queue_emptied(vhost, queue, at_us),
             Event::Exception { rule, reason } => {
                 if let Some(rule) = rule {
@@ -215,7 +229,11 @@ impl Reporter {
 
     fn delivery(&mut self, delivery: &DeliveryEvent, vhost: &Arc<str>) {
         let rule = &delivery.rule;
-        self.rule(rule).count_delivery(delivery.decision, mode(rule));
+        let metrics = self.rule(rule);
+        metrics.count_delivery(delivery.decision, mode(rule));
+        if delivery.decision == DeliveryDecision::Parked {
+            metrics.count_parked();
+        }
         let kind = match delivery.decision {
             DeliveryDecision::Forwarded => DecisionKind::Other,
             _ => DecisionKind::Duplicate,

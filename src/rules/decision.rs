@@ -283,10 +283,9 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
     if rule.bypass {
         return bypassed(Bypass::Rule);
     }
-    let Some(unique) = rule.unique else {
+    if rule.unique.is_none() {
         return Verdict::Unmatched { queue_unknown: None };
-    };
-    let lock_scope = lock_scope(unique);
+    }
     let allows = |what| rule.overrides.contains(&what);
     if allows(Override::Bypass) && given_text(facts.task, "x-oncegate").is_some_and(|text| text == "bypass") {
         return bypassed(Bypass::Header);
@@ -328,6 +327,16 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
             };
         }
     };
+    match claimed(rule, digest, summary, facts, now_ms) {
+        Some(claimed) => Verdict::Claim(claimed),
+        None => Verdict::Unmatched { queue_unknown: None },
+    }
+}
+
+/// The claim of a message to this key under this rule; `None` if the rule does without uniqueness.
+pub(super) fn claimed(rule: &Arc<Rule>, digest: Digest, summary: Arc<str>, facts: &Facts<'_>, now_ms: u64) -> Option<Claimed> {
+    let unique = rule.unique?;
+    let lock_scope = lock_scope(unique);
     let eta = facts.task.eta.map_or(0, |eta| u64::try_from(eta).unwrap_or(0));
     let life_ms = ttl_ms(rule, facts).saturating_add(eta.saturating_sub(now_ms));
     // A start just before the end becomes known a moment after it.
@@ -341,7 +350,7 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
     if let Expiry::WithLock { at_ms, else_unstarted_ms } = &mut expiry {
         *else_unstarted_ms = std::mem::replace(&mut unstarted_ms, until(Some(*at_ms)));
     }
-    Verdict::Claim(Claimed {
+    Some(Claimed {
         rule: Arc::clone(rule),
         digest,
         summary,

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::owed::Owed;
+use super::park::{Fingerprint, Found, ParkNote, ParkState, Seen, Token};
 use super::running::{IfBusy, Ran, RunNote};
 use super::source::{Hears, Source};
 use crate::celery::result::Status;
@@ -354,6 +355,38 @@ pub enum Request {
         /// The delivery.
         delivery: Nonce,
     },
+    /// A copy of this message is about to be published: it is the newest, in [`ParkState::Sending`]. The original and the copies before it
+    /// are over as soon as the broker has it, not before. The same token again changes nothing. Of an id, the newest 64 messages are known
+    /// at most, and of a message its newest 9 copies; what is not known is decided as any other. Answered by [`Reply::Done`].
+    Park {
+        /// The task id.
+        id: Arc<str>,
+        /// The copy.
+        token: Token,
+        /// What to write of it.
+        note: Arc<ParkNote>,
+    },
+    /// The newest copy of a message has come so far, or a worker has acknowledged its original ([`ParkState::Done`]); a state never falls.
+    /// Nothing happens if this copy is not the newest, or not known. Answered by [`Reply::Done`].
+    MarkParked {
+        /// The task id.
+        id: Arc<str>,
+        /// The copy.
+        token: Token,
+        /// The message.
+        fingerprint: Fingerprint,
+        /// How far.
+        state: ParkState,
+    },
+    /// Was this message parked, and may it run? Answered by [`Reply::Parked`].
+    FindParked {
+        /// The task id.
+        id: Arc<str>,
+        /// The message.
+        fingerprint: Fingerprint,
+        /// The copy or the original.
+        seen: Seen,
+    },
     /// Locks a key by hand, as after a success. Answered by [`Reply::Cooled`].
     Cool {
         /// The key, and the id that is written as its holder.
@@ -614,7 +647,7 @@ pub enum Reply {
     Released(Vec<Freed>),
     /// To [`Request::Show`] and [`Request::ShowRun`].
     Lock(Option<Box<LockRecord>>),
-    /// To [`Request::RenewLease`].
+    /// To [`Request::RenewLease`], [`Request::Park`] and [`Request::MarkParked`].
     Done,
     /// To [`Request::Admit`]: which key the id has, and what was found.
     Admit(Digest, Admitted),
@@ -622,6 +655,8 @@ pub enum Reply {
     Renewed(Renewed),
     /// To [`Request::Run`].
     Run(Ran),
+    /// To [`Request::FindParked`].
+    Parked(Found),
     /// To [`Request::Cool`].
     Cooled(Cooled),
 }

@@ -12,6 +12,7 @@ mod matcher;
 pub mod outcome;
 pub mod owed;
 mod params;
+pub mod park;
 pub mod question;
 pub mod running;
 mod show;
@@ -29,12 +30,13 @@ pub use decision::{Bypass, Claimed, Expiry, Facts, Verdict};
 pub use digest::{Domain, digest};
 
 use expr::Expr;
-use lock::ReleaseOn;
+use lock::{Digest, ReleaseOn};
 use matcher::Globs;
 use params::Params;
 use source::{Hears, Source};
 use spec::{
-    AcksLate, Canvas, EnableEvents, Mode, OnDuplicate, OnRunning, OnStoreError, Override, ResultMode, RuleSpec, SpecError, Summary, Unique,
+    AcksLate, Canvas, DeadLetter, EnableEvents, Mode, OnDuplicate, OnRunning, OnStoreError, Override, ResultMode, RuleSpec, SpecError,
+    Summary, Unique,
 };
 
 use crate::celery::body::Body;
@@ -113,7 +115,8 @@ pub struct Rule {
     ttl: Duration,
     max_ttl: Duration,
     running_ttl: Duration,
-    lease: Duration,
+    /// The two-phase lease, and how long a delivery waits until it is dead-lettered.
+    pub lease: Duration,
     settle_grace: Duration,
     /// How long a worker that was lost may come back before its locks are freed.
     pub orphan_grace: Duration,
@@ -131,6 +134,8 @@ pub struct Rule {
     pub on_running: OnRunning,
     /// What the id of a dropped task gets.
     pub result: ResultMode,
+    /// Where to a message is dead-lettered.
+    pub dead_letter: Option<DeadLetter>,
     /// For how long a delivery is held here before it is parked.
     pub hold_max: Duration,
     /// What a publish does while the store is silent.
@@ -187,6 +192,17 @@ impl Rule {
                 .any(|piece| matches!(piece, Piece::Expr(expression) if names(expression))),
         };
         !self.queue.is_any() || in_key || self.when.as_ref().is_some_and(|when| names(&when.expression))
+    }
+
+    /// Whether a delivery may be held until it may run.
+    pub fn holds(&self) -> bool {
+        let runs = matches!(self.unique, Some(Unique::WhileRunning | Unique::UntilStartedAndWhileRunning));
+        runs && self.mode == Mode::Enforce
+    }
+
+    /// The virtual hosts that it is for, if it names them and no patterns.
+    pub fn vhosts(&self) -> Option<impl Iterator<Item = &str>> {
+        self.vhost.plain()
     }
 
     /// True if the life of its locks depends on what workers do.
@@ -451,6 +467,26 @@ impl RuleSet {
             Some(Verdict::Unmatched { .. }) | None => Verdict::Unmatched { queue_unknown },
             Some(verdict) => verdict,
         }
+    }
+
+    /// The rule of this name; where `continue` joins it with others, as most of them were seen to make it.
+    fn named(&self, name: &str) -> Option<Arc<Rule>> {
+        let is_meant = |rule: &Arc<Rule>| *rule.name == *name;
+        let joined = self.joined.read().unwrap_or_else(PoisonError::into_inner);
+        let of_name = joined.iter().filter(|(_, rule)| is_meant(rule));
+        let longest = of_name.max_by_key(|(places, _)| (places.len(), *places));
+        let rule = longest.map(|(_, rule)| rule);
+        rule.or_else(|| self.rules.iter().find(|rule| is_meant(rule))).cloned()
+    }
+
+    /// The claim of a message whose rule and key were decided before, whatever the matchers say now; `None` if that rule is gone, or
+    /// does without uniqueness now.
+    pub fn claim_again(&self, rule: &str, digest: Digest, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Option<Claimed> {
+        let (rule, summary) = match self.decide(facts, body, now_ms) {
+            Verdict::Claim(claimed) if *claimed.rule.name == *rule => (claimed.rule, claimed.summary),
+            _ => (self.named(rule)?, Arc::from("")),
+        };
+        decision::claimed(&rule, digest, summary, facts, now_ms)
     }
 
     /// The rule that several make together, of which `rule` is the last: earlier keys win, limits add up.

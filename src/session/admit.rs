@@ -9,6 +9,7 @@ use super::collect::body_of;
 use super::deliver::Known;
 use super::event::{DeliveryEvent, Event};
 use super::expiry::with_expires;
+use super::park::Parking;
 use super::renew::Hold;
 use super::run::Run;
 use super::window::Via;
@@ -17,11 +18,13 @@ use crate::amqp::content::ContentHeader;
 use crate::amqp::encode;
 use crate::amqp::frame::{self, Split};
 use crate::amqp::method::basic::{self, Ack};
+use crate::celery::body::Body;
 use crate::celery::{Limits, routing, task};
 use crate::rules::lock::{Admitted, Freed, Reply, Request, Scope};
 use crate::rules::outcome::DeliveryDecision;
+use crate::rules::park::Parked;
 use crate::rules::spec::Mode;
-use crate::rules::{Facts, Rule, Verdict};
+use crate::rules::{Claimed, Facts, Rule, Verdict};
 
 /// How often a delivery whose key is only leased to another is asked about again, in microseconds.
 const LEASED_AGAIN_US: u64 = 100_000;
@@ -61,6 +64,8 @@ pub(super) enum Way {
     Held(Option<Arc<str>>),
     /// To nobody: it is acknowledged unrun, as this one runs; its publish lock went.
     Busy(Arc<str>, Vec<Freed>),
+    /// To nobody: it is acknowledged unrun, as it was parked and another copy of it runs, or ran.
+    Over,
     /// To nobody: it is acknowledged unrun, as another copy of it has succeeded.
     Succeeded,
     /// Back to its queue.
@@ -72,7 +77,7 @@ pub(super) enum Way {
 pub(super) struct Admission {
     /// Its frames as they came.
     pub frames: Vec<u8>,
-    header_at: usize,
+    pub header_at: usize,
     /// The broker's tag.
     pub tag: u64,
     /// Which consumer at the broker it came to.
@@ -82,6 +87,7 @@ pub(super) struct Admission {
     pub run: Option<Box<Run>>,
     pub rule: Arc<Rule>,
     pub task: Arc<str>,
+    pub parking: Parking,
     reentrant: bool,
     pub wait: Await,
 }
@@ -114,7 +120,7 @@ impl Admission {
     }
 
     pub(super) fn withhold(&mut self) {
-        if !matches!(self.wait, Await::Turn(Way::Dropped(_) | Way::Busy(..) | Way::Succeeded)) {
+        if !matches!(self.wait, Await::Turn(Way::Dropped(_) | Way::Busy(..) | Way::Succeeded | Way::Over)) {
             self.wait = Await::Turn(Way::Withheld);
         }
     }
@@ -194,6 +200,9 @@ impl Session {
             return;
         };
         let (shared, position) = (&mut self.shared, ticket.position());
+        if channel.found(shared, position, &answer) {
+            return;
+        }
         let Some(admission) = channel.open_admission(position) else {
             return;
         };
@@ -209,16 +218,10 @@ impl Session {
 }
 
 impl Channel {
-    /// Who decides: the rules. The claim of a delivery, if an enforcing rule gives it one whose life depends on what workers do.
-    pub(super) fn judge_delivery(&self, shared: &mut Shared, collect: &Collect) -> Option<Admission> {
-        let Split::Frame(method) = frame::split(&collect.frames, usize::MAX) else {
-            return None;
-        };
-        let deliver = basic::Deliver::decode(method.payload)?;
-        let Split::Frame(header_frame) = frame::split(collect.frames.get(collect.header_at..)?, usize::MAX) else {
-            return None;
-        };
-        let header = ContentHeader::decode(header_frame.payload)?;
+    /// Who decides: the rules. The claim of a delivery, if an enforcing rule gives it one whose life depends on what workers do. One that
+    /// was parked is decided under the rule and the key of then.
+    pub(super) fn judge_delivery(&self, shared: &mut Shared, collect: &Collect, parked: Option<&Parked>) -> Option<Admission> {
+        let (deliver, header) = delivery_parts(collect)?;
         let limits = Limits::new(shared.settings.max_message);
         let (task, body) = task::read_with_body(&header.properties, &body_of(collect), limits).ok()??;
         let routing_key = routing::strip_delay(deliver.exchange, deliver.routing_key).unwrap_or(deliver.routing_key);
@@ -232,12 +235,17 @@ impl Channel {
             exchange: &String::from_utf8_lossy(deliver.exchange),
             routing_key: &String::from_utf8_lossy(routing_key),
         };
-        let Verdict::Claim(claimed) = shared.rules.decide(&facts, &body, shared.now.unix_ms) else {
-            return None;
-        };
+        let claimed = shared.claim(&facts, &body, parked)?;
         if claimed.rule.mode != Mode::Enforce || claimed.scope == Some(Scope::UntilExpired) {
             return None;
         }
+        let returns = delivery_count(&header);
+        let parking = Parking {
+            kind: shared.kind_of(queue.as_ref(), returns),
+            queue: queue.clone(),
+            expires_ms: task.expires.map(|expires| u64::try_from(expires).unwrap_or(0)),
+            newest: None,
+        };
         let (queue, task_name) = (queue.clone().unwrap_or_default(), Arc::<str>::from(&*task.name));
         let lock = claimed.note(Arc::clone(&task_name), Arc::clone(&queue)).map(Arc::new);
         let run = claimed.run_note(Arc::clone(&task_name), queue, task.retries).map(Arc::new);
@@ -245,7 +253,12 @@ impl Channel {
             .eta
             .and_then(|eta| u64::try_from(eta).ok())
             .filter(|eta| *eta > shared.now.unix_ms);
-        let run = run.map(|note| Box::new(Run::new(note, &claimed.rule, eta, delivery_count(&header))));
+        let place_ms = parked.and_then(|parked| parked.place_ms);
+        let run = run.map(|note| {
+            let mut run = Run::new(note, &claimed.rule, eta, returns.unwrap_or(0));
+            run.place_ms = place_ms;
+            Box::new(run)
+        });
         let mut admission = Admission {
             frames: Vec::new(),
             header_at: 0,
@@ -255,6 +268,7 @@ impl Channel {
             run,
             rule: claimed.rule,
             task: task_name,
+            parking,
             reentrant: deliver.redelivered || task.retries > 0 || task.replaced_task_nesting > 0,
             wait: Await::Answer { until_us: None },
         };
@@ -310,6 +324,10 @@ impl Channel {
         let way = way.clone();
         match way {
             Way::Held(holder) => self.hold_back(shared, admission, holder),
+            Way::Busy(holder, freed) if admission.is_dead_lettered() => {
+                shared.events.extend(freed.into_iter().map(Event::Freed));
+                self.hold_for_dead_letter(shared, admission, holder);
+            }
             Way::Withheld => {
                 if self.withhold(admission.consumer(), admission.tag) {
                     return shared.leave_run(&admission);
@@ -335,6 +353,7 @@ impl Channel {
                 (D::Dropped, "running", Some(Arc::clone(holder)))
             }
             Way::Succeeded => (D::Dropped, "succeeded", None),
+            Way::Over => (D::Dropped, "parked", None),
             Way::Held(holder) => (D::Held, "running", holder.clone()),
             Way::Withheld => return,
         };
@@ -355,9 +374,10 @@ impl Channel {
                     admission.hold.lock = None;
                     self.show(shared, *admission);
                 }
-                None => self.ack_unrun(shared, admission.tag),
+                None => self.drop_unrun(shared, &admission),
             },
-            Way::Dropped(_) | Way::Busy(..) | Way::Succeeded => self.ack_unrun(shared, admission.tag),
+            Way::Dropped(_) | Way::Busy(..) | Way::Succeeded => self.drop_unrun(shared, &admission),
+            Way::Over => self.ack_unrun(shared, admission.tag),
             Way::Holding | Way::Running => {
                 shared.witness.delivered(&admission.hold.claim.id, &admission.task, &admission.rule);
                 self.show(shared, *admission);
@@ -374,14 +394,21 @@ impl Channel {
         }
     }
 
+    fn drop_unrun(&mut self, shared: &mut Shared, admission: &Admission) {
+        self.ack_unrun(shared, admission.tag);
+        shared.not_to_run(admission);
+    }
+
     /// A delivery goes to the client.
     fn show(&mut self, shared: &mut Shared, admission: Admission) {
+        shared.note_handed(&admission);
         let Admission {
             mut frames,
             tag: broker,
             source,
             mut hold,
             run,
+            parking,
             ..
         } = admission;
         let tag = self.deliveries.number(broker);
@@ -395,6 +422,7 @@ impl Channel {
             asked: Some(hold.delivery),
             hold: (hold.lock.is_some() || hold.run.is_some()).then_some(hold),
             source,
+            parked: parking.newest.map(Box::new),
         };
         self.windows.shows(source);
         self.deliveries.shown(tag, broker, known);
@@ -421,6 +449,18 @@ impl Channel {
 }
 
 impl Shared {
+    /// The claim of a message, or of one that was parked.
+    fn claim(&self, facts: &Facts<'_>, body: &Body, parked: Option<&Parked>) -> Option<Claimed> {
+        let now_ms = self.now.unix_ms;
+        if let Some(parked) = parked {
+            return self.rules.claim_again(&parked.rule, parked.digest, facts, body, now_ms);
+        }
+        match self.rules.decide(facts, body, now_ms) {
+            Verdict::Claim(claimed) => Some(claimed),
+            _ => None,
+        }
+    }
+
     /// Counts and logs what became of a delivery.
     pub(super) fn admission(&mut self, admission: &Admission, decision: DeliveryDecision, reason: &'static str, holder: Option<Arc<str>>) {
         self.events.push(Event::Admission(DeliveryEvent {
@@ -435,12 +475,20 @@ impl Shared {
     }
 }
 
+/// The method and the content header of a delivery.
+pub(super) fn delivery_parts(collect: &Collect) -> Option<(basic::Deliver<'_>, ContentHeader<'_>)> {
+    let Split::Frame(method) = frame::split(&collect.frames, usize::MAX) else {
+        return None;
+    };
+    let Split::Frame(header) = frame::split(collect.frames.get(collect.header_at..)?, usize::MAX) else {
+        return None;
+    };
+    Some((basic::Deliver::decode(method.payload)?, ContentHeader::decode(header.payload)?))
+}
+
 /// How often the broker has had this message back, as quorum queues count it.
-fn delivery_count(header: &ContentHeader<'_>) -> u64 {
+fn delivery_count(header: &ContentHeader<'_>) -> Option<u64> {
     let headers = header.properties.headers;
     let count = headers.and_then(|headers| headers.get(b"x-delivery-count").ok().flatten());
-    count
-        .and_then(|count| count.as_i64())
-        .and_then(|count| u64::try_from(count).ok())
-        .unwrap_or(0)
+    count.and_then(|count| count.as_i64()).and_then(|count| u64::try_from(count).ok())
 }

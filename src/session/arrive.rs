@@ -9,6 +9,7 @@
 use super::admit::Admission;
 use super::channel::{Channel, Collect, Life};
 use super::collect::room_for;
+use super::seek::{Sought, may_be_copy};
 use super::{Shared, Ticket};
 use crate::amqp::content::ContentHeader;
 use crate::amqp::frame::{self, Frame, FrameKind, Split};
@@ -31,14 +32,17 @@ pub(super) enum Arriving {
 pub(super) enum Arrival {
     /// A delivery that the store was asked about.
     Delivery(Box<Admission>),
+    /// A delivery that may have been parked.
+    Sought(Box<Sought>),
     /// Frames that came after it.
     Frames(Vec<u8>),
 }
 
 impl Arrival {
-    fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         match self {
             Arrival::Delivery(admission) => admission.frames.len(),
+            Arrival::Sought(sought) => sought.size(),
             Arrival::Frames(frames) => frames.len(),
         }
     }
@@ -47,12 +51,16 @@ impl Arrival {
     pub(super) fn due_us(&self) -> Option<u64> {
         match self {
             Arrival::Delivery(admission) => admission.due_us(),
-            Arrival::Frames(_) => None,
+            Arrival::Sought(_) | Arrival::Frames(_) => None,
         }
     }
 
     fn is_open(&self) -> bool {
-        matches!(self, Arrival::Delivery(admission) if admission.is_open())
+        match self {
+            Arrival::Delivery(admission) => admission.is_open(),
+            Arrival::Sought(sought) => sought.is_open(),
+            Arrival::Frames(_) => false,
+        }
     }
 }
 
@@ -121,7 +129,7 @@ impl Channel {
             // A task of protocol 1 shows itself only by its body.
             None => header.properties.content_type.is_some(),
         };
-        self.asks(shared) && may_admit() && self.surely_acknowledges(self.resolve(deliver.consumer_tag).1)
+        self.asks(shared) && (may_admit() || may_be_copy(deliver, header)) && self.surely_acknowledges(self.resolve(deliver.consumer_tag).1)
     }
 
     fn arriving_header(&mut self, shared: &mut Shared, mut frames: Vec<u8>, frame: &Frame<'_>) {
@@ -175,12 +183,15 @@ impl Channel {
             return;
         };
         shared.held_bytes -= collect.frames.len();
-        match self.judge_delivery(shared, &collect) {
+        let judged = self.judge_delivery(shared, &collect, None);
+        let collect = match Sought::of(shared, *collect, judged.as_ref()) {
+            Ok(sought) => return self.seek(shared, sought),
+            Err(collect) => collect,
+        };
+        match judged {
             Some(judged) => {
-                let before = collect.frames.len();
-                let (_, frames) = self.for_client(collect.frames);
-                let header_at = (collect.header_at + frames.len()).saturating_sub(before);
-                self.ask_about(shared, judged.with(frames, header_at));
+                let admission = self.framed(judged, collect);
+                self.ask_about(shared, admission);
             }
             None => self.pass_in(shared, &collect.frames),
         }
@@ -229,7 +240,7 @@ impl Channel {
         }
     }
 
-    fn take_turns(&mut self, shared: &mut Shared, mut frames: &[u8]) {
+    pub(super) fn take_turns(&mut self, shared: &mut Shared, mut frames: &[u8]) {
         while let Split::Frame(frame) = frame::split(frames, usize::MAX) {
             self.take_turn(shared, &frame);
             frames = frames.get(frame.raw.len()..).unwrap_or_default();
@@ -244,6 +255,7 @@ impl Channel {
             shared.held_bytes -= arrival.size();
             match arrival {
                 Arrival::Delivery(admission) => self.admission_ends(shared, admission),
+                Arrival::Sought(sought) => self.search_ends(shared, &sought),
                 Arrival::Frames(frames) => self.take_turns(shared, &frames),
             }
         }
@@ -263,6 +275,11 @@ impl Channel {
                     }
                     shared.leave_run(&admission);
                 }
+                Arrival::Sought(sought) => {
+                    if sought.is_open() {
+                        shared.cancelled.push(ticket);
+                    }
+                }
                 Arrival::Frames(frames) => self.take_turns(shared, &frames),
             }
         }
@@ -272,13 +289,20 @@ impl Channel {
     /// Oncegate hands out no more work: the deliveries that wait go back to their queue.
     pub(super) fn withhold_arrivals(&mut self, shared: &mut Shared) {
         for (position, arrival) in self.arrivals.iter_mut() {
-            if let Arrival::Delivery(admission) = arrival {
-                if admission.is_open() {
-                    let ticket = Ticket::of_delivery(position, self.number);
-                    shared.cancelled.push(ticket);
-                    shared.abandon_run(ticket, admission);
+            let ticket = Ticket::of_delivery(position, self.number);
+            if arrival.is_open() {
+                shared.cancelled.push(ticket);
+            }
+            match arrival {
+                Arrival::Delivery(admission) => {
+                    if admission.is_open() {
+                        shared.abandon_run(ticket, admission);
+                    }
+                    admission.withhold();
                 }
-                admission.withhold();
+                // It is kept from the client as any other that comes from now on.
+                Arrival::Sought(sought) => sought.pass(),
+                Arrival::Frames(_) => {}
             }
         }
         self.advance_arrivals(shared);
@@ -294,10 +318,14 @@ impl Channel {
     /// Gives up the wait of the delivery that waits longest. True if there was one.
     pub(super) fn let_oldest_arrival_go(&mut self, shared: &mut Shared, reason: &'static str) -> bool {
         let mut arrivals = self.arrivals.iter_mut();
-        let Some((position, Arrival::Delivery(admission))) = arrivals.find(|(_, arrival)| arrival.is_open()) else {
+        let Some((position, arrival)) = arrivals.find(|(_, arrival)| arrival.is_open()) else {
             return false;
         };
-        admission.go_unchecked(reason);
+        match arrival {
+            Arrival::Delivery(admission) => admission.go_unchecked(reason),
+            Arrival::Sought(sought) => sought.pass(),
+            Arrival::Frames(_) => {}
+        }
         drop(arrivals);
         shared.cancelled.push(Ticket::of_delivery(position, self.number));
         self.advance_arrivals(shared);
@@ -308,6 +336,7 @@ impl Channel {
     pub(super) fn oldest_arrival_us(&self) -> Option<u64> {
         match self.arrivals.front()? {
             Arrival::Delivery(admission) => Some(admission.hold.judged_us),
+            Arrival::Sought(sought) => Some(sought.since_us),
             Arrival::Frames(_) => None,
         }
     }
@@ -318,7 +347,7 @@ impl Channel {
             Arrival::Delivery(admission) => Some(admission)
                 .filter(|admission| admission.is_open())
                 .map(|admission| &mut **admission),
-            Arrival::Frames(_) => None,
+            Arrival::Sought(_) | Arrival::Frames(_) => None,
         }
     }
 }

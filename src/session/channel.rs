@@ -20,6 +20,7 @@ use crate::amqp::frame::{Frame, FrameKind};
 use crate::amqp::method::{MethodId, basic};
 use crate::celery::control::Ask;
 use crate::rules::lock::Signal;
+use crate::rules::park::ParkState;
 use crate::rules::source::Source;
 
 /// Which close handshake a channel is in.
@@ -232,6 +233,7 @@ impl Channel {
             }
             Some(MethodId { class: 40 | 50, .. }) => {
                 shared.note_single_active(frame);
+                shared.note_quorum(frame);
                 self.client_declares(shared, frame);
             }
             _ => {}
@@ -479,6 +481,7 @@ impl Shared {
         match (known.task, how) {
             (Some(id), Some(signal)) => {
                 let worker = Arc::clone(&self.worker);
+                self.tells.extend(known.parked.map(|newest| newest.to(&id, ParkState::Done)));
                 let signal = if signal == Signal::Acked { self.judge_ack(&id) } else { signal };
                 self.tell_signal(id, signal, Source::Ack, worker, known.asked);
                 if let Some(hold) = known.hold.filter(|_| signal == Signal::Acked) {

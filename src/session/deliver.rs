@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::hear::Mailbox;
+use super::park::Newest;
 use super::renew::Hold;
 use super::window::{Via, Window};
 use crate::rules::lock::Nonce;
@@ -32,6 +33,8 @@ pub(super) struct Known {
     pub hold: Option<Box<Hold>>,
     /// Which consumer at the broker it came to.
     pub source: Via,
+    /// Its newest parked copy, if there is one.
+    pub parked: Option<Box<Newest>>,
 }
 
 #[derive(Debug)]

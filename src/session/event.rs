@@ -51,6 +51,33 @@ pub enum Event {
         /// Why.
         reason: &'static str,
     },
+    /// A parked message has come back.
+    Unparked {
+        /// The rule.
+        rule: Arc<Rule>,
+    },
+    /// A held delivery could not be parked: it stays held.
+    NotParked {
+        /// The rule.
+        rule: Arc<Rule>,
+        /// The task.
+        task: Arc<str>,
+        /// The task id.
+        id: Arc<str>,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A delivery whose key runs could not be dead-lettered: it is dropped.
+    NotDeadLettered {
+        /// The rule.
+        rule: Arc<Rule>,
+        /// The task.
+        task: Arc<str>,
+        /// The task id.
+        id: Arc<str>,
+        /// Why.
+        reason: &'static str,
+    },
     /// A queue was purged or deleted: the messages that lay in it are gone.
     Emptied {
         /// The queue.

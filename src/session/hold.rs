@@ -1,8 +1,9 @@
 //! Deliveries that are held: neither shown to the client nor settled, because their key runs elsewhere or their time has not come.
 //!
 //! What comes behind a held delivery on its channel goes on. The store is asked about it again every second, and at once when a run that
-//! it waits for is heard of here. It does not stay for ever: the broker closes a channel that leaves a delivery unsettled for too long, so
-//! at half of that time it goes back to its queue. At the bounds of memory and number the oldest goes back.
+//! it waits for is heard of here. It does not stay for ever: after `hold_max` it is parked, where that can be done. The broker closes a
+//! channel that leaves a delivery unsettled for too long, so at half of that time it is parked, too, or goes back to its queue. At the
+//! bounds of memory and number the oldest goes back.
 //!
 //! The store is told of each that goes back, so that nobody waits behind it.
 
@@ -13,8 +14,11 @@ use super::admit::{Admission, Await, Way};
 use super::agenda::Place;
 use super::channel::{Channel, Down, Life};
 use super::event::Event;
+use super::park::Leaving;
 use super::renew::Hold;
-use super::{Session, Shared, StoreSilent, Ticket};
+use super::republish::RepublishFault;
+use super::window::{ReadsAhead, Window};
+use super::{Now, Session, Shared, StoreSilent, Ticket};
 use crate::amqp::encode;
 use crate::amqp::method::basic::Nack;
 use crate::rules::lock::Reply;
@@ -34,45 +38,53 @@ const RETURNS_MAX: u64 = 10;
 
 /// What a held delivery waits for.
 #[derive(Debug)]
-enum Until {
+pub(super) enum Until {
     /// The store's answer to this question.
     Answer(Ticket),
     /// The next question, at this time in monotonic microseconds.
     Poll(u64),
     /// The end of the broker's content; then it goes this way.
     Boundary(Way),
-}
-
-/// How its holding ends if nothing else ends it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// It is parked.
-    Park,
-    /// It goes back to its queue.
-    Back,
-}
-
-/// Whether a held delivery was parked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Park {
-    /// There is nothing to park it with: it stays held.
-    NotAvailable,
+    /// The end of this step on its way to elsewhere.
+    Leaving(Leaving),
 }
 
 /// A held delivery.
 #[derive(Debug)]
 pub(super) struct Held {
-    admission: Box<Admission>,
+    pub admission: Box<Admission>,
     since_us: u64,
-    until: Until,
+    pub until: Until,
     /// The id that runs, or waits before it.
-    holder: Option<Arc<str>>,
+    pub holder: Option<Arc<str>>,
     /// Since when the store does not answer.
     silent_us: Option<u64>,
-    end: End,
-    ends_us: u64,
+    /// When it is parked, in monotonic microseconds: the maximum for never.
+    pub park_us: u64,
+    /// How long the pause was after the last attempt to park it, in microseconds.
+    pub pause_us: u64,
     /// When it must be settled, in monotonic microseconds.
     back_us: u64,
+}
+
+impl Held {
+    /// When the store is to be asked about it next, if it was not asked for a while: in monotonic microseconds.
+    pub(super) fn asks_us(&self, now: Now) -> u64 {
+        let eta = self.admission.eta_ahead(now).filter(|_| self.holder.is_none());
+        eta.map_or(now.us, |ahead_ms| now.us.saturating_add(ahead_ms.saturating_mul(1000)))
+    }
+
+    /// When something other than a renewal is due for it, in monotonic microseconds.
+    fn due_us(&self) -> Option<u64> {
+        match &self.until {
+            Until::Poll(us) => Some((*us).min(self.park_us).min(self.back_us)),
+            // The store answers soon, and then it is parked.
+            Until::Answer(_) if self.park_us != u64::MAX => None,
+            Until::Answer(_) => Some(self.back_us),
+            Until::Leaving(Leaving::DeadLetter { until_us }) => Some(*until_us),
+            Until::Boundary(_) | Until::Leaving(_) => None,
+        }
+    }
 }
 
 /// The held deliveries of one channel, in the order in which their holding began.
@@ -84,6 +96,11 @@ pub(super) struct HeldList {
 }
 
 impl HeldList {
+    /// The one with this number.
+    pub(super) fn get_mut(&mut self, number: u64) -> Option<&mut Held> {
+        self.deliveries.get_mut(&number)
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.deliveries.len()
@@ -109,12 +126,10 @@ impl HeldList {
     /// When something is due for the one with this number.
     pub(super) fn due_us(&self, number: u64) -> Option<u64> {
         let held = self.deliveries.get(&number)?;
-        let asks_us = match held.until {
-            Until::Answer(_) => held.ends_us,
-            Until::Poll(us) => us.min(held.ends_us),
-            Until::Boundary(_) => return None,
-        };
-        Some(held.admission.hold.renewal_us().map_or(asks_us, |us| us.min(asks_us)))
+        if matches!(held.until, Until::Boundary(_)) {
+            return None;
+        }
+        held.admission.hold.renewal_us().into_iter().chain(held.due_us()).min()
     }
 }
 
@@ -159,37 +174,80 @@ impl Channel {
     /// A delivery is held from now on.
     pub(super) fn hold_back(&mut self, shared: &mut Shared, admission: Box<Admission>, holder: Option<Arc<str>>) {
         let now = shared.now;
+        let eta = admission.eta_ahead(now).filter(|_| holder.is_none());
+        let reason = if eta.is_some() { "eta" } else { "running" };
+        let asks_us = eta.map_or(POLL_US, |ahead_ms| ahead_ms.saturating_mul(1000));
+        let hold_max = admission.rule.hold_max;
+        let parkable = admission.is_parkable(now);
+        let Some(held) = self.keep_held(shared, admission, holder) else {
+            return;
+        };
+        shared.admission(&held.admission, DeliveryDecision::Held, reason, held.holder.clone());
+        held.until = Until::Poll(now.us.saturating_add(asks_us));
+        let number = shared.next_held - 1;
+        let known_ms = u128::from(eta.unwrap_or(0));
+        held.park_us = match parkable {
+            false => u64::MAX,
+            true if known_ms > hold_max.as_millis() => now.us,
+            true => {
+                let hold_max_us = u64::try_from(hold_max.as_micros()).unwrap_or(u64::MAX);
+                now.us.saturating_add(hold_max_us).min(held.back_us)
+            }
+        };
+        if held.park_us <= now.us || parkable && self.is_window_full(number) {
+            return self.park(shared, number);
+        }
+        self.schedule(shared, Place::Held(number));
+    }
+
+    /// Where no further consumer may read ahead for one, what is held of it must not take its whole window.
+    fn is_window_full(&self, number: u64) -> bool {
+        let Some(held) = self.held.deliveries.get(&number) else {
+            return false;
+        };
+        let consumer = self.consumers.iter().find(|known| known.tag == held.admission.consumer());
+        consumer.is_some_and(|known| {
+            let Window { size, held, reads_ahead } = known.window;
+            size > 0 && reads_ahead == ReadsAhead::No && held >= usize::from(size)
+        })
+    }
+
+    /// The key of a delivery runs, and its copy goes elsewhere: until it is there it is held.
+    pub(super) fn hold_for_dead_letter(&mut self, shared: &mut Shared, admission: Box<Admission>, holder: Arc<str>) {
+        if self.keep_held(shared, admission, None).is_some() {
+            let number = shared.next_held - 1;
+            self.dead_letter(shared, number, holder);
+        }
+    }
+
+    /// Keeps a delivery, under the number [`Shared::next_held`], or gives it back.
+    fn keep_held(&mut self, shared: &mut Shared, admission: Box<Admission>, holder: Option<Arc<str>>) -> Option<&mut Held> {
+        let now = shared.now;
         self.deliveries.held(admission.tag);
         // After the cancel of its consumer the client is shown nothing more.
         if self.windows.is_leaving(admission.consumer()) {
-            return self.give_back(shared, &admission, "cancelled");
+            self.give_back(shared, &admission, "cancelled");
+            return None;
         }
-        let eta = admission.run.as_ref().and_then(|run| run.eta_ms).filter(|eta| *eta > now.unix_ms);
-        let (reason, asks_us) = match eta {
-            Some(eta) if holder.is_none() => ("eta", now.us.saturating_add((eta - now.unix_ms).saturating_mul(1000))),
-            _ => ("running", now.us + POLL_US),
-        };
-        shared.admission(&admission, DeliveryDecision::Held, reason, holder.clone());
         shared.held += 1;
         shared.held_bytes += admission.frames.len();
         self.windows_change(shared);
         self.note_held(&admission, 1);
         let back_us = admission.hold.judged_us.saturating_add(shared.settings.consumer_timeout_us / 2);
-        let hold_max_us = u64::try_from(admission.rule.hold_max.as_micros()).unwrap_or(u64::MAX);
         let number = shared.next_held;
         shared.next_held += 1;
         let held = Held {
             since_us: now.us,
-            until: Until::Poll(asks_us),
+            until: Until::Poll(u64::MAX),
             holder,
             silent_us: None,
-            end: End::Park,
-            ends_us: now.us.saturating_add(hold_max_us).min(back_us),
+            park_us: u64::MAX,
+            pause_us: 0,
             back_us,
             admission,
         };
         self.held.deliveries.insert(number, held);
-        self.schedule(shared, Place::Held(number));
+        self.held.get_mut(number)
     }
 
     /// Something is due for a held delivery.
@@ -198,17 +256,19 @@ impl Channel {
         let Some(held) = self.held.deliveries.get_mut(&number) else {
             return;
         };
-        if now_us >= held.ends_us {
-            match (held.end, held.back_us) {
-                (End::Park, back_us) if now_us < back_us => match park(held) {
-                    Park::NotAvailable => (held.end, held.ends_us) = (End::Back, back_us),
-                },
-                _ => return self.holding_ends(shared, number),
-            }
-        }
         let locks = &mut held.admission.hold;
         if locks.renewal_us().is_some_and(|us| us <= now_us) {
             shared.renew_hold(locks);
+        }
+        match &held.until {
+            Until::Poll(_) if held.back_us <= now_us && held.park_us > now_us => return self.holding_ends(shared, number),
+            Until::Answer(_) if held.back_us <= now_us && held.park_us == u64::MAX => return self.holding_ends(shared, number),
+            // Where the next question is due it is asked first: it may run.
+            Until::Poll(us) if *us > now_us && held.park_us <= now_us => return self.park(shared, number),
+            Until::Leaving(Leaving::DeadLetter { until_us }) if *until_us <= now_us => {
+                return self.dead_letter_ends(shared, number, Err(RepublishFault::Unknown));
+            }
+            Until::Poll(_) | Until::Answer(_) | Until::Boundary(_) | Until::Leaving(_) => {}
         }
         if matches!(held.until, Until::Poll(us) if us <= now_us) {
             let ticket = Ticket::of_held(number, self.number);
@@ -242,8 +302,10 @@ impl Channel {
         let Some(held) = self.held.deliveries.get_mut(&number) else {
             return;
         };
-        if !matches!(held.until, Until::Answer(_)) {
-            return;
+        match held.until {
+            Until::Answer(_) => {}
+            Until::Leaving(_) => return self.leaving_answered(shared, number, &answer),
+            Until::Poll(_) | Until::Boundary(_) => return,
         }
         held.until = Until::Poll(now_us + POLL_US);
         let silent = match answer {
@@ -267,11 +329,21 @@ impl Channel {
                 return self.let_go(shared, number, Way::Unchecked(silent.as_str()));
             }
         }
+        if held.park_us <= now_us {
+            return self.park(shared, number);
+        }
         self.schedule(shared, Place::Held(number));
     }
 
     /// A held delivery goes this way, outside of the broker's contents.
     fn let_go(&mut self, shared: &mut Shared, number: u64, way: Way) {
+        let way = match (way, self.held.deliveries.get(&number)) {
+            (Way::Busy(holder, freed), Some(held)) if held.admission.is_dead_lettered() => {
+                shared.events.extend(freed.into_iter().map(Event::Freed));
+                return self.dead_letter(shared, number, holder);
+            }
+            (way, _) => way,
+        };
         if !matches!(self.down, Down::Idle) {
             if let Some(held) = self.held.deliveries.get_mut(&number) {
                 held.until = Until::Boundary(way);
@@ -304,7 +376,7 @@ impl Channel {
     }
 
     /// Takes one out; what becomes of it is the caller's.
-    fn take_held(&mut self, shared: &mut Shared, number: u64) -> Option<Held> {
+    pub(super) fn take_held(&mut self, shared: &mut Shared, number: u64) -> Option<Held> {
         let held = self.held.deliveries.remove(&number)?;
         shared.held -= 1;
         shared.held_bytes -= held.admission.frames.len();
@@ -313,8 +385,9 @@ impl Channel {
         match held.until {
             // Nobody waits for it any more.
             Until::Answer(ticket) => shared.cancelled.push(ticket),
+            Until::Leaving(ref step) if step.asks() => shared.cancelled.push(Ticket::of_held(number, self.number)),
             Until::Boundary(_) => self.held.boundary -= 1,
-            Until::Poll(_) => {}
+            Until::Poll(_) | Until::Leaving(_) => {}
         }
         Some(held)
     }
@@ -433,9 +506,4 @@ impl Shared {
         self.abandon_held(held);
         self.leave_run(&held.admission);
     }
-}
-
-/// A delivery is held for as long as its rule lets it be held.
-fn park(_held: &Held) -> Park {
-    Park::NotAvailable
 }

@@ -18,6 +18,7 @@ mod broker;
 mod channel;
 mod collect;
 mod confirm;
+mod copies;
 mod declare;
 mod deliver;
 mod drain;
@@ -29,11 +30,14 @@ mod hear;
 mod hold;
 mod kept;
 mod owed;
+mod park;
 mod publish;
 mod query;
 mod refuse;
 mod renew;
+mod republish;
 mod run;
+mod seek;
 mod send;
 mod spares;
 #[cfg(test)]
@@ -54,6 +58,7 @@ pub use ends::{BrokerEnd, ClientEnd};
 pub use event::{CloseReason, DeliveryEvent, Event, Kept, PublishEvent, Pulse, Run, TasksKnown};
 pub use hear::{Heard, Mailbox, Told, read_events};
 pub use publish::Grant;
+pub use republish::{QueueKind, Republish, RepublishFault, Target};
 pub use spares::Spares;
 pub use window::{ReadsAhead, Window};
 pub use witness::{Ack, Witness};
@@ -267,6 +272,12 @@ struct Shared {
     windows: Fit,
     /// Queues declared here of which a second consumer would get nothing, or what the first has.
     single_active: HashSet<Box<str>>,
+    /// Quorum queues declared here.
+    quorum: HashSet<Box<str>>,
+    /// Messages that are to be published anew.
+    republishes: Vec<(Ticket, Republish)>,
+    /// Nothing was there to park with: nothing is parked before this time in monotonic microseconds. 0 while it works.
+    parks_from_us: u64,
     observing: HashMap<Ticket, Box<Grant>>,
     observed: u64,
     /// What is known of the virtual host: the edge's last picture and what this connection has done since.
@@ -425,6 +436,9 @@ impl Session {
                 ended: Vec::new(),
                 windows: Fit::Right,
                 single_active: HashSet::new(),
+                quorum: HashSet::new(),
+                republishes: Vec::new(),
+                parks_from_us: 0,
                 observing: HashMap::new(),
                 observed: 0,
                 topology: Arc::default(),

@@ -27,7 +27,8 @@ pub(super) struct Run {
     /// How often the broker has had the message back.
     pub returns: u64,
     on_running: OnRunning,
-    place_ms: Option<u64>,
+    /// Its place among those that wait, as the store has told it.
+    pub place_ms: Option<u64>,
     asked: Asked,
     /// The way that it goes with the lock.
     then: Way,
@@ -63,6 +64,12 @@ impl Admission {
         Await::Run
     }
 
+    /// For how long it may not begin yet, in milliseconds.
+    pub(super) fn eta_ahead(&self, now: Now) -> Option<u64> {
+        let eta = self.run.as_ref()?.eta_ms?;
+        eta.checked_sub(now.unix_ms).filter(|ahead| *ahead > 0)
+    }
+
     /// The question for the running lock.
     pub(super) fn run_question(&mut self, worker: &Arc<str>) -> Option<Request> {
         let run = self.run.as_mut()?;
@@ -72,8 +79,8 @@ impl Admission {
             delivery: self.hold.delivery,
             note: Arc::clone(&run.note),
             busy: match run.on_running {
-                OnRunning::Drop => IfBusy::Leave { place_ms: run.place_ms },
-                OnRunning::Wait | OnRunning::DeadLetter => IfBusy::Wait { place_ms: run.place_ms },
+                OnRunning::Drop | OnRunning::DeadLetter => IfBusy::Leave { place_ms: run.place_ms },
+                OnRunning::Wait => IfBusy::Wait { place_ms: run.place_ms },
             },
             worker: Arc::clone(worker),
         })

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Neighbours, Now, Session, Settings, Side, StoreSilent, Ticket};
+use super::{Neighbours, Now, RepublishFault, Session, Settings, Side, StoreSilent, Ticket};
 use crate::amqp::content::Properties;
 use crate::amqp::encode::{self, Content};
 use crate::amqp::frame::{self, Split};
@@ -21,6 +21,8 @@ struct Rig {
     now: Now,
     /// Whether the store lets every delivery pass at once; else the test answers.
     admits_all: bool,
+    /// Whether the test parks and publishes itself; else the store notes all copies, and there is nothing to publish them with.
+    parks: bool,
 }
 
 /// A rule for the task `t.unique`.
@@ -56,6 +58,7 @@ impl Rig {
             session: Session::new(Arc::new(settings), Arc::new(rules), 0, now),
             now,
             admits_all: true,
+            parks: false,
         };
         rig.client(&frame::PROTOCOL_HEADER);
         rig.broker(&method(0, MethodId::CONNECTION_TUNE, &[7, 255, 0, 2, 0, 0, 0, 0]));
@@ -72,11 +75,30 @@ impl Rig {
 
     fn client(&mut self, bytes: &[u8]) {
         self.session.handle_bytes(Side::Client, bytes, self.now);
+        self.park_nothing();
     }
 
     fn broker(&mut self, bytes: &[u8]) {
         self.session.handle_bytes(Side::Broker, bytes, self.now);
         self.admit_all();
+        self.park_nothing();
+    }
+
+    /// Nothing can be published anew, where the test does not do that itself.
+    fn park_nothing(&mut self) {
+        if self.parks {
+            return;
+        }
+        let (asks, _) = self.session.questions();
+        let notes: Vec<_> = asks
+            .extract_if(.., |(_, request)| matches!(request, Request::Park { .. }))
+            .collect();
+        for (ticket, _) in notes {
+            self.session.handle_answer(Ticket(ticket), Ok(Reply::Done), self.now);
+        }
+        for (ticket, _) in std::mem::take(self.session.republishes()) {
+            self.session.handle_republished(ticket, Err(RepublishFault::NotAvailable), self.now);
+        }
     }
 
     /// The store lets every delivery pass, where the test does not answer itself.
@@ -144,6 +166,7 @@ impl Rig {
                 Request::Renew { claim, note, .. } => format!("alive {} {:?}", claim.id, note.unstarted_ms),
                 Request::RenewRun { claim, .. } => format!("runs on {}", claim.id),
                 Request::LeaveRun { claim, .. } => format!("leaves {}", claim.id),
+                Request::MarkParked { id, token, state, .. } => format!("{} {id} {}", state.as_str(), token.0),
                 other => panic!("not an order: {other:?}"),
             })
             .collect()
@@ -175,6 +198,7 @@ impl Rig {
         self.now.us += us;
         self.now.unix_ms += us / 1000;
         self.session.handle_timeout(self.now);
+        self.park_nothing();
     }
 
     /// Publishes and gives the one ticket that was asked.
@@ -396,6 +420,7 @@ mod invariants;
 mod kept;
 mod leases;
 mod owed;
+mod park;
 mod query;
 mod queues;
 mod refuse;

@@ -4,6 +4,7 @@ use super::channel::{Down, Life, Up};
 use super::collect::concerned;
 use super::confirm::Outcome;
 use super::event::CloseReason;
+use super::seek::may_be_copy;
 use super::window::Via;
 use super::{Phase, Session, Side};
 use crate::amqp::content::ContentHeader;
@@ -337,6 +338,9 @@ impl Session {
                     let header = ContentHeader::decode(header_frame.payload)?;
                     channel.deliver_begins(&mut self.shared, &deliver, &header, Via::Client);
                 } else {
+                    if may_be_copy(&deliver, &header) && channel.asks_about(&self.shared, &deliver, &header) {
+                        return None;
+                    }
                     self.shared.counts.unmatched_deliveries += 1;
                     let tag = deliver.delivery_tag;
                     channel.delivered(&mut self.shared, Some(deliver.consumer_tag), tag, None, None, Via::Client);

@@ -6,6 +6,7 @@
 mod join;
 mod lapsing;
 mod lock;
+mod park;
 mod run;
 mod running;
 mod table;
@@ -47,6 +48,13 @@ const WAIT_KEPT_MS: u64 = 60_000;
 const DONE_KEPT_MS: u64 = 3_600_000;
 /// How many ended runs of one id are remembered under one key.
 const OVER_KEPT: usize = 16;
+/// So many parked messages of one id are known; of more the one that would be forgotten first goes, and is decided as any other when it
+/// comes back.
+const PARKED_KEPT: usize = 64;
+/// So many earlier copies of one parked message are known.
+const FORMER_KEPT: usize = 8;
+/// For how long at least a parked message is known once a worker has acknowledged it.
+const PARK_DONE_KEPT_MS: u64 = 24 * 3_600_000;
 /// No life or lease is longer: ten years.
 pub(super) const LONGEST_MS: u64 = 315_360_000_000;
 
@@ -158,6 +166,11 @@ impl Memory {
     pub fn runs_len(&self) -> (usize, usize, usize) {
         let table = self.table();
         (table.runs.len(), table.waiting.len(), table.done.len())
+    }
+
+    /// Of how many ids parked messages are known, lapsed ones included until they are swept.
+    pub fn parked_len(&self) -> usize {
+        self.table().parked.len()
     }
 
     /// One page of locks in the order of their digests, publish locks first; the cursor names the last lock of the page before.
@@ -284,6 +297,20 @@ impl Step<'_> {
                 worker,
             } => Reply::Renewed(self.renew_run(claim, *delivery, note, worker)),
             Request::LeaveRun { claim, delivery } => Reply::Released(self.leave_run(claim, *delivery)),
+            Request::Park { id, token, note } => {
+                self.park(id, token, note);
+                Reply::Done
+            }
+            Request::MarkParked {
+                id,
+                token,
+                fingerprint,
+                state,
+            } => {
+                self.mark_parked(id, token, *fingerprint, *state);
+                Reply::Done
+            }
+            Request::FindParked { id, fingerprint, seen } => Reply::Parked(self.find_parked(id, *fingerprint, seen)),
             Request::Cool { claim, note } => Reply::Cooled(self.cool(claim, note)),
             Request::Release { digest, holder, running } => {
                 let mut freed = self.release(*digest, holder.as_deref(), *running);

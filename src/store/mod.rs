@@ -78,6 +78,12 @@ pub enum Op {
     RenewRun,
     /// [`Request::LeaveRun`].
     LeaveRun,
+    /// [`Request::Park`].
+    Park,
+    /// [`Request::MarkParked`].
+    MarkParked,
+    /// [`Request::FindParked`].
+    FindParked,
     /// [`Request::Cool`].
     Cool,
     /// [`Request::Release`].
@@ -88,7 +94,7 @@ pub enum Op {
 
 impl Op {
     /// Every kind, so that metrics can be made for all of them at the start.
-    pub const ALL: [Op; 13] = [
+    pub const ALL: [Op; 16] = [
         Op::Acquire,
         Op::Commit,
         Op::RenewLease,
@@ -99,6 +105,9 @@ impl Op {
         Op::Run,
         Op::RenewRun,
         Op::LeaveRun,
+        Op::Park,
+        Op::MarkParked,
+        Op::FindParked,
         Op::Cool,
         Op::Release,
         Op::Show,
@@ -117,6 +126,9 @@ impl Op {
             Op::Run => "run",
             Op::RenewRun => "renew_run",
             Op::LeaveRun => "leave_run",
+            Op::Park => "park",
+            Op::MarkParked => "mark_parked",
+            Op::FindParked => "find_parked",
             Op::Cool => "cool",
             Op::Release => "release",
             Op::Show => "show",
@@ -136,6 +148,9 @@ impl Op {
             Request::Run { .. } => Op::Run,
             Request::RenewRun { .. } => Op::RenewRun,
             Request::LeaveRun { .. } => Op::LeaveRun,
+            Request::Park { .. } => Op::Park,
+            Request::MarkParked { .. } => Op::MarkParked,
+            Request::FindParked { .. } => Op::FindParked,
             Request::Cool { .. } => Op::Cool,
             Request::Release { .. } => Op::Release,
             Request::Show { .. } | Request::ShowRun { .. } => Op::Show,

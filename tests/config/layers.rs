@@ -276,6 +276,62 @@ fn a_listed_signal_that_nothing_offers_is_warned_about() {
 }
 
 #[test]
+fn dead_letters_that_nobody_can_send_are_warned_about() {
+    let rule =
+        "[[rule]]\ntask = \"a\"\nunique = \"while_running\"\non_running = \"dead_letter\"\ndead_letter = { routing_key = \"busy\" }\n";
+    let warnings = |beside: &str| {
+        let config = load(&format!("{rule}{beside}"), &[], &Flags::default()).unwrap();
+        config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let what = "o.toml:4:14: rule \"a\" sends dead letters, for which Oncegate has no account of its own";
+    let then = "instead of them what may not run is dropped, and counted. Write";
+    assert_eq!(
+        warnings(""),
+        [format!(
+            "{what} at the broker ([control]): {then} [control] url = \"amqp://USER:PASSWORD@HOST:5672/VHOST\", or on_running = \"drop\"."
+        )]
+    );
+    let account = "[control]\nurl = \"amqp://u:p@h/jobs\"\n";
+    let missing = format!(
+        "{what} ([control]) for the virtual host \"shop\": {then} [control.vhosts.\"shop\"] url = \
+         \"amqp://USER:PASSWORD@HOST:5672\", or on_running = \"drop\"."
+    );
+    assert_eq!(warnings(&format!("vhost = [\"jobs\", \"shop\"]\n{account}")), [missing]);
+    for served in ["", "vhost = \"jobs\"\n", "vhost = \"j*\"\n"] {
+        assert_eq!(warnings(&format!("{served}{account}")), [""; 0], "{served}");
+    }
+    for idle in ["mode = \"observe\"\n", "mode = \"off\"\n"] {
+        assert_eq!(warnings(idle), [""; 0], "{idle}");
+    }
+}
+
+#[test]
+fn where_dead_letters_go_fits_into_amqp() {
+    let load = |exchange: usize, routing_key: usize| {
+        let (exchange, routing_key) = ("e".repeat(exchange), "r".repeat(routing_key));
+        let rule = format!("[[rule]]\ntask = \"a\"\ndead_letter = {{ exchange = {exchange:?}, routing_key = {routing_key:?} }}");
+        load(&rule, &[], &Flags::default())
+    };
+    load(255, 255).unwrap();
+    for (exchange, routing_key, key) in [(256, 1, "exchange"), (1, 256, "routing_key")] {
+        let errors = load(exchange, routing_key).unwrap_err();
+        assert!(
+            errors.contains(&format!("{key} = ")) && errors.contains("is longer than 255 octets"),
+            "{errors}"
+        );
+    }
+}
+
+#[test]
+fn delay_queues_are_named_as_it_is_said() {
+    let prefix = |text: &str| load(text, &[], &Flags::default()).unwrap().park.prefix;
+    assert_eq!(&*prefix(""), "oncegate.park");
+    assert_eq!(&*prefix("[park]\nprefix = \"shop.later\""), "shop.later");
+    let longest = "p".repeat(100);
+    assert_eq!(&*prefix(&format!("[park]\nprefix = {longest:?}")), longest);
+}
+
+#[test]
 fn the_result_backend_is_read_where_it_is_named() {
     let of = |text: &str| {
         let config = load(text, &[], &Flags::default()).unwrap();

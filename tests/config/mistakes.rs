@@ -150,7 +150,6 @@ dead_letter = { routing_key = "x" }
 rate = "2/x""#,
         &[
             r#"o.toml:5:17: on_duplicate = "replace" is not available in this version. Write one of "raise", "reject" or leave on_duplicate out."#,
-            r#"o.toml:8:15: dead_letter = { routing_key = "x" } is not available in this version. Leave dead_letter out."#,
             "o.toml:9:1: [[rule.limit]] is not available in this version. Leave it out.",
             r#"o.toml:10:9: rate = "2/x" is not a rate. Write a whole number from 1, a slash, and one of s, m, h, d, such as "2/m"."#,
         ],
@@ -333,17 +332,26 @@ held_max = 1.5"#,
         r#"[events]
 exchange = "x"
 [park]
-prefix = "y"
+prefix = "amq.y"
 [results]
 kind = "rpc"
 expires = "2d"
 url = "sentinel://:pw@h:26379;sentinel://:pw@i:26379""#,
         &[
             r#"o.toml:2:13: exchange = "x" is not available in this version. Leave exchange out."#,
-            r#"o.toml:4:11: prefix = "y" is not available in this version. Leave prefix out."#,
+            r#"o.toml:4:11: prefix = "amq.y" begins with amq., which is the broker's own. Write prefix = "oncegate.park", or leave prefix out."#,
             r#"o.toml:6:9: kind = "rpc" is not available in this version. Write one of "redis", "none" or leave kind out."#,
             r#"o.toml:8:8: url = *** is not available in this version: sentinel:// is not built yet. Write "redis://HOST:6379/0" or "rediss://USER:PASSWORD@HOST:6379/0"."#,
         ],
+    ),
+    (
+        r#"[park]
+prefix = """#,
+        &[r#"o.toml:2:11: prefix = "" is empty. Write prefix = "oncegate.park", or leave prefix out."#],
+    ),
+    (
+        "[park]\nprefix = \"a\\tb\"",
+        &[r#"o.toml:2:11: prefix = "a\tb" has a control character. Write prefix = "oncegate.park", or leave prefix out."#],
     ),
     (
         r#"[results]
@@ -381,7 +389,6 @@ mode = "dry""#,
             r#"o.toml:7:28: allow_overrides = "tll" is not known. Did you mean "ttl"? Known are "key", "ttl", "bypass"."#,
             r#"o.toml:8:23: retry_delays = 5 has no unit. Write retry_delays = "5s" for seconds (ms, s, m, h, d)."#,
             r#"o.toml:9:1: dead_letter has no routing_key. Write dead_letter = { exchange = "", routing_key = "duplicates" }."#,
-            r#"o.toml:9:15: dead_letter = { exchange = "d" } is not available in this version. Leave dead_letter out."#,
             r#"o.toml:10:9: mode = "dry" is not known. Write one of "enforce", "observe", "off"."#,
         ],
     ),

@@ -833,12 +833,14 @@ def _received(source):
 class Relay:
     """A TCP relay that keeps what passes, byte for byte, and changes nothing.
 
-    With a delay, in seconds, all that comes from upstream is passed on that much later, as over a long way.
+    With a delay, in seconds, all that comes from upstream is passed on that much later, as over a long way. While it is
+    deaf, nothing of what clients send is passed on.
     """
 
     def __init__(self, upstream_port, delay=0.0):
         self.upstream_port = upstream_port
         self.delay = delay
+        self.deaf = False
         self.connections = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -864,7 +866,7 @@ class Relay:
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             answers = self._late(_received(upstream)) if self.delay else _received(upstream)
             for chunks, sink, source, kept in (
-                (_received(client), upstream, client, record["to_broker"]),
+                (self._heard(client), upstream, client, record["to_broker"]),
                 (answers, client, upstream, record["to_client"]),
             ):
                 threading.Thread(target=self._copy, args=(chunks, sink, source, kept), daemon=True).start()
@@ -882,6 +884,12 @@ class Relay:
                     end.shutdown(socket.SHUT_RDWR)
                 except OSError:
                     pass
+
+    def _heard(self, client):
+        for data in _received(client):
+            while self.deaf and self._open:
+                time.sleep(0.01)
+            yield data
 
     def _late(self, chunks):
         """The same chunks, each as much later as the delay was when it came; so is the end."""

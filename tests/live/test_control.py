@@ -244,9 +244,9 @@ def test_the_control_connection_comes_back_with_its_broker(workspace, own_broker
         worker.stop()
 
 
-def check(tmp_path, broker, control):
+def check(tmp_path, broker, control, rule=None):
     config = tmp_path / "oncegate.toml"
-    config.write_text(f'[proxy]\nupstream = ["amqp://127.0.0.1:{broker.port}"]\n{control}{rules("note")}')
+    config.write_text(f'[proxy]\nupstream = ["amqp://127.0.0.1:{broker.port}"]\n{control}{rule or rules("note")}')
     done = harness.run_cli("check", config, "--connect", "--json")
     report = json.loads(done.stdout)
     found = [one for one in report["connect"] if one["what"].startswith("control ")]
@@ -269,6 +269,35 @@ def test_the_least_rights_that_are_told_are_enough(broker, vhost, tmp_path, gate
     begin(stack, proxy, store, scoreboard, mailboxes, worker, "gated")
     scoreboard.open_gate("one")
     proxy.expect("oncegate_locks_released_total", 1, rule="gated", reason="success")
+
+
+PARKS = '[[rule]]\nname = "note"\ntask = "live.note"\nunique = "while_running"\n'
+PARKING = {**LEAST, "write": r"^(oncegate\..*|celery\.pidbox|amq\.default)$"}
+
+
+@pytest.mark.parametrize(
+    "right,without,refused",
+    [
+        (None, None, None),
+        ("configure", r"^(oncegate\.(events|reply\..*)|celeryev)$", "to configure"),
+        ("write", LEAST["write"], "to write to the exchange amq.default"),
+        ("read", r"^(oncegate\.(events|reply\..*)|celeryev)$", "to read"),
+    ],
+)
+def test_the_rights_that_parking_takes_are_told_and_tried(broker, vhost, tmp_path, right, without, refused):
+    user = f"u{harness.number()}"
+    broker.add_user(user, "secret", vhost, **{**PARKING, **({right: without} if right else {})})
+    code, found, [rights] = check(tmp_path, broker, account(broker, vhost, f"{user}:secret"), PARKS)
+    patterns = " ".join(f"'{PARKING[right]}'" for right in ("configure", "write", "read"))
+    assert rights.endswith(f"rabbitmqctl set_permissions -p '{vhost}' '{user}' {patterns}"), rights
+    if right is None:
+        assert (code, [verdict for verdict, _ in found]) == (0, ["ok"]), found
+        assert "oncegate.park" not in broker.ctl("list_queues", "-p", vhost, "name", "--quiet")
+        return
+    [(verdict, said)] = found
+    assert (code, verdict) == (69, "failed"), said
+    assert "messages cannot be parked" in said and "403 ACCESS_REFUSED" in said, said
+    assert all(word in said for word in refused.split()), said
 
 
 @pytest.mark.parametrize(

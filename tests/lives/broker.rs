@@ -34,6 +34,8 @@ pub struct AtChannel {
     consumers: Vec<Consumer>,
     next_tag: u64,
     pub unacked: BTreeMap<u64, Copy>,
+    /// The consumer that each was delivered to.
+    consumed: BTreeMap<u64, Vec<u8>>,
     confirms: bool,
     next_confirm: u64,
     /// Numbers to be confirmed.
@@ -204,6 +206,9 @@ impl World {
                 self.requeue(copy);
             } else {
                 self.facts.note(copy.task, format!("settled (link {at}, {tag})"));
+                if let Some(acked) = self.links.get_mut(&at).and_then(|link| link.acked.get_mut(&copy.task)) {
+                    *acked = acked.saturating_sub(1);
+                }
             }
         }
     }
@@ -287,7 +292,11 @@ impl World {
         for (at, link) in self.links.iter().filter(|(_, link)| link.broker.open) {
             for (number, channel) in &link.broker.channels {
                 for (index, consumer) in channel.consumers.iter().enumerate() {
-                    let out = channel.unacked.values().filter(|copy| copy.queue == consumer.queue).count();
+                    let out = channel
+                        .consumed
+                        .iter()
+                        .filter(|(tag, to)| **to == consumer.tag && channel.unacked.contains_key(tag));
+                    let out = out.count();
                     let ready = self.queues.get(&consumer.queue).is_some_and(|queue| !queue.is_empty());
                     if ready && out < usize::from(consumer.prefetch) {
                         takers.push((*at, *number, index));
@@ -318,6 +327,9 @@ impl World {
         let mut out = method(number, MethodId::BASIC_DELIVER, &arguments);
         out.extend(on_channel(&copy.content, number));
         let (task, again) = (copy.task, if copy.redelivered { " again" } else { "" });
+        let to = consumer.tag.clone();
+        channel.consumed.insert(tag, to);
+        channel.consumed.retain(|tag, _| channel.unacked.contains_key(tag));
         channel.unacked.insert(tag, copy);
         self.facts.tasks[task].delivered = true;
         self.facts.note(task, format!("is delivered{again} (link {at}, {tag})"));
@@ -334,10 +346,9 @@ impl World {
     fn is_with_worker(&self, task: usize) -> bool {
         self.links.values().any(|link| {
             let channel = link.broker.channels.get(&1);
-            let unacked = channel.into_iter().flat_map(|channel| &channel.unacked);
-            unacked
-                .into_iter()
-                .any(|(tag, copy)| copy.task == task && !link.acked.contains(tag))
+            let unacked = channel.into_iter().flat_map(|channel| channel.unacked.values());
+            let acked = link.acked.get(&task).copied().unwrap_or(0);
+            unacked.filter(|copy| copy.task == task).count() > acked
         })
     }
 

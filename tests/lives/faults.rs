@@ -28,7 +28,12 @@ impl World {
             Fault::StoreAway => {
                 let ms = 500 + self.random.next() % 8_000;
                 self.facts.note_all(format!("the store is away for {ms} ms"));
-                self.down_until_us = self.now.us + 1_000 * ms;
+                self.store_goes(ms);
+            }
+            Fault::StoreEmptied => {
+                let ms = 100 + self.random.next() % 3_000;
+                self.store_goes(ms);
+                self.empty_store();
             }
             Fault::Revoke => self.revoke(),
             Fault::Purge => {
@@ -51,7 +56,7 @@ impl World {
             .collect();
         for at in links {
             let executed = self.random.below(self.links[&at].orders.len() + 1);
-            for _ in 0..if self.is_down() { 0 } else { executed } {
+            for _ in 0..if self.is_down(proxy) { 0 } else { executed } {
                 let order = self.links.get_mut(&at).and_then(|link| link.orders.pop_front());
                 if let Some((_, Order::Ask(_, request) | Order::Tell(request))) = order {
                     self.execute(&request);
@@ -66,6 +71,7 @@ impl World {
             }
         }
         self.heard.retain(|heard| heard.proxy != proxy);
+        self.follower_dies(proxy);
     }
 
     /// Both ends of a connection find it gone; what was written to the broker may arrive.

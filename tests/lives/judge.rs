@@ -6,6 +6,9 @@
 
 use oncegate::rules::lock::{Acquired, Admitted, Digest, Extent, LockRecord, LockState, ReleaseReason, Reply, Request, Scope, Signal};
 
+use oncegate::rules::running::Ran;
+use oncegate::rules::spec::Unique;
+
 use crate::facts::Facts;
 use crate::plan::Acks;
 use crate::world::World;
@@ -60,10 +63,12 @@ impl World {
         let full = lock.expires_ms - lock.since_ms >= row.rule.ttl.as_millis() as u64;
         self.facts.note(task, format!("its lock lapsed at {:?}", lock.state));
         let lives = self.lives(task);
+        // Nobody could renew the lease.
+        let away = lock.state == LockState::Leased && self.was_away(lock.expires_ms);
         let facts = &mut self.facts.tasks[task];
         facts.lapsed |= lives;
         // A message that waits for longer than the ttl, or beyond its expiry, keeps no lock; nor does one that nobody renews.
-        let excused = full || facts.expires_ms.is_some() || facts.untold || facts.unchecked || facts.unconfirmed || facts.doubled;
+        let excused = full || away || facts.expires_ms.is_some() || facts.untold || facts.unchecked || facts.unconfirmed || facts.doubled;
         let early = lock.scope == Extent::Publish(Scope::UntilExpired) && !full && facts.reached;
         if (lives || early) && !excused {
             self.facts.fail(task, "its lock lapsed before its time");
@@ -74,10 +79,14 @@ impl World {
     fn judge_freed(&mut self, lock: &LockRecord, reply: &Reply) {
         let task = Facts::index(&lock.holder);
         let lives = self.lives(task);
-        let Reply::Released(freed) = reply else {
+        let (Reply::Released(freed) | Reply::Run(Ran::Leaves { freed, .. })) = reply else {
             self.facts.fail(task, "its lock went without a reason");
         };
-        let reason = freed.first().map_or(ReleaseReason::Ended, |freed| freed.reason);
+        if matches!(reply, Reply::Run(_)) {
+            return;
+        }
+        // Of both locks of a key, that of the run is told first.
+        let reason = freed.last().map_or(ReleaseReason::Ended, |freed| freed.reason);
         let facts = &self.facts.tasks[task];
         let copies = facts.doubled || facts.untold || facts.unchecked;
         let right = match reason {
@@ -110,8 +119,8 @@ impl World {
         let starts = matches!(signal, Signal::Acked | Signal::Started);
         let scope = row.scope;
         let heard = match scope {
-            oncegate::rules::spec::Unique::UntilStarted => ends || starts,
-            oncegate::rules::spec::Unique::UntilFinished => ends || signal == Signal::Acked && row.acks == Acks::Late,
+            Unique::UntilStarted | Unique::UntilStartedAndWhileRunning => ends || starts,
+            Unique::UntilFinished => ends || signal == Signal::Acked && row.acks == Acks::Late,
             _ => false,
         };
         if heard {
@@ -143,7 +152,7 @@ impl World {
         }
         let started = lock.scope == Extent::Publish(Scope::UntilStarted) && facts.came_ms < facts.begun_ms;
         let over = started || !self.lives(holder);
-        let late = facts.retried && facts.expired;
+        let late = facts.retried && (facts.expired || facts.purged);
         if over && !late && !facts.untold && !facts.unchecked && !facts.doubled && self.is_heard(holder, lock.scope) {
             self.facts
                 .fail(task, format!("is a duplicate of t{holder}, of whose end the store has heard"));

@@ -1,6 +1,6 @@
 //! One connection of a client through a proxy: a session, and what is on its way to and from it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use oncegate::amqp::frame;
@@ -8,11 +8,13 @@ use oncegate::amqp::method::MethodId;
 use oncegate::rules::RuleSet;
 use oncegate::rules::lock::Request;
 use oncegate::rules::outcome::{DeliveryDecision, PublishDecision};
-use oncegate::session::{Event, Now, Session, Settings, Side, StoreSilent, Ticket};
+use oncegate::session::{Event, Now, RepublishFault, Session, Settings, Side, StoreSilent, Ticket};
 use oncegate::store::Clock;
 
 use crate::broker::AtBroker;
 use crate::facts::Facts;
+use crate::plan::Plan;
+use crate::runs::{Handed, Name};
 use crate::wire::{Reader, method};
 use crate::world::World;
 
@@ -67,6 +69,14 @@ pub enum Order {
     Tell(Request),
 }
 
+/// The question for a running lock, if it is one.
+fn run_of(order: &Order) -> Option<Request> {
+    match order {
+        Order::Ask(_, request @ Request::Run { .. }) => Some(request.clone()),
+        _ => None,
+    }
+}
+
 /// An acquire that found its key leased: it is repeated.
 pub struct Kept {
     pub ticket: u64,
@@ -97,13 +107,23 @@ pub struct Link {
     pub writing: Vec<usize>,
     /// All that the client has published here.
     pub published: BTreeSet<usize>,
-    /// The deliveries that the client has acknowledged.
-    pub acked: BTreeSet<u64>,
+    /// How many deliveries of each task the client has acknowledged of which the broker has not heard.
+    pub acked: BTreeMap<usize, usize>,
+    /// By which delivery the store was last asked about each task's run.
+    pub asked: BTreeMap<usize, Name>,
+    /// The deliveries that are on their way to the worker.
+    pub handed: Vec<Handed>,
+    /// When the session hears that the store is back, in microseconds.
+    pub store_back_us: Option<u64>,
 }
 
 impl Link {
-    pub fn new(proxy: usize, owner: Owner, rules: &Arc<RuleSet>, nonce: u64, now: Now) -> Link {
-        let settings = Arc::new(Settings::default());
+    pub fn new(proxy: usize, owner: Owner, rules: &Arc<RuleSet>, nonce: u64, plan: &Plan, now: Now) -> Link {
+        let settings = Arc::new(Settings {
+            held_max: plan.held_max,
+            consumer_timeout_us: 1_000 * plan.consumer_timeout_ms,
+            ..Settings::default()
+        });
         let mut session = Session::new(settings, Arc::clone(rules), nonce, now);
         let tune = [7, 255, 0, 2, 0, 0, 0, 0];
         session.handle_bytes(Side::Client, &frame::PROTOCOL_HEADER, now);
@@ -130,13 +150,20 @@ impl Link {
             cancelled: BTreeSet::new(),
             writing: Vec::new(),
             published: BTreeSet::new(),
-            acked: BTreeSet::new(),
+            acked: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            handed: Vec::new(),
+            store_back_us: None,
         }
     }
 
     /// Nothing is on its way on it.
     pub fn rests(&self) -> bool {
-        self.orders.is_empty() && self.answers.is_empty() && self.kept.is_empty() && (self.writing.is_empty() || !self.broker.open)
+        self.session.held().0 == 0
+            && self.orders.is_empty()
+            && self.answers.is_empty()
+            && self.kept.is_empty()
+            && (self.writing.is_empty() || !self.broker.open)
     }
 
     /// Whether the store can do something for it.
@@ -158,7 +185,7 @@ impl World {
         let proxy = self.random.below(self.plan.proxies);
         let nonce = self.random.next();
         self.last_link += 1;
-        let link = Link::new(proxy, owner, &self.rules, nonce, self.now);
+        let link = Link::new(proxy, owner, &self.rules, nonce, &self.plan, self.now);
         self.links.insert(self.last_link, link);
         self.facts
             .note_all(format!("link {} of {owner:?} opens at proxy {proxy}", self.last_link));
@@ -272,6 +299,10 @@ impl World {
     pub fn collect(&mut self, at: usize) {
         let now = self.now;
         let Some(link) = self.links.get_mut(&at) else { return };
+        // The proxies have no account of their own to park with.
+        for (ticket, _) in std::mem::take(link.session.republishes()) {
+            link.session.handle_republished(ticket, Err(RepublishFault::NotAvailable), now);
+        }
         for side in [Side::Broker, Side::Client] {
             let mut bytes = Vec::new();
             link.session.swap_output(side, &mut bytes);
@@ -292,6 +323,7 @@ impl World {
             .map(|(ticket, request)| Order::Ask(ticket, request));
         let tells = std::mem::take(tells).into_iter().map(Order::Tell);
         let orders: Vec<Order> = asks.chain(tells).collect();
+        let runs: Vec<Request> = orders.iter().filter_map(run_of).collect();
         link.orders.extend(orders.into_iter().map(|order| (now.us, order)));
         for ticket in std::mem::take(link.session.cancelled()) {
             link.kept.retain(|kept| kept.ticket != ticket.0);
@@ -299,6 +331,9 @@ impl World {
         }
         link.session.take_counts();
         let events = std::mem::take(link.session.events());
+        for request in runs {
+            self.run_asked(at, &request);
+        }
         for event in events {
             self.happened(at, event);
         }
@@ -317,7 +352,10 @@ impl World {
                         self.facts.tasks[task].dropped = true;
                         self.written(at, task);
                     }
-                    PublishDecision::ForwardedUnchecked => self.facts.tasks[task].unchecked = true,
+                    PublishDecision::ForwardedUnchecked => {
+                        self.facts.tasks[task].unchecked = true;
+                        self.run_unchecked(task);
+                    }
                     _ => {}
                 }
             }
@@ -326,6 +364,11 @@ impl World {
                 let holder = event.holder.as_deref().unwrap_or("-");
                 self.facts
                     .note(task, format!("admission {:?} ({}), holder {holder}", event.decision, event.reason));
+                match event.decision {
+                    DeliveryDecision::Forwarded => self.run_handed(at, task, true),
+                    DeliveryDecision::ForwardedUnchecked => self.run_handed(at, task, false),
+                    _ => {}
+                }
                 match event.decision {
                     DeliveryDecision::Dropped => self.facts.tasks[task].dropped = true,
                     DeliveryDecision::ForwardedUnchecked => self.facts.tasks[task].unchecked = true,
@@ -336,6 +379,7 @@ impl World {
                 let before_ms = self.clock.now_ms() - (self.now.us - at_us) / 1000;
                 self.scan_purged(&queue, before_ms);
             }
+            Event::Runs(run) => self.follows(at, run),
             _ => {}
         }
     }

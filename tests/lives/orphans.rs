@@ -48,7 +48,7 @@ impl World {
             return;
         }
         self.orphans.next_ms = now_ms + EVERY_MS;
-        if self.is_down() {
+        if self.now.us < self.down_until_us {
             self.orphans.away = true;
             self.orphans.absent.clear();
             return;
@@ -56,7 +56,7 @@ impl World {
         if std::mem::take(&mut self.orphans.away) {
             self.orphans.counts_from_ms = now_ms + NOTE_MS;
         }
-        for lock in self.present_locks() {
+        for lock in self.present_locks().into_iter().chain(self.present_runs()) {
             let follows = lock.follows_its_task();
             let waits = matches!(lock.state, LockState::Queued | LockState::Running);
             if follows && waits && lock.in_flight == 0 && !lock.worker.is_empty() && self.is_orphaned(&lock) {

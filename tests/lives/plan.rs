@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oncegate::rules::spec::{AcksLate, RuleSpec, Unique};
+use oncegate::rules::spec::{AcksLate, OnRunning, RuleSpec, Unique};
 
 /// When a worker acknowledges a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,19 @@ pub struct Row {
     pub queue: &'static str,
 }
 
+impl Row {
+    /// Whether its runs exclude each other.
+    pub fn excludes(&self) -> bool {
+        matches!(self.scope, Unique::WhileRunning | Unique::UntilStartedAndWhileRunning)
+    }
+
+    /// A run that may not begin is dropped.
+    pub fn dropping(mut self) -> Row {
+        self.rule.on_running = OnRunning::Drop;
+        self
+    }
+}
+
 /// What goes wrong, again and again, while the producers publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -40,6 +53,8 @@ pub enum Fault {
     ProducerGone,
     /// Nobody reaches the store for some seconds.
     StoreAway,
+    /// The store is started anew and holds nothing.
+    StoreEmptied,
     /// A task is revoked, with or without its run.
     Revoke,
     /// A queue is purged.
@@ -70,6 +85,9 @@ pub struct Plan {
     /// Keys of each rule.
     pub keys: usize,
     pub rows: Vec<Row>,
+    /// How many deliveries a connection may hold, and after how long the broker wants one settled, in milliseconds.
+    pub held_max: usize,
+    pub consumer_timeout_ms: u64,
     pub faults: Vec<Fault>,
     /// The mean time between two faults, in milliseconds.
     pub fault_every_ms: u64,
@@ -91,6 +109,8 @@ impl Default for Plan {
             workers: 2,
             keys: 2,
             rows: Vec::new(),
+            held_max: 10_000,
+            consumer_timeout_ms: 1_800_000,
             faults: Vec::new(),
             fault_every_ms: 6_000,
             lost_percent: 20,
@@ -112,6 +132,7 @@ pub fn row(number: usize, scope: Unique, acks: Acks) -> Row {
             unique: Some(scope),
             acks_late: if acks == Acks::Late { AcksLate::True } else { AcksLate::False },
             ttl: Duration::from_secs(120),
+            running_ttl: Duration::from_secs(120),
             settle_grace: Duration::from_secs(5),
             orphan_grace: Duration::from_secs(10),
             ..RuleSpec::default()

@@ -5,7 +5,7 @@ use oncegate::rules::source::Source;
 use oncegate::session::StoreSilent;
 
 use crate::facts::Facts;
-use crate::link::{Answer, Kept, Order};
+use crate::link::{Answer, Kept, Link, Order};
 use crate::world::World;
 
 /// Something that a proxy has heard and will tell the store.
@@ -23,7 +23,10 @@ fn about(request: &Request) -> Option<(usize, Option<Digest>)> {
         | Request::RenewLease { claim, .. }
         | Request::Unpublish { claim, .. }
         | Request::Admit { claim, .. }
-        | Request::Renew { claim, .. } => Some((Facts::index(&claim.id), Some(claim.digest))),
+        | Request::Renew { claim, .. }
+        | Request::Run { claim, .. }
+        | Request::RenewRun { claim, .. }
+        | Request::LeaveRun { claim, .. } => Some((Facts::index(&claim.id), Some(claim.digest))),
         Request::Signal { id, .. } => Some((Facts::index(id), None)),
         _ => None,
     }
@@ -39,27 +42,77 @@ fn brief(request: &Request) -> String {
         Request::Admit { reentrant, .. } => format!("Admit{}", if *reentrant { " (again)" } else { "" }),
         Request::Renew { .. } => "Renew".into(),
         Request::Signal { signal, worker, .. } => format!("Signal {signal:?} {worker}"),
+        Request::Run { delivery, busy, .. } => format!("Run {:x} {busy:?}", delivery.0),
+        Request::RenewRun { delivery, .. } => format!("RenewRun {:x}", delivery.0),
+        Request::LeaveRun { delivery, .. } => format!("LeaveRun {:x}", delivery.0),
         other => format!("{other:?}"),
     }
 }
 
 impl World {
-    pub fn is_down(&self) -> bool {
-        self.now.us < self.down_until_us
+    /// Whether this proxy does not reach the store.
+    pub fn is_down(&self, proxy: usize) -> bool {
+        self.now.us < self.down_until_us || self.proxies_down[proxy].is_some_and(|us| self.now.us < us)
+    }
+
+    /// Nobody reaches the store for a while, some proxies for longer.
+    pub fn store_goes(&mut self, ms: u64) {
+        self.down_until_us = self.now.us + 1_000 * ms;
+        self.runs_wait_until(self.now.unix_ms + ms);
+        for proxy in 0..self.plan.proxies {
+            let more_us = 1_000 * (self.random.next() % 1_500);
+            self.proxies_down[proxy] = Some(self.down_until_us + more_us);
+        }
+    }
+
+    /// Proxies that reach the store again renew all that they know to be alive.
+    pub fn store_comes_back(&mut self) {
+        for proxy in 0..self.plan.proxies {
+            if self.proxies_down[proxy].is_none_or(|us| self.now.us < us) {
+                continue;
+            }
+            self.proxies_down[proxy] = None;
+            self.facts.note_all(format!("proxy {proxy} reaches the store again"));
+            self.follower_renews_all(proxy);
+            let back_us = self.now.us;
+            for link in self.links.values_mut().filter(|link| link.proxy == proxy) {
+                link.store_back_us = Some(back_us + 1_000 * (self.random.next() % 200));
+            }
+        }
+        let due = |link: &Link| link.store_back_us.is_some_and(|us| us <= self.now.us);
+        let back: Vec<usize> = self.links.iter().filter(|(_, link)| due(link)).map(|(at, _)| *at).collect();
+        for at in back {
+            if let Some(link) = self.links.get_mut(&at) {
+                link.store_back_us = None;
+                link.session.handle_store_back(self.now);
+            }
+            self.collect(at);
+        }
     }
 
     /// The store does the oldest that a connection wants of it. While it is away it refuses questions, and orders wait.
     pub fn serve(&mut self, at: usize) {
-        let down = self.is_down();
+        let Some(proxy) = self.links.get(&at).map(|link| link.proxy) else {
+            return;
+        };
+        let down = self.is_down(proxy);
         let silent = self.random.percent(self.plan.silent_percent);
         let executed = !silent || self.random.percent(50);
         let Some(link) = self.links.get_mut(&at) else { return };
+        if down {
+            // Without a connection renewals are not kept.
+            let renewal = |order: &Order| matches!(order, Order::Tell(Request::Renew { .. } | Request::RenewRun { .. }));
+            link.orders.retain(|(_, order)| !renewal(order));
+        }
         let question = link.orders.iter().position(|(_, order)| matches!(order, Order::Ask(..)));
         let Some(order) = link.orders.remove(if down { question.unwrap_or(usize::MAX) } else { 0 }) else {
             return;
         };
         match order.1 {
-            Order::Tell(request) => drop(self.execute(&request)),
+            Order::Tell(request) => {
+                self.follower_hears(proxy, &request);
+                self.execute(&request);
+            }
             Order::Ask(ticket, request) => {
                 if link.cancelled.contains(&ticket) && matches!(request, Request::Admit { .. }) {
                     return;
@@ -93,11 +146,14 @@ impl World {
     /// Asks again for what found its key leased.
     pub fn ask_again(&mut self, at: usize) {
         let now = self.now;
+        let Some(down) = self.links.get(&at).map(|link| self.is_down(link.proxy)) else {
+            return;
+        };
         let Some(link) = self.links.get_mut(&at) else { return };
         let Some(index) = link.kept.iter().position(|kept| kept.again_us <= now.us) else {
             return;
         };
-        if now.us < self.down_until_us {
+        if down {
             link.kept[index].again_us = now.us + 200_000;
             return;
         }
@@ -126,6 +182,7 @@ impl World {
         };
         let mut digest = digest.or(self.facts.tasks[task].digest);
         let before = digest.and_then(|digest| self.show(digest));
+        let run_before = digest.and_then(|digest| self.judge_run_lapse(digest));
         let reply = self.memory.execute(request);
         if let Reply::Admit(found, _) = &reply {
             digest = Some(*found);
@@ -135,6 +192,8 @@ impl World {
         self.facts.tasks[task].digest = Some(digest);
         let after = self.show(digest);
         self.judge_step(task, digest, request, &reply, before.as_ref(), after);
+        self.judge_run_step(task, digest, request, &reply, run_before.as_ref());
+        self.follower_answered(request, &reply);
         reply
     }
 
@@ -169,10 +228,10 @@ impl World {
 
     /// The store is told what is due.
     pub fn tell_heard(&mut self) {
-        while !self.is_down()
-            && let Some(index) = self.heard.iter().position(|heard| heard.due_us <= self.now.us)
-        {
+        let is_due = |world: &World, heard: &Heard| heard.due_us <= world.now.us && !world.is_down(heard.proxy);
+        while let Some(index) = self.heard.iter().position(|heard| is_due(self, heard)) {
             let heard = self.heard.remove(index);
+            self.follower_hears(heard.proxy, &heard.request);
             self.execute(&heard.request);
         }
     }

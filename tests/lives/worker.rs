@@ -11,6 +11,7 @@ use crate::broker::header_of;
 use crate::facts::Facts;
 use crate::link::Owner;
 use crate::plan::Acks;
+use crate::runs::Name;
 use crate::wire::{Unit, method, short};
 use crate::world::World;
 
@@ -38,6 +39,8 @@ struct Taken {
     /// It says of itself that its time has passed.
     over: bool,
     redelivered: bool,
+    /// The run that the store was asked about.
+    name: Option<Name>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +104,17 @@ impl Worker {
     /// What it says when it is asked for a task.
     pub fn knows(&self, task: usize) -> bool {
         self.runs(task) || self.inbox.iter().any(|taken| taken.task == task)
+    }
+
+    /// The runs that it has in hand, begun or not.
+    pub fn names(&self) -> impl Iterator<Item = Name> {
+        let runs = self.runs.iter().map(|run| &run.taken);
+        runs.chain(&self.inbox).filter_map(|taken| taken.name)
+    }
+
+    /// The tasks that it runs.
+    pub fn running(&self) -> impl Iterator<Item = (usize, Option<Name>)> {
+        self.runs.iter().map(|run| (run.taken.task, run.taken.name))
     }
 
     fn next_taken(&self, now_ms: u64) -> Option<usize> {
@@ -209,10 +223,16 @@ impl World {
                 let headers = header.properties.headers.expect("a task has headers");
                 let number = |name: &str| headers.first(name.as_bytes()).and_then(|value| value.as_i64()).unwrap_or(0);
                 let expires = headers.first(b"expires").and_then(|value| value.as_str());
+                let task = Facts::index(unit.id.as_deref().expect("every message has an id"));
+                let handed = self.links.get_mut(&at).and_then(|link| {
+                    let index = link.handed.iter().position(|handed| handed.task == task)?;
+                    Some(link.handed.remove(index))
+                });
                 let taken = Taken {
                     link: at,
+                    name: handed.and_then(|handed| handed.name),
                     tag: deliver.delivery_tag,
-                    task: Facts::index(unit.id.as_deref().expect("every message has an id")),
+                    task,
                     retries: number("retries") as i32,
                     eta_ms: number("eta-ms") as u64,
                     over: expires.is_some_and(|expires| expires.starts_with("2020")),
@@ -249,7 +269,9 @@ impl World {
         }
         let acks = self.plan.rows[facts.row].acks;
         let (outcome, takes_us) = self.outcome(&taken, acks);
-        self.facts.tasks[task].doubled |= taken.redelivered && self.facts.tasks[task].begun > 0;
+        // What the broker has taken back comes again.
+        let taken_back = !self.links.get(&taken.link).is_some_and(|link| link.broker.open);
+        self.facts.tasks[task].doubled |= taken_back || taken.redelivered && self.facts.tasks[task].begun > 0;
         self.facts.tasks[task].begun += 1;
         self.facts.tasks[task].begun_ms = self.now.unix_ms;
         self.facts
@@ -265,6 +287,7 @@ impl World {
             outcome,
             held,
         });
+        self.judge_run_begins(index, task);
     }
 
     fn outcome(&mut self, taken: &Taken, acks: Acks) -> (Outcome, u64) {
@@ -366,7 +389,7 @@ impl World {
         self.facts.note(taken.task, format!("{word} (link {}, {})", taken.link, taken.tag));
         self.write(taken.link, bytes);
         if let Some(link) = self.links.get_mut(&taken.link).filter(|_| over && there) {
-            link.acked.insert(taken.tag);
+            *link.acked.entry(taken.task).or_default() += 1;
             self.facts.tasks[taken.task].acked = true;
         }
     }

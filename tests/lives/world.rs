@@ -15,6 +15,7 @@ use crate::orphans::Orphans;
 use crate::plan::{Fault, Plan};
 use crate::producer::Producer;
 use crate::random::Random;
+use crate::runs::Runs;
 use crate::store::Heard;
 use crate::worker::Worker;
 
@@ -35,6 +36,9 @@ pub struct World {
     pub clock: Arc<ManualClock>,
     pub memory: Memory,
     pub down_until_us: u64,
+    /// When each proxy reaches the store again, if it has not since.
+    pub proxies_down: Vec<Option<u64>>,
+    pub runs: Runs,
     pub rules: Arc<RuleSet>,
     pub links: BTreeMap<usize, Link>,
     pub last_link: usize,
@@ -45,6 +49,10 @@ pub struct World {
     pub orphans: Orphans,
     pub next_fault_ms: u64,
     pub facts: Facts,
+}
+
+fn new_memory(clock: &Arc<ManualClock>) -> Memory {
+    Memory::new(Arc::clone(clock) as Arc<dyn Clock>, "sim".into())
 }
 
 /// Something that can happen now.
@@ -89,9 +97,11 @@ impl World {
                 us: 1_000_000,
                 unix_ms: START_MS,
             },
-            memory: Memory::new(Arc::clone(&clock) as Arc<dyn Clock>, "sim".into()),
+            memory: new_memory(&clock),
             clock,
             down_until_us: 0,
+            proxies_down: vec![None; plan.proxies],
+            runs: Runs::default(),
             rules: Arc::new(rules),
             links: BTreeMap::new(),
             last_link: 0,
@@ -102,6 +112,11 @@ impl World {
             facts: Facts::default(),
             plan,
         }
+    }
+
+    /// A store that holds nothing.
+    pub fn new_memory(&self) -> Memory {
+        new_memory(&self.clock)
     }
 
     /// Whether producers publish and things go wrong.
@@ -122,8 +137,10 @@ impl World {
         // The grace of a settlement, of an orphan, its note, the looks, and both questions.
         self.idle(120_000 - 30_000);
         self.judge_locks();
+        self.judge_run_locks();
         self.idle(200_000);
         self.judge_lapses();
+        self.judge_run_lapses();
     }
 
     /// Nothing is on its way, in a queue, or in hand.
@@ -170,7 +187,7 @@ impl World {
                 (link.to_broker.waits(), Move::SessionToBroker(at)),
                 (link.from_broker.waits(), Move::BrokerToSession(at)),
                 (link.down.waits(), Move::SessionToClient(at)),
-                (link.is_to_be_served(self.is_down()), Move::Serve(at)),
+                (link.is_to_be_served(self.is_down(link.proxy)), Move::Serve(at)),
                 (!link.answers.is_empty(), Move::Answer(at)),
                 (link.kept.iter().any(|kept| kept.again_us <= self.now.us), Move::AskAgain(at)),
                 (self.has_confirms(at), Move::Confirm(at)),
@@ -212,9 +229,11 @@ impl World {
             self.clock.set(self.now.unix_ms);
             self.facts.now_ms = self.now.unix_ms - START_MS;
             self.expire();
+            self.store_comes_back();
             self.handle_timeouts();
             self.tell_heard();
             self.look_for_orphans();
+            self.follow();
             self.hurry();
         }
     }
@@ -226,7 +245,7 @@ impl World {
         loop {
             let mut moves = Vec::new();
             for (&at, link) in &self.links {
-                let served = link.is_to_be_served(self.is_down());
+                let served = link.is_to_be_served(self.is_down(link.proxy));
                 let oldest = link.orders.front().map(|(since, _)| *since).filter(|_| served);
                 let overdue = [
                     (late(link.up.since_us, FRAMES_US), Move::ClientToSession(at)),

@@ -6,9 +6,9 @@ use std::time::Duration;
 use oncegate::rules::lock::{
     Acquired, Admitted, Alive, Claim, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Running, Scope, Signal,
 };
-use oncegate::rules::source::{Hears, Source};
-
+use oncegate::rules::park::{Fingerprint, ParkNote, ParkState, Seen, Token};
 use oncegate::rules::running::{IfBusy, Ran, RunNote};
+use oncegate::rules::source::{Hears, Source};
 
 use crate::world::{
     COOLDOWN, GRACE, LEASE, LIFE, UNSTARTED, World, acquire, claim, commit, digest, late, note, note_with, signal, unpublish,
@@ -290,6 +290,85 @@ async fn tell_the_same_story_of_runs(seed: u64, steps: usize) {
 async fn both_stores_tell_the_same_of_runs() {
     for seed in 1..=8 {
         tell_the_same_story_of_runs(0xD1B5_4A32_D192_ED03_u64.wrapping_mul(seed), 300).await;
+    }
+}
+
+/// Three ids, two messages of each, and so many copies that the oldest are forgotten.
+fn park_request(dice: &mut Dice) -> Request {
+    let id: Arc<str> = ["a", "b", "c"][dice.roll(3) as usize].into();
+    let fingerprint = Fingerprint([7, u64::MAX][dice.roll(2) as usize]);
+    let token = Token(format!("token {}", dice.roll(14)).into());
+    match dice.roll(12) {
+        0..4 => Request::Park {
+            id,
+            token,
+            note: Arc::new(ParkNote {
+                fingerprint,
+                digest: digest(dice.roll(3) as u8),
+                rule: ["nightly reports", ""][dice.roll(2) as usize].into(),
+                place_ms: (dice.roll(2) == 0).then(|| dice.roll(NAMED)),
+                life_ms: [1, LIFE][usize::from(dice.roll(8) != 0)],
+            }),
+        },
+        4..9 => Request::MarkParked {
+            id,
+            token,
+            fingerprint,
+            state: [
+                ParkState::Sending,
+                ParkState::Sent,
+                ParkState::Sent,
+                ParkState::Handed,
+                ParkState::Done,
+            ][dice.roll(5) as usize],
+        },
+        9 => Request::FindParked {
+            id,
+            fingerprint,
+            seen: Seen::Original,
+        },
+        _ => Request::FindParked {
+            id,
+            fingerprint,
+            seen: Seen::Copy(token),
+        },
+    }
+}
+
+/// All that is known of every message.
+async fn parked(world: &World) -> Vec<Reply> {
+    let mut found = Vec::new();
+    for id in ["a", "b", "c"] {
+        for fingerprint in [7, u64::MAX] {
+            let copies = (0..14).map(|number| Seen::Copy(Token(format!("token {number}").into())));
+            for seen in copies.chain([Seen::Original]) {
+                let (id, fingerprint) = (id.into(), Fingerprint(fingerprint));
+                found.push(world.ask(Request::FindParked { id, fingerprint, seen }).await);
+            }
+        }
+    }
+    found
+}
+
+async fn tell_the_same_story_of_parking(seed: u64, steps: usize) {
+    let (memory, redis) = (World::memory(), World::redis());
+    let mut dice = Dice(seed);
+    for step in 0..steps {
+        let request = park_request(&mut dice);
+        let (left, right) = (memory.ask(request.clone()).await, redis.ask(request.clone()).await);
+        assert_eq!(left, right, "seed {seed} step {step}: {request:?}");
+        // A life of one is over for both.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        memory.pass(2);
+        assert_eq!(parked(&memory).await, parked(&redis).await, "seed {seed} step {step}: {request:?}");
+    }
+    redis.check().await;
+}
+
+#[tokio::test]
+async fn both_stores_tell_the_same_of_parking() {
+    for seed in 1..=5 {
+        tell_the_same_story_of_parking(0xA076_1D64_78BD_642F_u64.wrapping_mul(seed), 100).await;
     }
 }
 

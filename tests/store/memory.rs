@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use oncegate::rules::lock::{Acquired, Nonce, Reply, Request, Scope, Signal};
+use oncegate::rules::park::{Fingerprint, ParkNote, ParkState, Token};
 use oncegate::rules::running::{IfBusy, RunNote};
 use oncegate::rules::source::Hears;
 use oncegate::store::Memory;
@@ -114,4 +115,45 @@ fn what_is_known_of_runs_is_removed() {
     clock.advance(1_900_000);
     sweep();
     assert_eq!((memory.runs_len(), memory.len()), ((0, 0, 0), (0, 0)));
+}
+
+#[test]
+fn what_is_known_of_parked_messages_is_removed() {
+    let clock = Arc::new(ManualClock::default());
+    let memory = Memory::new(clock.clone(), "proxy-1".into());
+    for number in 0..10_000_u64 {
+        let note = Arc::new(ParkNote {
+            fingerprint: Fingerprint(number),
+            digest: Digest([1; 32]),
+            rule: "reports".into(),
+            place_ms: None,
+            life_ms: 3_600_000,
+        });
+        let (id, token): (Arc<str>, _) = (format!("id-{}", number / 2).into(), Token("one".into()));
+        memory.execute(&Request::Park {
+            id: id.clone(),
+            token: token.clone(),
+            note,
+        });
+        if number % 4 == 0 {
+            memory.execute(&Request::MarkParked {
+                id,
+                token,
+                fingerprint: Fingerprint(number),
+                state: ParkState::Done,
+            });
+        }
+    }
+    let sweep = || {
+        for _ in 0..10_000 {
+            memory.execute(&signal("nobody", 1, Signal::Retried));
+        }
+        memory.parked_len()
+    };
+    clock.advance(1_800_000);
+    assert_eq!(sweep(), 5_000);
+    clock.advance(1_900_000);
+    assert_eq!(sweep(), 2_500, "what is done is known for a day");
+    clock.advance(24 * 3_600_000);
+    assert_eq!(sweep(), 0);
 }

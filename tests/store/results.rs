@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oncegate::config::{self, Config, Environment, Flags, address};
+use oncegate::control::Control;
 use oncegate::lifecycle::Lifecycle;
 use oncegate::lifecycle::purge::Purges;
 use oncegate::lifecycle::results::Settings;
@@ -50,6 +51,7 @@ impl<'w> Backend<'w> {
                 &metrics,
                 &Purges::new(Arc::clone(&metrics)),
                 &Arc::default(),
+                &Control::default(),
                 "proxy-1",
             )
             .expect("a thread"),

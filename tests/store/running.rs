@@ -38,6 +38,7 @@ scenarios! {
     a_late_ack_behind_a_retry_changes_nothing
     a_publish_of_the_id_before_its_late_ack_keeps_the_lock
     a_higher_retry_takes_the_lock_over
+    a_retry_that_is_told_late_of_a_former_run_stops_no_renewal
     what_is_told_late_of_the_former_run_ends_no_later_one
     a_redelivery_of_what_was_retried_is_not_overtaken
     a_second_copy_waits_and_runs_after_a_failure
@@ -639,6 +640,21 @@ async fn a_higher_retry_takes_the_lock_over(w: &World) {
     waits(w, &a, 9, &late(), WAIT).await;
     assert_eq!(settle(w, "a", 8, Signal::Rejected).await, [ReleaseReason::Ended]);
     assert_eq!(renew(w, &a, 7, &late()).await, Renewed::Gone);
+}
+
+async fn a_retry_that_is_told_late_of_a_former_run_stops_no_renewal(w: &World) {
+    let a = running(w, 1, "a", 7, &late()).await;
+    tell(w, "a", Signal::Retried).await;
+    let second = run_note_with(|note| (note.acks_late, note.retries) = (true, 1));
+    assert_eq!(ask(w, &a, 8, &second, WAIT).await, Ran::Runs);
+    tell(w, "a", Signal::Started).await;
+    assert_eq!(tell(w, "a", Signal::Retried).await, [], "once more");
+    tick(w).await;
+    assert_eq!(renew(w, &a, 8, &second).await, Renewed::Held);
+    assert!(span(w, 1).await > LIFE, "its full life anew");
+    assert_eq!(run_of(w, 1).await.worker.as_ref(), "", "no worker is known to have it");
+    assert_eq!(renew(w, &a, 7, &late()).await, Renewed::Gone, "it is over");
+    assert_eq!(tell(w, "a", Signal::Succeeded).await, [ReleaseReason::Success]);
 }
 
 async fn what_is_told_late_of_the_former_run_ends_no_later_one(w: &World) {

@@ -128,6 +128,16 @@ pub fn basic_qos(out: &mut Vec<u8>, channel: u16, prefetch_count: u16) {
     method(out, channel, MethodId::BASIC_QOS, arguments);
 }
 
+/// `tx.select`.
+pub fn tx_select(out: &mut Vec<u8>, channel: u16) {
+    method(out, channel, MethodId::TX_SELECT, []);
+}
+
+/// `tx.rollback`.
+pub fn tx_rollback(out: &mut Vec<u8>, channel: u16) {
+    method(out, channel, MethodId::TX_ROLLBACK, []);
+}
+
 /// Whether the broker waits for acknowledgements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acks {

@@ -1,13 +1,15 @@
 //! A connection to a broker that the test plays.
 
 use amq_protocol::frame::{AMQPFrame, WriteContext, gen_frame};
-use amq_protocol::protocol::{AMQPClass, channel as channels, connection};
+use amq_protocol::protocol::{AMQPClass, basic, channel as channels, connection};
 use amq_protocol::types::FieldTable;
 use tokio::io::DuplexStream;
 
 use super::*;
 use crate::amqp::content::{ContentHeader, Properties};
 use crate::amqp::encode::Content;
+use crate::amqp::frame::FrameKind;
+use crate::amqp::method::basic::Deliver;
 use crate::config::account::BrokerUrl;
 use crate::config::address::HostPort;
 use crate::config::unit::Secret;
@@ -180,6 +182,64 @@ async fn deliveries_are_whole_however_they_come() {
         }
         assert_eq!(next_delivery(&mut wire).await, (tag, kept));
     }
+}
+
+/// A message that comes back, as the library writes it.
+fn returned(channel: u16, body: &[u8]) -> Vec<u8> {
+    let returned = basic::Return {
+        reply_code: 312,
+        reply_text: "NO_ROUTE".into(),
+        exchange: "letters".into(),
+        routing_key: "nowhere".into(),
+    };
+    let mut frames = frame(channel, AMQPClass::Basic(basic::AMQPMethod::Return(returned)));
+    let content = delivery(1, body);
+    let Split::Frame(method) = split(&content, READ_MAX) else {
+        panic!("a method")
+    };
+    let mut content = content.get(method.raw.len()..).expect("the content").to_vec();
+    let mut at = 0;
+    while let Split::Frame(frame) = split(content.get(at..).expect("a frame"), READ_MAX) {
+        let length = frame.raw.len();
+        content
+            .get_mut(at + 1..at + 3)
+            .expect("the channel")
+            .copy_from_slice(&channel.to_be_bytes());
+        at += length;
+    }
+    frames.extend(content);
+    frames
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_back_is_told_from_what_is_delivered_even_interleaved() {
+    let (mut wire, mut broker) = opened(60).await;
+    let back = returned(4, &[b'y'; 300]);
+    let delivered = delivery(7, &[b'x'; 300]);
+    let frames = |raw: &[u8]| {
+        let (mut rest, mut frames) = (raw.to_vec(), Vec::new());
+        while let Split::Frame(frame) = split(&rest, READ_MAX) {
+            let length = frame.raw.len();
+            frames.push(rest.drain(..length).collect::<Vec<u8>>());
+        }
+        frames
+    };
+    let (back, delivered) = (frames(&back), frames(&delivered));
+    assert_eq!((back.len(), delivered.len()), (4, 4));
+    for (one, other) in back.iter().zip(&delivered) {
+        broker.say(one).await;
+        broker.say(other).await;
+    }
+    match wire.next().await {
+        Ok(Incoming::Returned(returned)) => {
+            assert_eq!(returned.channel, 4);
+            assert_eq!((&*returned.exchange, &*returned.routing_key), (&b"letters"[..], &b"nowhere"[..]));
+            assert_eq!(ContentHeader::decode(&returned.header).map(|header| header.body_size), Some(300));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(next_delivery(&mut wire).await, (7, Some(vec![b'x'; 300])));
+    assert_eq!(wire.frame_max(), 131_072);
 }
 
 #[tokio::test(start_paused = true)]

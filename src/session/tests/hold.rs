@@ -34,7 +34,7 @@ pub(super) fn qos(count: u16, global: bool) -> Vec<u8> {
     method(1, MethodId::BASIC_QOS, &[0, 0, 0, 0, high, low, u8::from(global)])
 }
 
-fn waits(holder: &str, place_ms: u64) -> Ran {
+pub(super) fn waits(holder: &str, place_ms: u64) -> Ran {
     Ran::Waits {
         holder: holder.into(),
         place_ms,
@@ -79,6 +79,7 @@ impl Rig {
 
     pub(super) fn ran(&mut self, ticket: Ticket, ran: Ran) {
         self.session.handle_answer(ticket, Ok(Reply::Run(ran)), self.now);
+        self.park_nothing();
     }
 
     /// Delivers through this consumer, and gives the ticket of the one question about it.
@@ -134,7 +135,7 @@ impl Rig {
         }
     }
 
-    fn decided(&mut self) -> Vec<(DeliveryDecision, &'static str)> {
+    pub(super) fn decided(&mut self) -> Vec<(DeliveryDecision, &'static str)> {
         let events = self.session.events().drain(..);
         events
             .filter_map(|event| match event {

@@ -144,6 +144,7 @@ fn another_protocol_is_tunnelled() {
         session: Session::new(Arc::new(Settings::default()), Arc::new(rules), 0, now),
         now,
         admits_all: true,
+        parks: false,
     };
     rig.client(b"AMQP\x03\x01\0\0");
     rig.client(b"anything");

@@ -70,9 +70,9 @@ impl Run {
     }
 
     /// Its delivery was asked about again: it is alive.
-    pub(super) fn renew(&mut self, worker: &Arc<str>, until_ms: u64) {
+    pub(super) fn renew(&mut self, worker: Arc<str>, until_ms: u64) {
         if !worker.is_empty() {
-            self.worker = worker.clone();
+            self.worker = worker;
         }
         self.expires_ms = self.expires_ms.max(until_ms);
     }

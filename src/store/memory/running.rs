@@ -16,7 +16,7 @@ impl Step<'_> {
             && run.is_of(&claim.id, delivery)
         {
             if run.goes_on() {
-                run.renew(worker, self.now + life);
+                run.renew(worker.clone(), self.now + life);
                 self.note_run(claim, note, self.now + life);
             }
             self.leave_wait(claim);
@@ -87,10 +87,13 @@ impl Step<'_> {
     pub(super) fn renew_run(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<RunNote>, worker: &Arc<str>) -> Renewed {
         let life = note.life_ms.clamp(1, LONGEST_MS);
         if let Some(run) = self.table.runs.get_mut(&claim.digest, self.now) {
-            if !run.is_of(&claim.id, delivery) || !run.goes_on() {
+            let retried = run.stage == Stage::Retried;
+            // What is unsettled where the ack ends a run goes on: it may have been an earlier one that was retried.
+            if !run.is_of(&claim.id, delivery) || run.told || retried && !run.note.acks_late {
                 return Renewed::Gone;
             }
-            run.renew(worker, self.now + life);
+            let worker = if retried { &run.worker } else { worker };
+            run.renew(worker.clone(), self.now + life);
             self.note_run(claim, note, self.now + life);
             return Renewed::Held;
         }

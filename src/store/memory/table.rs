@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::ENDED_KEPT_MS;
 use super::lapsing::Lapsing;
 use super::lock::Lock;
+use super::park::Messages;
 use super::run::{Done, Run, Waiting};
 use crate::rules::lock::{Digest, Nonce, SignalVerdict};
 use crate::rules::source::Source;
@@ -189,6 +190,8 @@ pub(super) struct Table {
     pub(super) done: Lapsing<(Digest, Arc<str>), Done>,
     /// Who waits for a holder's result.
     pub(super) joins: super::join::Joins,
+    /// The parked messages of an id.
+    pub(super) parked: Lapsing<Arc<str>, Messages>,
     /// What was announced, and until when.
     notes: HashMap<String, (String, u64)>,
     /// By slot of time: what may lapse in it. Each lock and record names the slot of its entry, which moves on when it comes up too
@@ -340,6 +343,7 @@ impl Table {
         self.runs.sweep(now);
         self.waiting.sweep(now);
         self.done.sweep(now);
+        self.parked.sweep(now);
         for _ in 0..SWEPT_PER_REQUEST {
             let Some(mut slot) = self.due.first_entry().filter(|slot| *slot.key() <= now / SLOT_MS) else {
                 return;

@@ -1,5 +1,6 @@
 //! Requests and replies as `scripts/lock.lua` reads and writes them.
 
+mod park;
 mod running;
 
 use std::io::Write;
@@ -20,6 +21,7 @@ pub(super) const SCRIPT: &str = concat!(
     include_str!("../scripts/lock.lua"),
     include_str!("../scripts/run.lua"),
     include_str!("../scripts/join.lua"),
+    include_str!("../scripts/park.lua"),
     include_str!("../scripts/answer.lua")
 );
 
@@ -192,6 +194,10 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
             names.write_lock(cmd, claim.digest);
             names.write_id(cmd, &claim.id);
         }
+        Request::Park { id, .. } | Request::MarkParked { id, .. } | Request::FindParked { id, .. } => {
+            names.write_park(cmd, id);
+            names.write_park(cmd, id);
+        }
         Request::Signal { id, .. } => {
             names.write_id(cmd, id);
             names.write_id(cmd, id);
@@ -259,6 +265,7 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
         Request::Run { .. } | Request::RenewRun { .. } | Request::LeaveRun { .. } | Request::ShowRun { .. } => {
             running::write_arguments(cmd, names, request);
         }
+        Request::Park { .. } | Request::MarkParked { .. } | Request::FindParked { .. } => park::write_arguments(cmd, request),
         Request::Cool { note: fields, .. } => {
             cmd.arg("W").arg(span(fields.cooldown_ms)).arg(note);
         }
@@ -408,7 +415,8 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
     match request {
         Request::Acquire { .. } => acquired(value).map(Reply::Acquire).ok_or(unread),
         Request::Commit { .. } => committed(value).map(Reply::Commit).ok_or(unread),
-        Request::RenewLease { .. } => Ok(Reply::Done),
+        Request::RenewLease { .. } | Request::Park { .. } | Request::MarkParked { .. } => Ok(Reply::Done),
+        Request::FindParked { .. } => park::found(value).map(Reply::Parked).ok_or(unread),
         Request::Unpublish { .. } | Request::Signal { .. } | Request::LeaveRun { .. } | Request::Release { .. } => {
             let Value::Array(locks) = value else { return Err(unread) };
             locks

@@ -209,10 +209,11 @@ end
 function ops.K(lock, idkey, a)
   local digest, id, delivery, worker = digest_of(lock), ARGV[a], ARGV[a + 1], ARGV[a + 2]
   local life, entry, run = tonumber(ARGV[a + 4]), ARGV[a + 5], run_of(digest)
-  local r = call('HMGET', run, 'holder', 'delivery', 'expires', 'told', 'retried')
+  local r = call('HMGET', run, 'holder', 'delivery', 'expires', 'told', 'retried', 'late')
   if r[1] then
-    if r[1] ~= id or r[2] ~= delivery or r[4] or r[5] then return 2 end
-    if worker ~= '' then call('HSET', run, 'worker', worker) end
+    -- What is unsettled where the ack ends a run goes on: it may have been an earlier one that was retried.
+    if r[1] ~= id or r[2] ~= delivery or r[4] or r[5] and not r[6] then return 2 end
+    if worker ~= '' and not r[5] then call('HSET', run, 'worker', worker) end
     prolong(run, r[3], life)
     note_run(idkey, entry, life)
     return 0
