@@ -357,14 +357,7 @@ impl Channel {
             Way::Held(holder) => (D::Held, "running", holder.clone()),
             Way::Withheld => return,
         };
-        let dropped = match way {
-            Way::Dropped(holder) => Some((admission.hold.lock.as_ref().map(|note| note.owed), holder)),
-            Way::Busy(holder, _) => Some((admission.run.as_ref().map(|run| run.note.owed), holder)),
-            _ => None,
-        };
-        if let Some((Some(owed), holder)) = dropped {
-            shared.owes(owed, &admission.rule, &admission.hold.claim.id, holder);
-        }
+        shared.owes_for(&admission, way);
         shared.admission(&admission, decision, reason, holder);
         match way {
             Way::Killed => match admission.killed() {

@@ -3,11 +3,22 @@
 use std::sync::Arc;
 
 use super::Shared;
+use super::admit::{Admission, Way};
 use super::event::Event;
 use crate::rules::Rule;
 use crate::rules::owed::{Debt, Outcome, Owed};
 
 impl Shared {
+    /// A delivery goes this way, which may be that it was dropped.
+    pub(super) fn owes_for(&mut self, admission: &Admission, way: &Way) {
+        let (owed, holder) = match way {
+            Way::Dropped(holder) => (admission.hold.lock.as_ref().map(|note| note.owed), holder),
+            Way::Busy(holder, _) => (admission.run.as_ref().map(|run| run.note.owed), holder),
+            _ => return,
+        };
+        self.owes(owed.unwrap_or_default(), &admission.rule, &admission.hold.claim.id, holder);
+    }
+
     /// A task was dropped for this holder.
     pub(super) fn owes(&mut self, owed: Owed, rule: &Arc<Rule>, id: &Arc<str>, holder: &Arc<str>) {
         let outcome = match owed {

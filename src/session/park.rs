@@ -387,6 +387,9 @@ impl Channel {
             }
         };
         shared.admission(admission, decision, "running", held.holder.clone());
+        if let (Some(run), Some(holder)) = (&admission.run, &held.holder) {
+            shared.owes(run.note.owed, &admission.rule, &admission.hold.claim.id, holder);
+        }
         shared.not_to_run(admission);
     }
 }

@@ -316,3 +316,15 @@ def test_a_proxy_that_is_started_anew_finishes_what_was_begun(gate_of, stack, st
     scoreboard.wait_runs(2)
     again = gate_of(rules())
     assert asked(stack, again, results, f"print(json.dumps(outcome(app.AsyncResult({second!r}))))")[1:] == ["value", "a"]
+
+
+def test_what_on_running_drops_joins_the_run(gate_of, stack, store, results, scoreboard):
+    gate = gate_of(rules(unique="while_running", on_running='"drop"'))
+    stack.worker(gate, concurrency=2, result_url=results.url)
+    first = stack.produce(gate, "print(gated.delay('a').id)", result_url=results.url).stdout.strip()
+    scoreboard.wait_runs(1)
+    asks = in_background(stack, gate, results, "print(json.dumps(outcome(gated.delay('a'))))")
+    harness.wait_until(lambda: store.client.keys("oncegate:join:*"), "the other to be dropped")
+    scoreboard.open_gate("a")
+    assert asks()[1:] == ["value", "a"]
+    assert {run["id"] for run in scoreboard.wait_runs(2)} == {first}
