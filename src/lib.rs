@@ -73,7 +73,8 @@
 //! wants it) · running lock (key + the one run that has it) · held (a delivery that is neither shown nor settled yet) · parked (a message of
 //! which a copy lies in a delay queue) · token (the name of that copy) · grant (a claim on its way to the broker) · lease (the short life of a
 //! lock until the broker has its message) · duplicate (a publish whose key is held by another id) · kept (a publish whose key is only leased
-//! to another) · ask (a question that wants an answer) · tell (an order that wants none) · ticket (the name of a question).
+//! to another) · entry (what beats publish on a schedule: virtual host, task, all arguments) · ask (a question that wants an answer) · tell (an
+//! order that wants none) · ticket (the name of a question).
 #![forbid(unsafe_code)]
 
 pub mod admin;

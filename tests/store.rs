@@ -20,6 +20,8 @@ macro_rules! scenarios {
     };
 }
 
+#[path = "store/beat.rs"]
+mod beat;
 #[path = "store/completion.rs"]
 mod completion;
 #[path = "store/failures.rs"]

@@ -20,7 +20,7 @@ use crate::control::Control;
 use crate::lifecycle::nodes::{Ask, Nodes};
 use crate::lifecycle::purge::Purges;
 use crate::lifecycle::running::Runs;
-use crate::logging::{DecisionLog, OncePerMinute};
+use crate::logging::{DecisionLog, Once, OncePerMinute};
 use crate::metrics::Metrics;
 use crate::results::Results;
 use crate::rules::RuleSet;
@@ -37,6 +37,7 @@ pub struct Hub {
     log: Arc<DecisionLog>,
     unreadable: OncePerMinute,
     unexpiring: OncePerMinute,
+    undelayed: Once,
     unparkable: OncePerMinute,
     purges: Purges,
     connections: Mutex<HashMap<u64, Entry>>,
@@ -118,6 +119,7 @@ impl Hub {
             log,
             unreadable: OncePerMinute::default(),
             unexpiring: OncePerMinute::default(),
+            undelayed: Once::default(),
             unparkable: OncePerMinute::default(),
             connections: Mutex::new(HashMap::new()),
             hosts: Mutex::new(Hosts::default()),
@@ -190,6 +192,11 @@ impl Hub {
     /// Bounds the log lines about messages that do not expire with their lock.
     pub fn unexpiring(&self) -> &OncePerMinute {
         &self.unexpiring
+    }
+
+    /// Bounds the log lines about retries that keep their own delay.
+    pub fn undelayed(&self) -> &Once {
+        &self.undelayed
     }
 
     /// Bounds the log lines about deliveries that could not be published anew.

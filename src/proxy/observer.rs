@@ -122,6 +122,7 @@ fn label(op: Op) -> StoreOp {
         Op::Run => StoreOp::Run,
         Op::RenewRun => StoreOp::RenewRun,
         Op::LeaveRun => StoreOp::LeaveRun,
+        Op::BeatLease => StoreOp::BeatLease,
         Op::Park => StoreOp::Park,
         Op::MarkParked => StoreOp::MarkParked,
         Op::FindParked => StoreOp::FindParked,

@@ -64,6 +64,11 @@ pub enum Verdict {
         /// A rule that might have matched, had the queue been known.
         queue_unknown: Option<Arc<Rule>>,
     },
+    /// A rule without uniqueness matches, and has its say on other things (`retry_delays`, `beat_lease`).
+    Keyless {
+        /// The rule.
+        rule: Arc<Rule>,
+    },
     /// A rule matches and lets it pass untouched.
     Bypassed {
         /// The rule.
@@ -283,12 +288,15 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
     if rule.bypass {
         return bypassed(Bypass::Rule);
     }
-    if rule.unique.is_none() {
+    if rule.unique.is_none() && !rule.amends() {
         return Verdict::Unmatched { queue_unknown: None };
     }
     let allows = |what| rule.overrides.contains(&what);
     if allows(Override::Bypass) && given_text(facts.task, "x-oncegate").is_some_and(|text| text == "bypass") {
         return bypassed(Bypass::Header);
+    }
+    if rule.unique.is_none() {
+        return Verdict::Keyless { rule: Arc::clone(rule) };
     }
     if rule.canvas == Canvas::Bypass && (facts.task.group || body.canvas.any()) {
         return bypassed(Bypass::Canvas);

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::beat::Turn;
 use super::owed::Owed;
 use super::park::{Fingerprint, Found, ParkNote, ParkState, Seen, Token};
 use super::running::{IfBusy, Ran, RunNote};
@@ -355,6 +356,15 @@ pub enum Request {
         /// The delivery.
         delivery: Nonce,
     },
+    /// Whose entry of a schedule is it? It is the beat's that asks, for its lease, unless it is another's. Answered by [`Reply::Beat`].
+    BeatLease {
+        /// The entry.
+        digest: Digest,
+        /// The beat that asks.
+        origin: Arc<str>,
+        /// For how long it is that beat's.
+        life_ms: u64,
+    },
     /// A copy of this message is about to be published: it is the newest, in [`ParkState::Sending`]. The original and the copies before it
     /// are over as soon as the broker has it, not before. The same token again changes nothing. Of an id, the newest 64 messages are known
     /// at most, and of a message its newest 9 copies; what is not known is decided as any other. Answered by [`Reply::Done`].
@@ -655,6 +665,8 @@ pub enum Reply {
     Renewed(Renewed),
     /// To [`Request::Run`].
     Run(Ran),
+    /// To [`Request::BeatLease`].
+    Beat(Turn),
     /// To [`Request::FindParked`].
     Parked(Found),
     /// To [`Request::Cool`].

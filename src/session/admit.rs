@@ -23,7 +23,7 @@ use crate::celery::{Limits, routing, task};
 use crate::rules::lock::{Admitted, Freed, Reply, Request, Scope};
 use crate::rules::outcome::DeliveryDecision;
 use crate::rules::park::Parked;
-use crate::rules::spec::Mode;
+use crate::rules::spec::{Mode, OnDuplicate};
 use crate::rules::{Claimed, Facts, Rule, Verdict};
 
 /// How often a delivery whose key is only leased to another is asked about again, in microseconds.
@@ -326,7 +326,10 @@ impl Channel {
             Way::Held(holder) => self.hold_back(shared, admission, holder),
             Way::Busy(holder, freed) if admission.is_dead_lettered() => {
                 shared.events.extend(freed.into_iter().map(Event::Freed));
-                self.hold_for_dead_letter(shared, admission, holder);
+                self.hold_for_dead_letter(shared, admission, "running", holder);
+            }
+            Way::Dropped(holder) if admission.rule.on_duplicate == OnDuplicate::DeadLetter => {
+                self.hold_for_dead_letter(shared, admission, "duplicate", holder);
             }
             Way::Withheld => {
                 if self.withhold(admission.consumer(), admission.tag) {

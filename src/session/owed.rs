@@ -19,6 +19,14 @@ impl Shared {
         self.owes(owed.unwrap_or_default(), &admission.rule, &admission.hold.claim.id, holder);
     }
 
+    /// A delivery does not run, whether or not its copy is where it is dead-lettered.
+    pub(super) fn owes_for_dead_letter(&mut self, admission: &Admission, holder: &Arc<str>) {
+        // Both notes are of one message and one rule.
+        let lock = admission.hold.lock.as_ref().map(|note| note.owed);
+        let owed = lock.or(admission.run.as_ref().map(|run| run.note.owed));
+        self.owes(owed.unwrap_or_default(), &admission.rule, &admission.hold.claim.id, holder);
+    }
+
     /// A task was dropped for this holder.
     pub(super) fn owes(&mut self, owed: Owed, rule: &Arc<Rule>, id: &Arc<str>, holder: &Arc<str>) {
         let outcome = match owed {

@@ -8,6 +8,7 @@ use crate::rules::spec::Mode;
 use crate::rules::{Expiry, Rule};
 
 use super::Ticket;
+use super::beat::Beat;
 
 /// A claim that a publish makes or has made.
 #[derive(Debug, Clone)]
@@ -69,6 +70,8 @@ pub struct Publish {
     pub bits_at: usize,
     /// The claim, where a rule gives it one.
     pub grant: Option<Box<Grant>>,
+    /// The entry of a schedule that it is of, until the store has said whose that is.
+    pub beat: Option<Box<Beat>>,
 }
 
 /// What a waiting publish waits for.
@@ -144,6 +147,11 @@ pub enum Waiting {
 }
 
 impl Waiting {
+    /// True if it is a publish that waits for the store.
+    pub fn awaits_store(&self) -> bool {
+        matches!(self, Waiting::Publish { wait, .. } if *wait != Wait::Turn)
+    }
+
     /// How many bytes it holds.
     pub fn size(&self) -> usize {
         match self {

@@ -3,6 +3,7 @@
 //! One mutex, no I/O, no allocation per request but for what is stored. Everything has an end: a lapsed lock is never seen, and each
 //! request removes a few of those whose time has passed.
 
+mod beat;
 mod join;
 mod lapsing;
 mod lock;
@@ -168,6 +169,11 @@ impl Memory {
         (table.runs.len(), table.waiting.len(), table.done.len())
     }
 
+    /// How many entries of schedules are somebody's, lapsed ones included until they are swept.
+    pub fn beats_len(&self) -> usize {
+        self.table().beats.len()
+    }
+
     /// Of how many ids parked messages are known, lapsed ones included until they are swept.
     pub fn parked_len(&self) -> usize {
         self.table().parked.len()
@@ -297,6 +303,7 @@ impl Step<'_> {
                 worker,
             } => Reply::Renewed(self.renew_run(claim, *delivery, note, worker)),
             Request::LeaveRun { claim, delivery } => Reply::Released(self.leave_run(claim, *delivery)),
+            Request::BeatLease { digest, origin, life_ms } => Reply::Beat(self.beat_lease(*digest, origin, *life_ms)),
             Request::Park { id, token, note } => {
                 self.park(id, token, note);
                 Reply::Done

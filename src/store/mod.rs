@@ -78,6 +78,8 @@ pub enum Op {
     RenewRun,
     /// [`Request::LeaveRun`].
     LeaveRun,
+    /// [`Request::BeatLease`].
+    BeatLease,
     /// [`Request::Park`].
     Park,
     /// [`Request::MarkParked`].
@@ -94,7 +96,7 @@ pub enum Op {
 
 impl Op {
     /// Every kind, so that metrics can be made for all of them at the start.
-    pub const ALL: [Op; 16] = [
+    pub const ALL: [Op; 17] = [
         Op::Acquire,
         Op::Commit,
         Op::RenewLease,
@@ -105,6 +107,7 @@ impl Op {
         Op::Run,
         Op::RenewRun,
         Op::LeaveRun,
+        Op::BeatLease,
         Op::Park,
         Op::MarkParked,
         Op::FindParked,
@@ -126,6 +129,7 @@ impl Op {
             Op::Run => "run",
             Op::RenewRun => "renew_run",
             Op::LeaveRun => "leave_run",
+            Op::BeatLease => "beat_lease",
             Op::Park => "park",
             Op::MarkParked => "mark_parked",
             Op::FindParked => "find_parked",
@@ -148,6 +152,7 @@ impl Op {
             Request::Run { .. } => Op::Run,
             Request::RenewRun { .. } => Op::RenewRun,
             Request::LeaveRun { .. } => Op::LeaveRun,
+            Request::BeatLease { .. } => Op::BeatLease,
             Request::Park { .. } => Op::Park,
             Request::MarkParked { .. } => Op::MarkParked,
             Request::FindParked { .. } => Op::FindParked,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use oncegate::rules::beat::Turn;
 use oncegate::rules::lock::{
     Acquired, Admitted, Alive, Claim, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Running, Scope, Signal,
 };
@@ -47,7 +48,7 @@ fn request(dice: &mut Dice, notes: &[Arc<LockNote>]) -> Request {
     let claim = claim(key, ["a", "b", "c"][dice.roll(3) as usize]);
     let nonce = dice.roll(5);
     let worker: Arc<str> = ["", "celery@one"][dice.roll(2) as usize].into();
-    match dice.roll(22) {
+    match dice.roll(23) {
         0..5 => acquire(&claim, nonce, note, dice.roll(6) == 0),
         5..9 => commit(&claim, nonce, note),
         9 => Request::RenewLease {
@@ -80,6 +81,11 @@ fn request(dice: &mut Dice, notes: &[Arc<LockNote>]) -> Request {
             note: note.clone(),
             alive: [Alive::Delivered, Alive::Begun, Alive::Acknowledged][dice.roll(3) as usize],
             worker,
+        },
+        21 => Request::BeatLease {
+            digest: claim.digest,
+            origin: worker,
+            life_ms: LIFE,
         },
         _ if dice.roll(2) == 0 => Request::Cool {
             claim: Claim {
@@ -132,6 +138,10 @@ fn timeless(reply: Reply) -> Reply {
             // The clocks count from different times.
             place_ms: if place_ms < NAMED { place_ms } else { NAMED },
             expires_in_ms: if expires_in_ms <= UNSEEN { UNSEEN } else { class(expires_in_ms) },
+        }),
+        Reply::Beat(Turn::Other { origin, expires_in_ms }) => Reply::Beat(Turn::Other {
+            origin,
+            expires_in_ms: class(expires_in_ms),
         }),
         Reply::Run(Ran::Forgotten { place_ms }) => Reply::Run(Ran::Forgotten {
             place_ms: place_ms.min(NAMED),

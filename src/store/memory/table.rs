@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use super::ENDED_KEPT_MS;
+use super::beat::Owner;
 use super::lapsing::Lapsing;
 use super::lock::Lock;
 use super::park::Messages;
@@ -188,6 +189,8 @@ pub(super) struct Table {
     pub(super) waiting: Lapsing<Digest, Waiting>,
     /// What ended runs leave behind.
     pub(super) done: Lapsing<(Digest, Arc<str>), Done>,
+    /// Entries of schedules, and whose they are.
+    pub(super) beats: Lapsing<Digest, Owner>,
     /// Who waits for a holder's result.
     pub(super) joins: super::join::Joins,
     /// The parked messages of an id.
@@ -343,6 +346,7 @@ impl Table {
         self.runs.sweep(now);
         self.waiting.sweep(now);
         self.done.sweep(now);
+        self.beats.sweep(now);
         self.parked.sweep(now);
         for _ in 0..SWEPT_PER_REQUEST {
             let Some(mut slot) = self.due.first_entry().filter(|slot| *slot.key() <= now / SLOT_MS) else {

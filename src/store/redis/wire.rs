@@ -1,5 +1,6 @@
 //! Requests and replies as `scripts/lock.lua` reads and writes them.
 
+mod beat;
 mod park;
 mod running;
 
@@ -20,6 +21,7 @@ use crate::store::memory::LONGEST_MS;
 pub(super) const SCRIPT: &str = concat!(
     include_str!("../scripts/lock.lua"),
     include_str!("../scripts/run.lua"),
+    include_str!("../scripts/beat.lua"),
     include_str!("../scripts/join.lua"),
     include_str!("../scripts/park.lua"),
     include_str!("../scripts/answer.lua")
@@ -194,6 +196,10 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
             names.write_lock(cmd, claim.digest);
             names.write_id(cmd, &claim.id);
         }
+        Request::BeatLease { digest, .. } => {
+            let key = names.beat(*digest);
+            cmd.arg(&key).arg(&key);
+        }
         Request::Park { id, .. } | Request::MarkParked { id, .. } | Request::FindParked { id, .. } => {
             names.write_park(cmd, id);
             names.write_park(cmd, id);
@@ -265,6 +271,7 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
         Request::Run { .. } | Request::RenewRun { .. } | Request::LeaveRun { .. } | Request::ShowRun { .. } => {
             running::write_arguments(cmd, names, request);
         }
+        Request::BeatLease { origin, life_ms, .. } => beat::write_arguments(cmd, origin, *life_ms),
         Request::Park { .. } | Request::MarkParked { .. } | Request::FindParked { .. } => park::write_arguments(cmd, request),
         Request::Cool { note: fields, .. } => {
             cmd.arg("W").arg(span(fields.cooldown_ms)).arg(note);
@@ -434,6 +441,7 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
             _ => Err(unread),
         },
         Request::Run { .. } => running::ran(value).map(Reply::Run).ok_or(unread),
+        Request::BeatLease { .. } => beat::turn(&value).map(Reply::Beat).ok_or(unread),
         Request::Cool { .. } => match value {
             Value::Int(0) => Ok(Reply::Cooled(Cooled::Locked)),
             Value::Array(parts) => parts

@@ -120,6 +120,21 @@ def flaky(self, fails):
     return self.request.retries
 
 
+@app.task(bind=True, name="live.retrying", max_retries=5)
+def retrying(self, fails):
+    """Retries after Celery's own delay, of three minutes."""
+    mark(self, eta=self.request.eta)
+    if self.request.retries < fails:
+        raise self.retry()
+    return self.request.retries
+
+
+@app.task(bind=True, name="live.tick")
+def tick(self, *args):
+    """A task that beats publish."""
+    mark(self, origin=self.request.origin)
+
+
 @app.task(bind=True, name="live.gated_retry", max_retries=5)
 def gated_retry(self, name):
     if self.request.retries:
