@@ -15,8 +15,9 @@
 //! [`proxy`] reads a socket and gives the bytes to a [`session`]. The session walks the frames ([`amqp`]); a publish whose task a rule may
 //! concern is read in full, decoded ([`celery`]) and judged ([`rules`]). A claim to a key becomes a question to the [`store`]; the publish
 //! and all later frames of its channel wait for the answer. Taken: it goes to the broker, with a confirm of the broker's as the moment when
-//! the lock gets its full life. Held by another: it is acknowledged to the client, if it wants that, and dropped. Held for a lease only: it
-//! is kept until the holder's message is safe, and goes in its place if it is not.
+//! the lock gets its full life. Held by another: it is acknowledged to the client, if it wants that, and dropped, or takes the lock over from
+//! a holder that has not begun where its rule replaces. Held for a lease only: it is kept until the holder's message is safe, and goes in its
+//! place if it is not.
 //!
 //! # The way of a delivery
 //!

@@ -42,6 +42,8 @@ mod notes;
 mod overlap;
 #[path = "store/parking.rs"]
 mod parking;
+#[path = "store/replace.rs"]
+mod replace;
 #[path = "store/results.rs"]
 mod results;
 #[path = "store/running.rs"]

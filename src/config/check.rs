@@ -13,6 +13,7 @@ use super::unit::show_duration;
 pub(super) fn check_rule(table: &TableReader<'_>, spec: &RuleSpec) {
     check_completion(table, spec);
     check_debounce(table, spec);
+    check_replace(table, spec);
     if table.has("beat_origins") && spec.beat_lease.is_none() && !table.has("beat_lease") {
         table.refuse(
             "beat_origins",
@@ -51,6 +52,17 @@ fn check_completion(table: &TableReader<'_>, spec: &RuleSpec) {
             "release_on",
             "needs the outcome of a task, and completion = [\"ack\"] never tells it",
             remedy,
+        );
+    }
+}
+
+/// What may be replaced is known by the start that frees its lock, or is marked on it.
+fn check_replace(table: &TableReader<'_>, spec: &RuleSpec) {
+    if spec.on_duplicate == OnDuplicate::Replace && spec.unique == Some(Unique::UntilExpired) {
+        table.refuse(
+            "on_duplicate",
+            "replaces what has not started, and unique = \"until_expired\" never hears of a start",
+            "Write unique = \"until_started\" or \"until_finished\".",
         );
     }
 }

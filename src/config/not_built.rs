@@ -8,7 +8,7 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("events.exchange", &[]),
     ("decisions.keep", &[]),
     ("decisions.max", &[]),
-    ("rule.on_duplicate", &["raise", "reject", "dead_letter"]),
+    ("rule.on_duplicate", &["replace", "raise", "reject", "dead_letter"]),
     ("rule.debounce", &[]),
     ("rule.debounce_max", &[]),
     ("rule.canvas", &[]),

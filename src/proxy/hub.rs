@@ -77,10 +77,10 @@ impl Seat {
         self.number
     }
 
-    /// What hands questions to the worker of this connection; nothing happens once the connection is gone.
+    /// What hands letters to the worker of this connection; nothing happens once the connection is gone.
     pub fn ask(&self) -> Option<Ask> {
         let orders = self.hub.lock().get(&self.number)?.orders.clone();
-        Some(Box::new(move |question| drop(orders.send(Command::Query(question)))))
+        Some(Box::new(move |letter| drop(orders.send(Command::Letter(letter)))))
     }
 
     /// To be called once after each [`Command::Drain`], when the connection has no work in hand.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use super::digest::{Domain, digest};
 use super::expr::{Expr, ExprError, Scope};
-use super::lock::{Digest, Extent, LockNote, LockRecord, Scope as LockScope};
+use super::lock::{Digest, Extent, IfHeld, LockNote, LockRecord, Scope as LockScope};
 use super::outcome::UnkeyableReason;
 use super::owed::Owed;
 use super::running::RunNote;
 use super::show::{render, summary};
-use super::spec::{AcksLate, Canvas, Mode, Override, Unique};
+use super::spec::{AcksLate, Canvas, Mode, OnDuplicate, Override, Unique};
 use super::{Key, Rule, SignaturesOf};
 use crate::amqp::table::FieldValue;
 use crate::celery::body::Body;
@@ -157,6 +157,7 @@ impl Claimed {
             release_on: self.rule.release_on,
             cooldown_ms: self.rule.cooldown.as_millis() as u64,
             owed: self.owed,
+            if_held: self.rule.if_held(),
         })
     }
 
@@ -179,6 +180,14 @@ impl Claimed {
 }
 
 impl Rule {
+    /// What a publish does that finds its key held.
+    pub fn if_held(&self) -> IfHeld {
+        match self.on_duplicate {
+            OnDuplicate::Replace => IfHeld::Replace,
+            _ => IfHeld::Yield,
+        }
+    }
+
     /// What is written beside the lock of a task that runs and is acknowledged, as far as the lock itself and the rule tell; `None` if
     /// such tasks end with their acknowledgement.
     pub fn note_of_running(&self, lock: &LockRecord) -> Option<LockNote> {
@@ -200,6 +209,7 @@ impl Rule {
             release_on: self.release_on,
             cooldown_ms: self.cooldown.as_millis() as u64,
             owed: Owed::Nothing,
+            if_held: self.if_held(),
         })
     }
 }

@@ -20,7 +20,7 @@ use crate::amqp::frame::{self, Split};
 use crate::amqp::method::basic::{self, Ack};
 use crate::celery::body::Body;
 use crate::celery::{Limits, routing, task};
-use crate::rules::lock::{Admitted, Freed, Reply, Request, Scope};
+use crate::rules::lock::{Admitted, Freed, IfHeld, Reply, Request, Scope};
 use crate::rules::outcome::DeliveryDecision;
 use crate::rules::park::Parked;
 use crate::rules::spec::{Mode, OnDuplicate};
@@ -259,12 +259,16 @@ impl Channel {
             run.place_ms = place_ms;
             Box::new(run)
         });
+        let mut hold = Box::new(Hold::new(shared, claimed.digest, Arc::from(&*task.id), lock));
+        if let Some(eta) = eta.filter(|_| claimed.rule.if_held() == IfHeld::Replace) {
+            hold.waits_until(eta, shared.now);
+        }
         let mut admission = Admission {
             frames: Vec::new(),
             header_at: 0,
             tag: deliver.delivery_tag,
             source,
-            hold: Box::new(Hold::new(shared, claimed.digest, Arc::from(&*task.id), lock)),
+            hold,
             run,
             rule: claimed.rule,
             task: task_name,

@@ -35,7 +35,8 @@ impl Session {
             // An acquire that lets its publish pass counts it, also when its id held the lock before; a silence may have hidden that.
             let counted = matches!(
                 answer,
-                Ok(Acquired::Taken | Acquired::Reentry { .. }) | Err(StoreSilent::Timeout | StoreSilent::Unreachable)
+                Ok(Acquired::Taken | Acquired::Replaces { .. } | Acquired::Reentry { .. })
+                    | Err(StoreSilent::Timeout | StoreSilent::Unreachable)
             );
             if counted {
                 self.shared.tells.push(Request::Unpublish {
@@ -165,6 +166,12 @@ impl Shared {
                     publish.grant = None;
                 }
             }
+            Acquired::Replaces { holder } => self.replaces(publish, holder),
+            Acquired::Outrun { holder } => {
+                self.decided(publish, PublishDecision::Forwarded, "superseded", Some(Arc::clone(holder)));
+                // It has nothing to commit.
+                publish.grant = None;
+            }
             _ => self.goes(publish, PublishDecision::Forwarded, "acquired"),
         }
     }
@@ -219,10 +226,20 @@ impl Shared {
 
     /// A publish waits no longer for the store: its lease counts from here.
     pub(super) fn goes(&mut self, publish: &mut Publish, decision: PublishDecision, reason: &'static str) {
+        self.leases(publish);
+        self.decided(publish, decision, reason, None);
+    }
+
+    /// The same for one that takes the lock over from this holder.
+    fn replaces(&mut self, publish: &mut Publish, holder: &Arc<str>) {
+        self.leases(publish);
+        self.decided(publish, PublishDecision::Replaced, "replaces", Some(Arc::clone(holder)));
+    }
+
+    fn leases(&self, publish: &mut Publish) {
         if let Some(grant) = &mut publish.grant {
             grant.leased_us = self.now.us;
         }
-        self.decided(publish, decision, reason, None);
     }
 
     /// The publish of this grant is still on its way to the broker's word.
@@ -249,6 +266,12 @@ impl Shared {
         match answer {
             Ok(Acquired::Taken) => self.decided(&publish, PublishDecision::Forwarded, "acquired", None),
             Ok(Acquired::Reentry { .. }) => self.decided(&publish, PublishDecision::Reentry, "reentry", None),
+            Ok(Acquired::Outrun { holder }) => self.decided(&publish, PublishDecision::Forwarded, "superseded", Some(holder)),
+            Ok(Acquired::Replaces { holder }) => self.decided(&publish, PublishDecision::Replaced, "replaces", Some(holder)),
+            // It would wait for the other, and replace it.
+            Ok(Acquired::Leased { holder }) if publish.replaces() => {
+                self.decided(&publish, PublishDecision::Replaced, "replaces", Some(holder));
+            }
             Ok(Acquired::Held { holder, .. } | Acquired::Leased { holder }) => {
                 self.decided(&publish, duplicate, "duplicate", Some(holder));
             }

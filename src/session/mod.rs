@@ -38,6 +38,7 @@ mod publish;
 mod query;
 mod refuse;
 mod renew;
+mod replace;
 mod republish;
 mod run;
 mod seek;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::rules::lock::{Claim, LockNote, Nonce};
+use crate::rules::lock::{Claim, IfHeld, LockNote, Nonce};
 use crate::rules::spec::Mode;
 use crate::rules::{Expiry, Rule};
 
@@ -72,6 +72,13 @@ pub struct Publish {
     pub grant: Option<Box<Grant>>,
     /// The entry of a schedule that it is of, until the store has said whose that is.
     pub beat: Option<Box<Beat>>,
+}
+
+impl Publish {
+    /// Whether it takes its key over from a holder that has not begun.
+    pub fn replaces(&self) -> bool {
+        self.grant.as_ref().is_some_and(|grant| grant.note.if_held == IfHeld::Replace)
+    }
 }
 
 /// What a waiting publish waits for.

@@ -428,6 +428,7 @@ mod query;
 mod queues;
 mod refuse;
 mod renew;
+mod replace;
 mod store;
 mod transactions;
 mod transparency;

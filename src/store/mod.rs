@@ -591,7 +591,12 @@ fn ask_again(shared: &Shared, mut waiters: Vec<Waiter>) {
 
 /// Whether this answer lets a publish go out, and counts it.
 fn passes(answer: &Answer) -> bool {
-    matches!(answer, Ok(Reply::Acquire(Acquired::Taken | Acquired::Reentry { .. })))
+    matches!(
+        answer,
+        Ok(Reply::Acquire(
+            Acquired::Taken | Acquired::Replaces { .. } | Acquired::Reentry { .. }
+        ))
+    )
 }
 
 /// What undoes an acquire whose publish will not go out.

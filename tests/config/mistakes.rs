@@ -142,14 +142,14 @@ unique = "until_finish""#,
 task = "a"
 unique = "while_running"
 cooldown = "5m"
-on_duplicate = "replace"
+on_duplicate = "keep_last"
 result = "revoke"
 release_on = ["success"]
 dead_letter = { routing_key = "x" }
 [[rule.limit]]
 rate = "2/x""#,
         &[
-            r#"o.toml:5:17: on_duplicate = "replace" is not available in this version. Write one of "raise", "reject", "dead_letter" or leave on_duplicate out."#,
+            r#"o.toml:5:17: on_duplicate = "keep_last" is not available in this version. Write one of "replace", "raise", "reject", "dead_letter" or leave on_duplicate out."#,
             "o.toml:9:1: [[rule.limit]] is not available in this version. Leave it out.",
             r#"o.toml:10:9: rate = "2/x" is not a rate. Write a whole number from 1, a slash, and one of s, m, h, d, such as "2/m"."#,
         ],
@@ -240,6 +240,15 @@ key = "customer_id"
 unique = "until_started""#,
         &[
             r#"o.toml:3:8: key = "customer_id" is a constant: every call would be a duplicate. Write key = ["customer_id"] or "{{ customer_id }}"; for one per task write key = []."#,
+        ],
+    ),
+    (
+        r#"[[rule]]
+task = "a"
+unique = "until_expired"
+on_duplicate = "replace""#,
+        &[
+            r#"o.toml:4:17: on_duplicate = "replace" replaces what has not started, and unique = "until_expired" never hears of a start. Write unique = "until_started" or "until_finished"."#,
         ],
     ),
     (

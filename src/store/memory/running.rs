@@ -30,6 +30,11 @@ impl Step<'_> {
             self.leave_wait(claim);
             return Ran::Succeeded;
         }
+        // It was admitted before, and has waited since.
+        if self.table.is_superseded(&claim.id, claim.digest, self.now) {
+            self.leave_wait(claim);
+            return Ran::Superseded;
+        }
         if let Some(run) = self.table.runs.get_mut(&claim.digest, self.now) {
             let left = run.expires_ms - self.now;
             let holder = run.holder.clone();
@@ -191,7 +196,7 @@ impl Step<'_> {
     fn publishes_again(&mut self, digest: Digest, id: &Arc<str>) -> bool {
         let run = self.table.runs.get(&digest, self.now);
         let own = usize::from(run.is_none_or(|run| run.stage != Stage::Started));
-        self.table.lock(&digest, self.now).is_some_and(|lock| {
+        self.table.lock_for(&digest, id, self.now).is_some_and(|lock| {
             let follows = lock.state != LockState::Cooldown && lock.note.scope != Scope::UntilExpired;
             lock.holder == *id && follows && lock.in_flight() > own
         })
@@ -284,7 +289,7 @@ impl Step<'_> {
     /// The publish lock of an id that is not to run goes, and does not come back with a late commit.
     fn leave(&mut self, claim: &Claim, delivery: Nonce) -> Option<Freed> {
         self.leave_wait(claim);
-        let lock = self.table.lock(&claim.digest, self.now);
+        let lock = self.table.lock_for(&claim.digest, &claim.id, self.now);
         let Some(lock) = lock.filter(|lock| lock.holder == claim.id) else {
             self.note_left(&claim.id, EndedPublishes::Any, UNKNOWN_KEPT_MS);
             return None;
@@ -294,7 +299,7 @@ impl Step<'_> {
         }
         let (told, settled) = (lock.was_told(), lock.leave(delivery));
         self.note_left(&claim.id, EndedPublishes::These(settled), ENDED_KEPT_MS);
-        self.free(claim.digest, ReleaseReason::Ended).filter(|_| !told)
+        self.free(claim.digest, &claim.id, ReleaseReason::Ended).filter(|_| !told)
     }
 
     fn note_left(&mut self, id: &Arc<str>, publishes: EndedPublishes, kept_ms: u64) {

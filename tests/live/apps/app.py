@@ -144,6 +144,13 @@ def gated_retry(self, name):
     raise self.retry(countdown=0)
 
 
+@app.task(bind=True, name="live.late_retry", max_retries=5, acks_late=True)
+def late_retry(self, name, countdown):
+    _wait_gate(self, name)
+    if countdown and not self.request.retries:
+        raise self.retry(countdown=countdown)
+
+
 @app.task(bind=True, name="live.flaky_late", max_retries=5, acks_late=True)
 def flaky_late(self, fails):
     mark(self)
