@@ -262,6 +262,16 @@ pub enum Request {
         /// duplicate.
         reentrant: bool,
     },
+    /// The id was dropped for this holder although its acquire did not say that it would wait for the holder's result: it waits now.
+    /// Answered by [`Reply::Done`].
+    Join {
+        /// The key and the id.
+        claim: Claim,
+        /// Whose duplicate it is.
+        holder: Arc<str>,
+        /// The same note as at acquire, but for what the id is owed.
+        note: Arc<LockNote>,
+    },
     /// The broker has acknowledged the message of this claim: a lease becomes the full life. Answered by [`Reply::Commit`].
     Commit {
         /// The key and the id.
@@ -688,7 +698,7 @@ pub enum Reply {
     },
     /// To [`Request::Show`] and [`Request::ShowRun`].
     Lock(Option<Box<LockRecord>>),
-    /// To [`Request::RenewLease`], [`Request::Park`] and [`Request::MarkParked`].
+    /// To [`Request::RenewLease`], [`Request::Join`], [`Request::Park`] and [`Request::MarkParked`].
     Done,
     /// To [`Request::Admit`]: which key the id has, and what was found.
     Admit(Digest, Admitted),

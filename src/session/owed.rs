@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::Shared;
 use super::admit::{Admission, Way};
 use super::event::Event;
+use super::publish::Grant;
 use crate::rules::Rule;
+use crate::rules::lock::Request;
 use crate::rules::owed::{Debt, Outcome, Owed};
 
 impl Shared {
@@ -25,6 +27,20 @@ impl Shared {
         let lock = admission.hold.lock.as_ref().map(|note| note.owed);
         let owed = lock.or(admission.run.as_ref().map(|run| run.note.owed));
         self.owes(owed.unwrap_or_default(), &admission.rule, &admission.hold.claim.id, holder);
+    }
+
+    /// A publish was dropped of which the store did not know that its id would wait for the holder's result.
+    pub(super) fn joins(&mut self, grant: &Grant, holder: &Arc<str>) {
+        if grant.owed != Owed::Joined || grant.note.owed == Owed::Joined {
+            return;
+        }
+        let mut note = Arc::clone(&grant.note);
+        Arc::make_mut(&mut note).owed = Owed::Joined;
+        self.tells.push(Request::Join {
+            claim: grant.claim.clone(),
+            holder: Arc::clone(holder),
+            note,
+        });
     }
 
     /// A task was dropped for this holder.

@@ -11,7 +11,9 @@ use crate::rules::lock::Digest;
 
 /// So many ids wait for one holder's result; of more it is only noted that they were dropped.
 pub(super) const JOINED_MAX: usize = 10_000;
-/// For how long they are kept while no process looks at them.
+/// So many of those at most; nothing is noted of any further.
+pub(super) const MORE_MAX: usize = 100_000;
+/// For how long they are kept after their holder has ended, or while no process looks at them.
 pub(super) const JOINS_KEPT_MS: u64 = 24 * 3_600_000;
 /// So many groups, and ids of one group, are told at once.
 pub(super) const AT_ONCE: usize = 500;

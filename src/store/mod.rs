@@ -64,6 +64,8 @@ pub enum Op {
     Commit,
     /// [`Request::RenewLease`].
     RenewLease,
+    /// [`Request::Join`].
+    Join,
     /// [`Request::Unpublish`].
     Unpublish,
     /// [`Request::Signal`].
@@ -96,10 +98,11 @@ pub enum Op {
 
 impl Op {
     /// Every kind, so that metrics can be made for all of them at the start.
-    pub const ALL: [Op; 17] = [
+    pub const ALL: [Op; 18] = [
         Op::Acquire,
         Op::Commit,
         Op::RenewLease,
+        Op::Join,
         Op::Unpublish,
         Op::Signal,
         Op::Admit,
@@ -122,6 +125,7 @@ impl Op {
             Op::Acquire => "acquire",
             Op::Commit => "commit",
             Op::RenewLease => "renew_lease",
+            Op::Join => "join",
             Op::Unpublish => "unpublish",
             Op::Signal => "signal",
             Op::Admit => "admit",
@@ -145,6 +149,7 @@ impl Op {
             Request::Acquire { .. } => Op::Acquire,
             Request::Commit { .. } => Op::Commit,
             Request::RenewLease { .. } => Op::RenewLease,
+            Request::Join { .. } => Op::Join,
             Request::Unpublish { .. } => Op::Unpublish,
             Request::Signal { .. } => Op::Signal,
             Request::Admit { .. } => Op::Admit,

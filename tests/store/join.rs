@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oncegate::rules::lock::{Acquired, Admitted, LockNote, Nonce, Reply, Request, Scope, Signal};
+use oncegate::rules::lock::{Acquired, Admitted, IfHeld, LockNote, Nonce, ReleaseReason, Reply, Request, Scope, Signal};
 use oncegate::rules::owed::Owed;
 use oncegate::rules::running::{IfBusy, Ran, RunNote};
 use oncegate::rules::source::Hears;
@@ -23,6 +23,9 @@ scenarios! {
     a_delivery_found_late_waits_too
     what_leaves_a_busy_key_waits_for_the_run
     too_many_wait_for_nothing
+    a_holder_that_is_back_has_not_ended
+    a_holder_that_is_set_aside_has_not_ended
+    who_was_not_to_wait_joins_later
 }
 
 fn joining(scope: Scope) -> Arc<LockNote> {
@@ -241,6 +244,52 @@ async fn what_leaves_a_busy_key_waits_for_the_run(w: &World) {
     w.signal("a", 5, Signal::Succeeded).await;
     w.pass(5_000);
     assert!(matches!(only(w).await.1, Stage::Ended { .. }));
+}
+
+async fn a_holder_that_is_back_has_not_ended(w: &World) {
+    let note = joining(Scope::UntilFinished);
+    with_a_duplicate(w, &note).await;
+    assert!(!w.unpublish(&claim(1, "a"), 1, ReleaseReason::Unconfirmed).await.is_empty());
+    assert!(matches!(only(w).await.1, Stage::Ended { .. }));
+    assert_eq!(w.acquire(&claim(1, "a"), 3, &note).await, Acquired::Taken);
+    w.commit(&claim(1, "a"), 3, &note).await;
+    assert_eq!(only(w).await.1, Stage::Holds);
+    w.signal("a", 4, Signal::Succeeded).await;
+    // It has ended now, not when its first publish failed.
+    let (_, stage) = only(w).await;
+    assert!(
+        matches!(stage, Stage::Ended { since } if since < Duration::from_millis(400)),
+        "{stage:?}"
+    );
+}
+
+async fn a_holder_that_is_set_aside_has_not_ended(w: &World) {
+    with_a_duplicate(w, &joining(Scope::UntilFinished)).await;
+    let newer = note_with(Scope::UntilFinished, |note| note.if_held = IfHeld::Replace);
+    let replaces = Acquired::Replaces { holder: "a".into() };
+    assert_eq!(w.acquire(&claim(1, "c"), 3, &newer).await, replaces);
+    assert_eq!(only(w).await.1, Stage::Holds);
+    w.unpublish(&claim(1, "c"), 3, ReleaseReason::Unconfirmed).await;
+    assert_eq!(only(w).await.1, Stage::Holds);
+    assert_eq!(w.acquire(&claim(1, "d"), 4, &newer).await, replaces);
+    w.commit(&claim(1, "d"), 4, &newer).await;
+    assert!(matches!(only(w).await.1, Stage::Ended { .. }));
+}
+
+async fn who_was_not_to_wait_joins_later(w: &World) {
+    with_a_duplicate(w, &note_with(Scope::UntilFinished, |note| note.owed = Owed::Nothing)).await;
+    let note = joining(Scope::UntilFinished);
+    let join = Request::Join {
+        claim: claim(1, "b"),
+        holder: "a".into(),
+        note: note.clone(),
+    };
+    assert_eq!(w.ask(join).await, Reply::Done);
+    let (group, stage) = only(w).await;
+    assert_eq!((&*group.holder, group.awaits, stage), ("a", Awaits::Result, Stage::Holds));
+    let joined = w.client.joined(&group).await.expect("the store answers");
+    let rule = note.rule.clone();
+    assert_eq!(joined, [Joined { id: "b".into(), rule }]);
 }
 
 async fn too_many_wait_for_nothing(w: &World) {

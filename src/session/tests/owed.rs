@@ -62,6 +62,59 @@ fn a_producer_that_hears_of_it_is_owed_nothing() {
     assert_eq!(rig.owed(), []);
 }
 
+/// What the store is told at the acquire of `b` that its id is owed, on a channel that confirms.
+fn asked_of(rig: &mut Rig, before: &[&str]) -> (Ticket, Owed) {
+    rig.client(&method(1, MethodId::CONFIRM_SELECT, &[0]));
+    rig.broker(&method(1, MethodId::CONFIRM_SELECT_OK, &[]));
+    for id in before {
+        rig.publish_asked(id);
+    }
+    rig.client(&publish(1, "t.unique", "b", false));
+    let (asks, _) = rig.session.questions();
+    match asks.pop() {
+        Some((ticket, Request::Acquire { note, .. })) => (Ticket(ticket), note.owed),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_producer_that_hears_of_it_waits_for_no_result() {
+    for (on_duplicate, expected) in [
+        (OnDuplicate::Drop, Owed::Joined),
+        (OnDuplicate::Reject, Owed::Nothing),
+        (OnDuplicate::Raise, Owed::Nothing),
+    ] {
+        let mut rig = Rig::new(RuleSpec {
+            on_duplicate,
+            ..rule(ResultMode::Join)
+        });
+        let (ticket, owed) = asked_of(&mut rig, &[]);
+        assert_eq!(owed, expected, "{on_duplicate:?}");
+        rig.answer(ticket, held("a"));
+        assert_eq!(rig.told(), [""; 0], "{on_duplicate:?}");
+    }
+}
+
+#[test]
+fn a_producer_that_cannot_be_told_waits_for_the_result() {
+    let raise = |result| {
+        Rig::new(RuleSpec {
+            on_duplicate: OnDuplicate::Raise,
+            ..rule(result)
+        })
+    };
+    // The channel has another publish on its way, so it cannot be closed for this one.
+    let mut rig = raise(ResultMode::Join);
+    let (ticket, owed) = asked_of(&mut rig, &["x"]);
+    assert_eq!(owed, Owed::Nothing);
+    rig.answer(ticket, held("a"));
+    assert_eq!(rig.told(), ["b joins a"]);
+    let mut rig = raise(ResultMode::Revoke);
+    let (ticket, _) = asked_of(&mut rig, &["x"]);
+    rig.answer(ticket, held("a"));
+    assert_eq!((rig.told(), rig.owed()), (vec![], vec![debt("b", Outcome::Revoked)]));
+}
+
 #[test]
 fn an_observing_rule_owes_nothing() {
     let mut rig = Rig::new(RuleSpec {

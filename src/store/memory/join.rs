@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::{LONGEST_MS, Memory, Step};
 use crate::rules::lock::{Claim, Digest, Extent, LockState, Scope, SignalVerdict};
 use crate::rules::owed::Owed;
-use crate::store::join::{AT_ONCE, Awaits, Group, JOINED_MAX, JOINS_KEPT_MS, Joined, LOOKED_AT_MS, PER_GROUP, Stage, WORKED_ON_MS};
+use crate::store::join::{
+    AT_ONCE, Awaits, Group, JOINED_MAX, JOINS_KEPT_MS, Joined, LOOKED_AT_MS, MORE_MAX, PER_GROUP, Stage, WORKED_ON_MS,
+};
 
 /// Those that wait for one holder.
 #[derive(Debug)]
@@ -46,6 +48,9 @@ impl Step<'_> {
         let is_full = |waiting: &Waiting| waiting.ids.len() >= JOINED_MAX && !waiting.ids.contains_key(&claim.id);
         if groups.get(&group).is_some_and(is_full) {
             group.awaits = Awaits::Nothing;
+            if groups.get(&group).is_some_and(|waiting| waiting.ids.len() >= MORE_MAX) {
+                return;
+            }
         }
         let waiting = groups.entry(group).or_insert_with(|| Waiting {
             ids: HashMap::new(),
@@ -66,7 +71,11 @@ impl Step<'_> {
                 .runs
                 .get(&digest, now)
                 .map(|run| (run.holder.clone(), LockState::Running)),
-            Extent::Publish(_) => self.table.lock(&digest, now).map(|lock| (lock.holder.clone(), lock.state)),
+            // That of an older one may be set aside in a newer one's, for a lease.
+            Extent::Publish(_) => self
+                .table
+                .lock_for(&digest, &group.holder, now)
+                .map(|lock| (lock.holder.clone(), lock.state)),
         };
         let own = held.filter(|(holder, _)| *holder == group.holder).map(|(_, state)| state);
         match (own, extent) {
@@ -108,7 +117,10 @@ impl Step<'_> {
                 continue;
             };
             waiting.look_at_ms = again;
-            waiting.expires_ms = now + JOINS_KEPT_MS;
+            if stage.is_some() {
+                waiting.expires_ms = now + JOINS_KEPT_MS;
+                waiting.ended_ms = None;
+            }
             let stage = stage.unwrap_or_else(|| {
                 let since_ms = *waiting.ended_ms.get_or_insert(now);
                 Stage::Ended {

@@ -171,6 +171,7 @@ fn note_of(request: &Request) -> Option<&LockNote> {
         | Request::Commit { note, .. }
         | Request::RenewLease { note, .. }
         | Request::Admit { note, .. }
+        | Request::Join { note, .. }
         | Request::Renew { note, .. }
         | Request::Cool { note, .. } => Some(note),
         _ => None,
@@ -188,6 +189,7 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
         | Request::Commit { claim, .. }
         | Request::RenewLease { claim, .. }
         | Request::Unpublish { claim, .. }
+        | Request::Join { claim, .. }
         | Request::Admit { claim, .. }
         | Request::Renew { claim, .. }
         | Request::Run { claim, .. }
@@ -231,6 +233,9 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
         }
         Request::RenewLease { publish, .. } => {
             cmd.arg("R").arg(Hex(publish.0)).arg(note);
+        }
+        Request::Join { holder, .. } => {
+            cmd.arg("J").arg(&**holder).arg(note);
         }
         Request::Unpublish { publish, reason, .. } => {
             cmd.arg("U").arg(Hex(publish.0)).arg(reason.as_str());
@@ -423,7 +428,7 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
     match request {
         Request::Acquire { .. } => acquired(value).map(Reply::Acquire).ok_or(unread),
         Request::Commit { .. } => committed(value).map(Reply::Commit).ok_or(unread),
-        Request::RenewLease { .. } | Request::Park { .. } | Request::MarkParked { .. } => Ok(Reply::Done),
+        Request::RenewLease { .. } | Request::Join { .. } | Request::Park { .. } | Request::MarkParked { .. } => Ok(Reply::Done),
         Request::FindParked { .. } => park::found(value).map(Reply::Parked).ok_or(unread),
         Request::Unpublish { .. } | Request::Signal { .. } | Request::LeaveRun { .. } | Request::Release { .. } => {
             let Value::Array(locks) = value else { return Err(unread) };

@@ -7,7 +7,7 @@
 
 function make.join()
 
-local JOINED_MAX, JOINS_KEPT = 10000, 86400000
+local JOINED_MAX, MORE_MAX, JOINS_KEPT = 10000, 100000, 86400000
 
 -- The id of a task that is dropped for the holder waits for its result. `tail` is what the entry of the key in an id record ends with.
 function joins.add(digest, holder, id, tail, life)
@@ -17,6 +17,7 @@ function joins.add(digest, holder, id, tail, life)
   if fields > JOINED_MAX and call('HEXISTS', key, id) == 0 then
     key, kind = prefix .. ':more:{' .. digest .. '}:' .. holder, '+'
     fields = call('HLEN', key)
+    if fields > MORE_MAX then return end
   end
   if fields > 0 then
     call('HSET', key, id, rule)
@@ -28,5 +29,14 @@ function joins.add(digest, holder, id, tail, life)
   call('PEXPIRE', prefix .. ':joining', JOINS_KEPT)
 end
 
+-- Join: holder, note.
+function ops.J(lock, idkey, a)
+  local note = notes[ARGV[a + 1]]
+  joins.add(digest_of(lock), ARGV[a], id_in(idkey), note.tail, note.life)
+  return 0
 end
+
+end
+
+arguments.J = 2
 

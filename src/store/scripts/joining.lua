@@ -17,8 +17,10 @@ local function key_of(kind, digest, holder) return prefix .. names[kind] .. dige
 local function stage(digest, holder, terms)
   local scope, until_ms = string.match(terms or '', '^(%S+) (%d+)$')
   local key = scope == 'while_running' and ':run:{' or ':lock:{'
-  local l = call('HMGET', prefix .. key .. digest .. '}', 'holder', 'state')
+  local l = call('HMGET', prefix .. key .. digest .. '}', 'holder', 'state', 'aside')
   if l[1] == holder and l[2] ~= 'cooldown' then return scope == 'until_expired' and 'x' or 'h' end
+  -- A newer one has it for a lease, see `replace.lua`.
+  if l[3] == holder and call('EXISTS', prefix .. ':aside:{' .. digest .. '}') == 1 then return 'h' end
   if scope ~= 'until_started' or l[1] == holder or now >= tonumber(until_ms) then return 'e' end
   if string.find(call('GET', prefix .. ':ended:' .. holder) or '', ' r', 1, true) then return 'e' end
   return 's'
@@ -36,7 +38,6 @@ if ARGV[2] == 'due' then
       call('ZREM', joining, member)
     else
       call('ZADD', joining, int(now + again), member)
-      call('PEXPIRE', key, JOINS_KEPT)
       local terms = call('HMGET', key, '', '\n')
       local far, ended = stage(digest, holder, terms[1]), nil
       if far == 'e' then
@@ -45,6 +46,9 @@ if ARGV[2] == 'due' then
           ended = now
           call('HSET', key, '\n', int(now))
         end
+      else
+        call('PEXPIRE', key, JOINS_KEPT)
+        if terms[2] then call('HDEL', key, '\n') end
       end
       out[#out + 1] = { kind, digest, holder, far, int(math.max(0, now - (ended or now))) }
     end
