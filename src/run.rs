@@ -193,6 +193,10 @@ fn announce(running: &Running<'_>) {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    tell_without_results(config);
+}
+
+fn tell_without_results(config: &Config) {
     if !config.without_results.is_empty() {
         let rules = config.without_results.join(", ");
         tracing::info!(
@@ -325,6 +329,9 @@ impl Running<'_> {
         }
         for warning in &reloaded.new_warnings {
             tracing::warn!("{warning}");
+        }
+        if new.without_results != self.config.without_results {
+            tell_without_results(&new);
         }
         let warnings = new.warnings.iter().map(ToString::to_string).collect();
         self.config = new;

@@ -149,6 +149,60 @@ def test_what_on_running_drops_gets_its_result(gate_of, stack, results, scoreboa
     scoreboard.wait_runs(2)
 
 
+def test_who_was_refused_and_publishes_again_gets_his_own(gate_of, stack, store, results, scoreboard):
+    gate = gate_of(rules("gated", on_duplicate='"raise"'))
+    stack.worker(gate, result_url=results.url)
+    code = """
+from amqp.exceptions import PreconditionFailed
+first = gated.delay('a')
+try:
+    gated.apply_async(('a',), task_id='second')
+except PreconditionFailed as refused:
+    print(json.dumps([first.id, str(refused)]))
+"""
+    first, refused = asked(stack, gate, results, code, conf={"broker_transport_options": {"confirm_publish": True}})
+    assert first in refused
+    assert not store.client.keys("oncegate:join*")
+    scoreboard.open_gate("a", 2)
+    code = "second = gated.apply_async(('a',), task_id='second')\nprint(json.dumps(outcome(second)))"
+    harness.wait_until(lambda: not store.locks(), "the first to end")
+    assert asked(stack, gate, results, code) == ["second", "value", "a"]
+    assert "duplicate_of" not in json.loads(backend(results).get("celery-task-meta-second"))
+    assert {run["id"] for run in scoreboard.wait_runs(4)} == {first, "second"}
+
+
+def test_a_superseded_id_gets_one_result_and_what_joins_the_newer_gets_the_newers(gate_of, stack, store, results, scoreboard):
+    gate = gate_of(rules("gated", on_duplicate='"replace"', key="[]"))
+    [older, newer] = asked(stack, gate, results, "print(json.dumps([gated.delay(name).id for name in 'ab']))")
+    gate.expect_publishes(1, "replaced", rule="g")
+    stack.worker(gate, result_url=results.url)
+    scoreboard.wait_runs(1)
+    harness.wait_until(lambda: [lock["state"] for lock in store.locks()] == ["running"], "the start to be known")
+    asks = in_background(stack, gate, results, "print(json.dumps(outcome(gated.delay('c'))))")
+    gate.expect_publishes(1, "dropped", rule="g")
+    scoreboard.open_gate("b")
+    assert asks()[1:] == ["value", "b"]
+    code = f"print(json.dumps(outcome(app.AsyncResult({older!r}))))"
+    assert asked(stack, gate, results, code)[1:] == ["TaskRevokedError", "expired"]
+    nothing_waits(store)
+    assert "duplicate_of" not in json.loads(backend(results).get(f"celery-task-meta-{older}"))
+    assert {run["id"] for run in scoreboard.wait_runs(2)} == {newer}
+
+
+def test_without_a_backend_nothing_changes(oncegate, stack, store, results, scoreboard):
+    gate = oncegate(rules() + rules("note", result='"none"').replace('"g"', '"n"'), store=store.url)
+    stack.worker(gate, result_url=results.url)
+    first = stack.produce(gate, "print(gated.delay('a').id)\ngated.delay('a')", result_url=results.url).stdout.strip()
+    gate.expect_publishes(1, "dropped", rule="g")
+    assert not store.client.keys("oncegate:join*")
+    scoreboard.open_gate("a")
+    scoreboard.wait_runs(2)
+    harness.wait_until(lambda: backend(results).exists(f"celery-task-meta-{first}"), "the holder's result")
+    assert backend(results).keys("*meta*") == [f"celery-task-meta-{first}"]
+    lines = [line for line in gate.log().splitlines() if "get no result" in line]
+    assert len(lines) == 1 and '"rules":"g"' in lines[0], lines
+
+
 # What a duplicate gets that joins its holder.
 
 JOINED = "oncegate_results_joined_total"
