@@ -139,6 +139,8 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
         instance: instance.clone(),
     };
     tokio::spawn(publisher.run(wanted));
+    hub.results().start(&store)?;
+    hub.results().configure(&config);
     let mut accepting = Vec::new();
     for listen in &config.proxy.listen {
         let listener = Listener::bind(listen).await.map_err(|source| StartError::Listen {
@@ -157,6 +159,7 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     } else {
         (None, None)
     };
+    let hub_at_end = Arc::clone(&hub);
     let running = Running {
         args,
         config: Arc::clone(&config),
@@ -182,6 +185,9 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     if !drain::last_orders(workers.flush()).await {
         tracing::warn!("the store has not done all that it was told; those locks end with their leases or lives");
     }
+    if !drain::last_orders(hub_at_end.results().flush()).await {
+        tracing::warn!("results of dropped tasks are not written: the result backend does not answer");
+    }
     Ok(())
 }
 
@@ -197,6 +203,17 @@ fn announce(running: &Running<'_>) {
     }
     for warning in &config.warnings {
         tracing::warn!("{warning}");
+    }
+    tell_without_results(config);
+}
+
+fn tell_without_results(config: &Config) {
+    if !config.without_results.is_empty() {
+        let rules = config.without_results.join(", ");
+        tracing::info!(
+            rules,
+            "the ids of tasks that these rules drop get no result, since results.url is not set: get() on them waits for ever"
+        );
     }
 }
 
@@ -320,6 +337,7 @@ impl Running<'_> {
             *current = events;
             differs
         });
+        self.hub.results().configure(&new);
         self.metrics.set_config(&new.sha256);
         let new = Arc::new(new);
         self.admin.set_config(Arc::clone(&new));
@@ -328,6 +346,9 @@ impl Running<'_> {
         }
         for warning in &reloaded.new_warnings {
             tracing::warn!("{warning}");
+        }
+        if new.without_results != self.config.without_results {
+            tell_without_results(&new);
         }
         let warnings = new.warnings.iter().map(ToString::to_string).collect();
         self.config = new;

@@ -157,7 +157,7 @@ end
 local make, ops = {}, {}
 local made_by = {
   A = 'publish', C = 'publish', R = 'publish', U = 'publish', S = 'signal', M = 'delivery', N = 'delivery', W = 'operator', Q = 'operator',
-  G = 'run', K = 'run', L = 'run', V = 'run', D = 'run',
+  G = 'run', K = 'run', L = 'run', V = 'run', D = 'run', J = 'join',
 }
 setmetatable(ops, { __index = function(_, op)
   make[made_by[op]]()
@@ -169,6 +169,13 @@ local runs = {}
 setmetatable(runs, { __index = function(_, name)
   make.run()
   return rawget(runs, name)
+end })
+
+-- Of ids that wait for a holder's result, see `join.lua`.
+local joins = {}
+setmetatable(joins, { __index = function(_, name)
+  make.join()
+  return rawget(joins, name)
 end })
 
 -- Of locks that change hands, see `replace.lua`.
@@ -299,7 +306,7 @@ local SETTLING = { a = true, l = true, r = true, d = true }
 
 function make.publish()
 
--- Acquire: nonce, reentrant, note.
+-- Acquire: nonce, reentrant (1; or j if the id waits for the holder's result where it is dropped), note.
 function ops.A(lock, idkey, a)
   local id, nonce, note = id_in(idkey), ARGV[a], notes[ARGV[a + 2]]
   local lease, life = note.lease, note.life
@@ -349,6 +356,7 @@ function ops.A(lock, idkey, a)
     if note.replaces then hands.note_asked(digest_of(lock), id) end
     return { holder }
   end
+  if ARGV[a + 1] == 'j' then joins.add(digest_of(lock), holder, id, note.tail, life) end
   return { holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
@@ -669,7 +677,7 @@ local function retake(lock, idkey, digest, id, state, publishes, life, note, wor
   note_id(idkey, entry_of(digest, note), life)
 end
 
--- Admission: delivery, reentrant, note, worker. 0: the id holds the key that was asked about; else what, of which key.
+-- Admission: delivery, reentrant (as at an acquire), note, worker. 0: the id holds the key that was asked about; else what, of which key.
 function ops.M(lock, idkey, a)
   local id, nonce, note, worker = id_in(idkey), ARGV[a], notes[ARGV[a + 2]], ARGV[a + 3]
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'aside')
@@ -721,6 +729,7 @@ function ops.M(lock, idkey, a)
   if l[7] == id and hands.is_there(lock) then return { 'l', digest, holder } end
   if ARGV[a + 1] == '1' or known or runs_it then return { 'p', digest } end
   if l[2] == 'leased' then return { 'l', digest, holder } end
+  if ARGV[a + 1] == 'j' then joins.add(digest, holder, id, note.tail, note.life) end
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
