@@ -14,6 +14,7 @@ use super::decision::{Bypass, Call, Facts, Verdict, parts, scope, uses};
 use super::digest::{Domain, digest};
 use super::lock::{Digest, Nonce};
 use super::outcome::UnkeyableReason;
+use super::owed::Owed;
 use super::running::RunNote;
 use super::spec::{AcksLate, Mode, OnMaxWait};
 use super::{Key, Piece, Rule, SignaturesOf};
@@ -236,6 +237,7 @@ impl Rule {
             acks_late: self.acks_late == AcksLate::True,
             hears: self.hears,
             retries: facts.task.retries,
+            owed: Owed::Nothing,
         }
     }
 }

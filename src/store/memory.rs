@@ -4,6 +4,7 @@
 //! request removes a few of those whose time has passed.
 
 mod beat;
+mod join;
 mod lapsing;
 mod limit;
 mod lock;
@@ -21,8 +22,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Answer, Filter, Page, Ticket};
 use crate::rules::lock::{
-    Acquired, Admitted, Alive, Claim, Committed, Cooled, Digest, Freed, LockNote, LockState, Nonce, ReleaseReason, Renewed, Reply, Request,
-    Running, Scope, Signal, SignalVerdict,
+    Acquired, Admitted, Alive, Claim, Committed, Cooled, Digest, Extent, Freed, LockNote, LockState, Nonce, ReleaseReason, Renewed, Reply,
+    Request, Running, Scope, Signal, SignalVerdict,
 };
 use crate::rules::source::Source;
 use lock::{Lock, SignalEffect};
@@ -318,6 +319,10 @@ impl Step<'_> {
                 note,
                 worker,
             } => Reply::Renewed(self.renew_run(claim, *delivery, note, worker)),
+            Request::Join { claim, holder, note } => {
+                self.join(claim, holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+                Reply::Done
+            }
             Request::LeaveRun { claim, delivery } => Reply::Released(self.leave_run(claim, *delivery)),
             Request::BeatLease { digest, origin, life_ms } => Reply::Beat(self.beat_lease(*digest, origin, *life_ms)),
             Request::Reserve { ask } => Reply::Limit(self.limit(ask, None)),
@@ -392,6 +397,7 @@ impl Step<'_> {
             self.note_asked(claim, note);
             return Acquired::Leased { holder };
         }
+        self.join(claim, &holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
         Acquired::Held {
             holder,
             state,
@@ -590,6 +596,7 @@ impl Step<'_> {
         if state == LockState::Leased {
             return Admitted::Leased { holder };
         }
+        self.join(claim, &holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
         Admitted::Held {
             holder,
             state,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use oncegate::rules::limit::{Ask, Asker, Bucket, Cause, Concurrent, Limited, Rate, Wait};
 use oncegate::rules::lock::{Digest, Nonce, Reply, Request, Signal};
+use oncegate::rules::owed::Owed;
 use oncegate::rules::running::RunNote;
 use oncegate::rules::source::Hears;
 
@@ -80,6 +81,7 @@ fn note(life_ms: u64) -> Arc<RunNote> {
         acks_late: false,
         hears: Hears::ALL,
         retries: 0,
+        owed: Owed::Nothing,
     })
 }
 

@@ -205,6 +205,8 @@ pub(super) struct Table {
     pub(super) waiters: Lapsing<Arc<str>, Waiters>,
     /// The buckets of limits.
     pub(super) paces: Lapsing<Digest, Pace>,
+    /// Who waits for a holder's result.
+    pub(super) joins: super::join::Joins,
     /// The parked messages of an id.
     pub(super) parked: Lapsing<Arc<str>, Messages>,
     /// What was announced, and until when.

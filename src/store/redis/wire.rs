@@ -14,6 +14,7 @@ use crate::rules::lock::{
     Acquired, Admitted, Alive, Begun, Committed, Cooled, Digest, Extent, Freed, IfHeld, LockNote, LockRecord, LockState, ReleaseReason,
     Renewed, Reply, Request, Running, Scope, Signal, Superseded,
 };
+use crate::rules::owed::Owed;
 use crate::rules::source::{Hears, Source};
 use crate::store::memory::LONGEST_MS;
 
@@ -23,6 +24,7 @@ pub(super) const SCRIPT: &str = concat!(
     include_str!("../scripts/run.lua"),
     include_str!("../scripts/beat.lua"),
     include_str!("../scripts/limit.lua"),
+    include_str!("../scripts/join.lua"),
     include_str!("../scripts/park.lua"),
     include_str!("../scripts/replace.lua"),
     include_str!("../scripts/answer.lua")
@@ -171,6 +173,7 @@ fn note_of(request: &Request) -> Option<&LockNote> {
         | Request::Commit { note, .. }
         | Request::RenewLease { note, .. }
         | Request::Admit { note, .. }
+        | Request::Join { note, .. }
         | Request::Renew { note, .. }
         | Request::Cool { note, .. } => Some(note),
         _ => None,
@@ -188,6 +191,7 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
         | Request::Commit { claim, .. }
         | Request::RenewLease { claim, .. }
         | Request::Unpublish { claim, .. }
+        | Request::Join { claim, .. }
         | Request::Admit { claim, .. }
         | Request::Renew { claim, .. }
         | Request::Run { claim, .. }
@@ -219,14 +223,22 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
 
 fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize) {
     match request {
-        Request::Acquire { publish, reentrant, .. } => {
-            cmd.arg("A").arg(Hex(publish.0)).arg(u8::from(*reentrant)).arg(note);
+        Request::Acquire {
+            publish,
+            reentrant,
+            note: fields,
+            ..
+        } => {
+            cmd.arg("A").arg(Hex(publish.0)).arg(dropped_as(*reentrant, fields.owed)).arg(note);
         }
         Request::Commit { publish, .. } => {
             cmd.arg("C").arg(Hex(publish.0)).arg(note);
         }
         Request::RenewLease { publish, .. } => {
             cmd.arg("R").arg(Hex(publish.0)).arg(note);
+        }
+        Request::Join { holder, .. } => {
+            cmd.arg("J").arg(&**holder).arg(note);
         }
         Request::Unpublish { publish, reason, .. } => {
             cmd.arg("U").arg(Hex(publish.0)).arg(reason.as_str());
@@ -245,10 +257,15 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
         Request::Admit {
             delivery,
             reentrant,
+            note: fields,
             worker,
             ..
         } => {
-            cmd.arg("M").arg(Hex(delivery.0)).arg(u8::from(*reentrant)).arg(note).arg(&**worker);
+            cmd.arg("M")
+                .arg(Hex(delivery.0))
+                .arg(dropped_as(*reentrant, fields.owed))
+                .arg(note)
+                .arg(&**worker);
         }
         Request::Renew {
             delivery, alive, worker, ..
@@ -278,6 +295,15 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
         Request::Show { .. } => {
             cmd.arg("Q");
         }
+    }
+}
+
+/// What is to be done with an id that turns out to be a duplicate, as the script is told.
+fn dropped_as(reentrant: bool, owed: Owed) -> &'static str {
+    match (reentrant, owed) {
+        (true, _) => "1",
+        (false, Owed::Joined) => "j",
+        (false, Owed::Nothing | Owed::Success | Owed::Revoked) => "0",
     }
 }
 
@@ -406,8 +432,12 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
     match request {
         Request::Acquire { .. } => acquired(value).map(Reply::Acquire).ok_or(unread),
         Request::Commit { .. } => committed(value).map(Reply::Commit).ok_or(unread),
-        Request::RenewLease { .. } | Request::LeaveLimit { .. } | Request::Park { .. } | Request::MarkParked { .. } => Ok(Reply::Done),
         Request::Reserve { .. } | Request::Permit { .. } => limit::limited(&value).map(Reply::Limit).ok_or(unread),
+        Request::RenewLease { .. }
+        | Request::Join { .. }
+        | Request::LeaveLimit { .. }
+        | Request::Park { .. }
+        | Request::MarkParked { .. } => Ok(Reply::Done),
         Request::FindParked { .. } => park::found(value).map(Reply::Parked).ok_or(unread),
         Request::Unpublish { .. } | Request::Signal { .. } | Request::LeaveRun { .. } | Request::Release { .. } => {
             let Value::Array(locks) = value else { return Err(unread) };
@@ -522,6 +552,7 @@ fn lost(value: &Value) -> Option<Freed> {
         holder: text(holder)?,
         rule: text(rule)?,
         task: "".into(),
+        vhost: "".into(),
         reason: ReleaseReason::Replaced,
         held_ms: 0,
         shadow: false,
@@ -530,7 +561,7 @@ fn lost(value: &Value) -> Option<Freed> {
 
 fn freed(value: &Value) -> Option<Freed> {
     let Value::Array(parts) = value else { return None };
-    let [digest, holder, rule, task, reason, held_ms, shadow] = parts.as_slice() else {
+    let [digest, holder, rule, task, reason, held_ms, shadow, vhost] = parts.as_slice() else {
         return None;
     };
     Some(Freed {
@@ -541,6 +572,7 @@ fn freed(value: &Value) -> Option<Freed> {
         reason: ReleaseReason::from_name(&text(reason)?)?,
         held_ms: number(held_ms)?,
         shadow: *shadow == Value::Int(1),
+        vhost: text(vhost)?,
     })
 }
 

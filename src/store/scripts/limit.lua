@@ -240,10 +240,10 @@ local function ask(slot, due, a, delivery)
 end
 
 -- Reserve: nothing, buckets. What it waits for: how long, for how long it has waited, which bucket from 0, whether for runs.
-function ops.J(slot, due, a) return ask(slot, due, a, nil) end
+function ops.Z(slot, due, a) return ask(slot, due, a, nil) end
 
 -- Permit: delivery, buckets, worker, retries, life, the rest of the entry of a run, fields of a run. 0: it is handed over; else as to a reserve.
-function ops.H(slot, due, a) return ask(slot, due, a, ARGV[a]) end
+function ops.X(slot, due, a) return ask(slot, due, a, ARGV[a]) end
 
 -- A delivery is not handed over, or does not wait any more: delivery, buckets.
 function ops.Y(slot, due, a)
@@ -259,4 +259,4 @@ end
 
 end
 
-arguments.J, arguments.H, arguments.Y = 2, 7, 2
+arguments.X, arguments.Y, arguments.Z = 7, 2, 2

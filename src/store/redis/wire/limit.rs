@@ -21,14 +21,14 @@ pub(super) fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             cmd.arg("Y").arg(Hex(delivery.0)).arg(buckets(ask));
         }
         Request::Reserve { ask } => {
-            cmd.arg("J").arg("").arg(buckets(ask));
+            cmd.arg("Z").arg("").arg(buckets(ask));
         }
         _ => {}
     }
 }
 
 fn write_permit(cmd: &mut Cmd, names: &Names, ask: &Ask, asker: &Asker) {
-    cmd.arg("H").arg(Hex(asker.delivery.0)).arg(buckets(ask)).arg(&*asker.worker);
+    cmd.arg("X").arg(Hex(asker.delivery.0)).arg(buckets(ask)).arg(&*asker.worker);
     if let Some(note) = &ask.note {
         cmd.arg(note.retries).arg(span(note.life_ms));
         cmd.arg(format!(" {} {}", Extent::Run.as_str(), note.rule));
