@@ -142,6 +142,13 @@ pub struct Limiting {
     pub limits: Vec<Arc<Limit>>,
 }
 
+impl LimitSet {
+    /// Whether the queue of a message can make a difference to a key.
+    pub(super) fn asks_for_queue(&self) -> bool {
+        self.limits.iter().any(|limit| limit.key.names("queue"))
+    }
+}
+
 impl Limit {
     /// What it is of a message.
     fn bucket(&self, set: &LimitSet, facts: &Facts<'_>, body: &Body, id: &Arc<str>) -> Result<Bucket, (UnkeyableReason, String)> {
@@ -186,6 +193,11 @@ impl Rule {
     /// Its limits, with those of the rules that `continue` joins with it.
     pub fn limits(&self) -> impl Iterator<Item = &Arc<Limit>> {
         self.limits.iter().flat_map(|set| &set.limits)
+    }
+
+    /// Whether its deliveries are limited.
+    pub fn is_limited(&self) -> bool {
+        !self.limits.is_empty()
     }
 
     /// Whether one of its limits is about how many run at a time.

@@ -57,6 +57,20 @@ enum Key {
     Template(Vec<Piece>),
 }
 
+impl Key {
+    /// Whether one of its expressions names this.
+    fn names(&self, wanted: &str) -> bool {
+        let names = |expression: &Expr| expression.names().iter().any(|name| name == wanted);
+        match self {
+            Key::All => false,
+            Key::List(expressions) => expressions.iter().any(names),
+            Key::Template(pieces) => pieces
+                .iter()
+                .any(|piece| matches!(piece, Piece::Expr(expression) if names(expression))),
+        }
+    }
+}
+
 /// A piece of a template.
 #[derive(Debug)]
 enum Piece {
@@ -170,9 +184,9 @@ impl Rule {
     fn needs_events(&self) -> bool {
         match self.unique {
             _ if self.mode == Mode::Observe || !self.hears.hears(Source::Events) => false,
-            Some(Unique::UntilStarted) => self.acks_late != AcksLate::False,
+            Some(Unique::UntilStarted) => self.acks_late != AcksLate::False || self.limits_runs(),
             Some(Unique::UntilFinished | Unique::WhileRunning | Unique::UntilStartedAndWhileRunning) => true,
-            Some(Unique::UntilExpired) | None => false,
+            Some(Unique::UntilExpired) | None => self.limits_runs(),
         }
     }
 
@@ -188,26 +202,21 @@ impl Rule {
             self.unique,
             Some(Unique::UntilFinished | Unique::WhileRunning | Unique::UntilStartedAndWhileRunning)
         );
-        until_the_end && self.mode == Mode::Enforce && !acks_tell
+        (until_the_end || self.limits_runs()) && self.mode == Mode::Enforce && !acks_tell
     }
 
     /// Whether the queue of a message can make a difference.
     fn asks_for_queue(&self) -> bool {
+        let in_key = self.key.names("queue");
         let names = |expression: &Expr| expression.names().iter().any(|name| name == "queue");
-        let in_key = match &self.key {
-            Key::All => false,
-            Key::List(expressions) => expressions.iter().any(names),
-            Key::Template(pieces) => pieces
-                .iter()
-                .any(|piece| matches!(piece, Piece::Expr(expression) if names(expression))),
-        };
-        !self.queue.is_any() || in_key || self.when.as_ref().is_some_and(|when| names(&when.expression))
+        let in_limit = self.limits.iter().any(|set| set.asks_for_queue());
+        !self.queue.is_any() || in_key || in_limit || self.when.as_ref().is_some_and(|when| names(&when.expression))
     }
 
     /// Whether a delivery may be held until it may run.
     pub fn holds(&self) -> bool {
         let runs = matches!(self.unique, Some(Unique::WhileRunning | Unique::UntilStartedAndWhileRunning));
-        runs && self.mode == Mode::Enforce
+        (runs || self.is_limited()) && self.mode == Mode::Enforce
     }
 
     /// The virtual hosts that it is for, if it names them and no patterns.
@@ -217,7 +226,12 @@ impl Rule {
 
     /// True if the life of its locks depends on what workers do.
     pub fn follows_tasks(&self) -> bool {
-        self.unique.is_some_and(|unique| unique != Unique::UntilExpired)
+        self.unique.is_some_and(|unique| unique != Unique::UntilExpired) || self.limits_runs()
+    }
+
+    /// True if its deliveries are decided about.
+    fn decides_deliveries(&self) -> bool {
+        self.follows_tasks() || self.is_limited()
     }
 
     fn matches(&self, facts: &Facts<'_>) -> Match {
@@ -263,7 +277,7 @@ pub struct RuleSet {
     named: HashSet<Box<str>>,
     /// True if a rule takes tasks by pattern, or by other matchers alone.
     patterns: bool,
-    /// True if the life of an enforcing rule's lock may depend on what workers do.
+    /// True if the life of an enforcing rule's lock may depend on what workers do, or its deliveries are limited.
     admits: bool,
     /// True if a rule asks for the queue of a message.
     queues: bool,
@@ -310,10 +324,10 @@ impl RuleSet {
                 None => patterns = true,
             }
         }
-        let follows_tasks = rules.iter().any(|rule| rule.follows_tasks());
+        let decides = rules.iter().any(|rule| rule.decides_deliveries());
         Ok(RuleSet {
             // `continue` may join the mode of one rule with the scope of another.
-            admits: follows_tasks && rules.iter().any(|rule| rule.mode == Mode::Enforce),
+            admits: decides && rules.iter().any(|rule| rule.mode == Mode::Enforce),
             specs,
             signatures: parsed,
             queues: rules.iter().any(|rule| rule.asks_for_queue()),
@@ -335,7 +349,7 @@ impl RuleSet {
         self.rules.iter().any(follows)
     }
 
-    /// True if deliveries of some task are decided about: an enforcing rule has locks whose life depends on what workers do.
+    /// True if deliveries of some task are decided about: an enforcing rule has locks whose life depends on what workers do, or limits.
     pub fn admits(&self) -> bool {
         self.admits
     }
@@ -349,7 +363,7 @@ impl RuleSet {
         let mut taking = self.rules.iter().filter(|rule| rule.task.is_task(task));
         let (mut follows, mut enforces) = (false, false);
         taking.any(|rule| {
-            follows |= rule.follows_tasks();
+            follows |= rule.decides_deliveries();
             enforces |= rule.mode == Mode::Enforce;
             follows && enforces
         })
@@ -359,7 +373,8 @@ impl RuleSet {
     pub fn may_hold(&self, queue: Option<&str>) -> bool {
         let runs_alone = |unique| matches!(unique, Unique::WhileRunning | Unique::UntilStartedAndWhileRunning);
         let takes = |rule: &Rule| {
-            rule.unique.is_some_and(runs_alone) && queue.is_none_or(|queue| rule.queue.is_any() || rule.queue.is_match(queue))
+            (rule.unique.is_some_and(runs_alone) || rule.is_limited())
+                && queue.is_none_or(|queue| rule.queue.is_any() || rule.queue.is_match(queue))
         };
         // `continue` may join the mode of one rule with the scope of another.
         self.admits && self.rules.iter().any(|rule| takes(rule))
@@ -481,7 +496,7 @@ impl RuleSet {
     }
 
     /// The rule of this name; where `continue` joins it with others, as most of them were seen to make it.
-    fn named(&self, name: &str) -> Option<Arc<Rule>> {
+    pub fn named(&self, name: &str) -> Option<Arc<Rule>> {
         let is_meant = |rule: &Arc<Rule>| *rule.name == *name;
         let joined = self.joined.read().unwrap_or_else(PoisonError::into_inner);
         let of_name = joined.iter().filter(|(_, rule)| is_meant(rule));

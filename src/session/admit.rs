@@ -9,6 +9,7 @@ use super::collect::body_of;
 use super::deliver::Known;
 use super::event::{DeliveryEvent, Event};
 use super::expiry::with_expires;
+use super::limit::Permits;
 use super::park::Parking;
 use super::renew::Hold;
 use super::run::Run;
@@ -20,10 +21,13 @@ use crate::amqp::frame::{self, Split};
 use crate::amqp::method::basic::{self, Ack};
 use crate::celery::body::Body;
 use crate::celery::{Limits, routing, task};
-use crate::rules::lock::{Admitted, Freed, IfHeld, Reply, Request, Scope};
+use crate::rules::limit::Limiting;
+use crate::rules::lock::{Admitted, Freed, IfHeld, Reply, Request, Scope, Signal};
 use crate::rules::outcome::DeliveryDecision;
 use crate::rules::park::Parked;
-use crate::rules::spec::{Mode, OnDuplicate};
+use crate::rules::running::Ran;
+use crate::rules::source::Source;
+use crate::rules::spec::{Mode, OnDuplicate, OnMaxWait};
 use crate::rules::{Claimed, Facts, Rule, Verdict};
 
 /// How often a delivery whose key is only leased to another is asked about again, in microseconds.
@@ -39,8 +43,12 @@ pub(super) enum Await {
     Answer { until_us: Option<u64> },
     /// The key is leased to another: the next question, in monotonic microseconds, and the end of the wait.
     Lease { again_us: u64, until_us: u64 },
+    /// The store's answer about a place in its limits.
+    Reserve,
     /// The store's answer about the running lock.
     Run,
+    /// The store's answer about permission by its limits.
+    Limit,
     /// Its turn.
     Turn(Way),
 }
@@ -54,6 +62,8 @@ pub(super) enum Way {
     Passing,
     /// To the client; its key is locked for runs only.
     Running,
+    /// To the client; it has no key, and its limits permit it.
+    Permitted,
     /// To the client, without a decision.
     Unchecked(&'static str),
     /// To the client as a task whose time has passed.
@@ -64,6 +74,8 @@ pub(super) enum Way {
     Held(Option<Arc<str>>),
     /// To nobody: it is acknowledged unrun, as this one runs; its publish lock went.
     Busy(Arc<str>, Vec<Freed>),
+    /// To nobody: it has waited for its limits for too long.
+    Overdue(OnMaxWait),
     /// To nobody: it is acknowledged unrun, as it was parked and another copy of it runs, or ran.
     Over,
     /// To nobody: it is acknowledged unrun, as another copy of it has succeeded.
@@ -85,6 +97,8 @@ pub(super) struct Admission {
     pub hold: Box<Hold>,
     /// What its run takes, if it takes a running lock.
     pub run: Option<Box<Run>>,
+    /// Its limits, if it has any.
+    pub limits: Option<Box<Permits>>,
     pub rule: Arc<Rule>,
     pub task: Arc<str>,
     pub parking: Parking,
@@ -111,24 +125,37 @@ impl Admission {
     pub(super) fn due_us(&self) -> Option<u64> {
         match self.wait {
             Await::Lease { again_us, .. } => Some(again_us),
-            Await::Answer { .. } | Await::Run | Await::Turn(_) => None,
+            Await::Answer { .. } | Await::Reserve | Await::Run | Await::Limit | Await::Turn(_) => None,
         }
     }
 
     pub(super) fn go_unchecked(&mut self, reason: &'static str) {
-        self.wait = Await::Turn(Way::Unchecked(reason));
+        let way = Way::Unchecked(reason);
+        // Limits are not passed unchecked: it is held until they can be asked.
+        self.wait = Await::Turn(match &mut self.limits {
+            Some(limits) => {
+                limits.then = way;
+                Way::Held(None)
+            }
+            None => way,
+        });
     }
 
     pub(super) fn withhold(&mut self) {
-        if !matches!(self.wait, Await::Turn(Way::Dropped(_) | Way::Busy(..) | Way::Succeeded | Way::Over)) {
+        if !matches!(
+            self.wait,
+            Await::Turn(Way::Dropped(_) | Way::Busy(..) | Way::Succeeded | Way::Over | Way::Overdue(_))
+        ) {
             self.wait = Await::Turn(Way::Withheld);
         }
     }
 
     /// What the store is to be asked next.
     pub(super) fn question(&mut self, worker: &Arc<str>, now_us: u64) -> Option<Request> {
-        if matches!(self.wait, Await::Run) {
-            return self.run_question(worker);
+        match self.wait {
+            Await::Run => return self.run_question(worker),
+            Await::Reserve | Await::Limit => return self.limit_question(worker),
+            Await::Answer { .. } | Await::Lease { .. } | Await::Turn(_) => {}
         }
         Some(Request::Admit {
             claim: self.hold.claim.clone(),
@@ -139,13 +166,18 @@ impl Admission {
         })
     }
 
-    fn answered(&mut self, answer: Result<Reply, StoreSilent>, now: Now) {
+    pub(super) fn answered(&mut self, answer: Result<Reply, StoreSilent>, now: Now) {
         match (&self.wait, answer) {
             (Await::Answer { .. } | Await::Lease { .. }, Ok(Reply::Admit(digest, admitted))) => {
                 self.hold.answered(digest, now.us);
                 self.admitted(admitted, now);
             }
+            (Await::Run, Ok(Reply::Run(Ran::Runs))) => {
+                let way = self.ran(Ran::Runs, now.us);
+                self.wait = self.after_run(way);
+            }
             (Await::Run, Ok(Reply::Run(ran))) => self.wait = Await::Turn(self.ran(ran, now.us)),
+            (Await::Reserve | Await::Limit, Ok(Reply::Limit(limited))) => self.wait = self.limited(&limited, now),
             (Await::Turn(_), _) => {}
             // A reply of another kind says nothing of the question.
             (_, Ok(_)) => self.go_unchecked(StoreSilent::Unreachable.as_str()),
@@ -158,7 +190,7 @@ impl Admission {
         let until_us = match self.wait {
             Await::Answer { until_us } => until_us,
             Await::Lease { until_us, .. } => Some(until_us),
-            Await::Run | Await::Turn(_) => return,
+            Await::Reserve | Await::Run | Await::Limit | Await::Turn(_) => return,
         };
         self.wait = match admitted {
             Admitted::Holds => self.may_run(Way::Holding, now),
@@ -178,6 +210,21 @@ impl Admission {
                 }
             }
         };
+    }
+
+    /// How often the broker has had the message back.
+    pub(super) fn returns(&self) -> u64 {
+        let of_run = self.run.as_ref().map(|run| run.returns);
+        of_run.or(self.limits.as_ref().map(|limits| limits.returns)).unwrap_or(0)
+    }
+
+    /// Why it is held.
+    pub(super) fn held_for(&self, now: Now) -> &'static str {
+        match self.waiting() {
+            _ if self.eta_ahead(now).is_some() => "eta",
+            Some(_) => "limit",
+            None => "running",
+        }
     }
 
     /// The delivery as one of a task whose time has passed; `None` if it has no header to say so.
@@ -207,7 +254,8 @@ impl Session {
             return;
         };
         admission.answered(answer, shared.now);
-        if matches!(admission.wait, Await::Run)
+        shared.tells.extend(admission.gives_back());
+        if matches!(admission.wait, Await::Reserve | Await::Run | Await::Limit)
             && let Some(question) = admission.question(&shared.worker, shared.now.us)
         {
             shared.asks.push((ticket.0, question));
@@ -227,18 +275,17 @@ impl Channel {
         let routing_key = routing::strip_delay(deliver.exchange, deliver.routing_key).unwrap_or(deliver.routing_key);
         let (source, consumer) = self.resolve(deliver.consumer_tag);
         let queue = self.queue_of(consumer);
+        let (vhost, user) = (Arc::clone(&shared.vhost), shared.user.clone());
         let facts = Facts {
             task: &task,
-            vhost: &shared.vhost,
-            user: shared.user.as_deref(),
+            vhost: &vhost,
+            user: user.as_deref(),
             queues: queue.as_ref().map(std::slice::from_ref),
             exchange: &String::from_utf8_lossy(deliver.exchange),
             routing_key: &String::from_utf8_lossy(routing_key),
         };
-        let claimed = shared.claim(&facts, &body, parked)?;
-        if claimed.rule.mode != Mode::Enforce || claimed.scope == Some(Scope::UntilExpired) {
-            return None;
-        }
+        let id = Arc::<str>::from(&*task.id);
+        let (claimed, rule, limiting) = shared.judged(&facts, &body, parked, (&id, queue.as_ref()))?;
         let returns = delivery_count(&header);
         let parking = Parking {
             kind: shared.kind_of(queue.as_ref(), returns),
@@ -247,20 +294,30 @@ impl Channel {
             newest: None,
         };
         let (queue, task_name) = (queue.clone().unwrap_or_default(), Arc::<str>::from(&*task.name));
-        let lock = claimed.note(Arc::clone(&task_name), Arc::clone(&queue)).map(Arc::new);
-        let run = claimed.run_note(Arc::clone(&task_name), queue, task.retries).map(Arc::new);
+        let lock = claimed
+            .as_ref()
+            .and_then(|claimed| claimed.note(Arc::clone(&task_name), Arc::clone(&queue)));
+        let run = claimed
+            .as_ref()
+            .and_then(|claimed| claimed.run_note(Arc::clone(&task_name), queue, task.retries));
         let eta = task
             .eta
             .and_then(|eta| u64::try_from(eta).ok())
             .filter(|eta| *eta > shared.now.unix_ms);
         let place_ms = parked.and_then(|parked| parked.place_ms);
+        let limits = Permits::new(limiting, eta, returns.unwrap_or(0));
         let run = run.map(|note| {
-            let mut run = Run::new(note, &claimed.rule, eta, returns.unwrap_or(0));
+            let mut run = Run::new(Arc::new(note), &rule, eta, returns.unwrap_or(0));
             run.place_ms = place_ms;
             Box::new(run)
         });
-        let mut hold = Box::new(Hold::new(shared, claimed.digest, Arc::from(&*task.id), lock));
-        if let Some(eta) = eta.filter(|_| claimed.rule.if_held() == IfHeld::Replace) {
+        let bucket = limits.as_ref().and_then(|limits| limits.first()?.ask.buckets.first());
+        let digest = claimed
+            .as_ref()
+            .map(|claimed| claimed.digest)
+            .or(bucket.map(|bucket| bucket.digest))?;
+        let mut hold = Box::new(Hold::new(shared, digest, id, lock.map(Arc::new)));
+        if let Some(eta) = eta.filter(|_| rule.if_held() == IfHeld::Replace) {
             hold.waits_until(eta, shared.now);
         }
         let mut admission = Admission {
@@ -270,14 +327,16 @@ impl Channel {
             source,
             hold,
             run,
-            rule: claimed.rule,
+            limits,
+            rule,
             task: task_name,
             parking,
             reentrant: deliver.redelivered || task.retries > 0 || task.replaced_task_nesting > 0,
             wait: Await::Answer { until_us: None },
         };
         if admission.hold.lock.is_none() {
-            admission.wait = admission.may_run(Way::Running, shared.now);
+            let way = if claimed.is_some() { Way::Running } else { Way::Permitted };
+            admission.wait = admission.may_run(way, shared.now);
         }
         Some(admission)
     }
@@ -335,9 +394,14 @@ impl Channel {
             Way::Dropped(holder) if admission.rule.on_duplicate == OnDuplicate::DeadLetter => {
                 self.hold_for_dead_letter(shared, admission, "duplicate", holder);
             }
+            Way::Overdue(OnMaxWait::DeadLetter) if admission.rule.dead_letter.is_some() => {
+                let holder = Arc::clone(&admission.hold.claim.id);
+                shared.frees_overdue(&admission);
+                self.hold_for_dead_letter(shared, admission, "max_wait", holder);
+            }
             Way::Withheld => {
                 if self.withhold(admission.consumer(), admission.tag) {
-                    return shared.leave_run(&admission);
+                    return shared.leave(&admission);
                 }
                 self.goes(shared, admission, &Way::Unchecked("drain"));
             }
@@ -352,6 +416,11 @@ impl Channel {
             Way::Holding => (D::Forwarded, "holds", None),
             Way::Passing => (D::Forwarded, "passes", None),
             Way::Running => (D::Forwarded, "runs", None),
+            Way::Permitted => (D::Forwarded, "permitted", None),
+            Way::Overdue(_) => {
+                shared.frees_overdue(&admission);
+                (D::Dropped, "max_wait", None)
+            }
             Way::Unchecked(reason) => (D::ForwardedUnchecked, *reason, None),
             Way::Killed => (D::Superseded, "superseded", None),
             Way::Dropped(holder) => (D::Dropped, "duplicate", Some(Arc::clone(holder))),
@@ -376,7 +445,7 @@ impl Channel {
                 }
                 None => self.drop_unrun(shared, &admission),
             },
-            Way::Dropped(_) | Way::Busy(..) | Way::Succeeded => self.drop_unrun(shared, &admission),
+            Way::Dropped(_) | Way::Busy(..) | Way::Succeeded | Way::Overdue(_) => self.drop_unrun(shared, &admission),
             Way::Over => self.ack_unrun(shared, admission.tag),
             Way::Holding | Way::Running => {
                 shared.witness.delivered(&admission.hold.claim.id, &admission.task, &admission.rule);
@@ -386,7 +455,7 @@ impl Channel {
             Way::Unchecked(_) => self.show(shared, *admission),
             _ => {
                 admission.hold.lock = None;
-                if admission.run.is_some() {
+                if admission.run.is_some() || admission.limits.as_ref().is_some_and(|limits| !limits.runs().is_empty()) {
                     shared.witness.delivered(&admission.hold.claim.id, &admission.task, &admission.rule);
                 }
                 self.show(shared, *admission);
@@ -408,6 +477,7 @@ impl Channel {
             source,
             mut hold,
             run,
+            limits,
             parking,
             ..
         } = admission;
@@ -417,10 +487,11 @@ impl Channel {
         }
         self.put_in(shared, &frames);
         hold.run = run.map(|run| run.note);
+        hold.limited = limits.map(|limits| limits.runs()).unwrap_or_default();
         let known = Known {
             task: Some(Arc::clone(&hold.claim.id)),
             asked: Some(hold.delivery),
-            hold: (hold.lock.is_some() || hold.run.is_some()).then_some(hold),
+            hold: (hold.lock.is_some() || hold.run.is_some() || !hold.limited.is_empty()).then_some(hold),
             source,
             parked: parking.newest.map(Box::new),
         };
@@ -449,15 +520,59 @@ impl Channel {
 }
 
 impl Shared {
-    /// The claim of a message, or of one that was parked.
-    fn claim(&self, facts: &Facts<'_>, body: &Body, parked: Option<&Parked>) -> Option<Claimed> {
+    /// What is not to run since it has waited for too long frees its key.
+    pub(super) fn frees_overdue(&mut self, admission: &Admission) {
+        if admission.hold.lock.is_some() {
+            let (id, worker) = (Arc::clone(&admission.hold.claim.id), Arc::clone(&self.worker));
+            self.tell_signal(id, Signal::Rejected, Source::Other, worker, Some(admission.hold.delivery));
+        }
+    }
+
+    /// The rule of a message and its limits, and its claim if its key has a lock that depends on what workers do.
+    fn judged(
+        &mut self,
+        facts: &Facts<'_>,
+        body: &Body,
+        parked: Option<&Parked>,
+        (id, queue): (&Arc<str>, Option<&Arc<str>>),
+    ) -> Option<(Option<Claimed>, Arc<Rule>, Vec<Limiting>)> {
+        let (claimed, limited) = self.claim(facts, body, parked);
+        let claimed = claimed.filter(|claimed| claimed.rule.mode == Mode::Enforce && claimed.scope != Some(Scope::UntilExpired));
+        let mut limiting = Vec::new();
+        if let Some(rule) = &limited {
+            let queue = queue.cloned().unwrap_or_default();
+            match rule.limiting(facts, body, id, &queue) {
+                Ok(all) => limiting = all,
+                Err((reason, detail)) => self.events.push(Event::Unkeyable {
+                    rule: Arc::clone(rule),
+                    reason,
+                    detail,
+                    task: Arc::from(&*facts.task.name),
+                    id: Arc::clone(id),
+                }),
+            }
+        }
+        if claimed.is_none() && limiting.is_empty() {
+            return None;
+        }
+        let rule = claimed.as_ref().map(|claimed| Arc::clone(&claimed.rule)).or(limited)?;
+        Some((claimed, rule, limiting))
+    }
+
+    /// The claim of a message, or of one that was parked, and the rule by whose limits it goes.
+    fn claim(&self, facts: &Facts<'_>, body: &Body, parked: Option<&Parked>) -> (Option<Claimed>, Option<Arc<Rule>>) {
         let now_ms = self.now.unix_ms;
         if let Some(parked) = parked {
-            return self.rules.claim_again(&parked.rule, parked.digest, facts, body, now_ms);
+            let claimed = self.rules.claim_again(&parked.rule, parked.digest, facts, body, now_ms);
+            let rule = claimed.as_ref().map(|claimed| Arc::clone(&claimed.rule));
+            let rule = rule.or_else(|| self.rules.named(&parked.rule));
+            return (claimed, rule.filter(|rule| rule.is_limited() && rule.mode == Mode::Enforce));
         }
-        match self.rules.decide(facts, body, now_ms) {
-            Verdict::Claim(claimed) => Some(claimed),
-            _ => None,
+        let verdict = self.rules.decide(facts, body, now_ms);
+        let limited = verdict.limited().cloned();
+        match verdict {
+            Verdict::Claim(claimed) => (Some(claimed), limited),
+            _ => (None, limited),
         }
     }
 

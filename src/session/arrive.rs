@@ -273,7 +273,7 @@ impl Channel {
                         shared.cancelled.push(ticket);
                         shared.abandon_run(ticket, &admission);
                     }
-                    shared.leave_run(&admission);
+                    shared.leave(&admission);
                 }
                 Arrival::Sought(sought) => {
                     if sought.is_open() {

@@ -14,6 +14,7 @@ use super::admit::{Admission, Await, Way};
 use super::agenda::Place;
 use super::channel::{Channel, Down, Life};
 use super::event::Event;
+use super::limit::Waiting;
 use super::park::Leaving;
 use super::renew::Hold;
 use super::republish::RepublishFault;
@@ -23,6 +24,7 @@ use crate::amqp::encode;
 use crate::amqp::method::basic::Nack;
 use crate::rules::lock::Reply;
 use crate::rules::outcome::{DeliveryDecision, ExceptionReason};
+use crate::rules::spec::OnMaxWait;
 
 /// How often the store is asked about a held delivery, in microseconds.
 const POLL_US: u64 = 1_000_000;
@@ -68,10 +70,26 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// When it must be settled, in monotonic microseconds.
+    pub(super) fn back_us(&self) -> u64 {
+        self.back_us
+    }
+
+    /// Notes what its limits have told: when the store is asked again, and that it is parked if that is long.
+    fn waits(&mut self, now: Now) {
+        let Some(waiting) = self.admission.waiting() else { return };
+        self.holder = None;
+        self.until = Until::Poll(waiting.asks_us(now.us));
+        if waiting.is_long(now.us) && self.pause_us == 0 && self.admission.is_parkable(now) {
+            self.park_us = now.us;
+        }
+    }
+
     /// When the store is to be asked about it next, if it was not asked for a while: in monotonic microseconds.
     pub(super) fn asks_us(&self, now: Now) -> u64 {
         let eta = self.admission.eta_ahead(now).filter(|_| self.holder.is_none());
-        eta.map_or(now.us, |ahead_ms| now.us.saturating_add(ahead_ms.saturating_mul(1000)))
+        let limited_us = self.admission.waiting().map_or(now.us, |waiting| waiting.asks_us(now.us));
+        eta.map_or(limited_us, |ahead_ms| now.us.saturating_add(ahead_ms.saturating_mul(1000)))
     }
 
     /// When something other than a renewal is due for it, in monotonic microseconds.
@@ -175,9 +193,12 @@ impl Channel {
     pub(super) fn hold_back(&mut self, shared: &mut Shared, admission: Box<Admission>, holder: Option<Arc<str>>) {
         let now = shared.now;
         let eta = admission.eta_ahead(now).filter(|_| holder.is_none());
-        let reason = if eta.is_some() { "eta" } else { "running" };
+        let reason = admission.held_for(now);
         let asks_us = eta.map_or(POLL_US, |ahead_ms| ahead_ms.saturating_mul(1000));
-        let hold_max = admission.rule.hold_max;
+        let hold_max_us = match admission.waiting() {
+            Some(waiting) => waiting.hold_max_us(),
+            None => u64::try_from(admission.rule.hold_max.as_micros()).unwrap_or(u64::MAX),
+        };
         let parkable = admission.is_parkable(now);
         let Some(held) = self.keep_held(shared, admission, holder) else {
             return;
@@ -185,15 +206,13 @@ impl Channel {
         shared.admission(&held.admission, DeliveryDecision::Held, reason, held.holder.clone());
         held.until = Until::Poll(now.us.saturating_add(asks_us));
         let number = shared.next_held - 1;
-        let known_ms = u128::from(eta.unwrap_or(0));
+        let known_us = eta.unwrap_or(0).saturating_mul(1000);
         held.park_us = match parkable {
             false => u64::MAX,
-            true if known_ms > hold_max.as_millis() => now.us,
-            true => {
-                let hold_max_us = u64::try_from(hold_max.as_micros()).unwrap_or(u64::MAX);
-                now.us.saturating_add(hold_max_us).min(held.back_us)
-            }
+            true if known_us > hold_max_us => now.us,
+            true => now.us.saturating_add(hold_max_us).min(held.back_us),
         };
+        held.waits(now);
         if held.park_us <= now.us || parkable && self.is_window_full(number) {
             return self.park(shared, number);
         }
@@ -272,18 +291,29 @@ impl Channel {
         }
         if matches!(held.until, Until::Poll(us) if us <= now_us) {
             let ticket = Ticket::of_held(number, self.number);
-            held.until = Until::Answer(ticket);
-            held.admission.wait = Await::Run;
-            if let Some(question) = held.admission.run_question(&shared.worker) {
-                shared.asks.push((ticket.0, question));
-            }
+            held.admission.asks_again();
+            self.ask_held(shared, number, ticket);
         }
+    }
+
+    /// Asks the next question about a held delivery, or lets it go if there is none.
+    fn ask_held(&mut self, shared: &mut Shared, number: u64, ticket: Ticket) {
+        let Some(held) = self.held.get_mut(number) else { return };
+        if let Await::Turn(way) = &held.admission.wait {
+            let way = way.clone();
+            return self.let_go(shared, number, way);
+        }
+        held.until = Until::Answer(ticket);
+        if let Some(question) = held.admission.question(&shared.worker, shared.now.us) {
+            shared.asks.push((ticket.0, question));
+        }
+        self.schedule(shared, Place::Held(number));
     }
 
     /// It cannot stay unsettled any longer.
     fn holding_ends(&mut self, shared: &mut Shared, number: u64) {
         let Some(held) = self.held.deliveries.get(&number) else { return };
-        let returns = held.admission.run.as_ref().map_or(0, |run| run.returns);
+        let returns = held.admission.returns();
         if returns < RETURNS_MAX {
             if let Some(held) = self.take_held(shared, number) {
                 self.give_back_held(shared, &held, "consumer_timeout");
@@ -298,7 +328,7 @@ impl Channel {
     }
 
     fn held_answered(&mut self, shared: &mut Shared, number: u64, answer: Result<Reply, StoreSilent>) {
-        let now_us = shared.now.us;
+        let (now, now_us) = (shared.now, shared.now.us);
         let Some(held) = self.held.deliveries.get_mut(&number) else {
             return;
         };
@@ -309,11 +339,16 @@ impl Channel {
         }
         held.until = Until::Poll(now_us + POLL_US);
         let silent = match answer {
-            Ok(Reply::Run(ran)) => {
+            Ok(reply @ (Reply::Run(_) | Reply::Limit(_))) => {
                 held.silent_us = None;
-                match held.admission.ran(ran, now_us) {
-                    Way::Held(holder) => held.holder = holder.or(held.holder.take()),
-                    way => return self.let_go(shared, number, way),
+                held.admission.answered(Ok(reply), now);
+                shared.tells.extend(held.admission.gives_back());
+                match &held.admission.wait {
+                    Await::Turn(Way::Held(holder)) => {
+                        held.holder = holder.clone().or(held.holder.take());
+                        held.waits(now);
+                    }
+                    _ => return self.ask_held(shared, number, Ticket::of_held(number, self.number)),
                 }
                 None
             }
@@ -325,7 +360,8 @@ impl Channel {
             // That another run has the lock was known a moment ago: one answer that is missing does not undo that.
             let since_us = *held.silent_us.get_or_insert(now_us);
             let store_wait_us = u64::try_from(held.admission.rule.store_wait.as_micros()).unwrap_or(u64::MAX);
-            if now_us - since_us >= store_wait_us {
+            // A limit is not passed by all at once because nobody knows it.
+            if now_us - since_us >= store_wait_us && held.admission.limits.is_none() {
                 return self.let_go(shared, number, Way::Unchecked(silent.as_str()));
             }
         }
@@ -341,6 +377,11 @@ impl Channel {
             (Way::Busy(holder, freed), Some(held)) if held.admission.is_dead_lettered() => {
                 shared.events.extend(freed.into_iter().map(Event::Freed));
                 return self.dead_letter(shared, number, "running", holder);
+            }
+            (Way::Overdue(OnMaxWait::DeadLetter), Some(held)) if held.admission.rule.dead_letter.is_some() => {
+                let holder = Arc::clone(&held.admission.hold.claim.id);
+                shared.frees_overdue(&held.admission);
+                return self.dead_letter(shared, number, "max_wait", holder);
             }
             (way, _) => way,
         };
@@ -407,7 +448,7 @@ impl Channel {
 
     /// A delivery that the client has not seen goes back to its queue, behind the client's frames that wait and outside of its contents.
     fn give_back(&mut self, shared: &mut Shared, admission: &Admission, reason: &'static str) {
-        shared.leave_run(admission);
+        shared.leave(admission);
         shared.events.push(Event::GivenBack {
             rule: Arc::clone(&admission.rule),
             task: Arc::clone(&admission.task),
@@ -481,7 +522,8 @@ impl Channel {
         let soon_us = shared.now.us + SOON_US;
         let mut numbers = Vec::new();
         for (number, held) in &mut self.held.deliveries {
-            let waits = held.holder.as_ref().is_some_and(|holder| ended.contains(holder));
+            let for_runs = held.admission.waiting().is_some_and(Waiting::is_for_runs);
+            let waits = for_runs || held.holder.as_ref().is_some_and(|holder| ended.contains(holder));
             if waits && matches!(held.until, Until::Poll(us) if us > soon_us) {
                 held.until = Until::Poll(soon_us);
                 numbers.push(*number);
@@ -504,6 +546,6 @@ impl Shared {
     /// The broker takes this delivery back.
     fn leave_held(&mut self, held: &Held) {
         self.abandon_held(held);
-        self.leave_run(&held.admission);
+        self.leave(&held.admission);
     }
 }

@@ -32,6 +32,7 @@ mod handshake;
 mod hear;
 mod hold;
 mod kept;
+mod limit;
 mod owed;
 mod park;
 mod publish;
@@ -265,8 +266,8 @@ struct Shared {
     /// Bytes of publishes and deliveries that wait or are kept.
     held_bytes: usize,
     abandoned: HashMap<Ticket, (Claim, Nonce)>,
-    /// Questions for running locks whose delivery is gone, with what then is to be told.
-    abandoned_runs: HashMap<Ticket, Request>,
+    /// Questions for running locks and limits whose delivery is gone, with what then is to be told.
+    abandoned_runs: HashMap<Ticket, Vec<Request>>,
     /// How many deliveries are held.
     held: usize,
     /// The number of the next one.

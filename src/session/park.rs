@@ -151,11 +151,17 @@ impl Admission {
 
     /// For how long it is to stay away, in milliseconds.
     fn wait_ms(&self, now: Now) -> u64 {
-        let Some(run) = &self.run else { return WAIT_MIN_MS };
-        if let Some(eta) = run.eta_ms.filter(|eta| *eta > now.unix_ms) {
-            return (eta - now.unix_ms).max(WAIT_MIN_MS);
+        if let Some(ahead_ms) = self.eta_ahead(now) {
+            return ahead_ms.max(WAIT_MIN_MS);
         }
-        let waited_ms = run.place_ms.map_or(0, |since| now.unix_ms.saturating_sub(since));
+        if let Some(left_ms) = self.waiting().and_then(|waiting| waiting.left_ms(now.us)) {
+            return left_ms.max(WAIT_MIN_MS);
+        }
+        let place_ms = self.run.as_ref().and_then(|run| run.place_ms);
+        let waited_ms = match (self.waiting(), place_ms) {
+            (Some(waiting), _) => waiting.waited_ms(now.us),
+            (None, place_ms) => place_ms.map_or(0, |since| now.unix_ms.saturating_sub(since)),
+        };
         (waited_ms / 2).clamp(WAIT_MIN_MS, WAIT_MAX_MS)
     }
 
@@ -227,6 +233,12 @@ impl Channel {
         let Some(held) = self.held.get_mut(number) else { return };
         if shared.parks_from_us > now.us {
             held.park_us = shared.parks_from_us;
+            return self.schedule(shared, Place::Held(number));
+        }
+        // A delay queue keeps it longer than that.
+        let left_ms = held.admission.waiting().and_then(|waiting| waiting.left_ms(now.us));
+        if left_ms.is_some_and(|left| left < WAIT_MIN_MS) && held.back_us() > now.us + 2 * WAIT_MIN_MS * 1000 {
+            held.park_us = now.us + WAIT_MIN_MS * 1000;
             return self.schedule(shared, Place::Held(number));
         }
         let note = held.admission.park_note(now).filter(|_| held.admission.is_parkable(now));
@@ -327,13 +339,9 @@ impl Channel {
     fn parked(&mut self, shared: &mut Shared, number: u64) {
         let Some(held) = self.take_left(shared, number) else { return };
         let admission = &held.admission;
-        let waits = admission.run.as_ref().and_then(|run| run.eta_ms);
-        let reason = match waits {
-            Some(eta) if eta > shared.now.unix_ms => "eta",
-            _ => "running",
-        };
+        let reason = admission.held_for(shared.now);
         shared.admission(admission, DeliveryDecision::Parked, reason, held.holder.clone());
-        // Nobody is to wait behind it.
+        // Nobody is to wait for its run behind it. Its place in its limits was told when it comes back.
         shared.leave_run(admission);
     }
 

@@ -31,6 +31,8 @@ pub(super) struct Hold {
     pub lock: Option<Arc<LockNote>>,
     /// The running lock, if its run takes one.
     pub run: Option<Arc<RunNote>>,
+    /// The running locks that limits have given it.
+    pub limited: Vec<(Claim, Arc<RunNote>)>,
     /// When the delivery was judged, in monotonic microseconds: the times in the note count from then.
     pub judged_us: u64,
     renewed_us: u64,
@@ -48,6 +50,7 @@ impl Hold {
             delivery: shared.nonce(),
             lock,
             run: None,
+            limited: Vec::new(),
             judged_us: shared.now.us,
             renewed_us: shared.now.us,
             hastened_us: None,
@@ -70,7 +73,9 @@ impl Hold {
     /// When it is to be renewed, in monotonic microseconds: after a third of its life.
     pub(super) fn renewal_us(&self) -> Option<u64> {
         let run_ms = self.run.as_ref().map(|note| note.life_ms);
-        let life_ms = self.lock.as_ref().map(|note| note.life_ms).into_iter().chain(run_ms).min()?;
+        let limited_ms = self.limited.iter().map(|(_, note)| note.life_ms);
+        let lives = self.lock.as_ref().map(|note| note.life_ms).into_iter().chain(run_ms);
+        let life_ms = lives.chain(limited_ms).min()?;
         let third = (life_ms.saturating_mul(1000) / 3).clamp(1, RENEWAL_MAX_US);
         let usual_us = self.renewed_us.saturating_add(third);
         let before_eta_us = self.before_eta_us.filter(|us| *us > self.renewed_us);
@@ -147,6 +152,14 @@ impl Shared {
                 worker: Arc::clone(&self.worker),
             });
         }
+        for (claim, note) in &hold.limited {
+            self.tells.push(Request::RenewRun {
+                claim: claim.clone(),
+                delivery: hold.delivery,
+                note: Arc::clone(note),
+                worker: Arc::clone(&self.worker),
+            });
+        }
         // A task that may not begin any more keeps no publish lock.
         let too_late = !running && hold.is_too_late(self.now.us);
         let Some(note) = hold.note_at(self.now.us).filter(|_| !too_late) else {
@@ -173,6 +186,14 @@ impl Shared {
                 claim: hold.claim.clone(),
                 delivery: hold.delivery,
                 kept,
+                worker: Arc::clone(&self.worker),
+            }));
+        }
+        for (claim, note) in hold.limited.into_iter().filter(|(_, note)| !note.acks_late) {
+            self.events.push(Event::Runs(Run {
+                claim,
+                delivery: hold.delivery,
+                kept: Kept::Run(note),
                 worker: Arc::clone(&self.worker),
             }));
         }

@@ -47,6 +47,11 @@ impl Run {
             then: Way::Running,
         }
     }
+
+    /// The way that it goes with the lock.
+    pub(super) fn then(&self) -> Way {
+        self.then.clone()
+    }
 }
 
 impl Admission {
@@ -55,18 +60,23 @@ impl Admission {
         if !matches!(way, Way::Holding) {
             self.hold.lock = None;
         }
-        let Some(run) = &mut self.run else { return Await::Turn(way) };
-        run.then = way;
+        if let Some(run) = &mut self.run {
+            run.then = way.clone();
+        }
+        if let Some(limits) = &mut self.limits {
+            limits.then = way.clone();
+        }
         // A worker would have the lock while it waits for the time.
-        if run.eta_ms.is_some_and(|eta| eta > now.unix_ms) {
+        if self.eta_ahead(now).is_some() {
             return Await::Turn(Way::Held(None));
         }
-        Await::Run
+        self.first_step(way)
     }
 
     /// For how long it may not begin yet, in milliseconds.
     pub(super) fn eta_ahead(&self, now: Now) -> Option<u64> {
-        let eta = self.run.as_ref()?.eta_ms?;
+        let of_run = self.run.as_ref().map(|run| run.eta_ms);
+        let eta = of_run.or(self.limits.as_ref().map(|limits| limits.eta_ms))??;
         eta.checked_sub(now.unix_ms).filter(|ahead| *ahead > 0)
     }
 
@@ -136,20 +146,28 @@ impl Shared {
                 delivery: hold.delivery,
             });
         }
+        for (claim, _) in &hold.limited {
+            self.run_ended(&claim.id);
+            self.tells.push(Request::LeaveRun {
+                claim: claim.clone(),
+                delivery: hold.delivery,
+            });
+        }
     }
 
-    /// The question of this ticket has no delivery any more. Its answer, which may come yet, may give it the lock.
+    /// The question of this ticket has no delivery any more. Its answer, which may come yet, may give it the lock or permission.
     pub(super) fn abandon_run(&mut self, ticket: super::Ticket, admission: &Admission) {
-        if let Some(order) = admission.leaving() {
-            self.abandoned_runs.insert(ticket, order);
+        let orders: Vec<Request> = admission.leaving().into_iter().chain(admission.leaving_limits()).collect();
+        if !orders.is_empty() {
+            self.abandoned_runs.insert(ticket, orders);
         }
     }
 
     /// The store has answered about a delivery that is gone.
     pub(super) fn abandoned_run_answered(&mut self, ticket: super::Ticket) -> bool {
-        let order = self.abandoned_runs.remove(&ticket);
-        let abandoned = order.is_some();
-        self.tells.extend(order);
+        let orders = self.abandoned_runs.remove(&ticket);
+        let abandoned = orders.is_some();
+        self.tells.extend(orders.unwrap_or_default());
         abandoned
     }
 

@@ -1,0 +1,301 @@
+//! The limits of a delivery: what the store is asked before it goes to the client, and what its answers mean.
+//!
+//! ```text
+//!  no running lock:    permit ─▶ it goes, or it is held for the time that it is told
+//!  with one:   reserve ─▶ run ─▶ permit: a lock that was taken for nothing is given back
+//! ```
+//!
+//! Where `continue` joins rules, each rule's limits are asked in turn, and a refusal gives back what the earlier ones have permitted. A
+//! place that the store has given stays the id's, whatever becomes of this delivery.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::admit::{Admission, Await, Way};
+use super::renew::Hold;
+use super::{Now, Shared};
+use crate::rules::limit::{Asker, Cause, Limited, Limiting, Wait};
+use crate::rules::lock::{Claim, Request};
+use crate::rules::running::RunNote;
+use crate::rules::spec::OnMaxWait;
+
+/// What is told to wait for no longer than this asks when its time has come, in microseconds; what waits longer asks before.
+const SHORT_US: u64 = 1_500_000;
+
+/// What waits longer asks again no sooner than this, in microseconds.
+const AGAIN_US: u64 = 1_000_000;
+
+/// Whether the store may know of a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Never,
+    Once,
+}
+
+/// Whether it still needs permission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Permission,
+    /// It has waited for as long as its limit lets it wait.
+    Nothing,
+}
+
+/// What a delivery waits for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waiting {
+    /// Until when, in monotonic microseconds.
+    until_us: u64,
+    /// Since when, as far as the store knows.
+    since_us: u64,
+    /// How long it may be held here.
+    hold_max: Duration,
+    cause: Cause,
+}
+
+/// The limits that a delivery is to pass.
+#[derive(Debug)]
+pub(super) struct Permits {
+    stages: Vec<Limiting>,
+    /// So many of them have permitted it.
+    permitted: usize,
+    asked: Asked,
+    needs: Needs,
+    waiting: Option<Waiting>,
+    /// When it may begin, in milliseconds since the Unix epoch.
+    pub eta_ms: Option<u64>,
+    /// How often the broker has had the message back.
+    pub returns: u64,
+    /// The way that it goes with permission.
+    pub then: Way,
+    /// What was asked for in vain is given back.
+    owed: Vec<Request>,
+}
+
+impl Permits {
+    /// Permits that the store was not asked about; `None` if there are none.
+    pub(super) fn new(stages: Vec<Limiting>, eta_ms: Option<u64>, returns: u64) -> Option<Box<Permits>> {
+        let limits = Permits {
+            stages,
+            permitted: 0,
+            asked: Asked::Never,
+            needs: Needs::Permission,
+            waiting: None,
+            eta_ms,
+            returns,
+            then: Way::Permitted,
+            owed: Vec::new(),
+        };
+        (!limits.stages.is_empty()).then(|| Box::new(limits))
+    }
+
+    /// What its id is asked about.
+    pub(super) fn first(&self) -> Option<&Limiting> {
+        self.stages.first()
+    }
+
+    fn leave(&self, stages: usize, hold: &Hold) -> Vec<Request> {
+        let left = self.stages.iter().take(stages).map(|stage| Request::LeaveLimit {
+            ask: Arc::clone(&stage.ask),
+            delivery: hold.delivery,
+        });
+        left.collect()
+    }
+
+    /// The running locks that it has with permission, and what is written beside them.
+    pub(super) fn runs(&self) -> Vec<(Claim, Arc<RunNote>)> {
+        let mut runs = Vec::new();
+        for stage in self.stages.iter().take(self.permitted) {
+            let Some(note) = &stage.ask.note else { continue };
+            let of_stage = stage.ask.buckets.iter().filter_map(|bucket| bucket.concurrent);
+            runs.extend(of_stage.map(|concurrent| {
+                let claim = Claim {
+                    digest: concurrent.run,
+                    id: Arc::clone(&stage.ask.id),
+                };
+                (claim, Arc::clone(note))
+            }));
+        }
+        runs
+    }
+}
+
+impl Waiting {
+    /// When the store is to be asked again, in monotonic microseconds: places move up as others go.
+    pub(super) fn asks_us(&self, now_us: u64) -> u64 {
+        let left_us = self.until_us.saturating_sub(now_us);
+        if left_us <= SHORT_US {
+            return self.until_us;
+        }
+        now_us.saturating_add((left_us / 2).max(AGAIN_US))
+    }
+
+    /// How long it has to wait, in milliseconds, where that is known.
+    pub(super) fn left_ms(&self, now_us: u64) -> Option<u64> {
+        (self.cause == Cause::Rate).then(|| self.until_us.saturating_sub(now_us).div_ceil(1000))
+    }
+
+    /// For how long it has waited, in milliseconds.
+    pub(super) fn waited_ms(&self, now_us: u64) -> u64 {
+        now_us.saturating_sub(self.since_us) / 1000
+    }
+
+    /// True if it waits longer than it may be held.
+    pub(super) fn is_long(&self, now_us: u64) -> bool {
+        self.left_ms(now_us)
+            .is_some_and(|left| u128::from(left) > self.hold_max.as_millis())
+    }
+
+    /// How long it may be held, in microseconds.
+    pub(super) fn hold_max_us(&self) -> u64 {
+        u64::try_from(self.hold_max.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// True if the end of a run may let it go.
+    pub(super) fn is_for_runs(&self) -> bool {
+        self.cause == Cause::Runs
+    }
+}
+
+impl Admission {
+    /// What it waits for, where that is a limit.
+    pub(super) fn waiting(&self) -> Option<&Waiting> {
+        self.limits.as_ref()?.waiting.as_ref()
+    }
+
+    /// What stands between the delivery and its way, first of all.
+    pub(super) fn first_step(&self, way: Way) -> Await {
+        let limited = self.limits.as_ref().filter(|limits| limits.needs == Needs::Permission);
+        match (&self.run, limited) {
+            (None, None) => Await::Turn(way),
+            (Some(_), Some(limits)) if limits.asked == Asked::Never => Await::Reserve,
+            (Some(_), _) => Await::Run,
+            (None, Some(_)) => Await::Limit,
+        }
+    }
+
+    /// The run has its lock: what is left to ask.
+    pub(super) fn after_run(&self, way: Way) -> Await {
+        match &self.limits {
+            Some(limits) if limits.needs == Needs::Permission => Await::Limit,
+            _ => Await::Turn(way),
+        }
+    }
+
+    /// It is held, and its next question is due.
+    pub(super) fn asks_again(&mut self) {
+        let run = self.run.as_ref().map(|run| run.then());
+        let limits = self.limits.as_ref().map(|limits| limits.then.clone());
+        self.wait = self.first_step(limits.or(run).unwrap_or(Way::Passing));
+    }
+
+    /// The question for a place or for permission.
+    pub(super) fn limit_question(&mut self, worker: &Arc<str>) -> Option<Request> {
+        let delivery = self.hold.delivery;
+        let limits = self.limits.as_mut()?;
+        limits.asked = Asked::Once;
+        let ask = Arc::clone(&limits.stages.get(limits.permitted)?.ask);
+        Some(if matches!(self.wait, Await::Reserve) {
+            Request::Reserve { ask }
+        } else {
+            let worker = Arc::clone(worker);
+            Request::Permit {
+                ask,
+                asker: Asker { delivery, worker },
+            }
+        })
+    }
+
+    /// The answer to it: what the delivery waits for then.
+    pub(super) fn limited(&mut self, limited: &Limited, now: Now) -> Await {
+        let Some(limits) = self.limits.as_mut() else {
+            return Await::Turn(Way::Passing);
+        };
+        limits.waiting = None;
+        match limited {
+            Limited::Permitted => {
+                limits.permitted += 1;
+                if limits.permitted < limits.stages.len() {
+                    return Await::Limit;
+                }
+                Await::Turn(limits.then.clone())
+            }
+            Limited::Waits(wait) => self.refused(*wait, now),
+        }
+    }
+
+    fn refused(&mut self, wait: Wait, now: Now) -> Await {
+        let reserves = matches!(self.wait, Await::Reserve);
+        if reserves && wait.wait_ms == 0 {
+            return Await::Run;
+        }
+        let Some(limits) = self.limits.as_mut() else {
+            return Await::Turn(Way::Passing);
+        };
+        let limit = limits.stages.get(limits.permitted).and_then(|stage| stage.limits.get(wait.bucket));
+        let max_wait = limit.and_then(|limit| limit.max_wait);
+        let hold_max = limit.map_or(self.rule.hold_max, |limit| limit.hold_max);
+        let left_ms = max_wait.map(|(longest, _)| {
+            u64::try_from(longest.as_millis())
+                .unwrap_or(u64::MAX)
+                .saturating_sub(wait.waited_ms)
+        });
+        limits.owed = limits.leave(limits.permitted, &self.hold);
+        limits.permitted = 0;
+        if let (Some(0), Some((_, then))) = (left_ms, max_wait) {
+            return self.overdue(then, reserves);
+        }
+        let wait_ms = wait.wait_ms.min(left_ms.unwrap_or(u64::MAX));
+        limits.waiting = Some(Waiting {
+            until_us: now.us.saturating_add(wait_ms.saturating_mul(1000)),
+            since_us: now.us.saturating_sub(wait.waited_ms.saturating_mul(1000)),
+            hold_max,
+            cause: wait.cause,
+        });
+        if !reserves {
+            let run = self.leaving();
+            if let Some(limits) = &mut self.limits {
+                limits.owed.extend(run);
+            }
+        }
+        Await::Turn(Way::Held(None))
+    }
+
+    /// It has waited for as long as its limit lets it wait.
+    fn overdue(&mut self, then: OnMaxWait, reserves: bool) -> Await {
+        let run = self.leaving().filter(|_| !reserves);
+        let Some(limits) = self.limits.as_mut() else {
+            return Await::Turn(Way::Passing);
+        };
+        limits.needs = Needs::Nothing;
+        limits.owed = limits.leave(limits.stages.len(), &self.hold);
+        if then == OnMaxWait::Deliver {
+            return if reserves { Await::Run } else { Await::Turn(limits.then.clone()) };
+        }
+        limits.owed.extend(run);
+        Await::Turn(Way::Overdue(then))
+    }
+
+    /// The orders that give back what was asked for in vain.
+    pub(super) fn gives_back(&mut self) -> Vec<Request> {
+        self.limits
+            .as_mut()
+            .map(|limits| std::mem::take(&mut limits.owed))
+            .unwrap_or_default()
+    }
+
+    /// The orders by which nobody waits behind it, and by which permission that it has been given is given back.
+    pub(super) fn leaving_limits(&self) -> Vec<Request> {
+        match &self.limits {
+            Some(limits) if limits.asked == Asked::Once => limits.leave(limits.stages.len(), &self.hold),
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Shared {
+    /// This delivery is not handed over: it goes back to its queue, or has gone back with its channel.
+    pub(super) fn leave(&mut self, admission: &Admission) {
+        self.leave_run(admission);
+        self.tells.extend(admission.leaving_limits());
+    }
+}
