@@ -7,12 +7,10 @@ use serde_json::{Value as Json, json};
 use crate::rules::spec::{Key, LimitSpec, OnMaxWait};
 
 use super::check::check_limit;
-use super::not_built;
 use super::reader::TableReader;
 use super::report::Shown;
 use super::rule::{optional_positive, read_key, words};
 use super::setting::read_text;
-use super::source::Span;
 use super::unit::show_duration;
 
 pub(super) fn read_limits(table: &mut TableReader<'_>) -> Vec<LimitSpec> {
@@ -25,12 +23,6 @@ pub(super) fn read_limits(table: &mut TableReader<'_>) -> Vec<LimitSpec> {
         check_limit(&limit, &read);
         limits.push(read);
         shown.push(limit.finish());
-        if not_built::working_values("rule.limit").is_some() {
-            reader.error_at(
-                Span { end: at.start, ..at },
-                "[[rule.limit]] is not available in this version. Leave it out.".to_owned(),
-            );
-        }
     }
     table.show("limit", shown.into());
     limits

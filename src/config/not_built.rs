@@ -11,7 +11,6 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("rule.debounce", &[]),
     ("rule.debounce_max", &[]),
     ("rule.canvas", &[]),
-    ("rule.limit", &[]),
 ];
 
 /// The values beside the default that work, for a key whose other values are not built; `None` for a key that is built.
