@@ -440,6 +440,8 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, queue:
                     Origin::Caller
                 },
                 expiry: claimed.expiry,
+                eta_ms: task.eta,
+                due_ms: None,
             }))
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::rules::lock::{Claim, IfHeld, LockNote, Nonce};
+use crate::rules::lock::{Claim, LockNote, Nonce};
 use crate::rules::spec::Mode;
 use crate::rules::{Expiry, Rule};
 
@@ -33,6 +33,10 @@ pub struct Grant {
     pub origin: Origin,
     /// When the message is to expire, until that is written.
     pub expiry: Expiry,
+    /// When it is due by its own word, in milliseconds since the Unix epoch.
+    pub eta_ms: Option<i64>,
+    /// Until when the store has put its run off, in milliseconds since the Unix epoch.
+    pub due_ms: Option<u64>,
 }
 
 /// What a message says of where it comes from.
@@ -75,9 +79,14 @@ pub struct Publish {
 }
 
 impl Publish {
+    /// Whether it is of this id.
+    pub fn is_of(&self, id: &str) -> bool {
+        self.grant.as_ref().is_some_and(|grant| *grant.claim.id == *id)
+    }
+
     /// Whether it takes its key over from a holder that has not begun.
     pub fn replaces(&self) -> bool {
-        self.grant.as_ref().is_some_and(|grant| grant.note.if_held == IfHeld::Replace)
+        self.grant.as_ref().is_some_and(|grant| grant.note.if_held.replaces())
     }
 }
 

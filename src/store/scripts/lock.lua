@@ -37,12 +37,16 @@ local now_text = int(now)
 
 local function digest_of(lock) return string.sub(lock, -65, -2) end
 -- Of each note: what frees such a lock, what of that is asked at an acquire, the rest of its entry in an id record, lease, life, life while
--- its holder has not begun, whether it replaces, and the fields of the lock that do not change, packed.
+-- its holder has not begun, what it does if its key is held (0 nothing, 1 it replaces, d it replaces and is put off for so long, at the
+-- longest for so long after the first of its burst), and the fields of the lock that do not change, packed.
 local notes, first_question = {}, 3 + 8 * ARGV[2]
 for at = 3, first_question - 1, 8 do
+  local held = ARGV[at + 6]
+  local quiet, longest = string.match(held, '^d(%d+) (%d*)$')
   notes[tostring((at + 5) / 8)] = {
     ends = ARGV[at], asked = ARGV[at + 1], tail = ARGV[at + 2], lease = tonumber(ARGV[at + 3]), life = tonumber(ARGV[at + 4]),
-    queued = tonumber(ARGV[at + 5]), replaces = ARGV[at + 6] == '1', fields = cmsgpack.unpack(ARGV[at + 7]),
+    queued = tonumber(ARGV[at + 5]), replaces = held ~= '0', quiet = tonumber(quiet), longest = tonumber(longest),
+    fields = cmsgpack.unpack(ARGV[at + 7]),
   }
 end
 local function entry_of(digest, note) return '\n' .. digest .. note.tail end
@@ -319,6 +323,7 @@ function ops.A(lock, idkey, a)
     if not fresh then note_id(idkey, entry, lease + life) end
     take(lock, id, 'leased', nonce, lease, note, now + lease + life)
     if note.replaces then hands.takes_free(lock, digest, id) end
+    if note.quiet and ARGV[a + 1] ~= '1' then return hands.put_off(lock, note, false) end
     return 0
   end
   if holder == id then
@@ -331,6 +336,7 @@ function ops.A(lock, idkey, a)
     prolong(lock, l[3], lease)
     if l[6] then hands.aside_changed(lock) end
     note_id(idkey, entry_of(digest_of(lock), note), lease + life)
+    if note.quiet and ARGV[a + 1] ~= '1' and l[2] ~= 'running' then return hands.is_put_off(lock, publish and l[6] or not publish and id) end
     return 1
   end
   if l[6] == id and hands.is_there(lock) then return hands.ask_aside(ops.A, lock, idkey, a) end
@@ -544,6 +550,7 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
   end
   -- The retry's own message was counted, and has ended: its word comes late.
   if signal == 't' and told and #list > 1 then return true end
+  if signal == 't' and scope == 'until_finished' then call('HDEL', lock, 'due') end
   if signal == 't' then return scope ~= 'until_finished' or goes_on(lock, idkey, 'queued', format(list), life, l, unmarked(marks, 't'), '') end
   if not listens then return true end
   if signal == 'k' or signal == 'f' then
@@ -661,6 +668,7 @@ local function reaches(lock, idkey, note, nonce, worker, l)
       'worker', worker)
   end
   if life > left then call('PEXPIRE', lock, int(life)) end
+  if note.quiet and worker ~= '' then call('HSET', lock, 'handed', now_text) end
 end
 
 local function retake(lock, idkey, digest, id, state, publishes, life, note, worker)
@@ -706,7 +714,10 @@ function ops.M(lock, idkey, a)
     return ops.M(lock_of(asked), idkey, a)
   end
   -- What is dead holds nothing: it has lost its lock by that.
-  if (holder ~= id or l[2] == 'cooldown') and is_dead(digest, id) then return { 'x', digest } end
+  if holder ~= id or l[2] == 'cooldown' then
+    local dead = call('GET', dead_of(digest, id))
+    if dead then return { note.quiet and dead == 'n' and 'o' or 'x', digest } end
+  end
   if note.ends == 'n' then return { 'p', digest } end
   if not holder then
     retake(lock, idkey, digest, id, 'queued', nonce .. '*+', note.queued, note, worker)

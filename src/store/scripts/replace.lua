@@ -5,10 +5,14 @@
 -- A lock that has one lives as long as that one at least: that its lease has lapsed is seen by `expires`.
 -- `PREFIX:asked:{DIGEST}` are the places of the publishes that are asked again until a lease ends, by `:` and id, and the `last` place that
 -- was given; the field `place` of a lock is its holder's.
+-- The fields `due` and `first` of a lock say when its holder is due whose run is put off, until that has begun, and when the first publish of
+-- its burst came; `handed` when its message went to a worker last.
 -- `PREFIX:over:{DIGEST}` is what the commit of a newcomer tells: its id, the publish of the commit that has told it or nothing, what was
 -- freed, the virtual host, the worker, whether it had begun.
 
 function make.replace()
+
+local HANDED = 1000
 
 local function over_of(digest) return prefix .. ':over:{' .. digest .. '}' end
 local function asked_of(digest) return prefix .. ':asked:{' .. digest .. '}' end
@@ -85,17 +89,46 @@ local function outrun(digest, idkey, id, note, holder)
   return { holder, 1 }
 end
 
+-- The id has taken the lock in a burst that began then, or begins with it.
+function hands.put_off(lock, note, holder, first)
+  first = tonumber(first or nil) or now
+  local due = now + note.quiet
+  if note.longest then due = math.min(due, first + note.longest) end
+  call('HSET', lock, 'first', int(first), 'due', int(due))
+  return { holder or '', 2, int(due) }
+end
+
+-- The id has published again.
+function hands.is_put_off(lock, holder)
+  local due = call('HGET', lock, 'due')
+  if not due then return 1 end
+  return { holder or '', 2, due }
+end
+
+-- Whether the time of the holder has come and a worker has had its message for a moment: to let a newer one take the lock over now, again and
+-- again, would put its run off for ever.
+local function is_about_to_begin(lock)
+  local l = call('HMGET', lock, 'due', 'handed')
+  return l[1] and l[2] and tonumber(l[1]) <= now and now < tonumber(l[2]) + HANDED
+end
+
 -- Sets the lock of a holder that has not begun aside for a newcomer's lease. `at`: the place of the holder.
 function hands.replace(lock, idkey, nonce, note, holder, expires, at)
   local digest, id = digest_of(lock), id_in(idkey)
   local place = hands.place_asked(digest, id)
+  if note.quiet and is_about_to_begin(lock) then
+    hands.note_asked(digest, id)
+    return { holder }
+  end
   if place and place < (tonumber(at) or 0) then return outrun(digest, idkey, id, note, holder) end
+  local burst = note.quiet and call('HMGET', lock, 'due', 'first') or {}
   call('RENAME', lock, hands.aside_of(digest))
   take(lock, id, 'leased', nonce, note.lease, note, now + note.lease + note.life)
   call('HSET', lock, 'aside', holder)
   live_at_least(lock, (tonumber(expires) or now) - now)
   takes_place(lock, digest, id, place)
   note_id(idkey, entry_of(digest, note), note.lease + note.life)
+  if note.quiet then return hands.put_off(lock, note, holder, burst[1] and burst[2]) end
   return { holder, 0 }
 end
 
