@@ -157,7 +157,10 @@ impl Admission {
     }
 
     pub(super) fn withhold(&mut self) {
-        if !matches!(self.wait, Await::Turn(Way::Dropped(_) | Way::Outdated | Way::Busy(..) | Way::Succeeded | Way::Over)) {
+        if !matches!(
+            self.wait,
+            Await::Turn(Way::Dropped(_) | Way::Outdated | Way::Busy(..) | Way::Succeeded | Way::Over)
+        ) {
             self.wait = Await::Turn(Way::Withheld);
         }
     }

@@ -169,7 +169,7 @@ impl Shared {
             Acquired::Replaces { holder } => self.replaces(publish, holder, PublishDecision::Replaced),
             Acquired::PutOff { holder, due_ms } => self.put_off(publish, holder.as_ref(), *due_ms),
             Acquired::Outrun { holder } => {
-                self.decided(publish, PublishDecision::Forwarded, "superseded", Some(Arc::clone(holder)));
+                self.decided(publish, publish.outrun(), "superseded", Some(Arc::clone(holder)));
                 // It has nothing to commit.
                 publish.grant = None;
             }
@@ -277,11 +277,12 @@ impl Shared {
             beat: None,
         };
         match answer {
-            Ok(Acquired::Taken) => self.decided(&publish, PublishDecision::Forwarded, "acquired", None),
+            Ok(Acquired::Taken | Acquired::PutOff { holder: None, .. }) => {
+                self.decided(&publish, PublishDecision::Forwarded, "acquired", None);
+            }
             Ok(Acquired::Reentry { .. }) => self.decided(&publish, PublishDecision::Reentry, "reentry", None),
-            Ok(Acquired::Outrun { holder }) => self.decided(&publish, PublishDecision::Forwarded, "superseded", Some(holder)),
+            Ok(Acquired::Outrun { holder }) => self.decided(&publish, publish.outrun(), "superseded", Some(holder)),
             Ok(Acquired::Replaces { holder }) => self.decided(&publish, PublishDecision::Replaced, "replaces", Some(holder)),
-            Ok(Acquired::PutOff { holder: None, .. }) => self.decided(&publish, PublishDecision::Forwarded, "acquired", None),
             Ok(Acquired::PutOff { holder: Some(holder), .. }) if publish.is_of(&holder) => {
                 self.decided(&publish, PublishDecision::Reentry, "reentry", None);
             }
@@ -290,8 +291,11 @@ impl Shared {
             }
             // It would wait for the other, and replace it.
             Ok(Acquired::Leased { holder }) if publish.replaces() => {
-                let is_put_off = publish.grant.as_ref().is_some_and(|grant| grant.note.if_held.quiet().is_some());
-                let decision = if is_put_off { PublishDecision::Debounced } else { PublishDecision::Replaced };
+                let decision = if publish.is_put_off() {
+                    PublishDecision::Debounced
+                } else {
+                    PublishDecision::Replaced
+                };
                 self.decided(&publish, decision, "replaces", Some(holder));
             }
             Ok(Acquired::Held { holder, .. } | Acquired::Leased { holder }) => {

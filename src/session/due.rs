@@ -65,7 +65,9 @@ impl Shared {
             return;
         };
         let due_ms = grant.eta_ms.map_or(due_ms, |own| own.max(due_ms));
-        let Split::Frame(method) = frame::split(frames, usize::MAX) else { return };
+        let Split::Frame(method) = frame::split(frames, usize::MAX) else {
+            return;
+        };
         let header_at = method.raw.len();
         let text = write_iso8601(due_ms);
         // There is room for it: a time was written there when the publish came, or its own is as long.

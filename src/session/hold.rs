@@ -290,16 +290,25 @@ impl Channel {
             Until::Poll(_) | Until::Answer(_) | Until::Boundary(_) | Until::Leaving(_) => {}
         }
         if matches!(held.until, Until::Poll(us) if us <= now_us) {
-            let ticket = Ticket::of_held(number, self.number);
-            held.until = Until::Answer(ticket);
-            held.admission.wait = match held.admission.asks {
-                Asks::Admission => Await::Answer { until_us: None },
-                Asks::Run => Await::Run,
-            };
-            if let Some(question) = held.admission.question(&shared.worker, shared.now) {
-                shared.asks.push((ticket.0, question));
-            }
+            self.ask_held(shared, number);
         }
+    }
+
+    /// The store is asked about a held delivery.
+    fn ask_held(&mut self, shared: &mut Shared, number: u64) {
+        let Some(held) = self.held.deliveries.get_mut(&number) else {
+            return;
+        };
+        let ticket = Ticket::of_held(number, self.number);
+        held.until = Until::Answer(ticket);
+        held.admission.wait = match held.admission.asks {
+            Asks::Admission => Await::Answer { until_us: None },
+            Asks::Run => Await::Run,
+        };
+        if let Some(question) = held.admission.question(&shared.worker, shared.now) {
+            shared.asks.push((ticket.0, question));
+        }
+        self.schedule(shared, Place::Held(number));
     }
 
     /// It cannot stay unsettled any longer.
@@ -330,7 +339,10 @@ impl Channel {
         }
         let eta = held.admission.eta_ahead(now);
         held.until = Until::Poll(now_us.saturating_add(held.admission.pause_us(eta, now_us - held.since_us)));
-        let asked = matches!((held.admission.asks, &answer), (Asks::Admission, Ok(Reply::Admit(..))) | (Asks::Run, Ok(Reply::Run(_))));
+        let asked = matches!(
+            (held.admission.asks, &answer),
+            (Asks::Admission, Ok(Reply::Admit(..))) | (Asks::Run, Ok(Reply::Run(_)))
+        );
         let silent = match answer {
             Ok(reply) if asked => {
                 held.silent_us = None;
@@ -350,7 +362,7 @@ impl Channel {
             }
             (Await::Lease { again_us, .. }, None) => held.until = Until::Poll(*again_us),
             // It may run at all: whether it may now is asked at once.
-            (Await::Run, None) => held.until = Until::Poll(now_us),
+            (Await::Run, None) => return self.ask_held(shared, number),
         }
         // Before its time nothing is lost by an answer that is missing.
         if let Some(silent) = silent.filter(|_| eta.is_none() || held.admission.asks == Asks::Run) {

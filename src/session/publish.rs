@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::rules::lock::{Claim, LockNote, Nonce};
+use crate::rules::outcome::PublishDecision;
 use crate::rules::spec::Mode;
 use crate::rules::{Expiry, Rule};
 
@@ -82,6 +83,20 @@ impl Publish {
     /// Whether it is of this id.
     pub fn is_of(&self, id: &str) -> bool {
         self.grant.as_ref().is_some_and(|grant| *grant.claim.id == *id)
+    }
+
+    /// Whether its run is put off.
+    pub fn is_put_off(&self) -> bool {
+        self.grant.as_ref().is_some_and(|grant| grant.note.if_held.quiet().is_some())
+    }
+
+    /// What is counted of it where one that came later has the lock already.
+    pub fn outrun(&self) -> PublishDecision {
+        if self.is_put_off() {
+            PublishDecision::Debounced
+        } else {
+            PublishDecision::Forwarded
+        }
     }
 
     /// Whether it takes its key over from a holder that has not begun.

@@ -410,6 +410,7 @@ mod admit;
 mod beat;
 mod confirms;
 mod dead_letter;
+mod debounce;
 mod deliveries;
 mod drain;
 mod due;

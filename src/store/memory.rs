@@ -367,7 +367,9 @@ impl Step<'_> {
             lock.publish(publish);
             lock.prolong(lease_end);
             let aside = lock.aside.as_ref().map(|older| older.holder.clone());
-            let burst = lock.burst.filter(|_| !reentrant && note.if_held.quiet().is_some() && lock.state != LockState::Running);
+            let burst = lock
+                .burst
+                .filter(|_| !reentrant && note.if_held.quiet().is_some() && lock.state != LockState::Running);
             self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
             return burst.map_or(Acquired::Reentry { holds: true }, |burst| Acquired::PutOff {
                 holder: if asked_before { aside } else { Some(claim.id.clone()) },

@@ -167,19 +167,19 @@ unique = "while_running"
 debounce = "5s"
 [[rule]]
 task = "c"
-unique = "until_expired"
+unique = "until_started"
 debounce = "0s"
 [[rule]]
 task = "d"
 unique = "until_expired"
 debounce = "5s""#,
         &[
-            r#"o.toml:3:12: debounce = "5s" stands in a rule without unique. Write unique = "until_started" beside it."#,
-            r#"o.toml:4:16: debounce_max = "3s" is shorter than debounce. Write a longer one."#,
-            r#"o.toml:5:16: on_duplicate = "raise" stands beside debounce, which replaces. Leave on_duplicate out, or write "replace"."#,
-            r#"o.toml:9:12: debounce = "5s" puts off what a key has in its queue, and unique = "while_running" locks keys for runs only. Write unique = "until_started+while_running"."#,
-            r#"o.toml:13:12: debounce = "0s" is no time at all. Write a longer one, or leave debounce out."#,
-            r#"o.toml:17:12: debounce = "5s" replaces what has not started, and unique = "until_expired" never hears of a start. Write unique = "until_started" or "until_finished"."#,
+            r#"o.toml:3:13: debounce = "5s" stands in a rule without unique. Write unique = "until_started" beside it."#,
+            r#"o.toml:4:17: debounce_max = "3s" is shorter than debounce. Write a longer one."#,
+            r#"o.toml:5:17: on_duplicate = "raise" stands beside debounce, which replaces. Leave on_duplicate out, or write "replace"."#,
+            r#"o.toml:9:13: debounce = "5s" puts off what a key has in its queue, and unique = "while_running" locks keys for runs only. Write unique = "until_started+while_running"."#,
+            r#"o.toml:13:13: debounce = "0s" is no time at all. Write a longer one, or leave debounce out."#,
+            r#"o.toml:17:13: debounce = "5s" replaces what has not started, and unique = "until_expired" never hears of a start. Write unique = "until_started" or "until_finished"."#,
         ],
     ),
     (
