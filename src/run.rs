@@ -129,6 +129,8 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     let workers = Arc::new(Workers::start(threads, &hub, &clients)?);
     let lifecycle = Lifecycle::start(&store, &metrics, hub.purges(), hub.runs(), hub.control(), &instance)?;
     lifecycle.configure(&config);
+    hub.results().start(&store)?;
+    hub.results().configure(&config);
     let mut accepting = Vec::new();
     for listen in &config.proxy.listen {
         let listener = Listener::bind(listen).await.map_err(|source| StartError::Listen {
@@ -147,6 +149,7 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     } else {
         (None, None)
     };
+    let hub_at_end = Arc::clone(&hub);
     let running = Running {
         args,
         config: Arc::clone(&config),
@@ -171,6 +174,9 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     if !drain::last_orders(workers.flush()).await {
         tracing::warn!("the store has not done all that it was told; those locks end with their leases or lives");
     }
+    if !drain::last_orders(hub_at_end.results().flush()).await {
+        tracing::warn!("results of dropped tasks are not written: the result backend does not answer");
+    }
     Ok(())
 }
 
@@ -186,6 +192,17 @@ fn announce(running: &Running<'_>) {
     }
     for warning in &config.warnings {
         tracing::warn!("{warning}");
+    }
+    tell_without_results(config);
+}
+
+fn tell_without_results(config: &Config) {
+    if !config.without_results.is_empty() {
+        let rules = config.without_results.join(", ");
+        tracing::info!(
+            rules,
+            "the ids of tasks that these rules drop get no result, since results.url is not set: get() on them waits for ever"
+        );
     }
 }
 
@@ -303,6 +320,7 @@ impl Running<'_> {
         self.hub.witness().configured(new.results.is_some());
         self.hub.set_rules(&new.proxy, &new.rules);
         self.lifecycle.configure(&new);
+        self.hub.results().configure(&new);
         self.metrics.set_config(&new.sha256);
         let new = Arc::new(new);
         self.admin.set_config(Arc::clone(&new));
@@ -311,6 +329,9 @@ impl Running<'_> {
         }
         for warning in &reloaded.new_warnings {
             tracing::warn!("{warning}");
+        }
+        if new.without_results != self.config.without_results {
+            tell_without_results(&new);
         }
         let warnings = new.warnings.iter().map(ToString::to_string).collect();
         self.config = new;

@@ -11,12 +11,12 @@ const LAYERS: &[&[&str]] = &[
     &["rules"],
     &["session", "store", "config", "metrics", "logging"],
     &["tls"],
-    &["lifecycle", "control", "admin", "cli"],
+    &["lifecycle", "control", "admin", "cli", "results"],
     &["proxy", "shutdown"],
     &["run"],
 ];
-/// The sideways arrows: `check --connect` opens the connection that the proxy opens.
-const SIDEWAYS: &[(&str, &str)] = &[("lifecycle", "control"), ("cli", "control")];
+/// The sideways arrows: `check --connect` opens the connection that the proxy opens; attempts are spread alike.
+const SIDEWAYS: &[(&str, &str)] = &[("lifecycle", "control"), ("cli", "control"), ("results", "control")];
 const PURE: &[&str] = &["amqp", "celery", "rules", "session"];
 /// What a pure module never names: crates, and paths within `std`.
 const IMPURE: &[&[&str]] = &[

@@ -28,6 +28,8 @@ mod completion;
 mod debounce;
 #[path = "store/failures.rs"]
 mod failures;
+#[path = "store/join.rs"]
+mod join;
 #[path = "store/kept.rs"]
 mod kept;
 #[path = "store/life.rs"]

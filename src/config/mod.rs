@@ -66,6 +66,8 @@ pub struct Config {
     pub decisions: DecisionsConfig,
     /// `[results]`; `None` if no result backend is to be read.
     pub results: Option<ResultsConfig>,
+    /// The names of the rules whose dropped ids get no result although their `result` asks for one: no backend is known.
+    pub without_results: Vec<String>,
     /// `[park]`.
     pub park: ParkConfig,
     /// The rules, in order.
@@ -288,6 +290,8 @@ pub struct ResultsConfig {
     pub url: RedisUrl,
     /// Celery's `global_keyprefix`; empty if it has none.
     pub key_prefix: String,
+    /// How long the results live that are written for dropped ids.
+    pub expires: Duration,
 }
 
 /// What the command line sets; it beats the environment, which beats the file.

@@ -5,12 +5,10 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("proxy.proxy_protocol_from", &[]),
     ("proxy.send_proxy_protocol", &[]),
     ("results.kind", &["redis", "none"]),
-    ("results.expires", &[]),
     ("events.exchange", &[]),
     ("decisions.keep", &[]),
     ("decisions.max", &[]),
     ("rule.on_duplicate", &["replace", "raise", "reject", "dead_letter"]),
-    ("rule.result", &["none"]),
     ("rule.canvas", &[]),
     ("rule.limit", &[]),
 ];

@@ -46,7 +46,7 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
         redis: results.is_some(),
         accounts: &control.accounts,
     };
-    let rules = rule::read_set(&mut root, offered);
+    let (rules, without_results) = rule::read_set(&mut root, offered);
     let shown = root.finish();
     let mut read = layered.included.clone();
     read.extend(reader.files());
@@ -60,6 +60,7 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
         log,
         decisions,
         results,
+        without_results,
         park,
         rules,
         sha256: layered.sha256.clone(),
@@ -325,7 +326,7 @@ fn read_results(root: &mut TableReader<'_>) -> Option<ResultsConfig> {
     let url = read_secret::<RedisUrl>(&mut table, "url", "url_file");
     let kind = table.choice("kind", ResultsKind::Auto, &RESULTS_KINDS);
     let key_prefix = table.get("key_prefix", String::new());
-    positive(&mut table, "expires", Duration::from_secs(24 * 3600));
+    let expires = positive(&mut table, "expires", Duration::from_secs(24 * 3600));
     if kind == ResultsKind::Redis && !table.has("url") && !table.has("url_file") {
         table.refuse(
             "kind",
@@ -336,5 +337,5 @@ fn read_results(root: &mut TableReader<'_>) -> Option<ResultsConfig> {
     let shown = table.finish();
     root.show("results", shown);
     let url = url.filter(|_| matches!(kind, ResultsKind::Auto | ResultsKind::Redis))?;
-    Some(ResultsConfig { url, key_prefix })
+    Some(ResultsConfig { url, key_prefix, expires })
 }

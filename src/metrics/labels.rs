@@ -21,6 +21,8 @@ label_values! {
         Commit = "commit",
         /// The publish still waits for the broker.
         RenewLease = "renew_lease",
+        /// Its id waits for the result of the holder.
+        Join = "join",
         /// The broker does not have it.
         Unpublish = "unpublish",
         /// Something was learnt of a task.

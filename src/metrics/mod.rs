@@ -358,6 +358,12 @@ fn rule_families(registry: &Registry) -> prometheus::Result<RuleFamilies> {
             "Keys that an operator locked by hand.",
             &["rule"],
         )?,
+        joined: counters(
+            registry,
+            "oncegate_results_joined_total",
+            "Dropped ids that were given the result of their holder, by result backend.",
+            &["rule", "backend"],
+        )?,
         parked: counters(
             registry,
             "oncegate_messages_parked_total",

@@ -174,6 +174,7 @@ fn label(op: Op) -> StoreOp {
         Op::Acquire => StoreOp::Acquire,
         Op::Commit => StoreOp::Commit,
         Op::RenewLease => StoreOp::RenewLease,
+        Op::Join => StoreOp::Join,
         Op::Unpublish => StoreOp::Unpublish,
         Op::Signal => StoreOp::Signal,
         Op::Admit => StoreOp::Admit,

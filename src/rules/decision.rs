@@ -7,6 +7,7 @@ use super::digest::{Domain, digest};
 use super::expr::{Expr, ExprError, Scope};
 use super::lock::{Digest, Extent, IfHeld, LockNote, LockRecord, Scope as LockScope};
 use super::outcome::UnkeyableReason;
+use super::owed::Owed;
 use super::running::RunNote;
 use super::show::{render, summary};
 use super::spec::{AcksLate, Canvas, Mode, OnDuplicate, Override, Unique};
@@ -134,6 +135,8 @@ pub struct Claimed {
     pub expiry: Expiry,
     /// What it does if its key is held.
     pub if_held: IfHeld,
+    /// What its id is owed if it is dropped.
+    pub owed: Owed,
 }
 
 impl Claimed {
@@ -156,6 +159,7 @@ impl Claimed {
             release_on: self.rule.release_on,
             cooldown_ms: self.rule.cooldown.as_millis() as u64,
             if_held: self.if_held,
+            owed: self.owed,
         })
     }
 
@@ -172,6 +176,7 @@ impl Claimed {
             acks_late: self.rule.acks_late == AcksLate::True,
             hears: self.rule.hears,
             retries,
+            owed: self.owed,
         })
     }
 }
@@ -206,6 +211,7 @@ impl Rule {
             hears: self.hears,
             release_on: self.release_on,
             cooldown_ms: self.cooldown.as_millis() as u64,
+            owed: Owed::Nothing,
             if_held: self.if_held(),
         })
     }
@@ -376,6 +382,7 @@ pub(super) fn claimed(rule: &Arc<Rule>, digest: Digest, summary: Arc<str>, facts
         unstarted_ms,
         expiry,
         if_held: rule.if_held(),
+        owed: Owed::of(rule, facts.task.ignore_result),
     })
 }
 

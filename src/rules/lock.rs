@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::beat::Turn;
+use super::owed::Owed;
 use super::park::{Fingerprint, Found, ParkNote, ParkState, Seen, Token};
 use super::running::{IfBusy, Ran, RunNote};
 use super::source::{Hears, Source};
@@ -195,6 +196,8 @@ pub struct LockNote {
     pub release_on: ReleaseOn,
     /// How long the key stays locked after a success.
     pub cooldown_ms: u64,
+    /// What the id is owed if it is dropped.
+    pub owed: Owed,
     /// What a publish does that finds its key held.
     pub if_held: IfHeld,
 }
@@ -240,6 +243,11 @@ impl IfHeld {
     /// Whether it takes the lock over from a holder that has not begun.
     pub fn replaces(self) -> bool {
         matches!(self, IfHeld::Replace | IfHeld::Debounce(_))
+    }
+
+    /// Whether no worker hears of an id that a newer one has replaced: it gets the result of that one.
+    pub fn hides(self) -> bool {
+        matches!(self, IfHeld::Debounce(_))
     }
 
     /// How long its run is put off, if it is.
@@ -301,6 +309,16 @@ pub enum Request {
         /// The message says of itself that its id was published before (`retries` or `replaced_task_nesting` above 0): never a
         /// duplicate.
         reentrant: bool,
+    },
+    /// The id was dropped for this holder although its acquire did not say that it would wait for the holder's result: it waits now.
+    /// Answered by [`Reply::Done`].
+    Join {
+        /// The key and the id.
+        claim: Claim,
+        /// Whose duplicate it is.
+        holder: Arc<str>,
+        /// The same note as at acquire, but for what the id is owed.
+        note: Arc<LockNote>,
     },
     /// The broker has acknowledged the message of this claim: a lease becomes the full life. Answered by [`Reply::Commit`].
     Commit {
@@ -728,7 +746,7 @@ pub enum Reply {
     },
     /// To [`Request::Show`] and [`Request::ShowRun`].
     Lock(Option<Box<LockRecord>>),
-    /// To [`Request::RenewLease`], [`Request::Park`] and [`Request::MarkParked`].
+    /// To [`Request::RenewLease`], [`Request::Join`], [`Request::Park`] and [`Request::MarkParked`].
     Done,
     /// To [`Request::Admit`]: which key the id has, and what was found.
     Admit(Digest, Admitted),
@@ -754,8 +772,11 @@ pub enum Admitted {
     Passes,
     /// The id has lost its lock to a newer one, or was revoked: it is not to run.
     Superseded,
-    /// The id has lost its lock to a newer one, and no worker is to hear of that ([`IfHeld::Debounce`]).
-    Outdated,
+    /// The id has lost its lock to a newer one, and no worker is to hear of that ([`IfHeld::hides`]).
+    Outdated {
+        /// The newer one.
+        newer: Arc<str>,
+    },
     /// Another id has the lock, for a lease only; that of this id may be the one that was set aside.
     Leased {
         /// Who has it.

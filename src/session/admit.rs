@@ -60,8 +60,8 @@ pub(super) enum Way {
     Killed,
     /// To nobody: it is acknowledged unrun, as a duplicate of this holder.
     Dropped(Arc<str>),
-    /// To nobody: it is acknowledged unrun, as a newer one runs in its place.
-    Outdated,
+    /// To nobody: it is acknowledged unrun, as this newer one runs in its place.
+    Outdated(Arc<str>),
     /// To nobody for now: this one runs, or waits before it, or its time has not come.
     Held(Option<Arc<str>>),
     /// To nobody: it is acknowledged unrun, as this one runs; its publish lock went.
@@ -159,7 +159,7 @@ impl Admission {
     pub(super) fn withhold(&mut self) {
         if !matches!(
             self.wait,
-            Await::Turn(Way::Dropped(_) | Way::Outdated | Way::Busy(..) | Way::Succeeded | Way::Over)
+            Await::Turn(Way::Dropped(_) | Way::Outdated(_) | Way::Busy(..) | Way::Succeeded | Way::Over)
         ) {
             self.wait = Await::Turn(Way::Withheld);
         }
@@ -209,7 +209,7 @@ impl Admission {
             Admitted::Holds => self.may_run(Way::Holding, now),
             Admitted::Passes => self.may_run(Way::Passing, now),
             Admitted::Superseded => Await::Turn(Way::Killed),
-            Admitted::Outdated => Await::Turn(Way::Outdated),
+            Admitted::Outdated { newer } => Await::Turn(Way::Outdated(newer)),
             Admitted::Held { holder, .. } => Await::Turn(Way::Dropped(holder)),
             Admitted::Leased { .. } => {
                 let lease_ms = self.hold.lock.as_ref().map_or(0, |note| note.lease_ms);
@@ -405,7 +405,7 @@ impl Channel {
             Way::Unchecked(reason) => (D::ForwardedUnchecked, *reason, None),
             Way::Killed => (D::Superseded, "superseded", None),
             Way::Dropped(holder) => (D::Dropped, "duplicate", Some(Arc::clone(holder))),
-            Way::Outdated => (D::Superseded, "outdated", None),
+            Way::Outdated(newer) => (D::Superseded, "outdated", Some(Arc::clone(newer))),
             Way::Busy(holder, freed) => {
                 shared.events.extend(freed.iter().cloned().map(Event::Freed));
                 (D::Dropped, "running", Some(Arc::clone(holder)))
@@ -415,6 +415,7 @@ impl Channel {
             Way::Held(holder) => (D::Held, "running", holder.clone()),
             Way::Withheld => return,
         };
+        shared.owes_for(&admission, way);
         shared.admission(&admission, decision, reason, holder);
         match way {
             Way::Killed => match admission.killed() {
@@ -426,7 +427,7 @@ impl Channel {
                 }
                 None => self.drop_unrun(shared, &admission),
             },
-            Way::Dropped(_) | Way::Outdated | Way::Busy(..) | Way::Succeeded => self.drop_unrun(shared, &admission),
+            Way::Dropped(_) | Way::Outdated(_) | Way::Busy(..) | Way::Succeeded => self.drop_unrun(shared, &admission),
             Way::Over => self.ack_unrun(shared, admission.tag),
             Way::Holding | Way::Running => {
                 shared.witness.delivered(&admission.hold.claim.id, &admission.task, &admission.rule);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::rules::lock::{Claim, LockNote, Nonce};
 use crate::rules::outcome::PublishDecision;
+use crate::rules::owed::Owed;
 use crate::rules::spec::Mode;
 use crate::rules::{Expiry, Rule};
 
@@ -32,6 +33,8 @@ pub struct Grant {
     pub returned: bool,
     /// What the message says of its origin.
     pub origin: Origin,
+    /// What its id is owed if it is dropped. The note says it to the store, unless the producer may hear instead that it is refused.
+    pub owed: Owed,
     /// When the message is to expire, until that is written.
     pub expiry: Expiry,
     /// When it is due by its own word, in milliseconds since the Unix epoch.

@@ -4,6 +4,7 @@
 //! request removes a few of those whose time has passed.
 
 mod beat;
+mod join;
 mod lapsing;
 mod lock;
 mod park;
@@ -19,8 +20,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Answer, Filter, Page, Ticket};
 use crate::rules::lock::{
-    Acquired, Admitted, Alive, Claim, Committed, Cooled, Digest, Freed, LockNote, LockState, Nonce, ReleaseReason, Renewed, Reply, Request,
-    Running, Scope, Signal, SignalVerdict,
+    Acquired, Admitted, Alive, Claim, Committed, Cooled, Digest, Extent, Freed, LockNote, LockState, Nonce, ReleaseReason, Renewed, Reply,
+    Request, Running, Scope, Signal, SignalVerdict,
 };
 use crate::rules::source::Source;
 use lock::{Lock, SignalEffect};
@@ -312,6 +313,10 @@ impl Step<'_> {
                 note,
                 worker,
             } => Reply::Renewed(self.renew_run(claim, *delivery, note, worker)),
+            Request::Join { claim, holder, note } => {
+                self.join(claim, holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+                Reply::Done
+            }
             Request::LeaveRun { claim, delivery } => Reply::Released(self.leave_run(claim, *delivery)),
             Request::BeatLease { digest, origin, life_ms } => Reply::Beat(self.beat_lease(*digest, origin, *life_ms)),
             Request::Park { id, token, note } => {
@@ -392,6 +397,7 @@ impl Step<'_> {
             self.note_asked(claim, note);
             return Acquired::Leased { holder };
         }
+        self.join(claim, &holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
         Acquired::Held {
             holder,
             state,
@@ -561,8 +567,11 @@ impl Step<'_> {
 
     fn admit_to(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<LockNote>, reentrant: bool, worker: &Arc<str>) -> Admitted {
         if self.table.is_superseded(&claim.id, claim.digest, self.now) {
-            let hides = note.if_held.quiet().is_some() && self.table.is_replaced(&claim.id, claim.digest, self.now);
-            return if hides { Admitted::Outdated } else { Admitted::Superseded };
+            let newer = self.table.replaced_by(&claim.id, claim.digest, self.now);
+            return match newer.filter(|_| note.if_held.hides()) {
+                Some(newer) => Admitted::Outdated { newer: newer.clone() },
+                None => Admitted::Superseded,
+            };
         }
         if note.scope == Scope::UntilExpired {
             return Admitted::Passes;
@@ -591,6 +600,7 @@ impl Step<'_> {
         if state == LockState::Leased {
             return Admitted::Leased { holder };
         }
+        self.join(claim, &holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
         Admitted::Held {
             holder,
             state,

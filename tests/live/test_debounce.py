@@ -205,6 +205,30 @@ def test_a_broker_that_is_restarted_keeps_what_is_parked(oncegate, gates, own_br
     assert [run["args"] for run in scoreboard.drain()] == [["k", 2]] and len(runs) == 1
 
 
+@pytest.mark.parametrize("result, outcome", [("join", ["value", ["k", 4]]), ("revoke", ["TaskRevokedError"]), ("success", ["value", None])])
+def test_the_older_get_what_the_rule_says(oncegate, stack, store, results, scoreboard, broker, vhost, result, outcome):
+    gate = oncegate(
+        rules("2s", more=KEYED + f'result = "{result}"\n'),
+        store=store.url,
+        extra=f"[results]\nurl = {harness.toml_string(results.url)}\n",
+    )
+    stack.worker(gate, result_url=results.url)
+    code = """
+import json
+calls = [note.delay('k', n) for n in range(5)]
+def outcome(call):
+    try:
+        return ["value", call.get(timeout=30)]
+    except Exception as error:
+        return [type(error).__name__]
+print(json.dumps([outcome(call) for call in calls]))
+"""
+    outcomes = json.loads(stack.produce(gate, code, result_url=results.url).stdout)
+    assert outcomes == [outcome] * 4 + [["value", ["k", 4]]]
+    all_done(stack, store, broker, vhost)
+    assert ran(scoreboard) == [["k", 4]]
+
+
 def test_an_observing_rule_puts_nothing_off(oncegate, stack, store, scoreboard):
     gate = oncegate(rules("1h", more=KEYED + 'mode = "observe"\n'), store=store.url)
     stack.worker(gate)

@@ -7,6 +7,7 @@ use oncegate::rules::lock::{
     Acquired, Admitted, Begun, Claim, Committed, IfHeld, LockNote, LockState, Nonce, Quiet, ReleaseReason, Renewed, Reply, Request, Scope,
     Signal,
 };
+use oncegate::rules::owed::Owed;
 use oncegate::rules::source::Source;
 
 use crate::world::{World, claim, digest, note_with};
@@ -29,6 +30,9 @@ scenarios! {
     holder_whose_time_has_come_in_its_queue_is_replaced
     renewal_of_a_held_one_hears_that_it_was_replaced
     observing_rule_counts_alike
+    outdated_ones_get_the_result_of_the_newest
+    one_that_a_worker_has_gets_none_of_another
+    who_wants_no_result_gets_none
 }
 
 const QUIET: u64 = 60_000;
@@ -82,6 +86,10 @@ async fn says(w: &World, id: &str, signal: Signal) {
     w.ask(request).await;
 }
 
+fn outdated(newer: &str) -> Admitted {
+    Admitted::Outdated { newer: newer.into() }
+}
+
 async fn each_publish_puts_the_run_off_and_supersedes_the_one_before(w: &World) {
     let (a, b, c) = (claim(1, "a"), claim(1, "b"), claim(1, "c"));
     let note = quiet(Scope::UntilStarted, QUIET, None);
@@ -102,8 +110,8 @@ async fn each_publish_puts_the_run_off_and_supersedes_the_one_before(w: &World) 
         }
         before = Some(claim.id.to_string());
     }
-    assert_eq!(admit(w, &a, 11, &note, "").await, Admitted::Outdated);
-    assert_eq!(admit(w, &b, 12, &note, "").await, Admitted::Outdated);
+    assert_eq!(admit(w, &a, 11, &note, "").await, outdated("b"));
+    assert_eq!(admit(w, &b, 12, &note, "").await, outdated("c"));
     assert_eq!(admit(w, &c, 13, &note, "").await, Admitted::Holds);
 }
 
@@ -211,9 +219,9 @@ async fn outdated_one_is_told_so_whenever_it_comes(w: &World) {
     published(w, &b, 2, &note).await;
     w.signal("b", 12, Signal::Acked).await;
     assert_eq!(w.holder(digest(1)).await, None);
-    assert_eq!(admit(w, &a, 11, &note, "w1").await, Admitted::Outdated, "when the key is free");
+    assert_eq!(admit(w, &a, 11, &note, "w1").await, outdated("b"), "when the key is free");
     published(w, &claim(1, "c"), 3, &note).await;
-    assert_eq!(admit(w, &a, 13, &note, "w1").await, Admitted::Outdated, "when it is another's");
+    assert_eq!(admit(w, &a, 13, &note, "w1").await, outdated("b"), "when it is another's");
     let plain = note_with(Scope::UntilStarted, |note| note.if_held = IfHeld::Replace);
     assert_eq!(
         admit(w, &a, 14, &plain, "w1").await,
@@ -314,4 +322,60 @@ async fn observing_rule_counts_alike(w: &World) {
     });
     assert_eq!(published(w, &claim(1, "a"), 1, &note).await.0, None);
     assert_eq!(published(w, &claim(1, "b"), 2, &note).await.0.as_deref(), Some("a"));
+}
+
+fn joining() -> Arc<LockNote> {
+    note_with(Scope::UntilFinished, |note| {
+        note.owed = Owed::Joined;
+        note.if_held = IfHeld::Debounce(Quiet {
+            period_ms: QUIET,
+            longest_ms: None,
+        });
+    })
+}
+
+/// Who waits for whose result.
+async fn joins(w: &World) -> Vec<(String, Vec<String>)> {
+    w.pass(600);
+    let mut all = Vec::new();
+    for (group, _) in w.client.joins_due().await.expect("the store answers") {
+        let joined = w.client.joined(&group).await.expect("the store answers");
+        let mut ids: Vec<String> = joined.iter().map(|joined| joined.id.to_string()).collect();
+        ids.sort_unstable();
+        all.push((group.holder.to_string(), ids));
+    }
+    all
+}
+
+async fn outdated_ones_get_the_result_of_the_newest(w: &World) {
+    let note = joining();
+    let ids: Vec<Claim> = ["a", "b", "c", "d"].map(|id| claim(1, id)).to_vec();
+    published(w, &ids[0], 0, &note).await;
+    put_off(w, &ids[1], 1, &note).await;
+    // It waits for the lease, and is outrun by another meanwhile.
+    assert!(matches!(w.acquire(&ids[2], 2, &note).await, Acquired::Leased { .. }));
+    w.commit(&ids[1], 1, &note).await;
+    published(w, &ids[3], 3, &note).await;
+    assert!(matches!(w.acquire(&ids[2], 2, &note).await, Acquired::Outrun { .. }));
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(joins(w).await, [("d".to_owned(), names(&["a", "b", "c"]))]);
+    published(w, &claim(1, "e"), 4, &note).await;
+    assert_eq!(joins(w).await, [("e".to_owned(), names(&["a", "b", "c", "d"]))]);
+}
+
+async fn one_that_a_worker_has_gets_none_of_another(w: &World) {
+    let note = joining();
+    let (a, b, newest) = (claim(1, "a"), claim(1, "b"), claim(1, "c"));
+    published(w, &a, 1, &note).await;
+    published(w, &b, 2, &note).await;
+    assert_eq!(admit(w, &b, 12, &note, "w1").await, Admitted::Holds);
+    published(w, &newest, 3, &note).await;
+    assert_eq!(joins(w).await, [("c".to_owned(), vec!["a".to_owned()])]);
+}
+
+async fn who_wants_no_result_gets_none(w: &World) {
+    let note = quiet(Scope::UntilFinished, QUIET, None);
+    published(w, &claim(1, "a"), 1, &note).await;
+    published(w, &claim(1, "b"), 2, &note).await;
+    assert_eq!(joins(w).await, []);
 }

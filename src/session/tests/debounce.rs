@@ -254,7 +254,7 @@ fn a_held_delivery_that_is_outdated_is_acknowledged_unrun() {
     let [(ticket, _)] = admissions(&mut rig)[..] else {
         panic!("one question")
     };
-    rig.admit(ticket, Admitted::Outdated);
+    rig.admit(ticket, Admitted::Outdated { newer: "b".into() });
     assert_eq!((rig.seen(), acks(&mut rig)), (vec![], vec!["basic.ack 1".to_owned()]));
     assert_eq!(rig.admitted(), [(D::Superseded, "outdated")]);
     rig.later(10_000_000);
@@ -276,7 +276,7 @@ fn a_held_delivery_that_is_revoked_goes_to_the_worker_which_tells_so() {
 fn an_outdated_delivery_is_acknowledged_at_once() {
     let mut rig = worker_of(debounced());
     let ticket = rig.delivery_asked(1, "a");
-    rig.admit(ticket, Admitted::Outdated);
+    rig.admit(ticket, Admitted::Outdated { newer: "b".into() });
     assert_eq!((rig.seen(), acks(&mut rig)), (vec![], vec!["basic.ack 1".to_owned()]));
     assert_eq!(rig.admitted(), [(D::Superseded, "outdated")]);
 }
@@ -296,7 +296,7 @@ fn a_held_delivery_waits_for_a_newer_one_that_is_only_leased() {
     let [(ticket, _)] = admissions(&mut rig)[..] else {
         panic!("one question")
     };
-    rig.admit(ticket, Admitted::Outdated);
+    rig.admit(ticket, Admitted::Outdated { newer: "b".into() });
     assert_eq!(acks(&mut rig), ["basic.ack 1"]);
 }
 
@@ -373,7 +373,7 @@ fn a_run_that_excludes_others_takes_its_lock_once_it_is_due() {
     let [(ticket, _)] = admissions(&mut rig)[..] else {
         panic!("one question")
     };
-    rig.admit(ticket, Admitted::Outdated);
+    rig.admit(ticket, Admitted::Outdated { newer: "b".into() });
     assert_eq!((rig.seen(), acks(&mut rig)), (vec![], vec!["basic.ack 1".to_owned()]));
 }
 

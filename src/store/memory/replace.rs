@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use super::lapsing::Lapses;
 use super::lock::{Burst, Lock};
-use super::table::Claims;
+use super::table::{Claims, Lost};
 use super::{DEAD_KEPT_MS, DEAD_LONGEST_MS, ENDED_KEPT_MS, HANDED_MS, Step};
 use crate::rules::lock::{
-    Acquired, Begun, Claim, Committed, Digest, Freed, LockNote, LockState, Nonce, ReleaseReason, Renewed, Signal, Superseded,
+    Acquired, Begun, Claim, Committed, Digest, Extent, Freed, LockNote, LockState, Nonce, ReleaseReason, Renewed, Signal, Superseded,
 };
 
 /// The publishes that are asked again until a lease ends, by id with their places.
@@ -97,8 +97,15 @@ impl Step<'_> {
             held_ms: 0,
             shadow: note.shadow,
         };
+        let lost = Lost {
+            lock: lost,
+            to: holder.clone(),
+        };
         self.table.supersede(&claim.id, claim.digest, Some(lost), until_ms, self.now);
         self.table.note_id(&claim.id, claim.digest, &note.rule, until_ms, self.now);
+        if note.if_held.hides() {
+            self.join(claim, &holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+        }
         Acquired::Outrun { holder }
     }
 
@@ -167,7 +174,13 @@ impl Step<'_> {
         let until_ms = now + older.note.life_ms.max(1).saturating_add(DEAD_KEPT_MS).min(DEAD_LONGEST_MS);
         let freed = older.freed(digest, ReleaseReason::Replaced, now);
         let begun = if older.state == LockState::Running { Begun::Yes } else { Begun::No };
-        let lost = (begun == Begun::No).then(|| freed.clone());
+        let lost = (begun == Begun::No).then(|| Lost {
+            lock: freed.clone(),
+            to: holder.clone(),
+        });
+        if older.note.if_held.hides() && begun == Begun::No {
+            self.joins_follow(digest, &older, holder);
+        }
         self.table.supersede(&older.holder, digest, lost, until_ms, now);
         self.table.note_id(&older.holder, digest, &older.note.rule, until_ms, now);
         let over = Over {
@@ -182,6 +195,16 @@ impl Step<'_> {
             until_ms: now + ENDED_KEPT_MS,
         };
         self.table.over.insert(digest, over, now);
+    }
+
+    /// The older one gets the result of the newer, and so does who waits for that of the older. What a worker has is revoked there instead.
+    fn joins_follow(&mut self, digest: Digest, older: &Lock, holder: &Arc<str>) {
+        self.move_joins(digest, &older.holder, holder);
+        if older.worker().is_empty() {
+            let (note, id) = (&older.note, older.holder.clone());
+            let extent = Extent::Publish(note.scope);
+            self.join(&Claim { digest, id }, holder, note.owed, extent, &note.rule, note.life_ms);
+        }
     }
 
     /// The locks that this id had lost to newer ones, if the signal tells that it ran all the same.
@@ -207,7 +230,7 @@ impl Step<'_> {
 
     /// Why there is nothing to renew.
     pub(super) fn gone(&self, claim: &Claim) -> Renewed {
-        if self.table.is_replaced(&claim.id, claim.digest, self.now) {
+        if self.table.replaced_by(&claim.id, claim.digest, self.now).is_some() {
             Renewed::Superseded
         } else {
             Renewed::Gone

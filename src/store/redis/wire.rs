@@ -14,6 +14,7 @@ use crate::rules::lock::{
     Acquired, Admitted, Alive, Begun, Committed, Cooled, Digest, Extent, Freed, IfHeld, LockNote, LockRecord, LockState, ReleaseReason,
     Renewed, Reply, Request, Running, Scope, Signal, Superseded,
 };
+use crate::rules::owed::Owed;
 use crate::rules::source::{Hears, Source};
 use crate::store::memory::LONGEST_MS;
 
@@ -22,6 +23,7 @@ pub(super) const SCRIPT: &str = concat!(
     include_str!("../scripts/lock.lua"),
     include_str!("../scripts/run.lua"),
     include_str!("../scripts/beat.lua"),
+    include_str!("../scripts/join.lua"),
     include_str!("../scripts/park.lua"),
     include_str!("../scripts/replace.lua"),
     include_str!("../scripts/answer.lua")
@@ -159,19 +161,20 @@ impl<'a> Notes<'a> {
             cmd.arg(span(note.lease_ms))
                 .arg(span(note.life_ms))
                 .arg(span(note.queued_life_ms()));
-            cmd.arg(if_held(note.if_held)).arg(Fields(note, names));
+            cmd.arg(if_held(note)).arg(Fields(note, names));
         }
     }
 }
 
 /// What a publish does that finds its key held, as the script reads it.
-fn if_held(if_held: IfHeld) -> Cow<'static, str> {
-    match if_held {
+fn if_held(note: &LockNote) -> Cow<'static, str> {
+    match note.if_held {
         IfHeld::Yield => "0".into(),
         IfHeld::Replace => "1".into(),
         IfHeld::Debounce(quiet) => {
             let longest = quiet.longest_ms.map(|longest| span(longest).to_string()).unwrap_or_default();
-            format!("d{} {longest}", span(quiet.period_ms)).into()
+            let joins = if note.owed == Owed::Joined { "j" } else { "" };
+            format!("d{} {longest}{joins}", span(quiet.period_ms)).into()
         }
     }
 }
@@ -182,6 +185,7 @@ fn note_of(request: &Request) -> Option<&LockNote> {
         | Request::Commit { note, .. }
         | Request::RenewLease { note, .. }
         | Request::Admit { note, .. }
+        | Request::Join { note, .. }
         | Request::Renew { note, .. }
         | Request::Cool { note, .. } => Some(note),
         _ => None,
@@ -199,6 +203,7 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
         | Request::Commit { claim, .. }
         | Request::RenewLease { claim, .. }
         | Request::Unpublish { claim, .. }
+        | Request::Join { claim, .. }
         | Request::Admit { claim, .. }
         | Request::Renew { claim, .. }
         | Request::Run { claim, .. }
@@ -229,14 +234,22 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
 
 fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize) {
     match request {
-        Request::Acquire { publish, reentrant, .. } => {
-            cmd.arg("A").arg(Hex(publish.0)).arg(u8::from(*reentrant)).arg(note);
+        Request::Acquire {
+            publish,
+            reentrant,
+            note: fields,
+            ..
+        } => {
+            cmd.arg("A").arg(Hex(publish.0)).arg(dropped_as(*reentrant, fields.owed)).arg(note);
         }
         Request::Commit { publish, .. } => {
             cmd.arg("C").arg(Hex(publish.0)).arg(note);
         }
         Request::RenewLease { publish, .. } => {
             cmd.arg("R").arg(Hex(publish.0)).arg(note);
+        }
+        Request::Join { holder, .. } => {
+            cmd.arg("J").arg(&**holder).arg(note);
         }
         Request::Unpublish { publish, reason, .. } => {
             cmd.arg("U").arg(Hex(publish.0)).arg(reason.as_str());
@@ -255,10 +268,15 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
         Request::Admit {
             delivery,
             reentrant,
+            note: fields,
             worker,
             ..
         } => {
-            cmd.arg("M").arg(Hex(delivery.0)).arg(u8::from(*reentrant)).arg(note).arg(&**worker);
+            cmd.arg("M")
+                .arg(Hex(delivery.0))
+                .arg(dropped_as(*reentrant, fields.owed))
+                .arg(note)
+                .arg(&**worker);
         }
         Request::Renew {
             delivery, alive, worker, ..
@@ -287,6 +305,15 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
         Request::Show { .. } => {
             cmd.arg("Q");
         }
+    }
+}
+
+/// What is to be done with an id that turns out to be a duplicate, as the script is told.
+fn dropped_as(reentrant: bool, owed: Owed) -> &'static str {
+    match (reentrant, owed) {
+        (true, _) => "1",
+        (false, Owed::Joined) => "j",
+        (false, Owed::Nothing | Owed::Success | Owed::Revoked) => "0",
     }
 }
 
@@ -358,6 +385,9 @@ impl Fields<'_> {
         if note.shadow {
             put("shadow", "1");
         }
+        if note.if_held.hides() {
+            put("hides", if note.owed == Owed::Joined { "j" } else { "1" });
+        }
     }
 }
 
@@ -415,7 +445,7 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
     match request {
         Request::Acquire { .. } => acquired(value).map(Reply::Acquire).ok_or(unread),
         Request::Commit { .. } => committed(value).map(Reply::Commit).ok_or(unread),
-        Request::RenewLease { .. } | Request::Park { .. } | Request::MarkParked { .. } => Ok(Reply::Done),
+        Request::RenewLease { .. } | Request::Join { .. } | Request::Park { .. } | Request::MarkParked { .. } => Ok(Reply::Done),
         Request::FindParked { .. } => park::found(value).map(Reply::Parked).ok_or(unread),
         Request::Unpublish { .. } | Request::Signal { .. } | Request::LeaveRun { .. } | Request::Release { .. } => {
             let Value::Array(locks) = value else { return Err(unread) };
@@ -484,7 +514,7 @@ fn admitted(computed: Digest, value: Value) -> Option<Reply> {
         ("h", []) => Admitted::Holds,
         ("p", []) => Admitted::Passes,
         ("x", []) => Admitted::Superseded,
-        ("o", []) => Admitted::Outdated,
+        ("o", [newer]) => Admitted::Outdated { newer: text(newer)? },
         ("l", [holder]) => Admitted::Leased { holder: text(holder)? },
         ("d", [holder, state, expires_in]) => Admitted::Held {
             holder: text(holder)?,

@@ -13,8 +13,8 @@
 -- runs, the digest has a `+` before it (see `run.lua`).
 -- `PREFIX:ended:ID` is what workers' signals leave behind for the commits that come after them: words, each with a blank before and behind,
 -- of how much a signal says (d begun, a acknowledged, r over), its source if no lock has heard it, and a publish that it ended, `~` for one that only its delivery was known of, or `*`.
--- `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key; its value is `n` if a newer id took its lock and it is
--- not known to have run.
+-- `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key; its value is `n` and the newer id if one took its lock
+-- and it is not known to have run.
 
 local ARGV, KEYS, call = ARGV, KEYS, redis.call
 local prefix = ARGV[1]
@@ -38,14 +38,14 @@ local now_text = int(now)
 local function digest_of(lock) return string.sub(lock, -65, -2) end
 -- Of each note: what frees such a lock, what of that is asked at an acquire, the rest of its entry in an id record, lease, life, life while
 -- its holder has not begun, what it does if its key is held (0 nothing, 1 it replaces, d it replaces and is put off for so long, at the
--- longest for so long after the first of its burst), and the fields of the lock that do not change, packed.
+-- longest for so long after the first of its burst, j if its id gets the result of a newer one), and the fields of the lock that do not change, packed.
 local notes, first_question = {}, 3 + 8 * ARGV[2]
 for at = 3, first_question - 1, 8 do
   local held = ARGV[at + 6]
-  local quiet, longest = string.match(held, '^d(%d+) (%d*)$')
+  local quiet, longest, joins = string.match(held, '^d(%d+) (%d*)(j?)$')
   notes[tostring((at + 5) / 8)] = {
     ends = ARGV[at], asked = ARGV[at + 1], tail = ARGV[at + 2], lease = tonumber(ARGV[at + 3]), life = tonumber(ARGV[at + 4]),
-    queued = tonumber(ARGV[at + 5]), replaces = held ~= '0', quiet = tonumber(quiet), longest = tonumber(longest),
+    queued = tonumber(ARGV[at + 5]), replaces = held ~= '0', quiet = tonumber(quiet), longest = tonumber(longest), hides = quiet ~= nil, joins = joins == 'j',
     fields = cmsgpack.unpack(ARGV[at + 7]),
   }
 end
@@ -57,6 +57,8 @@ local function lock_of(digest) return prefix .. ':lock:{' .. digest .. '}' end
 local function id_of(id) return prefix .. ':id:' .. id end
 local function ended_of(id) return prefix .. ':ended:' .. id end
 local function dead_of(digest, id) return prefix .. ':super:{' .. digest .. '}:' .. id end
+-- The newer id that the id has lost its lock to, if it is not known to have run.
+local function replaced_by(digest, id) return string.match(call('GET', dead_of(digest, id)) or '', '^n(.*)$') end
 local function is_dead(digest, id) return call('EXISTS', dead_of(digest, id)) == 1 end
 
 local function parse(publishes)
@@ -161,7 +163,7 @@ end
 local make, ops = {}, {}
 local made_by = {
   A = 'publish', C = 'publish', R = 'publish', U = 'publish', S = 'signal', M = 'delivery', N = 'delivery', W = 'operator', Q = 'operator',
-  G = 'run', K = 'run', L = 'run', V = 'run', D = 'run',
+  G = 'run', K = 'run', L = 'run', V = 'run', D = 'run', J = 'join',
 }
 setmetatable(ops, { __index = function(_, op)
   make[made_by[op]]()
@@ -173,6 +175,13 @@ local runs = {}
 setmetatable(runs, { __index = function(_, name)
   make.run()
   return rawget(runs, name)
+end })
+
+-- Of ids that wait for a holder's result, see `join.lua`.
+local joins = {}
+setmetatable(joins, { __index = function(_, name)
+  make.join()
+  return rawget(joins, name)
 end })
 
 -- Of locks that change hands, see `replace.lua`.
@@ -303,7 +312,7 @@ local SETTLING = { a = true, l = true, r = true, d = true }
 
 function make.publish()
 
--- Acquire: nonce, reentrant, note.
+-- Acquire: nonce, reentrant (1; or j if the id waits for the holder's result where it is dropped), note.
 function ops.A(lock, idkey, a)
   local id, nonce, note = id_in(idkey), ARGV[a], notes[ARGV[a + 2]]
   local lease, life = note.lease, note.life
@@ -355,6 +364,7 @@ function ops.A(lock, idkey, a)
     if note.replaces then hands.note_asked(digest_of(lock), id) end
     return { holder }
   end
+  if ARGV[a + 1] == 'j' then joins.add(digest_of(lock), holder, id, note.tail, life) end
   return { holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
@@ -471,7 +481,7 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'terms', 'aside')
   if l[1] ~= id then
     if l[8] == id and hands.is_there(lock) then return nil end
-    if (signal == 's' or signal == 'k' or signal == 'f') and call('GET', dead_of(digest, id)) == 'n' then
+    if (signal == 's' or signal == 'k' or signal == 'f') and replaced_by(digest, id) then
       call('SET', dead_of(digest, id), '1', 'KEEPTTL')
       return true, nil, 'ran'
     end
@@ -677,7 +687,7 @@ local function retake(lock, idkey, digest, id, state, publishes, life, note, wor
   note_id(idkey, entry_of(digest, note), life)
 end
 
--- Admission: delivery, reentrant, note, worker. 0: the id holds the key that was asked about; else what, of which key.
+-- Admission: delivery, reentrant (as at an acquire), note, worker. 0: the id holds the key that was asked about; else what, of which key.
 function ops.M(lock, idkey, a)
   local id, nonce, note, worker = id_in(idkey), ARGV[a], notes[ARGV[a + 2]], ARGV[a + 3]
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'aside')
@@ -714,9 +724,10 @@ function ops.M(lock, idkey, a)
     return ops.M(lock_of(asked), idkey, a)
   end
   -- What is dead holds nothing: it has lost its lock by that.
-  if holder ~= id or l[2] == 'cooldown' then
-    local dead = call('GET', dead_of(digest, id))
-    if dead then return { note.quiet and dead == 'n' and 'o' or 'x', digest } end
+  if (holder ~= id or l[2] == 'cooldown') and is_dead(digest, id) then
+    local newer = note.hides and replaced_by(digest, id)
+    if newer then return { 'o', digest, newer } end
+    return { 'x', digest }
   end
   if note.ends == 'n' then return { 'p', digest } end
   if not holder then
@@ -732,10 +743,11 @@ function ops.M(lock, idkey, a)
   if l[7] == id and hands.is_there(lock) then return { 'l', digest, holder } end
   if ARGV[a + 1] == '1' or known or runs_it then return { 'p', digest } end
   if l[2] == 'leased' then return { 'l', digest, holder } end
+  if ARGV[a + 1] == 'j' then joins.add(digest, holder, id, note.tail, note.life) end
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
-local function gone(digest, id) return call('GET', dead_of(digest, id)) == 'n' and 3 or 2 end
+local function gone(digest, id) return replaced_by(digest, id) and 3 or 2 end
 
 -- Renewal: delivery, how it is alive (d delivered, b begun, a acknowledged), note, worker. 0: it has its full life; 1: taken again;
 -- 2: there is nothing to renew; 3: it has lost its lock to a newer id.

@@ -84,7 +84,8 @@ end
 local function outrun(digest, idkey, id, note, holder)
   local kept = math.min(note.life + DEAD_KEPT, DEAD_LONGEST)
   call('HDEL', asked_of(digest), ':' .. id)
-  call('SET', dead_of(digest, id), 'n', 'PX', int(kept))
+  call('SET', dead_of(digest, id), 'n' .. holder, 'PX', int(kept))
+  if note.joins then joins.add(digest, holder, id, note.tail, note.life) end
   note_id(idkey, entry_of(digest, note), kept)
   return { holder, 1 }
 end
@@ -137,13 +138,20 @@ function hands.supersede(lock)
   local digest, l = digest_of(lock), call('HMGET', lock, 'holder', 'expires', 'aside')
   local aside, expires = hands.aside_of(digest), math.max(tonumber(l[2]) or 0, now + 1)
   call('HDEL', lock, 'aside')
-  local o = call('HMGET', aside, 'holder', 'state', 'terms', 'rule', 'task', 'since', 'shadow', 'vhost', 'worker', 'scope')
+  local o = call('HMGET', aside, 'holder', 'state', 'terms', 'rule', 'task', 'since', 'shadow', 'vhost', 'worker', 'scope', 'hides')
   if not o[1] or o[1] ~= l[3] then return end
   call('DEL', aside)
   call('HSET', lock, 'expires', int(expires))
   call('PEXPIRE', lock, int(expires - now))
   local kept, begun = math.min(terms_of(o[3]).life + DEAD_KEPT, DEAD_LONGEST), o[2] == 'running'
-  call('SET', dead_of(digest, o[1]), begun and '1' or 'n', 'PX', int(kept))
+  call('SET', dead_of(digest, o[1]), begun and '1' or 'n' .. l[1], 'PX', int(kept))
+  if o[11] and not begun then
+    -- The older one gets the result of the newer, and so does who waits for that of the older. What a worker has is revoked there instead.
+    joins.move(digest, o[1], l[1])
+    if o[11] == 'j' and (o[9] or '') == '' then
+      joins.add(digest, l[1], o[1], ' ' .. (o[10] or '') .. ' ' .. (o[4] or ''), terms_of(o[3]).life)
+    end
+  end
   note_id(id_of(o[1]), '\n' .. digest .. ' ' .. (o[10] or '') .. ' ' .. (o[4] or ''), kept)
   local telling = freed(digest, 'replaced', o[1], o[4], o[5], o[6], o[7])
   call('SET', over_of(digest), cmsgpack.pack({ l[1], '', telling, o[8] or '', o[9] or '', begun and 1 or 0 }), 'PX', ENDED_KEPT)

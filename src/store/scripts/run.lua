@@ -163,8 +163,9 @@ local function leave(digest, idkey, id, delivery)
   return not is_marked(l[9], 't') and freed(digest, 'ended', id, l[5], l[6], l[7], l[8]) or nil
 end
 
--- Run: id, delivery, l (leave) or w (wait), place or nothing, worker, retries, life, entry, blob. 0: it runs; 1: its run has succeeded before;
--- 2: it is not to run; holder, place, how long: it waits; nothing, place: it waits, since the store has forgotten; holder, what was freed: it leaves.
+-- Run: id, delivery, w (wait), l (leave) or j (leave, and wait for the holder's result), place or nothing, worker, retries, life, entry, blob.
+-- 0: it runs; 1: its run has succeeded before; 2: it is not to run; holder, place, how long: it waits; nothing, place: it waits, since the store
+-- has forgotten; holder, what was freed: it leaves.
 function ops.G(lock, idkey, a)
   local digest, id, delivery, worker = digest_of(lock), ARGV[a], ARGV[a + 1], ARGV[a + 4]
   local named, retries, life = tonumber(ARGV[a + 3]), tonumber(ARGV[a + 5]), tonumber(ARGV[a + 6])
@@ -204,11 +205,12 @@ function ops.G(lock, idkey, a)
     return 0
   end
   if r[1] then
-    if ARGV[a + 2] == 'l' then return { r[1], leave(digest, idkey, id, delivery) } end
-    return waits(digest, id, named, r[1], left)
+    if ARGV[a + 2] == 'w' then return waits(digest, id, named, r[1], left) end
+    if ARGV[a + 2] == 'j' then joins.add(digest, r[1], id, string.sub(entry, 67), life) end
+    return { r[1], leave(digest, idkey, id, delivery) }
   end
   if is_forgotten(digest, named) then return { false, note_wait(digest, id, named) } end
-  if ARGV[a + 2] ~= 'l' then
+  if ARGV[a + 2] == 'w' then
     local first, silence = ahead(digest, id, place_of(digest, id, named))
     if first then return waits(digest, id, named, first, silence) end
   end
