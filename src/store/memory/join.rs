@@ -73,19 +73,16 @@ impl Step<'_> {
             };
             let groups = &mut self.table.joins.groups;
             let Some(waiting) = groups.remove(&group(from)) else { continue };
-            match groups.get_mut(&group(to)) {
-                Some(others) => others.ids.extend(waiting.ids),
-                None => {
-                    let (ended_ms, look_at_ms) = (None, self.now);
-                    groups.insert(
-                        group(to),
-                        Waiting {
-                            ended_ms,
-                            look_at_ms,
-                            ..waiting
-                        },
-                    );
-                }
+            if let Some(others) = groups.get_mut(&group(to)) {
+                others.ids.extend(waiting.ids);
+            } else {
+                let (ended_ms, look_at_ms) = (None, self.now);
+                let waiting = Waiting {
+                    ended_ms,
+                    look_at_ms,
+                    ..waiting
+                };
+                groups.insert(group(to), waiting);
             }
         }
     }
