@@ -400,9 +400,9 @@ impl Step<'_> {
             if lock.holder == claim.id && lock.state == LockState::Leased && lock.in_flight() > 0 {
                 lock.prolong(lease_end);
             }
-            self.table.prolong_ended(&claim.id, self.now);
+            self.table.prolong_ended(&claim.id, self.now + ENDED_KEPT_MS, self.now);
         } else if self.ended(claim, publish, note) {
-            self.table.prolong_ended(&claim.id, self.now);
+            self.table.prolong_ended(&claim.id, self.now + ENDED_KEPT_MS, self.now);
         } else {
             self.take(claim, publish, note, LockState::Leased, lease_end);
             let record_end = lease_end + note.life_ms.min(LONGEST_MS);
@@ -560,7 +560,7 @@ impl Step<'_> {
         let until = self.now + life.clamp(1, LONGEST_MS);
         if let Some(lock) = self.table.lock(&claim.digest, self.now) {
             if lock.holder != claim.id || lock.has_ended() {
-                return Renewed::Gone;
+                return self.renewed_in_vain(claim, note);
             }
             lock.prolong(until);
             let until = lock.expires_ms;
@@ -571,7 +571,7 @@ impl Step<'_> {
         let ended = ended.is_some_and(|ended| ended.by(|said| frees(said, note), None));
         let dead = self.table.is_superseded(&claim.id, claim.digest, self.now);
         if dead || ended {
-            return Renewed::Gone;
+            return self.renewed_in_vain(claim, note);
         }
         let state = if alive == Alive::Acknowledged {
             LockState::Running
@@ -588,6 +588,13 @@ impl Step<'_> {
         }
         self.table.note_id(&claim.id, claim.digest, &note.rule, until, self.now);
         Renewed::Retaken
+    }
+
+    /// Who has not heard of the end by now renews again.
+    fn renewed_in_vain(&mut self, claim: &Claim, note: &LockNote) -> Renewed {
+        let kept_ms = note.life_ms.clamp(ENDED_KEPT_MS, LONGEST_MS);
+        self.table.prolong_ended(&claim.id, self.now + kept_ms, self.now);
+        Renewed::Gone
     }
 
     fn cool(&mut self, claim: &Claim, note: &Arc<LockNote>) -> Cooled {

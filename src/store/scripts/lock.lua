@@ -671,12 +671,19 @@ function ops.N(lock, idkey, a)
   local life, digest = alive == 'd' and note.queued or note.life, digest_of(lock)
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'marks')
   if l[1] then
-    if l[1] ~= id or l[2] == 'cooldown' or is_marked(l[4], 't') then return 2 end
+    if l[1] ~= id or l[2] == 'cooldown' or is_marked(l[4], 't') then
+      live_at_least(ended_of(id), math.max(ENDED_KEPT, note.life))
+      return 2
+    end
     prolong(lock, l[3], life)
     note_id(idkey, entry_of(digest, note), math.max(life, (tonumber(l[3]) or now) - now))
     return 0
   end
-  if ended(digest, id, nil, note.ends) then return 2 end
+  if ended(digest, id, nil, note.ends) then
+    -- Who has not heard of the end by now renews again.
+    live_at_least(ended_of(id), math.max(ENDED_KEPT, note.life))
+    return 2
+  end
   local list = alive == 'a' and nonce .. '*-' .. nonce or nonce .. '*+'
   retake(lock, idkey, digest, id, alive == 'd' and 'queued' or 'running', list, life, note, ARGV[a + 3])
   return 1
