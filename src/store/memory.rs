@@ -365,6 +365,12 @@ impl Step<'_> {
 
     fn commit(&mut self, claim: &Claim, publish: Nonce, note: &Arc<LockNote>) -> Committed {
         let life_end = self.now + note.queued_life_ms().clamp(1, LONGEST_MS);
+        let lock = self.table.lock(&claim.digest, self.now);
+        // Its end may have come first, and the lock be that of a later message.
+        let unknown = lock.is_some_and(|lock| lock.holder == claim.id && lock.is_unknown(publish));
+        if unknown && self.ended(claim, publish, note) {
+            return Committed::Ended;
+        }
         let (holder, own) = match self.table.lock(&claim.digest, self.now) {
             Some(lock) if lock.holder == claim.id => (None, Some(lock)),
             Some(lock) => (Some(lock.holder.clone()), None),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use oncegate::rules::lock::{
-    Acquired, Admitted, Claim, Committed, Extent, Freed, LockRecord, LockState, Nonce, ReleaseReason, Renewed, Reply, Request, Running,
+    Acquired, Admitted, Alive, Claim, Committed, Extent, Freed, LockRecord, LockState, Nonce, ReleaseReason, Renewed, Reply, Request, Running,
     Scope, Signal,
 };
 use oncegate::rules::running::{IfBusy, Ran, RunNote};
@@ -37,6 +37,9 @@ scenarios! {
     a_retry_within_the_grace_keeps_the_lock
     a_late_ack_behind_a_retry_changes_nothing
     a_publish_of_the_id_before_its_late_ack_keeps_the_lock
+    a_publish_that_is_counted_after_its_delivery_is_no_second_one
+    a_late_commit_of_what_was_retried_counts_no_message
+    a_publish_lock_that_is_taken_again_counts_its_own_run_once
     a_higher_retry_takes_the_lock_over
     a_retry_that_is_told_late_of_a_former_run_stops_no_renewal
     what_is_told_late_of_the_former_run_ends_no_later_one
@@ -627,6 +630,63 @@ async fn a_publish_of_the_id_before_its_late_ack_keeps_the_lock(w: &World) {
         assert!(span(w, key).await >= LIFE);
         assert_eq!(ask(w, &a, 8, &late(), WAIT).await, Ran::Runs);
     }
+}
+
+async fn admit(w: &World, claim: &Claim, delivery: u64) {
+    let request = Request::Admit {
+        claim: claim.clone(),
+        delivery: Nonce(delivery),
+        note: note(Scope::UntilStarted),
+        reentrant: true,
+        worker: ONE.into(),
+    };
+    assert_eq!(w.ask(request).await, Reply::Admit(claim.digest, Admitted::Holds));
+}
+
+async fn a_publish_that_is_counted_after_its_delivery_is_no_second_one(w: &World) {
+    let (a, publish) = (claim(1, "a"), note(Scope::UntilStarted));
+    // Its first message was decided without the store.
+    admit(w, &a, 7).await;
+    assert_eq!(w.commit(&a, 1, &publish).await, Committed::Held);
+    assert_eq!(w.commit(&a, 1, &publish).await, Committed::Held, "told again");
+    assert_eq!(w.show(digest(1)).await.map(|lock| lock.in_flight), Some(1));
+    running(w, 1, "a", 7, &late()).await;
+    let freed = settle(w, "a", 7, Signal::Acked).await;
+    assert_eq!(freed, [ReleaseReason::Ended, ReleaseReason::Started]);
+    assert_eq!(w.commit(&a, 1, &publish).await, Committed::Ended);
+}
+
+async fn a_late_commit_of_what_was_retried_counts_no_message(w: &World) {
+    let (a, publish) = (claim(1, "a"), note(Scope::UntilStarted));
+    w.acquire(&a, 1, &publish).await;
+    admit(w, &a, 7).await;
+    running(w, 1, "a", 7, &late()).await;
+    assert_eq!(tell(w, "a", Signal::Started).await, [ReleaseReason::Started]);
+    w.acquire_as(&a, 2, &publish, true).await;
+    assert_eq!(settle(w, "a", 7, Signal::Acked).await, [ReleaseReason::Started]);
+    w.acquire_as(&a, 3, &publish, true).await;
+    assert_eq!(w.commit(&a, 1, &publish).await, Committed::Ended);
+    assert_eq!(w.commit(&a, 3, &publish).await, Committed::Held);
+    admit(w, &a, 8).await;
+    assert_eq!(ask(w, &a, 8, &late(), WAIT).await, Ran::Runs);
+    let freed = settle(w, "a", 8, Signal::Acked).await;
+    assert_eq!(freed, [ReleaseReason::Ended, ReleaseReason::Started]);
+}
+
+async fn a_publish_lock_that_is_taken_again_counts_its_own_run_once(w: &World) {
+    let a = running(w, 1, "a", 7, &late()).await;
+    tell(w, "a", Signal::Started).await;
+    // The store has forgotten that it was begun.
+    let request = Request::Renew {
+        claim: a,
+        delivery: Nonce(7),
+        note: note(Scope::UntilStarted),
+        alive: Alive::Delivered,
+        worker: ONE.into(),
+    };
+    assert_eq!(w.ask(request).await, Reply::Renewed(Renewed::Retaken));
+    let freed = settle(w, "a", 7, Signal::Acked).await;
+    assert_eq!(freed, [ReleaseReason::Ended, ReleaseReason::Started]);
 }
 
 async fn a_higher_retry_takes_the_lock_over(w: &World) {

@@ -186,11 +186,14 @@ impl Step<'_> {
         }
     }
 
-    /// Whether the id has published again under the key: of what its publish lock counts, one is this run until its start is known.
+    /// Whether the id has published again under the key: of what its publish lock counts, one is this run until its start is known, or
+    /// for as long as its delivery stands for it.
     fn publishes_again(&mut self, digest: Digest, id: &Arc<str>) -> bool {
         let run = self.table.runs.get(&digest, self.now);
-        let own = usize::from(run.is_none_or(|run| run.stage != Stage::Started));
+        let starts = run.is_none_or(|run| run.stage != Stage::Started);
+        let delivery = run.map(|run| run.delivery);
         self.table.lock(&digest, self.now).is_some_and(|lock| {
+            let own = usize::from(starts || delivery.is_some_and(|delivery| lock.is_in_flight(delivery)));
             let follows = lock.state != LockState::Cooldown && lock.note.scope != Scope::UntilExpired;
             lock.holder == *id && follows && lock.in_flight() > own
         })

@@ -84,6 +84,13 @@ local function find(list, nonce)
   end
 end
 
+-- The oldest delivery that stands in place of a publish.
+local function unknown(list)
+  for _, p in ipairs(list) do
+    if p[4] ~= '' then return p end
+  end
+end
+
 local function push(list, nonce, mark, star)
   if #list >= PUBLISHES_KEPT then
     local oldest = 1
@@ -341,7 +348,15 @@ function ops.C(lock, idkey, a)
       local list = parse(l[4])
       local publish = find(list, nonce)
       if not publish then
-        push(list, nonce, '+')
+        -- A delivery of it came first, or its end.
+        local delivery = unknown(list)
+        if delivery then
+          delivery[1], delivery[4] = nonce, ''
+        elseif heard(id, nonce, note.ends) then
+          return 1
+        else
+          push(list, nonce, '+')
+        end
       elseif publish[2] == '' then
         publish[2] = '+'
       end

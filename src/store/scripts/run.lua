@@ -261,11 +261,15 @@ function ops.D(lock, _, a)
   return out
 end
 
--- Whether the id has published again under the key: of what its publish lock counts, one is this run until its start is known.
-local function publishes_again(digest, id, state)
+-- Whether the id has published again under the key: of what its publish lock counts, one is this run until its start is known, or for as
+-- long as this delivery stands for it.
+local function publishes_again(digest, id, state, delivery)
   local l = call('HMGET', lock_of(digest), 'holder', 'state', 'scope', 'publishes')
   if l[1] ~= id or l[2] == 'cooldown' or l[3] == 'until_expired' then return false end
-  return in_flight(parse(l[4])) > (state == 'running' and 0 or 1)
+  local list = parse(l[4])
+  local counted = find(list, delivery)
+  local own = counted and counted[2] ~= '-' or state ~= 'running'
+  return in_flight(list) > (own and 1 or 0)
 end
 
 -- Those that end a run, and why it then goes.
@@ -325,7 +329,7 @@ local function signal_run(digest, idkey, id, settlement, signal, worker, source)
   -- Per run, started never follows ended.
   if r[9] then return true end
   if signal == 'l' or signal == 'a' and r[16] then
-    if publishes_again(digest, id, r[4]) then return retried() end
+    if publishes_again(digest, id, r[4], delivery) then return retried() end
     local grace = math.min(tonumber(r[5]) or 0, math.max(0, (tonumber(r[7]) or now) - now))
     note_over(digest, id, delivery, ENDED_KEPT)
     call('HSET', run, 'expires', int(now + grace), 'told', '1')
