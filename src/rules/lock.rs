@@ -693,6 +693,8 @@ pub enum Renewed {
     Retaken,
     /// The holder has ended, or another id has the lock: there is nothing to renew.
     Gone,
+    /// Another id has the running lock, and no end of this run is known. It is the next to get it, as long as it renews.
+    Lost,
 }
 
 /// What a lock by hand found.

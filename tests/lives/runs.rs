@@ -7,11 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use oncegate::rules::lock::{Digest, LockRecord, LockState, Nonce, ReleaseReason, Renewed, Reply, Request, Signal};
 use oncegate::rules::running::{IfBusy, Ran};
-use oncegate::rules::spec::Unique;
 use oncegate::session;
 
 use crate::facts::Facts;
-use crate::link::Owner;
+use crate::link::{Answer, Link, Order, Owner};
 use crate::plan::Acks;
 use crate::store::Heard;
 use crate::worker::Worker;
@@ -25,6 +24,61 @@ const KNOWN_AGAIN_MS: u64 = 5_000;
 /// How often a follower renews, and how often it asks the worker; and how soon again after an answer that does not know the task.
 const FOLLOW_MS: u64 = 30_000;
 const AGAIN_MS: u64 = 5_000;
+
+/// A delivery whose run the store was asked about.
+pub struct Asked {
+    name: Name,
+    ticket: u64,
+    answer: Answered,
+}
+
+/// What the connection knows of a run that it has asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answered {
+    NotYet,
+    Runs,
+    /// It is not to go to its worker yet, or never.
+    Otherwise,
+    /// The store does not answer.
+    Silence,
+}
+
+impl Asked {
+    pub fn of(order: &Order) -> Option<Asked> {
+        let Order::Ask(ticket, Request::Run { claim, delivery, .. }) = order else {
+            return None;
+        };
+        Some(Asked {
+            name: (Facts::index(&claim.id), *delivery),
+            ticket: *ticket,
+            answer: Answered::NotYet,
+        })
+    }
+}
+
+impl Link {
+    /// The session hears an answer.
+    pub fn run_answered(&mut self, ticket: u64, answer: &Answer) {
+        if let Some(asked) = self.asked.iter_mut().find(|asked| asked.ticket == ticket) {
+            asked.answer = match answer {
+                Ok(Reply::Run(Ran::Runs)) => Answered::Runs,
+                Ok(_) => Answered::Otherwise,
+                Err(_) => Answered::Silence,
+            };
+        }
+    }
+
+    /// Which delivery of this task goes to its worker: deliveries go in the order in which they came.
+    fn goes(&mut self, task: usize, checked: bool) -> Option<Name> {
+        let fits = |asked: &Asked| match asked.answer {
+            Answered::Runs => checked,
+            Answered::NotYet | Answered::Silence => !checked,
+            Answered::Otherwise => false,
+        };
+        let index = self.asked.iter().position(|asked| asked.name.0 == task && fits(asked))?;
+        Some(self.asked.remove(index).name)
+    }
+}
 
 /// A delivery that is on its way to its worker.
 pub struct Handed {
@@ -92,13 +146,12 @@ impl World {
     }
 
     /// A connection asks for a running lock.
-    pub fn run_asked(&mut self, at: usize, request: &Request) {
-        if let Request::Run { claim, delivery, .. } = request {
-            let name = (Facts::index(&claim.id), *delivery);
-            self.runs.links.insert(name, at);
-            if let Some(link) = self.links.get_mut(&at) {
-                link.asked.insert(name.0, name);
-            }
+    pub fn run_asked(&mut self, at: usize, asked: Asked) {
+        self.runs.links.insert(asked.name, at);
+        let Some(link) = self.links.get_mut(&at) else { return };
+        match link.asked.iter_mut().find(|known| known.name == asked.name) {
+            Some(known) => *known = asked,
+            None => link.asked.push(asked),
         }
     }
 
@@ -110,7 +163,7 @@ impl World {
     /// A delivery goes to its worker. One that nothing was decided about has no lock.
     pub fn run_handed(&mut self, at: usize, task: usize, checked: bool) {
         let Some(link) = self.links.get_mut(&at) else { return };
-        let name = link.asked.remove(&task);
+        let name = link.goes(task, checked);
         link.handed.push(Handed { task, name });
         if !checked {
             self.run_unchecked(task);
@@ -340,6 +393,13 @@ impl World {
                 .followed
                 .retain(|followed| followed.run.claim.id != claim.id || followed.run.delivery != *delivery);
         }
+        if let (Request::RenewRun { claim, delivery, .. }, Reply::Renewed(Renewed::Lost)) = (request, reply) {
+            let again_ms = self.now.unix_ms + AGAIN_MS;
+            let name = (Facts::index(&claim.id), *delivery);
+            for followed in self.runs.followed.iter_mut().filter(|followed| followed.name() == name) {
+                followed.check_ms = followed.check_ms.min(again_ms);
+            }
+        }
     }
 
     pub fn follower_dies(&mut self, proxy: usize) {
@@ -452,9 +512,7 @@ impl World {
             let retry_lost = facts.purged || facts.expired || facts.revoked || facts.dropped || facts.untold || facts.unconfirmed;
             let told_late = self.runs.begun.iter().any(|((of, _), begun)| *of == task && *begun > 1);
             let unseen = self.runs.unchecked.contains(&task);
-            let row = &self.plan.rows[facts.row];
-            let two_counted = row.scope == Unique::UntilStartedAndWhileRunning && row.acks == Acks::Late;
-            let may_wait = unseen || two_counted || facts.retried && (retry_lost || facts.doubled || told_late);
+            let may_wait = unseen || facts.retried && (retry_lost || facts.doubled || told_late);
             let waits_for_retry = lock.worker.is_empty() && may_wait;
             if !waits_for_retry {
                 self.facts.fail(

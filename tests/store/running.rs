@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use oncegate::rules::lock::{
-    Acquired, Admitted, Alive, Claim, Committed, Extent, Freed, LockRecord, LockState, Nonce, ReleaseReason, Renewed, Reply, Request, Running,
-    Scope, Signal,
+    Acquired, Admitted, Alive, Claim, Committed, Extent, Freed, LockRecord, LockState, Nonce, ReleaseReason, Renewed, Reply, Request,
+    Running, Scope, Signal,
 };
 use oncegate::rules::running::{IfBusy, Ran, RunNote};
 use oncegate::rules::source::{Hears, Source};
@@ -55,6 +55,8 @@ scenarios! {
     what_is_given_back_is_free
     renewal_gives_the_full_life_and_retakes
     renewal_never_steals
+    a_run_that_goes_on_and_has_lost_its_lock_is_the_next
+    a_run_that_has_lost_its_lock_and_ends_is_not_waited_for
     renewal_behind_the_end_is_of_no_use
     renewal_does_not_undo_a_release
     renewal_behind_an_end_that_met_no_lock_is_of_no_use
@@ -869,13 +871,42 @@ async fn renewal_never_steals(w: &World) {
     let a = running(w, 1, "a", 7, &lapsing()).await;
     lapses(w, 1).await;
     running(w, 1, "b", 8, &early()).await;
-    assert_eq!(renew(w, &a, 7, &early()).await, Renewed::Gone);
+    assert_eq!(renew(w, &a, 7, &early()).await, Renewed::Lost);
     assert_eq!(holder(w, 1).await.as_deref(), Some("b"));
     assert_eq!(
         renew(w, &claim(1, "b"), 9, &early()).await,
         Renewed::Gone,
         "nor from another delivery of the id"
     );
+}
+
+async fn a_run_that_goes_on_and_has_lost_its_lock_is_the_next(w: &World) {
+    let renewed = run_note_with(|note| note.life_ms = 3 * SILENCE);
+    let [stray, live, next, last] = ["stray", "live", "next", "last"].map(|id| claim(1, id));
+    // The store has forgotten both, and nobody has told it that the first had ended.
+    assert_eq!(renew(w, &stray, 7, &renewed).await, Renewed::Retaken);
+    let (place, _) = waits(w, &next, 9, &early(), WAIT).await;
+    assert_eq!(renew(w, &live, 8, &renewed).await, Renewed::Lost);
+    assert_eq!(tell(w, "stray", Signal::Orphaned).await, [ReleaseReason::Crash]);
+    // It is renewed at a third of its life.
+    w.pass(SILENCE);
+    let waited = waits(w, &next, 9, &early(), at(place)).await;
+    assert_eq!(waited, (place, "live".into()), "it does not overtake");
+    let left = ask(w, &last, 10, &early(), LEAVE).await;
+    assert!(matches!(left, Ran::Leaves { holder, .. } if *holder == *"live"), "it runs");
+    assert_eq!(renew(w, &live, 8, &renewed).await, Renewed::Retaken);
+    assert_eq!(holder(w, 1).await.as_deref(), Some("live"));
+}
+
+async fn a_run_that_has_lost_its_lock_and_ends_is_not_waited_for(w: &World) {
+    for (key, signal) in (1..).zip([Signal::Succeeded, Signal::Failed, Signal::Orphaned]) {
+        let [stray, live, next] = ["stray", "live", "next"].map(|id| claim(key, &format!("{id} {key}")));
+        assert_eq!(renew(w, &stray, 7, &early()).await, Renewed::Retaken);
+        assert_eq!(renew(w, &live, 8, &early()).await, Renewed::Lost);
+        assert_eq!(tell(w, &live.id, signal).await, []);
+        assert_eq!(tell(w, &stray.id, Signal::Succeeded).await, [ReleaseReason::Success]);
+        assert_eq!(ask(w, &next, 9, &early(), WAIT).await, Ran::Runs, "{signal:?}");
+    }
 }
 
 async fn renewal_behind_the_end_is_of_no_use(w: &World) {

@@ -210,7 +210,7 @@ pub(super) fn end_of(signal: Signal) -> Option<ReleaseReason> {
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     places: BTreeSet<(u64, Arc<str>)>,
-    /// The place of each, and when it was seen last.
+    /// The place of each, and when it is to be seen again.
     seen: HashMap<Arc<str>, (u64, u64)>,
     /// Until when nobody gets the lock: who waited was forgotten.
     forgotten_until_ms: u64,
@@ -248,14 +248,14 @@ impl Waiting {
         self.forgotten_until_ms = 0;
     }
 
-    /// Notes that it waits; of too many the last are not noted.
-    pub(super) fn note(&mut self, id: &Arc<str>, place: u64, now: u64) {
+    /// Notes that it waits, and is heard of again within this time; of too many the last are not noted.
+    pub(super) fn note(&mut self, id: &Arc<str>, place: u64, again_ms: u64, now: u64) {
         if !self.seen.contains_key(id) && self.seen.len() >= WAITERS_KEPT {
             return;
         }
         self.leave(id);
         self.places.insert((place, id.clone()));
-        self.seen.insert(id.clone(), (place, now));
+        self.seen.insert(id.clone(), (place, now + again_ms));
         self.until_ms = now + WAIT_KEPT_MS;
     }
 

@@ -9,6 +9,11 @@ use crate::rules::lock::{Claim, Digest, Freed, LockState, Nonce, ReleaseReason, 
 use crate::rules::running::{IfBusy, Ran, RunNote};
 use crate::rules::source::Source;
 
+/// The place of a run that goes on and has lost its lock to another id: before all that wait.
+const LOST_PLACE_MS: u64 = 0;
+/// A run is renewed at a third of its life, or after so long.
+const RENEWED_MS: u64 = 30_000;
+
 impl Step<'_> {
     pub(super) fn run(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<RunNote>, busy: IfBusy, worker: &Arc<str>) -> Ran {
         let life = note.life_ms.clamp(1, LONGEST_MS);
@@ -49,13 +54,22 @@ impl Step<'_> {
         if let Some(place_ms) = self.forgotten(claim, named_ms) {
             return Ran::Forgotten { place_ms };
         }
-        if !leaves {
-            let now = self.now;
-            let waiting = self.table.waiting.get_mut(&claim.digest, now);
-            let ahead = waiting.and_then(|waiting| waiting.ahead(&claim.id, waiting.place_of(&claim.id, named_ms, now), now));
-            if let Some((first, silence)) = ahead {
-                return self.waits(claim, named_ms, first, silence);
+        let now = self.now;
+        let ahead = self.table.waiting.get_mut(&claim.digest, now).and_then(|waiting| {
+            let place_ms = if leaves {
+                LOST_PLACE_MS + 1
+            } else {
+                waiting.place_of(&claim.id, named_ms, now)
+            };
+            waiting.ahead(&claim.id, place_ms, now)
+        });
+        match ahead {
+            Some((holder, _)) if leaves => {
+                let freed = self.leave(claim, delivery).into_iter().collect();
+                return Ran::Leaves { holder, freed };
             }
+            Some((first, silence)) => return self.waits(claim, named_ms, first, silence),
+            None => {}
         }
         // A question that comes behind its own end does not lock for long.
         let is_over = self.table.done.get(&key, self.now).is_some_and(|done| done.is_over(delivery));
@@ -85,10 +99,12 @@ impl Step<'_> {
 
     pub(super) fn renew_run(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<RunNote>, worker: &Arc<str>) -> Renewed {
         let life = note.life_ms.clamp(1, LONGEST_MS);
-        if let Some(run) = self.table.runs.get_mut(&claim.digest, self.now) {
+        let run = self.table.runs.get_mut(&claim.digest, self.now);
+        let lost = run.as_ref().is_some_and(|run| run.holder != claim.id);
+        if let Some(run) = run.filter(|run| run.holder == claim.id) {
             let retried = run.stage == Stage::Retried;
             // What is unsettled where the ack ends a run goes on: it may have been an earlier one that was retried.
-            if !run.is_of(&claim.id, delivery) || run.told || retried && !run.note.acks_late {
+            if run.delivery != delivery || run.told || retried && !run.note.acks_late {
                 return Renewed::Gone;
             }
             let worker = if retried { &run.worker } else { worker };
@@ -107,6 +123,12 @@ impl Step<'_> {
         if ended.is_some_and(|ended| ended.by(|said| said.verdict == SignalVerdict::Ends && note.hears.hears(said.source), None)) {
             return Renewed::Gone;
         }
+        if lost {
+            // It may be of one that has ended, whose proxy did not hear of it and brought it back when the store had forgotten all.
+            self.place(claim, Some(LOST_PLACE_MS), (life / 3).min(RENEWED_MS));
+            self.note_run(claim, note, self.now + life);
+            return Renewed::Lost;
+        }
         self.take_run(claim, delivery, note, worker, life);
         if let Some(waiting) = self.table.waiting.get_mut(&claim.digest, self.now) {
             waiting.is_remembered();
@@ -120,6 +142,7 @@ impl Step<'_> {
         if !run.is_some_and(|run| run.is_of(&claim.id, delivery) && run.stage != Stage::Retried) {
             return Vec::new();
         }
+        self.note_over(claim.digest, &claim.id, Some(delivery), ENDED_KEPT_MS);
         self.free_run(claim.digest, ReleaseReason::Ended).into_iter().collect()
     }
 
@@ -146,7 +169,12 @@ impl Step<'_> {
     ) -> Option<Freed> {
         let again = self.publishes_again(digest, id);
         let Some(run) = self.table.runs.get_mut(&digest, self.now).filter(|run| run.holder == *id) else {
-            if end_of(signal).is_some() && signal != Signal::Orphaned {
+            end_of(signal)?;
+            // A run that had lost its lock waits no longer; a copy that waits keeps its place, which it names.
+            if let Some(waiting) = self.table.waiting.get_mut(&digest, self.now) {
+                waiting.leave(id);
+            }
+            if signal != Signal::Orphaned {
                 let which = (signal == Signal::Rejected).then_some(settlement);
                 self.note_over(digest, id, which, ENDED_KEPT_MS);
                 self.table.forget_id(id, &digest, Claims::Run, self.now);
@@ -252,7 +280,7 @@ impl Step<'_> {
     fn waits(&mut self, claim: &Claim, named_ms: Option<u64>, holder: Arc<str>, expires_in_ms: u64) -> Ran {
         Ran::Waits {
             holder,
-            place_ms: self.place(claim, named_ms),
+            place_ms: self.place(claim, named_ms, 0),
             expires_in_ms,
         }
     }
@@ -266,11 +294,11 @@ impl Step<'_> {
             self.table.waiting.insert(claim.digest, waiting, now);
         }
         let waiting = self.table.waiting.get(&claim.digest, now)?;
-        waiting.is_forgotten(now).then(|| self.place(claim, named_ms))
+        waiting.is_forgotten(now).then(|| self.place(claim, named_ms, 0))
     }
 
-    /// Notes that it waits, and gives its place.
-    fn place(&mut self, claim: &Claim, named_ms: Option<u64>) -> u64 {
+    /// Notes that it waits, and is heard of again within this time; gives its place.
+    fn place(&mut self, claim: &Claim, named_ms: Option<u64>, again_ms: u64) -> u64 {
         let now = self.now;
         if self.table.waiting.get(&claim.digest, now).is_none() {
             self.table.waiting.insert(claim.digest, Waiting::new(0, now), now);
@@ -278,7 +306,7 @@ impl Step<'_> {
         let waiting = self.table.waiting.get_mut(&claim.digest, now);
         waiting.map_or(now, |waiting| {
             let place_ms = waiting.place_of(&claim.id, named_ms, now);
-            waiting.note(&claim.id, place_ms, now);
+            waiting.note(&claim.id, place_ms, again_ms, now);
             place_ms
         })
     }

@@ -410,6 +410,7 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
             Value::Int(0) => Ok(Reply::Renewed(Renewed::Held)),
             Value::Int(1) => Ok(Reply::Renewed(Renewed::Retaken)),
             Value::Int(2) => Ok(Reply::Renewed(Renewed::Gone)),
+            Value::Int(3) => Ok(Reply::Renewed(Renewed::Lost)),
             _ => Err(unread),
         },
         Request::Run { .. } => running::ran(value).map(Reply::Run).ok_or(unread),

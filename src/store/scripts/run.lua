@@ -15,6 +15,10 @@ function make.run()
 
 local WAITERS_KEPT, UNSEEN, WAIT_KEPT, PASSED_OVER, DONE_KEPT, OVER_WORDS = 100000, 5000, 60000, 1000, 3600000, 16
 local FORGOTTEN = 5000
+-- The place of a run that goes on and has lost its lock to another id: before all that wait.
+local LOST_PLACE = 0
+-- A run is renewed at a third of its life, or after so long.
+local RENEWED = 30000
 
 local function run_of(digest) return prefix .. ':run:{' .. digest .. '}' end
 local function wait_of(digest) return prefix .. ':wait:{' .. digest .. '}' end
@@ -103,12 +107,12 @@ local function place_of(digest, id, named)
   return math.min(named or now, tonumber(call('ZSCORE', wait_of(digest), id) or now))
 end
 
--- Notes that it waits, and gives its place.
-local function note_wait(digest, id, named)
+-- Notes that it waits, and is heard of again within this time, if one is given; gives its place.
+local function note_wait(digest, id, named, again)
   local wait, seen, place = wait_of(digest), seen_of(digest), place_of(digest, id, named)
   if call('HEXISTS', seen, id) == 1 or call('ZCARD', wait) < WAITERS_KEPT then
     call('ZADD', wait, int(place), id)
-    call('HSET', seen, id, now_text)
+    call('HSET', seen, id, int(now + (again or 0)))
     call('PEXPIRE', wait, WAIT_KEPT)
     call('PEXPIRE', seen, WAIT_KEPT)
     if call('PEXPIRE', waited_of(digest), WAIT_KEPT) == 0 then call('SET', waited_of(digest), 0, 'PX', WAIT_KEPT) end
@@ -194,24 +198,25 @@ function ops.G(lock, idkey, a)
     return waits(digest, id, named, r[1], left)
   end
   if is_forgotten(digest, named) then return { false, note_wait(digest, id, named) } end
-  if ARGV[a + 2] ~= 'l' then
-    local first, silence = ahead(digest, id, place_of(digest, id, named))
-    if first then return waits(digest, id, named, first, silence) end
-  end
+  local leaves = ARGV[a + 2] == 'l'
+  local first, silence = ahead(digest, id, leaves and LOST_PLACE + 1 or place_of(digest, id, named))
+  if first and leaves then return { first, leave(digest, idkey, id, delivery) } end
+  if first then return waits(digest, id, named, first, silence) end
   -- A question that comes behind its own end does not lock for long.
   if is_over(digest, id, delivery) then life = math.min(life, ENDED_KEPT) end
   take_run(digest, idkey, id, delivery, worker, retries, life, entry, blob)
   return 0
 end
 
--- Renewal of a run: id, delivery, worker, retries, life, entry, blob, ends. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
+-- Renewal of a run: id, delivery, worker, retries, life, entry, blob, ends. 0: it has its full life; 1: taken again; 2: there is nothing to renew;
+-- 3: another id has it.
 function ops.K(lock, idkey, a)
   local digest, id, delivery, worker = digest_of(lock), ARGV[a], ARGV[a + 1], ARGV[a + 2]
   local life, entry, run = tonumber(ARGV[a + 4]), ARGV[a + 5], run_of(digest)
   local r = call('HMGET', run, 'holder', 'delivery', 'expires', 'told', 'retried', 'late')
-  if r[1] then
+  if r[1] == id then
     -- What is unsettled where the ack ends a run goes on: it may have been an earlier one that was retried.
-    if r[1] ~= id or r[2] ~= delivery or r[4] or r[5] and not r[6] then return 2 end
+    if r[2] ~= delivery or r[4] or r[5] and not r[6] then return 2 end
     if worker ~= '' and not r[5] then call('HSET', run, 'worker', worker) end
     prolong(run, r[3], life)
     note_run(idkey, entry, life)
@@ -223,6 +228,12 @@ function ops.K(lock, idkey, a)
     return 2
   end
   if heard(id, nil, ARGV[a + 7]) then return 2 end
+  if r[1] then
+    -- It may be of one that has ended, whose proxy did not hear of it and brought it back when the store had forgotten all.
+    note_wait(digest, id, LOST_PLACE, math.min(life / 3, RENEWED))
+    note_run(idkey, entry, life)
+    return 3
+  end
   take_run(digest, idkey, id, delivery, worker, tonumber(ARGV[a + 3]), life, entry, ARGV[a + 6])
   call('SET', waited_of(digest), 0, 'XX', 'KEEPTTL')
   return 1
@@ -234,6 +245,7 @@ function ops.L(lock, idkey, a)
   leave_wait(digest, id)
   local r = call('HMGET', run_of(digest), 'holder', 'delivery', 'retried', 'told', 'rule', 'task', 'since')
   if r[1] ~= id or r[2] ~= delivery or r[3] then return {} end
+  note_over(digest, id, delivery, ENDED_KEPT)
   call('DEL', run_of(digest))
   forget_run(idkey, digest)
   if r[4] then return {} end
@@ -281,7 +293,10 @@ local function signal_run(digest, idkey, id, settlement, signal, worker, source)
   local r = call('HMGET', run, 'holder', 'delivery', 'worker', 'state', 'grace', 'life', 'expires', 'retried', 'told', 'rule', 'task',
     'since', 'retries', 'copied', 'heir', 'late', 'hears')
   if r[1] ~= id then
-    if signal == 'o' or not ENDS[signal] then return true end
+    if not ENDS[signal] then return true end
+    -- A run that had lost its lock waits no longer; a copy that waits keeps its place, which it names.
+    leave_wait(digest, id)
+    if signal == 'o' then return true end
     note_over(digest, id, signal == 'r' and settlement or '*', ENDED_KEPT)
     return false
   end

@@ -52,6 +52,19 @@ impl World {
         }
     }
 
+    async fn renews(&self, id: &str, delivery: u64) -> Renewed {
+        let request = Request::RenewRun {
+            claim: claim(id),
+            delivery: Nonce(delivery),
+            note: run_note(),
+            worker: "w@two".into(),
+        };
+        match self.store.ask(request).await {
+            Ok(Reply::Renewed(renewed)) => renewed,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn tells(&self, id: &str, settlement: u64, signal: Signal, worker: &str) {
         self.store.tell(Request::Signal {
             id: id.into(),
@@ -141,4 +154,39 @@ async fn a_renewal_that_finds_nothing_ends_the_tracking_of_its_own_delivery_alon
     assert_eq!(world.asks_to_run("b", 10).await, Ran::Runs);
     world.store.tell(renewal(9));
     assert_eq!(world.runs.state().count, 0, "another has the lock");
+}
+
+/// A run that had ended is renewed by a proxy that has not heard of it, in a store that has forgotten all.
+async fn lost() -> World {
+    let mut world = World::running_alone().await;
+    world.store_forgets();
+    assert_eq!(world.renews("stray", 8).await, Renewed::Retaken);
+    world.runs.store_is_back();
+    world.pass(1);
+    assert_eq!(world.renews("stray", 8).await, Renewed::Held);
+    world
+}
+
+#[tokio::test]
+async fn a_lock_that_was_lost_to_another_is_taken_again_when_it_is_free() {
+    let world = lost().await;
+    world.pass_answering(3 * TTL_MS / 2, &["a"]);
+    assert_eq!(world.renews("stray", 8).await, Renewed::Lost, "it lapsed, and who runs has it");
+    assert_ne!(world.asks_to_run("b", 10).await, Ran::Runs);
+    world.pass_answering(3 * TTL_MS, &["a"]);
+    assert!(world.runs().await);
+}
+
+#[tokio::test]
+async fn what_has_ended_does_not_wait_for_a_lock_that_was_lost() {
+    let world = lost().await;
+    world.pass_answering(TTL_MS / 2, &[]);
+    assert!(
+        world.runs.state().tracked.values().flatten().all(|tracked| tracked.over),
+        "its worker does not know it"
+    );
+    world.tells("stray", 0, Signal::Succeeded, "w@two");
+    world.pass_answering(TTL_MS / 4, &[]);
+    assert!(!world.runs().await);
+    assert_eq!(world.asks_to_run("b", 10).await, Ran::Runs);
 }
