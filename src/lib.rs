@@ -15,8 +15,9 @@
 //! [`proxy`] reads a socket and gives the bytes to a [`session`]. The session walks the frames ([`amqp`]); a publish whose task a rule may
 //! concern is read in full, decoded ([`celery`]) and judged ([`rules`]). A claim to a key becomes a question to the [`store`]; the publish
 //! and all later frames of its channel wait for the answer. Taken: it goes to the broker, with a confirm of the broker's as the moment when
-//! the lock gets its full life. Held by another: it is acknowledged to the client, if it wants that, and dropped. Held for a lease only: it
-//! is kept until the holder's message is safe, and goes in its place if it is not.
+//! the lock gets its full life. Held by another: it is acknowledged to the client, if it wants that, and dropped, or takes the lock over from
+//! a holder that has not begun where its rule replaces. Held for a lease only: it is kept until the holder's message is safe, and goes in its
+//! place if it is not.
 //!
 //! # The way of a delivery
 //!
@@ -72,7 +73,8 @@
 //! wants it) · running lock (key + the one run that has it) · held (a delivery that is neither shown nor settled yet) · parked (a message of
 //! which a copy lies in a delay queue) · token (the name of that copy) · grant (a claim on its way to the broker) · lease (the short life of a
 //! lock until the broker has its message) · duplicate (a publish whose key is held by another id) · kept (a publish whose key is only leased
-//! to another) · ask (a question that wants an answer) · tell (an order that wants none) · ticket (the name of a question).
+//! to another) · entry (what beats publish on a schedule: virtual host, task, all arguments) · ask (a question that wants an answer) · tell (an
+//! order that wants none) · ticket (the name of a question).
 #![forbid(unsafe_code)]
 
 pub mod admin;

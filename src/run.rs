@@ -17,6 +17,7 @@ use crate::config::error::Colour;
 use crate::config::reload::WithoutRules;
 use crate::config::{self, Config, LogDecisions, LogFormat, ProxyConfig};
 use crate::lifecycle::Lifecycle;
+use crate::lifecycle::revokes::Revokes;
 use crate::logging::{self, DecisionLog, Logging};
 use crate::metrics::Metrics;
 use crate::proxy::upstream::Upstreams;
@@ -110,7 +111,8 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
         Arc::clone(&metrics),
         logging.decisions(),
     ));
-    let observer = StoreObserver::new(Arc::clone(&metrics), logging.decisions(), Arc::clone(hub.runs()));
+    let revokes = Revokes::new(hub.nodes(), hub.control());
+    let observer = StoreObserver::new(Arc::clone(&metrics), logging.decisions(), Arc::clone(hub.runs()), revokes);
     let store = Store::open(&store_settings(&config, &instance), Arc::new(observer))?;
     metrics.set_store_type(store.kind());
     hub.witness().configured(config.results.is_some());

@@ -20,6 +20,8 @@ macro_rules! scenarios {
     };
 }
 
+#[path = "store/beat.rs"]
+mod beat;
 #[path = "store/completion.rs"]
 mod completion;
 #[path = "store/failures.rs"]
@@ -38,6 +40,8 @@ mod notes;
 mod overlap;
 #[path = "store/parking.rs"]
 mod parking;
+#[path = "store/replace.rs"]
+mod replace;
 #[path = "store/results.rs"]
 mod results;
 #[path = "store/running.rs"]

@@ -118,7 +118,9 @@ fn cooldown_of(body: &[u8]) -> Result<(Question, f64), QuestionError> {
 fn claim_of(explained: &Explained) -> Result<&Claimed, Problem> {
     match &explained.verdict {
         Verdict::Claim(claimed) => Ok(claimed),
-        Verdict::Unmatched { queue_unknown: None } => Err(Problem::not_found("no_rule", "no rule with uniqueness takes this message")),
+        Verdict::Unmatched { queue_unknown: None } | Verdict::Keyless { .. } => {
+            Err(Problem::not_found("no_rule", "no rule with uniqueness takes this message"))
+        }
         Verdict::Unmatched { queue_unknown: Some(rule) } => {
             let rule = &rule.name;
             let message = format!("no rule with uniqueness takes this message, but rule {rule} asks for its queue: name `queue`");

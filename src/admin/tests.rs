@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::config::unit::Secret;
 use crate::config::{self, AdminToken, Flags};
-use crate::rules::lock::{Claim, Digest, LockNote, Nonce, ReleaseOn, Reply, Request as Ask, Scope, Signal};
+use crate::rules::lock::{Claim, Digest, IfHeld, LockNote, Nonce, ReleaseOn, Reply, Request as Ask, Scope, Signal};
 use crate::rules::running::{IfBusy, Ran, RunNote};
 use crate::rules::source::{Hears, Source};
 use crate::store::{Memory, Store, SystemClock, Unobserved};
@@ -198,6 +198,7 @@ impl Proxy {
             hears: Hears::ALL,
             release_on: ReleaseOn::Both,
             cooldown_ms: 0,
+            if_held: IfHeld::Yield,
             unstarted_ms: None,
         });
         let publish = Nonce(7);

@@ -13,6 +13,14 @@ use super::unit::show_duration;
 pub(super) fn check_rule(table: &TableReader<'_>, spec: &RuleSpec) {
     check_completion(table, spec);
     check_debounce(table, spec);
+    check_replace(table, spec);
+    if table.has("beat_origins") && spec.beat_lease.is_none() && !table.has("beat_lease") {
+        table.refuse(
+            "beat_origins",
+            "names the beats of a beat_lease that is not set",
+            "Write beat_lease = \"15s\" beside it.",
+        );
+    }
     let dead_letters = [
         ("on_duplicate", spec.on_duplicate == OnDuplicate::DeadLetter),
         ("on_running", spec.on_running == OnRunning::DeadLetter),
@@ -44,6 +52,17 @@ fn check_completion(table: &TableReader<'_>, spec: &RuleSpec) {
             "release_on",
             "needs the outcome of a task, and completion = [\"ack\"] never tells it",
             remedy,
+        );
+    }
+}
+
+/// What may be replaced is known by the start that frees its lock, or is marked on it.
+fn check_replace(table: &TableReader<'_>, spec: &RuleSpec) {
+    if spec.on_duplicate == OnDuplicate::Replace && spec.unique == Some(Unique::UntilExpired) {
+        table.refuse(
+            "on_duplicate",
+            "replaces what has not started, and unique = \"until_expired\" never hears of a start",
+            "Write unique = \"until_started\" or \"until_finished\".",
         );
     }
 }
@@ -179,9 +198,17 @@ fn unheard(spec: &RuleSpec, offered: Offered<'_>) -> Option<String> {
 }
 
 /// Says that nobody can send the dead letters of a rule, by what the configuration alone shows.
-fn unsent(spec: &RuleSpec, accounts: &[Account]) -> Option<String> {
+fn unsent(spec: &RuleSpec, accounts: &[Account]) -> Option<(&'static str, String)> {
     let runs = matches!(spec.unique, Some(Unique::WhileRunning | Unique::UntilStartedAndWhileRunning));
-    if !runs || spec.mode != Mode::Enforce || spec.on_running != OnRunning::DeadLetter {
+    let has_duplicates = spec.unique.is_some_and(|unique| unique != Unique::WhileRunning);
+    let key = if has_duplicates && spec.on_duplicate == OnDuplicate::DeadLetter {
+        "on_duplicate"
+    } else if runs && spec.on_running == OnRunning::DeadLetter {
+        "on_running"
+    } else {
+        return None;
+    };
+    if spec.mode != Mode::Enforce {
         return None;
     }
     let is_pattern = |vhost: &&String| vhost.contains(['*', '?', '[', '{', '\\']);
@@ -203,9 +230,10 @@ fn unsent(spec: &RuleSpec, accounts: &[Account]) -> Option<String> {
             format!("[control.vhosts.{first}] url = \"amqp://USER:PASSWORD@HOST:5672\""),
         ),
     };
-    Some(format!(
-        "sends dead letters, for which Oncegate has {lacks}: instead of them what may not run is dropped, and counted. Write {remedy}, or on_running = \"drop\"."
-    ))
+    let says = format!(
+        "sends dead letters, for which Oncegate has {lacks}: instead of them what may not run is dropped, and counted. Write {remedy}, or {key} = \"drop\"."
+    );
+    Some((key, says))
 }
 
 /// What is allowed in the rules and probably not meant.
@@ -232,7 +260,9 @@ pub(super) fn warn(reader: &Reader, rules: &[Written<'_>], offered: Offered<'_>)
             }
             continue;
         }
-        if spec.unique.is_none() && spec.limits.is_empty() && !is_continued {
+        let may_hold_up = spec.unique.is_some() || !spec.limits.is_empty() || is_continued;
+        let amends = !spec.retry_delays.is_empty() || spec.beat_lease.is_some();
+        if !may_hold_up && !amends {
             say(
                 "name",
                 "decides nothing. Write unique = \"until_started\", or bypass = true if that is meant.".to_owned(),
@@ -242,14 +272,14 @@ pub(super) fn warn(reader: &Reader, rules: &[Written<'_>], offered: Offered<'_>)
             .task
             .iter()
             .any(|glob| !glob.is_empty() && glob.chars().all(|character| character == '*'));
-        if matches_all && spec.mode == Mode::Enforce {
+        if matches_all && spec.mode == Mode::Enforce && (may_hold_up || !amends) {
             say(
                 "task",
                 "matches every task and enforces. Write mode = \"observe\" first, or name the tasks.".to_owned(),
             );
         }
-        if let Some(message) = unsent(spec, offered.accounts) {
-            say("on_running", message);
+        if let Some((key, message)) = unsent(spec, offered.accounts) {
+            say(key, message);
         }
         if spec.on_duplicate == OnDuplicate::Raise {
             say(

@@ -9,14 +9,11 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("events.exchange", &[]),
     ("decisions.keep", &[]),
     ("decisions.max", &[]),
-    ("rule.on_duplicate", &["raise", "reject"]),
+    ("rule.on_duplicate", &["replace", "raise", "reject", "dead_letter"]),
     ("rule.debounce", &[]),
     ("rule.debounce_max", &[]),
     ("rule.result", &["none"]),
     ("rule.canvas", &[]),
-    ("rule.retry_delays", &[]),
-    ("rule.beat_lease", &[]),
-    ("rule.beat_origins", &[]),
     ("rule.limit", &[]),
 ];
 

@@ -12,6 +12,7 @@
 //! - [`results`]: what the Redis result backend says of tasks.
 //! - [`purge`]: the locks of tasks whose queue was purged or deleted.
 //! - `orphans`: locks whose worker is gone, by what [`nodes`] sees of workers.
+//! - [`revokes`]: tasks that workers are told never to run.
 //! - [`running`]: the locks of tasks that run and that no delivery keeps alive.
 //!
 //! Workers that no proxy carries are heard and asked through [`crate::control`], where it has an account.
@@ -21,6 +22,7 @@ pub mod nodes;
 mod orphans;
 pub mod purge;
 pub mod results;
+pub mod revokes;
 pub mod running;
 
 use std::io;
@@ -68,7 +70,7 @@ impl Lifecycle {
         let purges = purges.clone();
         let (store, metrics) = (store.clone(), Arc::clone(metrics));
         let (runs, instance) = (Arc::clone(runs), Arc::<str>::from(instance));
-        let own = Arc::clone(&instance);
+        let (own, accounts) = (Arc::clone(&instance), accounts.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("lifecycle".to_owned()).spawn(move || {
             runtime.block_on(async {

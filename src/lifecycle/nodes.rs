@@ -52,8 +52,22 @@ pub struct Question {
     pub ids: Arc<[Arc<str>]>,
 }
 
-/// Hands a question to a connection. The connection may be gone, or the worker silent: then no answer comes.
-pub type Ask = Box<dyn Fn(Question) + Send + Sync>;
+/// What is put into the mailbox of a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Letter {
+    /// A question.
+    Question(Question),
+    /// Tasks that it is never to run; what runs goes on.
+    Revoke {
+        /// The node name.
+        node: Arc<str>,
+        /// The ids of the tasks.
+        ids: Arc<[Arc<str>]>,
+    },
+}
+
+/// Hands a letter to a connection. The connection may be gone, or the worker silent: then no answer comes.
+pub type Ask = Box<dyn Fn(Letter) + Send + Sync>;
 
 /// How a worker is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,11 +249,22 @@ impl Nodes {
         let seen = self.seen();
         match seen.attached.get(node).and_then(|attached| attached.last()) {
             Some(newest) => {
-                (newest.ask)(question);
+                (newest.ask)(Letter::Question(question));
                 Ok(())
             }
             None => Err(question),
         }
+    }
+
+    /// Tells a worker never to run these tasks, on the newest of its connections. False if there is none.
+    pub fn revoke(&self, node: &Node, ids: Arc<[Arc<str>]>) -> bool {
+        let seen = self.seen();
+        let newest = seen.attached.get(node).and_then(|attached| attached.last());
+        if let Some(newest) = newest {
+            let node = Arc::clone(&node.name);
+            (newest.ask)(Letter::Revoke { node, ids });
+        }
+        newest.is_some()
     }
 
     /// A worker has answered.

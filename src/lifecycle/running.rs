@@ -282,7 +282,7 @@ impl Runs {
     /// The store has done an order.
     pub fn heard(&self, order: &Request, reply: &Reply) {
         match (order, reply) {
-            (Request::Renew { claim, .. }, Reply::Renewed(Renewed::Gone)) => {
+            (Request::Renew { claim, .. }, Reply::Renewed(Renewed::Gone | Renewed::Superseded)) => {
                 self.state().forget_lock(claim, |run| matches!(run.kept, Kept::Lock(_)));
             }
             (Request::RenewRun { claim, delivery, .. }, Reply::Renewed(Renewed::Gone)) => {

@@ -1,6 +1,6 @@
 //! Bounds on how often something is logged.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -95,5 +95,19 @@ impl OncePerMinute {
         }
         line.logged = now;
         Some(std::mem::take(&mut line.suppressed))
+    }
+}
+
+/// Lets one line through per name. Names must be bounded: rules, not ids.
+#[derive(Debug, Default)]
+pub struct Once {
+    names: Mutex<HashSet<Arc<str>>>,
+}
+
+impl Once {
+    /// True the first time that it is asked about this name.
+    pub fn allow(&self, name: &str) -> bool {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        !names.contains(name) && names.insert(Arc::from(name))
     }
 }

@@ -15,7 +15,7 @@ mod writer;
 pub use decisions::{Decision, DecisionKind, DecisionLog};
 pub use feed::{Feed, Made, Told, Watch};
 pub use format::{Format, Lines, printable};
-pub use limit::OncePerMinute;
+pub use limit::{Once, OncePerMinute};
 
 use std::sync::Arc;
 

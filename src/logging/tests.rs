@@ -195,6 +195,15 @@ fn once_a_minute_per_name() {
 }
 
 #[test]
+fn once_per_name() {
+    let lines = Once::default();
+    assert_eq!(
+        ["a", "b", "a", "b", "c"].map(|name| lines.allow(name)),
+        [true, true, false, false, true]
+    );
+}
+
+#[test]
 fn a_level_is_a_level() {
     for level in ["info", "WARN", "off", "warn,oncegate::proxy=debug", "error, oncegate=trace"] {
         assert!(check_level(level).is_ok(), "{level}");

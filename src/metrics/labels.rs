@@ -35,6 +35,8 @@ label_values! {
         RenewRun = "renew_run",
         /// A delivery does not wait for its run any more.
         LeaveRun = "leave_run",
+        /// Whose entry of a schedule is it?
+        BeatLease = "beat_lease",
         /// A copy of a message is about to be published.
         Park = "park",
         /// A copy has come so far.

@@ -18,7 +18,7 @@ use super::republish::Republishing;
 use super::topology::View;
 use super::transport::Transport;
 use super::upstream::{DialError, Dialled};
-use crate::lifecycle::nodes::Question;
+use crate::lifecycle::nodes::Letter;
 use crate::rules::RuleSet;
 use crate::session::{Neighbours, Now, Session, Side, Spares, StoreSilent, Ticket};
 use crate::store;
@@ -56,8 +56,8 @@ pub enum Command {
     },
     /// No connection from the same address has work in hand any more.
     NeighboursIdle,
-    /// A question to the worker whose mailbox is consumed on this connection.
-    Query(Question),
+    /// For the worker whose mailbox is consumed on this connection.
+    Letter(Letter),
     /// The store can be asked again, and may have forgotten what it knew.
     StoreBack,
     /// Close now; goodbyes may last until this time.
@@ -157,7 +157,10 @@ impl Connection {
                     self.session.handle_drain(close_from_us, Neighbours::Busy, now);
                 }
                 Command::NeighboursIdle => self.session.handle_neighbours_idle(now),
-                Command::Query(question) => self.session.handle_query(&question.node, &question.ids, &question.ticket, now),
+                Command::Letter(Letter::Question(question)) => {
+                    self.session.handle_query(&question.node, &question.ids, &question.ticket, now);
+                }
+                Command::Letter(Letter::Revoke { node, ids }) => self.session.handle_revoke(&node, &ids, now),
                 Command::StoreBack => self.session.handle_store_back(now),
                 Command::Close { until_us } => self.session.handle_close(until_us, now),
             }

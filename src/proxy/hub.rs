@@ -20,7 +20,7 @@ use crate::control::Control;
 use crate::lifecycle::nodes::{Ask, Nodes};
 use crate::lifecycle::purge::Purges;
 use crate::lifecycle::running::Runs;
-use crate::logging::{DecisionLog, OncePerMinute};
+use crate::logging::{DecisionLog, Once, OncePerMinute};
 use crate::metrics::Metrics;
 use crate::rules::RuleSet;
 use crate::session::{Now, Settings, Witness};
@@ -36,6 +36,7 @@ pub struct Hub {
     log: Arc<DecisionLog>,
     unreadable: OncePerMinute,
     unexpiring: OncePerMinute,
+    undelayed: Once,
     unparkable: OncePerMinute,
     purges: Purges,
     connections: Mutex<HashMap<u64, Entry>>,
@@ -74,10 +75,10 @@ impl Seat {
         self.number
     }
 
-    /// What hands questions to the worker of this connection; nothing happens once the connection is gone.
+    /// What hands letters to the worker of this connection; nothing happens once the connection is gone.
     pub fn ask(&self) -> Option<Ask> {
         let orders = self.hub.lock().get(&self.number)?.orders.clone();
-        Some(Box::new(move |question| drop(orders.send(Command::Query(question)))))
+        Some(Box::new(move |letter| drop(orders.send(Command::Letter(letter)))))
     }
 
     /// To be called once after each [`Command::Drain`], when the connection has no work in hand.
@@ -115,6 +116,7 @@ impl Hub {
             log,
             unreadable: OncePerMinute::default(),
             unexpiring: OncePerMinute::default(),
+            undelayed: Once::default(),
             unparkable: OncePerMinute::default(),
             connections: Mutex::new(HashMap::new()),
             hosts: Mutex::new(Hosts::default()),
@@ -187,6 +189,11 @@ impl Hub {
     /// Bounds the log lines about messages that do not expire with their lock.
     pub fn unexpiring(&self) -> &OncePerMinute {
         &self.unexpiring
+    }
+
+    /// Bounds the log lines about retries that keep their own delay.
+    pub fn undelayed(&self) -> &Once {
+        &self.undelayed
     }
 
     /// Bounds the log lines about deliveries that could not be published anew.

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::lifecycle::nodes::Node;
+use crate::lifecycle::revokes::Revokes;
 use crate::lifecycle::running::Runs;
 use crate::logging::{Decision, DecisionKind, DecisionLog};
 use crate::metrics::{Metrics, StoreOp};
-use crate::rules::lock::{Committed, Freed, Reply, Request};
+use crate::rules::lock::{Begun, Committed, Freed, Renewed, Reply, Request, Superseded};
 use crate::rules::outcome::ExceptionReason;
 use crate::store::{Circuit, GivenUp, Observer, Op, Unavailable};
 
@@ -15,12 +17,53 @@ pub struct StoreObserver {
     metrics: Arc<Metrics>,
     log: Arc<DecisionLog>,
     runs: Arc<Runs>,
+    revokes: Revokes,
 }
 
 impl StoreObserver {
     /// An observer that feeds these.
-    pub fn new(metrics: Arc<Metrics>, log: Arc<DecisionLog>, runs: Arc<Runs>) -> StoreObserver {
-        StoreObserver { metrics, log, runs }
+    pub fn new(metrics: Arc<Metrics>, log: Arc<DecisionLog>, runs: Arc<Runs>, revokes: Revokes) -> StoreObserver {
+        StoreObserver {
+            metrics,
+            log,
+            runs,
+            revokes,
+        }
+    }
+
+    /// A newer id has the lock: the older one is not to run any more.
+    fn superseded(&self, superseded: &Superseded) {
+        let Superseded {
+            freed,
+            vhost,
+            worker,
+            begun,
+        } = superseded;
+        report_freed(&self.metrics, &self.log, freed);
+        // What only observes kills nothing.
+        if freed.shadow {
+            return;
+        }
+        match begun {
+            Begun::Yes => self.superseded_ran(&freed.rule, &freed.holder),
+            Begun::No if worker.is_empty() => {}
+            Begun::No => {
+                let node = Node {
+                    vhost: Arc::clone(vhost),
+                    name: Arc::clone(worker),
+                };
+                self.revokes.revoke(&node, &freed.holder);
+            }
+        }
+    }
+
+    fn superseded_ran(&self, rule: &str, id: &str) {
+        self.metrics.rule(rule).count_exception(ExceptionReason::SupersededRan);
+        tracing::warn!(
+            rule,
+            id,
+            "a superseded task runs all the same: a worker had begun it, or holds it past every proxy"
+        );
     }
 }
 
@@ -66,6 +109,22 @@ impl Observer for StoreObserver {
         self.runs.heard(request, reply);
         match (request, reply) {
             (_, Reply::Released(freed)) => freed.iter().for_each(|freed| report_freed(&self.metrics, &self.log, freed)),
+            (_, Reply::Commit(Committed::Replaced(superseded))) => self.superseded(superseded),
+            (Request::Renew { claim, note, worker, .. }, Reply::Renewed(Renewed::Superseded)) if !worker.is_empty() => {
+                let node = Node {
+                    vhost: Arc::clone(&note.vhost),
+                    name: Arc::clone(worker),
+                };
+                self.revokes.revoke(&node, &claim.id);
+            }
+            (_, Reply::Outlived { freed, ran }) => {
+                for freed in freed {
+                    report_freed(&self.metrics, &self.log, freed);
+                }
+                for ran in ran {
+                    self.superseded_ran(&ran.rule, &ran.holder);
+                }
+            }
             // What an observing rule lets pass may well be a duplicate.
             (Request::Commit { claim, note, .. }, Reply::Commit(Committed::Lost { holder })) if !note.shadow => {
                 self.metrics.rule(&note.rule).count_exception(ExceptionReason::Lost);
@@ -122,6 +181,7 @@ fn label(op: Op) -> StoreOp {
         Op::Run => StoreOp::Run,
         Op::RenewRun => StoreOp::RenewRun,
         Op::LeaveRun => StoreOp::LeaveRun,
+        Op::BeatLease => StoreOp::BeatLease,
         Op::Park => StoreOp::Park,
         Op::MarkParked => StoreOp::MarkParked,
         Op::FindParked => StoreOp::FindParked,

@@ -180,6 +180,12 @@ impl Reporter {
                          once a minute for a rule");
                 }
             }
+            Event::DueKept { rule, why, task, id } => {
+                if self.hub.undelayed().allow(&rule.name) {
+                    tracing::warn!(rule = &*rule.name, reason = why, vhost, task = &*task, id = &*id, client = %self.peer,
+                        "a retry keeps its own delay (retry_delays) and is forwarded as it came; this is written once for a rule");
+                }
+            }
             Event::Mailbox { node } => self.mailbox(node_of(vhost_name, node), seat),
             Event::Pulse { node, pulse } => self.hub.nodes().pulse(node_of(vhost_name, node), pulse),
             Event::Runs(run) => self.hub.runs().began(run),

@@ -19,6 +19,7 @@ use crate::admin::State;
 use crate::amqp::frame;
 use crate::amqp::method::MethodId;
 use crate::config::{self, Flags};
+use crate::lifecycle::revokes::Revokes;
 use crate::logging::{DecisionLog, Decisions};
 use crate::metrics::{Direction, Metrics, Peer};
 use crate::store::{Memory, Observer, Store, SystemClock};
@@ -45,7 +46,7 @@ fn log() -> Arc<DecisionLog> {
 
 pub(super) fn observer() -> Arc<dyn Observer> {
     let metrics = Arc::new(Metrics::new().expect("the names are right"));
-    Arc::new(StoreObserver::new(metrics, log(), Arc::default()))
+    Arc::new(StoreObserver::new(metrics, log(), Arc::default(), Revokes::default()))
 }
 
 pub(super) fn memory() -> Store {

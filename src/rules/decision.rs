@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::digest::{Domain, digest};
 use super::expr::{Expr, ExprError, Scope};
-use super::lock::{Digest, Extent, LockNote, LockRecord, Scope as LockScope};
+use super::lock::{Digest, Extent, IfHeld, LockNote, LockRecord, Scope as LockScope};
 use super::outcome::UnkeyableReason;
 use super::running::RunNote;
 use super::show::{render, summary};
-use super::spec::{AcksLate, Canvas, Mode, Override, Unique};
+use super::spec::{AcksLate, Canvas, Mode, OnDuplicate, Override, Unique};
 use super::{Key, Rule, SignaturesOf};
 use crate::amqp::table::FieldValue;
 use crate::celery::body::Body;
@@ -62,6 +62,11 @@ pub enum Verdict {
     Unmatched {
         /// A rule that might have matched, had the queue been known.
         queue_unknown: Option<Arc<Rule>>,
+    },
+    /// A rule without uniqueness matches, and has its say on other things (`retry_delays`, `beat_lease`).
+    Keyless {
+        /// The rule.
+        rule: Arc<Rule>,
     },
     /// A rule matches and lets it pass untouched.
     Bypassed {
@@ -148,6 +153,7 @@ impl Claimed {
             hears: self.rule.hears,
             release_on: self.rule.release_on,
             cooldown_ms: self.rule.cooldown.as_millis() as u64,
+            if_held: self.rule.if_held(),
         })
     }
 
@@ -169,6 +175,14 @@ impl Claimed {
 }
 
 impl Rule {
+    /// What a publish does that finds its key held.
+    pub fn if_held(&self) -> IfHeld {
+        match self.on_duplicate {
+            OnDuplicate::Replace => IfHeld::Replace,
+            _ => IfHeld::Yield,
+        }
+    }
+
     /// What is written beside the lock of a task that runs and is acknowledged, as far as the lock itself and the rule tell; `None` if
     /// such tasks end with their acknowledgement.
     pub fn note_of_running(&self, lock: &LockRecord) -> Option<LockNote> {
@@ -189,6 +203,7 @@ impl Rule {
             hears: self.hears,
             release_on: self.release_on,
             cooldown_ms: self.cooldown.as_millis() as u64,
+            if_held: self.if_held(),
         })
     }
 }
@@ -277,12 +292,15 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
     if rule.bypass {
         return bypassed(Bypass::Rule);
     }
-    if rule.unique.is_none() {
+    if rule.unique.is_none() && !rule.amends() {
         return Verdict::Unmatched { queue_unknown: None };
     }
     let allows = |what| rule.overrides.contains(&what);
     if allows(Override::Bypass) && given_text(facts.task, "x-oncegate").is_some_and(|text| text == "bypass") {
         return bypassed(Bypass::Header);
+    }
+    if rule.unique.is_none() {
+        return Verdict::Keyless { rule: Arc::clone(rule) };
     }
     if rule.canvas == Canvas::Bypass && (facts.task.group || body.canvas.any()) {
         return bypassed(Bypass::Canvas);

@@ -11,7 +11,7 @@
 //!          | 'e' count:4 value*                                          set, by ascending encoding
 //!          | 'm' count:4 (value value)*                                  mapping, by ascending encoding of the key
 //!          | 'o' text(class) count:4 value*                              object
-//! domain   = 1 computed key, 2 key given by header; plus 128 for the shadow locks of observing rules
+//! domain   = 1 computed key, 2 key given by header, 3 entry of a schedule (the task in place of the namespace); plus 128 for the shadow locks of observing rules
 //! ```
 //!
 //! Lengths and counts are big-endian. The digest is the SHA-256 of the whole. Every value has one encoding and no encoding is the
@@ -29,6 +29,8 @@ pub enum Domain {
     Computed,
     /// Given by the producer in a header.
     Given,
+    /// An entry of a schedule.
+    Beat,
 }
 
 /// The digest of a key.
@@ -37,6 +39,7 @@ pub fn digest<'a>(domain: Domain, shadow: bool, vhost: &str, namespace: &str, pa
     let domain = match domain {
         Domain::Computed => 1,
         Domain::Given => 2,
+        Domain::Beat => 3,
     };
     bytes.push(if shadow { domain + 128 } else { domain });
     put_text(&mut bytes, vhost.as_bytes());
@@ -190,6 +193,13 @@ mod tests {
                     class: "decimal.Decimal".to_owned(),
                     parts: vec![text("1.10")],
                 }],
+            ),
+            (
+                Domain::Beat,
+                false,
+                "/",
+                "reports.generate",
+                vec![Value::List(vec![Value::Int(1)]), Value::Map(vec![])],
             ),
         ];
         let computed: Vec<String> = cases

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::beat::Turn;
 use super::park::{Fingerprint, Found, ParkNote, ParkState, Seen, Token};
 use super::running::{IfBusy, Ran, RunNote};
 use super::source::{Hears, Source};
@@ -194,6 +195,8 @@ pub struct LockNote {
     pub release_on: ReleaseOn,
     /// How long the key stays locked after a success.
     pub cooldown_ms: u64,
+    /// What a publish does that finds its key held.
+    pub if_held: IfHeld,
 }
 
 impl LockNote {
@@ -201,6 +204,17 @@ impl LockNote {
     pub fn queued_life_ms(&self) -> u64 {
         self.unstarted_ms.map_or(self.life_ms, |unstarted| unstarted.min(self.life_ms))
     }
+}
+
+/// What a publish does that finds its key held by another id.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum IfHeld {
+    /// It is a duplicate.
+    #[default]
+    Yield,
+    /// It takes the lock over from a holder that has not begun. That one's lock is set aside for the newcomer's lease: it has it again if
+    /// the newcomer fails, and is not to run any more once the broker has the newcomer's message.
+    Replace,
 }
 
 /// Which outcomes free a lock that lasts until the end; revoke, reject, expiry, purge and crash always do.
@@ -351,6 +365,15 @@ pub enum Request {
         claim: Claim,
         /// The delivery.
         delivery: Nonce,
+    },
+    /// Whose entry of a schedule is it? It is the beat's that asks, for its lease, unless it is another's. Answered by [`Reply::Beat`].
+    BeatLease {
+        /// The entry.
+        digest: Digest,
+        /// The beat that asks.
+        origin: Arc<str>,
+        /// For how long it is that beat's.
+        life_ms: u64,
     },
     /// A copy of this message is about to be published: it is the newest, in [`ParkState::Sending`]. The original and the copies before it
     /// are over as soon as the broker has it, not before. The same token again changes nothing. Of an id, the newest 64 messages are known
@@ -513,6 +536,16 @@ impl Signal {
         matches!(self, Signal::Acked | Signal::AckedLate | Signal::Rejected | Signal::DeliveredNoAck)
     }
 
+    /// Whether the broker must have had the message that it is about.
+    pub fn tells_of_message(self) -> bool {
+        !matches!(self, Signal::Purged | Signal::Orphaned)
+    }
+
+    /// Whether it tells that its task was run.
+    pub fn tells_of_run(self) -> bool {
+        matches!(self, Signal::Started | Signal::Succeeded | Signal::Failed)
+    }
+
     /// Whether it counts for a lock that does not listen to its source: all but the starts, and the ends that tell an outcome. That a
     /// task goes on frees nothing.
     pub fn counts_always(self) -> bool {
@@ -642,6 +675,14 @@ pub enum Reply {
     Commit(Committed),
     /// To [`Request::Unpublish`], [`Request::Signal`], [`Request::LeaveRun`] and [`Request::Release`]: the locks that were freed, none if none.
     Released(Vec<Freed>),
+    /// To [`Request::Signal`] if it tells that ids ran that had lost their locks to newer ones: what was freed beside, and those locks as
+    /// far as they are known. Told once of each.
+    Outlived {
+        /// The locks that were freed.
+        freed: Vec<Freed>,
+        /// The locks that the ids had lost.
+        ran: Vec<Freed>,
+    },
     /// To [`Request::Show`] and [`Request::ShowRun`].
     Lock(Option<Box<LockRecord>>),
     /// To [`Request::RenewLease`], [`Request::Park`] and [`Request::MarkParked`].
@@ -652,6 +693,8 @@ pub enum Reply {
     Renewed(Renewed),
     /// To [`Request::Run`].
     Run(Ran),
+    /// To [`Request::BeatLease`].
+    Beat(Turn),
     /// To [`Request::FindParked`].
     Parked(Found),
     /// To [`Request::Cool`].
@@ -668,7 +711,7 @@ pub enum Admitted {
     Passes,
     /// The id has lost its lock to a newer one, or was revoked: it is not to run.
     Superseded,
-    /// Another id has the lock, for a lease only.
+    /// Another id has the lock, for a lease only; that of this id may be the one that was set aside.
     Leased {
         /// Who has it.
         holder: Arc<str>,
@@ -695,6 +738,8 @@ pub enum Renewed {
     Gone,
     /// Another id has the running lock, and no end of this run is known. It is the next to get it, as long as it renews.
     Lost,
+    /// The id has lost its lock to a newer one, and is not to run.
+    Superseded,
 }
 
 /// What a lock by hand found.
@@ -714,6 +759,17 @@ pub enum Cooled {
 pub enum Acquired {
     /// The lock was free and is now this id's, for the lease.
     Taken,
+    /// The lock is now this id's, for the lease; that of an older id was set aside ([`IfHeld::Replace`]).
+    Replaces {
+        /// Who had it.
+        holder: Arc<str>,
+    },
+    /// While this publish waited for a lease to end, one that had come later has taken the lock ([`IfHeld::Replace`]): it goes out, and is
+    /// not to run.
+    Outrun {
+        /// Who has it.
+        holder: Arc<str>,
+    },
     /// Never a duplicate: this id holds the lock (renewed), is known to the key, or says that it was published before. `holds` tells
     /// whether it holds the lock now.
     Reentry {
@@ -741,6 +797,8 @@ pub enum Acquired {
 pub enum Committed {
     /// The lock has its full life.
     Held,
+    /// As [`Committed::Held`] or [`Committed::Ended`]; and the older id whose lock was set aside is not to run any more.
+    Replaced(Box<Superseded>),
     /// A worker's signal that frees the lock overtook this commit (deliveries overtake the broker's confirm); nothing was changed.
     Ended,
     /// Another id holds the lock; nothing was changed.
@@ -748,6 +806,28 @@ pub enum Committed {
         /// Who holds it.
         holder: Arc<str>,
     },
+}
+
+/// An id that has lost its lock to a newer one, and is not to run any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Superseded {
+    /// Its lock.
+    pub freed: Freed,
+    /// The virtual host of its message.
+    pub vhost: Arc<str>,
+    /// The worker that has had its message in its hands, empty if none is known.
+    pub worker: Arc<str>,
+    /// Whether a worker had begun it before it was too late.
+    pub begun: Begun,
+}
+
+/// Whether a worker has begun a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// None is heard to have.
+    No,
+    /// One has.
+    Yes,
 }
 
 /// A lock that was freed.

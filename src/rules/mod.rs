@@ -3,6 +3,7 @@
 //! `spec` (what users write) → `compile` → [`RuleSet`] (immutable) → [`RuleSet::decide`] → [`Verdict`]. `params` binds a call to its
 //! signature, `expr` takes values from it, `digest` turns them into the name of a lock.
 
+pub mod beat;
 mod compile;
 mod decision;
 mod digest;
@@ -19,6 +20,7 @@ pub mod source;
 pub mod spec;
 #[cfg(test)]
 mod tests;
+mod timing;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -27,6 +29,7 @@ use std::time::Duration;
 pub use compile::Signatures;
 pub use decision::{Bypass, Claimed, Expiry, Facts, Verdict};
 pub use digest::{Domain, digest};
+pub use timing::{Due, Publishing};
 
 use expr::Expr;
 use lock::{Digest, ReleaseOn};
@@ -124,6 +127,9 @@ pub struct Rule {
     /// Which signals start and end its locks (`completion`).
     pub hears: Hears,
     expires_with_lock: bool,
+    retry_delays: Vec<Duration>,
+    beat_lease: Option<Duration>,
+    beat_origins: Globs,
     release_on: ReleaseOn,
     cooldown: Duration,
     /// What becomes of a duplicate.

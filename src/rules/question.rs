@@ -256,7 +256,10 @@ impl Explained {
     pub fn rule(&self) -> Option<&Arc<Rule>> {
         match &self.verdict {
             Verdict::Unmatched { .. } => None,
-            Verdict::Bypassed { rule, .. } | Verdict::WhenError { rule, .. } | Verdict::Unkeyable { rule, .. } => Some(rule),
+            Verdict::Keyless { rule }
+            | Verdict::Bypassed { rule, .. }
+            | Verdict::WhenError { rule, .. }
+            | Verdict::Unkeyable { rule, .. } => Some(rule),
             Verdict::Claim(claimed) => Some(&claimed.rule),
         }
     }
@@ -273,6 +276,7 @@ impl Explained {
     pub fn decision(&self) -> &'static str {
         match &self.verdict {
             Verdict::Unmatched { .. } => "unmatched",
+            Verdict::Keyless { .. } => "keyless",
             Verdict::Bypassed { .. } => "bypassed",
             Verdict::WhenError { .. } => "when_error",
             Verdict::Unkeyable { .. } => "unkeyable",
@@ -284,7 +288,7 @@ impl Explained {
     fn reason(&self) -> (Option<&'static str>, Option<&str>) {
         match &self.verdict {
             Verdict::Unmatched { queue_unknown: Some(_) } => (Some("queue_unknown"), None),
-            Verdict::Unmatched { queue_unknown: None } | Verdict::Claim(_) => (None, None),
+            Verdict::Unmatched { queue_unknown: None } | Verdict::Keyless { .. } | Verdict::Claim(_) => (None, None),
             Verdict::Bypassed { reason, .. } => (Some(reason.as_str()), None),
             Verdict::WhenError { detail, .. } => (None, Some(detail)),
             Verdict::Unkeyable { reason, detail, .. } => (Some(reason.as_str()), Some(detail)),
@@ -333,6 +337,7 @@ impl Explained {
         };
         let _ = match &self.verdict {
             Verdict::Unmatched { .. } => writeln!(text, "no rule decides{why}: it is forwarded"),
+            Verdict::Keyless { .. } => writeln!(text, "it needs no key: it is forwarded, as the rule's other keys say"),
             Verdict::Bypassed { .. } => writeln!(text, "bypassed{why}: it is forwarded"),
             Verdict::WhenError { .. } => writeln!(text, "the rule's `when` fails{why}: it is forwarded"),
             Verdict::Unkeyable { .. } => writeln!(text, "it has no key{why}: it is forwarded"),

@@ -79,4 +79,6 @@ pub enum Ran {
     },
     /// It is a second copy of a run that has succeeded meanwhile: it is not to run again.
     Succeeded,
+    /// The id has lost its publish lock to a newer one, or was revoked, while this delivery waited: it is not to run.
+    Superseded,
 }

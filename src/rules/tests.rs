@@ -13,8 +13,12 @@ use crate::celery::value::Value;
 
 /// What must never make one key of two calls, and what must.
 mod apart;
+/// Entries of schedules.
+mod beat;
 /// Messages that expire with their lock.
 mod expiry;
+/// When retries are due.
+mod timing;
 
 const NOW: u64 = 1_800_000_000_000;
 

@@ -20,10 +20,10 @@ use crate::amqp::frame::{self, Split};
 use crate::amqp::method::basic::{self, Ack};
 use crate::celery::body::Body;
 use crate::celery::{Limits, routing, task};
-use crate::rules::lock::{Admitted, Freed, Reply, Request, Scope};
+use crate::rules::lock::{Admitted, Freed, IfHeld, Reply, Request, Scope};
 use crate::rules::outcome::DeliveryDecision;
 use crate::rules::park::Parked;
-use crate::rules::spec::Mode;
+use crate::rules::spec::{Mode, OnDuplicate};
 use crate::rules::{Claimed, Facts, Rule, Verdict};
 
 /// How often a delivery whose key is only leased to another is asked about again, in microseconds.
@@ -259,12 +259,16 @@ impl Channel {
             run.place_ms = place_ms;
             Box::new(run)
         });
+        let mut hold = Box::new(Hold::new(shared, claimed.digest, Arc::from(&*task.id), lock));
+        if let Some(eta) = eta.filter(|_| claimed.rule.if_held() == IfHeld::Replace) {
+            hold.waits_until(eta, shared.now);
+        }
         let mut admission = Admission {
             frames: Vec::new(),
             header_at: 0,
             tag: deliver.delivery_tag,
             source,
-            hold: Box::new(Hold::new(shared, claimed.digest, Arc::from(&*task.id), lock)),
+            hold,
             run,
             rule: claimed.rule,
             task: task_name,
@@ -326,7 +330,10 @@ impl Channel {
             Way::Held(holder) => self.hold_back(shared, admission, holder),
             Way::Busy(holder, freed) if admission.is_dead_lettered() => {
                 shared.events.extend(freed.into_iter().map(Event::Freed));
-                self.hold_for_dead_letter(shared, admission, holder);
+                self.hold_for_dead_letter(shared, admission, "running", holder);
+            }
+            Way::Dropped(holder) if admission.rule.on_duplicate == OnDuplicate::DeadLetter => {
+                self.hold_for_dead_letter(shared, admission, "duplicate", holder);
             }
             Way::Withheld => {
                 if self.withhold(admission.consumer(), admission.tag) {

@@ -24,6 +24,8 @@ pub(super) enum Place {
     Delivered(u64),
     /// Held, under this number.
     Held(u64),
+    /// A duplicate whose copy is on its way, under this ticket.
+    DeadLetter(Ticket),
     /// The windows at the broker.
     Windows,
 }
@@ -67,6 +69,7 @@ impl Channel {
             Place::Arrival(position) => self.arrivals.get(position)?.due_us(),
             Place::Delivered(tag) => self.deliveries.hold(tag)?.renewal_us(),
             Place::Held(number) => self.held.due_us(number),
+            Place::DeadLetter(ticket) => self.dead_letters.get(&ticket).map(|waiting| waiting.until_us),
             Place::Windows => self.windows.due_us(),
         }
     }
@@ -75,7 +78,7 @@ impl Channel {
     pub(super) fn schedule(&mut self, shared: &mut Shared, place: Place) {
         let Some(us) = self.due_us(place) else { return };
         shared.wake_at(us);
-        let to_broker = self.queue.len() + self.kept.len() + self.after_publish.len() + self.ledger.open_grants();
+        let to_broker = self.queue.len() + self.kept.len() + self.dead_letters.len() + self.after_publish.len() + self.ledger.open_grants();
         let live = to_broker + self.arrivals.len() + self.held.len() + self.deliveries.unsettled();
         if self.agenda.0.len() > 2 * live + Agenda::SLACK {
             let mut agenda = std::mem::take(&mut self.agenda);
@@ -130,6 +133,7 @@ impl Channel {
                 }
             }
             Place::Held(number) => self.held_is_due(shared, number),
+            Place::DeadLetter(ticket) => self.dead_letter_is_late(shared, ticket),
             Place::Windows => self.windows_change(shared),
         }
     }

@@ -22,7 +22,11 @@ impl Session {
     /// A question may be answered twice: first that the key is leased to another, later how that ended.
     pub(super) fn answer(&mut self, ticket: Ticket, answer: Result<Acquired, StoreSilent>) {
         if ticket.observes() {
-            return self.shared.observed(ticket, answer);
+            let is_of_beat = answer.as_ref().is_err_and(|silent| self.shared.beat_watched(ticket, Err(*silent)));
+            if !is_of_beat {
+                self.shared.observed(ticket, answer);
+            }
+            return;
         }
         if let Some((claim, publish)) = self.shared.abandoned.remove(&ticket) {
             if let Ok(Acquired::Leased { .. }) = answer {
@@ -31,7 +35,8 @@ impl Session {
             // An acquire that lets its publish pass counts it, also when its id held the lock before; a silence may have hidden that.
             let counted = matches!(
                 answer,
-                Ok(Acquired::Taken | Acquired::Reentry { .. }) | Err(StoreSilent::Timeout | StoreSilent::Unreachable)
+                Ok(Acquired::Taken | Acquired::Replaces { .. } | Acquired::Reentry { .. })
+                    | Err(StoreSilent::Timeout | StoreSilent::Unreachable)
             );
             if counted {
                 self.shared.tells.push(Request::Unpublish {
@@ -73,7 +78,7 @@ impl Channel {
         match answer {
             Ok(Acquired::Held { holder, expires_in_ms, .. }) => {
                 if let Some(publish) = self.take_out(shared, position, None) {
-                    self.duplicate(shared, &publish, &holder, expires_in_ms);
+                    self.duplicate(shared, ticket, publish, holder, expires_in_ms);
                 }
             }
             Ok(Acquired::Leased { .. }) => {
@@ -105,7 +110,7 @@ impl Channel {
     }
 
     /// Takes a publish out of the queue; with an outcome, it is settled towards the client.
-    fn take_out(&mut self, shared: &mut Shared, position: u64, outcome: Option<Outcome>) -> Option<Publish> {
+    pub(super) fn take_out(&mut self, shared: &mut Shared, position: u64, outcome: Option<Outcome>) -> Option<Publish> {
         let item = self.queue.at(position)?;
         shared.held_bytes -= item.size();
         let Waiting::Publish { publish, .. } = std::mem::replace(item, Waiting::Gone) else {
@@ -161,16 +166,19 @@ impl Shared {
                     publish.grant = None;
                 }
             }
+            Acquired::Replaces { holder } => self.replaces(publish, holder),
+            Acquired::Outrun { holder } => {
+                self.decided(publish, PublishDecision::Forwarded, "superseded", Some(Arc::clone(holder)));
+                // It has nothing to commit.
+                publish.grant = None;
+            }
             _ => self.goes(publish, PublishDecision::Forwarded, "acquired"),
         }
     }
 
     /// The store is silent about a publish: its rule says what that means.
     pub(super) fn silent(&mut self, publish: &mut Publish, wait: Wait, silent: StoreSilent) -> Silence {
-        let policy = publish
-            .grant
-            .as_ref()
-            .map(|grant| (grant.rule.on_store_error, grant.rule.store_wait));
+        let policy = publish.rule().map(|rule| (rule.on_store_error, rule.store_wait));
         let (until_us, now) = match (policy, wait) {
             (None | Some((OnStoreError::Forward, _)), _) => {
                 self.goes(publish, PublishDecision::ForwardedUnchecked, silent.as_str());
@@ -203,8 +211,8 @@ impl Shared {
             }
             Wait::Store { until_us, .. } => {
                 *wait = Wait::Store { again_us: None, until_us };
-                if let (Some(ticket), Some(grant)) = (ticket, &publish.grant) {
-                    self.ask(ticket, grant);
+                if let Some(ticket) = ticket {
+                    publish.ask(self, ticket);
                 }
             }
             Wait::Turn => {
@@ -218,10 +226,20 @@ impl Shared {
 
     /// A publish waits no longer for the store: its lease counts from here.
     pub(super) fn goes(&mut self, publish: &mut Publish, decision: PublishDecision, reason: &'static str) {
+        self.leases(publish);
+        self.decided(publish, decision, reason, None);
+    }
+
+    /// The same for one that takes the lock over from this holder.
+    fn replaces(&mut self, publish: &mut Publish, holder: &Arc<str>) {
+        self.leases(publish);
+        self.decided(publish, PublishDecision::Replaced, "replaces", Some(Arc::clone(holder)));
+    }
+
+    fn leases(&self, publish: &mut Publish) {
         if let Some(grant) = &mut publish.grant {
             grant.leased_us = self.now.us;
         }
-        self.decided(publish, decision, reason, None);
     }
 
     /// The publish of this grant is still on its way to the broker's word.
@@ -243,10 +261,17 @@ impl Shared {
             client: 0,
             bits_at: 0,
             grant: Some(grant),
+            beat: None,
         };
         match answer {
             Ok(Acquired::Taken) => self.decided(&publish, PublishDecision::Forwarded, "acquired", None),
             Ok(Acquired::Reentry { .. }) => self.decided(&publish, PublishDecision::Reentry, "reentry", None),
+            Ok(Acquired::Outrun { holder }) => self.decided(&publish, PublishDecision::Forwarded, "superseded", Some(holder)),
+            Ok(Acquired::Replaces { holder }) => self.decided(&publish, PublishDecision::Replaced, "replaces", Some(holder)),
+            // It would wait for the other, and replace it.
+            Ok(Acquired::Leased { holder }) if publish.replaces() => {
+                self.decided(&publish, PublishDecision::Replaced, "replaces", Some(holder));
+            }
             Ok(Acquired::Held { holder, .. } | Acquired::Leased { holder }) => {
                 self.decided(&publish, duplicate, "duplicate", Some(holder));
             }
@@ -275,6 +300,8 @@ impl Shared {
                 digest: Some(grant.claim.digest),
                 holder,
             }));
+        } else if let Some(beat) = &publish.beat {
+            self.events.push(beat.decided(decision, reason, holder));
         }
     }
 }

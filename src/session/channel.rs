@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::agenda::Agenda;
 use super::arrive::{Arrival, Arriving};
 use super::confirm::Ledger;
+use super::dead_letter::DeadLetters;
 use super::declare::Declarations;
 use super::deliver::{Consumer, Deliveries, Known, Pass, Standing};
 use super::event::Event;
@@ -88,6 +89,7 @@ pub struct Channel {
     pub(super) ledger: Ledger,
     pub(super) queue: Queue<Waiting>,
     pub(super) kept: BTreeMap<Ticket, Kept>,
+    pub(super) dead_letters: DeadLetters,
     /// Kept publishes that may go, once the content that is on its way to the broker has ended.
     pub(super) after_publish: Queue<Publish>,
     pub(super) deliveries: Deliveries,
@@ -123,6 +125,7 @@ impl Channel {
             ledger: Ledger::default(),
             queue: Queue::starting_at(first_position),
             kept: BTreeMap::new(),
+            dead_letters: DeadLetters::new(),
             after_publish: Queue::starting_at(0),
             deliveries: Deliveries::default(),
             consumers: Vec::new(),
@@ -139,9 +142,10 @@ impl Channel {
         }
     }
 
-    /// True if no publish waits, is kept, or has a claim that the broker has not spoken on.
+    /// True if no publish waits, is kept, or dead-lettered, or has a claim that the broker has not spoken on.
     pub fn settled(&self) -> bool {
-        self.queue.is_empty() && self.kept.is_empty() && self.after_publish.is_empty() && self.ledger.open_grants() == 0
+        let waits = !self.queue.is_empty() || !self.kept.is_empty() || !self.after_publish.is_empty() || !self.dead_letters.is_empty();
+        !waits && self.ledger.open_grants() == 0
     }
 
     /// A frame of the client on this channel.

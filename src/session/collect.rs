@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::agenda::Place;
+use super::beat::Beat;
 use super::channel::{Channel, Collect, Up};
 use super::event::Event;
 use super::publish::{Grant, Origin, Publish, Wait, Waiting};
@@ -140,52 +141,39 @@ impl Channel {
         if self.swallows(shared, &collect) {
             return;
         }
-        let grant = judge(shared, &collect);
-        let Collect { mut frames, header_at, .. } = *collect;
+        let Judged {
+            grant,
+            beat,
+            frames: rewritten,
+        } = judge(shared, &collect);
+        let Collect { frames, header_at, .. } = *collect;
+        let frames = rewritten.unwrap_or(frames);
         let client = self.ledger.arrive();
         let bits_at = publish_method(&frames).map_or(0, |(publish, payload_at)| payload_at + publish.bits_offset);
-        let Some(mut grant) = grant else {
-            self.in_turn(
-                shared,
-                Publish {
-                    frames,
-                    client,
-                    bits_at,
-                    grant: None,
-                },
-            );
-            return;
+        let mut publish = Publish {
+            frames,
+            client,
+            bits_at,
+            grant,
+            beat,
         };
-        shared.write_expiry(&mut grant, &mut frames, header_at);
-        grant.arrived_us = shared.now.us;
-        grant.leased_us = shared.now.us;
-        if grant.observes() {
-            let ticket = shared.observing_ticket();
-            shared.ask(ticket, &grant);
-            shared.observing.insert(ticket, grant.clone());
-            self.in_turn(
-                shared,
-                Publish {
-                    frames,
-                    client,
-                    bits_at,
-                    grant: Some(grant),
-                },
-            );
+        if let Some(grant) = &mut publish.grant {
+            shared.write_expiry(grant, &mut publish.frames, header_at);
+            grant.arrived_us = shared.now.us;
+            grant.leased_us = shared.now.us;
+        }
+        if publish.rule().is_none_or(|rule| rule.mode == Mode::Observe) {
+            shared.observe(&mut publish);
+            self.in_turn(shared, publish);
             return;
         }
         let ticket = Ticket::at(self.queue.next_position(), self.number);
-        shared.ask(ticket, &grant);
-        shared.held_bytes += frames.len();
+        publish.ask(shared, ticket);
+        shared.held_bytes += publish.frames.len();
         self.queue.push(Waiting::Publish {
             ticket: Some(ticket),
             wait: Wait::Answer,
-            publish: Publish {
-                frames,
-                client,
-                bits_at,
-                grant: Some(grant),
-            },
+            publish,
         });
     }
 
@@ -280,18 +268,26 @@ pub(super) fn body_of(collect: &Collect) -> std::borrow::Cow<'_, [u8]> {
     body.into()
 }
 
-/// Who decides: the rules. The claim that the publish makes, if it makes one; what else they say is told as events.
-fn judge(shared: &mut Shared, collect: &Collect) -> Option<Box<Grant>> {
-    let (publish, _) = publish_method(&collect.frames)?;
-    let header_frame = collect.frames.get(collect.header_at..)?;
-    let Split::Frame(header_frame) = frame::split(header_frame, usize::MAX) else {
-        return None;
+/// What the rules say of a publish.
+#[derive(Default)]
+struct Judged {
+    /// The claim that it makes, if it makes one.
+    grant: Option<Box<Grant>>,
+    /// The entry of a schedule that it is of, if the store is to be asked whose that is.
+    beat: Option<Box<Beat>>,
+    /// Its frames, if they are to be others than came.
+    frames: Option<Vec<u8>>,
+}
+
+/// Who decides: the rules. What else they say is told as events.
+fn judge(shared: &mut Shared, collect: &Collect) -> Judged {
+    let Some((publish, header)) = method_and_header(collect) else {
+        return Judged::default();
     };
-    let header = ContentHeader::decode(header_frame.payload)?;
     let body = body_of(collect);
     if hear::hear(shared, &publish, &header.properties, &body) {
         shared.counts.unmatched_publishes += 1;
-        return None;
+        return Judged::default();
     }
     let routing_key_octets = routing::strip_delay(publish.exchange, publish.routing_key).unwrap_or(publish.routing_key);
     let exchange = String::from_utf8_lossy(publish.exchange);
@@ -302,11 +298,11 @@ fn judge(shared: &mut Shared, collect: &Collect) -> Option<Box<Grant>> {
         Ok(Some(message)) => message,
         Ok(None) => {
             shared.counts.unmatched_publishes += 1;
-            return None;
+            return Judged::default();
         }
         Err(unreadable) => {
             unkeyable(shared, &header, reason_of(&unreadable), unreadable.to_string());
-            return None;
+            return Judged::default();
         }
     };
     let asked = publish.exchange.is_empty() || rules.asks_for_queue();
@@ -323,12 +319,36 @@ fn judge(shared: &mut Shared, collect: &Collect) -> Option<Box<Grant>> {
         exchange: &exchange,
         routing_key: &routing_key,
     };
-    let verdict = rules.decide(&facts, &body, shared.now.unix_ms);
+    let decided = shared.decide(&rules, &facts, &body, collect);
     let queue = match queues.as_deref() {
         Some([queue]) => Arc::clone(queue),
         _ => Arc::from(""),
     };
-    conclude(shared, verdict, &task, queue)
+    let told = shared.events.len();
+    let grant = conclude(shared, decided.verdict, &task, queue);
+    let beat = decided.entry.map(|entry| {
+        Box::new(Beat {
+            entry,
+            task: Arc::from(&*task.name),
+            id: Arc::from(&*task.id),
+            arrived_us: shared.now.us,
+            told: shared.events.split_off(told),
+        })
+    });
+    Judged {
+        grant,
+        beat,
+        frames: decided.frames,
+    }
+}
+
+/// The method and the header of a collected publish.
+fn method_and_header(collect: &Collect) -> Option<(basic::Publish<'_>, ContentHeader<'_>)> {
+    let (publish, _) = publish_method(&collect.frames)?;
+    let Split::Frame(header_frame) = frame::split(collect.frames.get(collect.header_at..)?, usize::MAX) else {
+        return None;
+    };
+    Some((publish, ContentHeader::decode(header_frame.payload)?))
 }
 
 fn unkeyable(shared: &mut Shared, header: &ContentHeader<'_>, reason: UnkeyableReason, detail: String) {
@@ -359,6 +379,10 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, queue:
                     reason: ExceptionReason::QueueUnknown,
                 });
             }
+            None
+        }
+        Verdict::Keyless { rule } => {
+            shared.pass_keyless(rule, task);
             None
         }
         Verdict::WhenError { rule, .. } => {

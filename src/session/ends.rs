@@ -406,7 +406,7 @@ impl Channel {
     /// Since when the oldest publish of this channel waits or is kept.
     pub(super) fn oldest_wait_us(&self) -> Option<u64> {
         let waiting = self.queue.iter().find_map(|item| match item {
-            Waiting::Publish { wait, publish, .. } if *wait != Wait::Turn => publish.grant.as_ref().map(|grant| grant.arrived_us),
+            Waiting::Publish { wait, publish, .. } if *wait != Wait::Turn => publish.arrived_us(),
             _ => None,
         });
         let kept = self

@@ -100,6 +100,17 @@ pub enum Event {
         /// The task id.
         id: Arc<str>,
     },
+    /// A retry should be due when its rule says and is forwarded as it came.
+    DueKept {
+        /// The rule.
+        rule: Arc<Rule>,
+        /// Why.
+        why: &'static str,
+        /// The task.
+        task: Arc<str>,
+        /// The task id.
+        id: Arc<str>,
+    },
     /// Many tasks of this rule were acknowledged, and none was ever heard to end.
     EndsUnheard {
         /// The rule.

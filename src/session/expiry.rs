@@ -40,11 +40,16 @@ impl Shared {
 
 /// The frames of a message with that header `expires`; `None` if it cannot be written. `frame_max`: in octets, 0 for no limit.
 pub(super) fn with_expires(frames: &[u8], header_at: usize, text: &[u8], frame_max: usize) -> Option<Vec<u8>> {
+    with_header(frames, header_at, b"expires", text, frame_max)
+}
+
+/// The frames of a message with this header; `None` if it cannot be written. `frame_max`: in octets, 0 for no limit.
+pub(super) fn with_header(frames: &[u8], header_at: usize, name: &[u8], text: &[u8], frame_max: usize) -> Option<Vec<u8>> {
     let (method, rest) = frames.split_at_checked(header_at)?;
     let Split::Frame(header) = frame::split(rest, usize::MAX) else {
         return None;
     };
-    let spliced = splice_header(&header, b"expires", &FieldValue::LongStr(text), frame_max).ok()?;
+    let spliced = splice_header(&header, name, &FieldValue::LongStr(text), frame_max).ok()?;
     let body = rest.get(header.raw.len()..)?;
     Some([method, &spliced, body].concat())
 }

@@ -81,7 +81,7 @@ impl Held {
             // The store answers soon, and then it is parked.
             Until::Answer(_) if self.park_us != u64::MAX => None,
             Until::Answer(_) => Some(self.back_us),
-            Until::Leaving(Leaving::DeadLetter { until_us }) => Some(*until_us),
+            Until::Leaving(Leaving::DeadLetter { until_us, .. }) => Some(*until_us),
             Until::Boundary(_) | Until::Leaving(_) => None,
         }
     }
@@ -213,10 +213,10 @@ impl Channel {
     }
 
     /// The key of a delivery runs, and its copy goes elsewhere: until it is there it is held.
-    pub(super) fn hold_for_dead_letter(&mut self, shared: &mut Shared, admission: Box<Admission>, holder: Arc<str>) {
+    pub(super) fn hold_for_dead_letter(&mut self, shared: &mut Shared, admission: Box<Admission>, reason: &'static str, holder: Arc<str>) {
         if self.keep_held(shared, admission, None).is_some() {
             let number = shared.next_held - 1;
-            self.dead_letter(shared, number, holder);
+            self.dead_letter(shared, number, reason, holder);
         }
     }
 
@@ -265,7 +265,7 @@ impl Channel {
             Until::Answer(_) if held.back_us <= now_us && held.park_us == u64::MAX => return self.holding_ends(shared, number),
             // Where the next question is due it is asked first: it may run.
             Until::Poll(us) if *us > now_us && held.park_us <= now_us => return self.park(shared, number),
-            Until::Leaving(Leaving::DeadLetter { until_us }) if *until_us <= now_us => {
+            Until::Leaving(Leaving::DeadLetter { until_us, .. }) if *until_us <= now_us => {
                 return self.dead_letter_ends(shared, number, Err(RepublishFault::Unknown));
             }
             Until::Poll(_) | Until::Answer(_) | Until::Boundary(_) | Until::Leaving(_) => {}
@@ -340,7 +340,7 @@ impl Channel {
         let way = match (way, self.held.deliveries.get(&number)) {
             (Way::Busy(holder, freed), Some(held)) if held.admission.is_dead_lettered() => {
                 shared.events.extend(freed.into_iter().map(Event::Freed));
-                return self.dead_letter(shared, number, holder);
+                return self.dead_letter(shared, number, "running", holder);
             }
             (way, _) => way,
         };

@@ -31,7 +31,7 @@ impl Channel {
     pub(super) fn kept_answered(&mut self, shared: &mut Shared, ticket: Ticket, kept: Kept, answer: Result<Acquired, StoreSilent>) {
         let Kept { mut publish, wait } = kept;
         match answer {
-            Ok(Acquired::Held { holder, expires_in_ms, .. }) => self.duplicate(shared, &publish, &holder, expires_in_ms),
+            Ok(Acquired::Held { holder, expires_in_ms, .. }) => self.duplicate(shared, ticket, publish, holder, expires_in_ms),
             Ok(Acquired::Leased { .. }) => self.keep(
                 shared,
                 ticket,

@@ -14,14 +14,17 @@ mod admit;
 mod agenda;
 mod answer;
 mod arrive;
+mod beat;
 mod broker;
 mod channel;
 mod collect;
 mod confirm;
 mod copies;
+mod dead_letter;
 mod declare;
 mod deliver;
 mod drain;
+mod due;
 mod ends;
 mod event;
 mod expiry;
@@ -34,6 +37,7 @@ mod publish;
 mod query;
 mod refuse;
 mod renew;
+mod replace;
 mod republish;
 mod run;
 mod seek;
@@ -278,6 +282,8 @@ struct Shared {
     /// Nothing was there to park with: nothing is parked before this time in monotonic microseconds. 0 while it works.
     parks_from_us: u64,
     observing: HashMap<Ticket, Box<Grant>>,
+    /// Publishes of beats that observing rules let pass.
+    watched: HashMap<Ticket, beat::Watched>,
     observed: u64,
     /// What is known of the virtual host: the edge's last picture and what this connection has done since.
     topology: Arc<Topology>,
@@ -439,6 +445,7 @@ impl Session {
                 republishes: Vec::new(),
                 parks_from_us: 0,
                 observing: HashMap::new(),
+                watched: HashMap::new(),
                 observed: 0,
                 topology: Arc::default(),
                 witness: Arc::default(),
@@ -536,6 +543,10 @@ impl Session {
         }
         let answer = match answer {
             Ok(Reply::Acquire(acquired)) => Ok(acquired),
+            Ok(Reply::Beat(turn)) => {
+                self.beat_answered(ticket, turn);
+                return self.settle();
+            }
             // A reply of another kind says nothing of the question.
             Ok(_) => Err(StoreSilent::Unreachable),
             Err(silent) => Err(silent),

@@ -103,6 +103,8 @@ pub(super) enum Leaving {
     Marking,
     /// The copy is on its way to where it is dead-lettered.
     DeadLetter {
+        /// Why.
+        reason: &'static str,
         /// The end of the wait, in monotonic microseconds.
         until_us: u64,
     },
@@ -125,6 +127,10 @@ impl Session {
     pub fn handle_republished(&mut self, ticket: Ticket, outcome: Result<(), RepublishFault>, now: Now) {
         self.shared.now = now;
         if let Some(channel) = self.channels.get_mut(ticket.channel()) {
+            if !ticket.holds() {
+                channel.dead_lettered(&mut self.shared, ticket, outcome);
+                return self.settle();
+            }
             channel.republished(&mut self.shared, ticket.position(), outcome);
         }
         self.settle();
@@ -192,10 +198,10 @@ impl Admission {
     }
 
     /// The copy for the address of its rule.
-    fn dead_letter(&self, holder: &str, now: Now) -> Option<Republish> {
+    fn dead_letter(&self, reason: &str, holder: &str, now: Now) -> Option<Republish> {
         let address = self.rule.dead_letter.as_ref()?;
         let why = DeadLettered {
-            reason: "running",
+            reason,
             holder,
             rule: &self.rule.name,
             queue: self.parking.queue.as_deref().unwrap_or_default(),
@@ -343,17 +349,18 @@ impl Channel {
         Some(held)
     }
 
-    /// The key of a held delivery runs, and its copy goes elsewhere.
-    pub(super) fn dead_letter(&mut self, shared: &mut Shared, number: u64, holder: Arc<str>) {
+    /// A held delivery is not to run, and its copy goes elsewhere.
+    pub(super) fn dead_letter(&mut self, shared: &mut Shared, number: u64, reason: &'static str, holder: Arc<str>) {
         let now = shared.now;
         let ticket = Ticket::of_held(number, self.number);
         let Some(held) = self.held.get_mut(number) else { return };
         // Its publish lock has gone.
         held.admission.hold.lock = None;
-        let republish = held.admission.dead_letter(&holder, now);
+        let republish = held.admission.dead_letter(reason, &holder, now);
         held.holder = Some(holder);
         let lease_us = u64::try_from(held.admission.rule.lease.as_micros()).unwrap_or(u64::MAX);
         held.until = Until::Leaving(Leaving::DeadLetter {
+            reason,
             until_us: now.us.saturating_add(lease_us),
         });
         match republish {
@@ -368,6 +375,10 @@ impl Channel {
 
     /// A copy is where it is dead-lettered, or it is not: the delivery does not run either way.
     pub(super) fn dead_letter_ends(&mut self, shared: &mut Shared, number: u64, outcome: Result<(), RepublishFault>) {
+        let reason = match self.held.get_mut(number).map(|held| &held.until) {
+            Some(Until::Leaving(Leaving::DeadLetter { reason, .. })) => *reason,
+            _ => return,
+        };
         let Some(held) = self.take_left(shared, number) else { return };
         let admission = &held.admission;
         let decision = match outcome {
@@ -386,7 +397,7 @@ impl Channel {
                 DeliveryDecision::Dropped
             }
         };
-        shared.admission(admission, decision, "running", held.holder.clone());
+        shared.admission(admission, decision, reason, held.holder.clone());
         shared.not_to_run(admission);
     }
 }

@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::rules::lock::{Claim, LockNote, Nonce};
+use crate::rules::lock::{Claim, IfHeld, LockNote, Nonce};
 use crate::rules::spec::Mode;
 use crate::rules::{Expiry, Rule};
 
 use super::Ticket;
+use super::beat::Beat;
 
 /// A claim that a publish makes or has made.
 #[derive(Debug, Clone)]
@@ -69,6 +70,15 @@ pub struct Publish {
     pub bits_at: usize,
     /// The claim, where a rule gives it one.
     pub grant: Option<Box<Grant>>,
+    /// The entry of a schedule that it is of, until the store has said whose that is.
+    pub beat: Option<Box<Beat>>,
+}
+
+impl Publish {
+    /// Whether it takes its key over from a holder that has not begun.
+    pub fn replaces(&self) -> bool {
+        self.grant.as_ref().is_some_and(|grant| grant.note.if_held == IfHeld::Replace)
+    }
 }
 
 /// What a waiting publish waits for.
@@ -144,6 +154,11 @@ pub enum Waiting {
 }
 
 impl Waiting {
+    /// True if it is a publish that waits for the store.
+    pub fn awaits_store(&self) -> bool {
+        matches!(self, Waiting::Publish { wait, .. } if *wait != Wait::Turn)
+    }
+
     /// How many bytes it holds.
     pub fn size(&self) -> usize {
         match self {

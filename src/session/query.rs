@@ -38,7 +38,7 @@ impl Session {
 impl Channel {
     /// True if the mailbox of this node is consumed here.
     fn query(&mut self, shared: &mut Shared, node: &str, ids: &[&str], ticket: &str) -> bool {
-        if self.life != Life::Open || self.tx || shared.settings.reply_prefix.is_empty() {
+        if shared.settings.reply_prefix.is_empty() {
             return false;
         }
         let routing_key = format!("{}{ticket}", shared.settings.reply_prefix);
@@ -47,12 +47,20 @@ impl Channel {
             routing_key: &routing_key,
             ticket,
         };
+        self.put_letter(shared, node, Ask::QueryTask(ids), Some(answers))
+    }
+
+    /// Puts something into the mailbox of this node. True if it is consumed here.
+    pub(super) fn put_letter(&mut self, shared: &mut Shared, node: &str, ask: Ask<'_>, answers: Option<Answers<'_>>) -> bool {
+        if self.life != Life::Open || self.tx {
+            return false;
+        }
         let consumer = self.consumers.iter().find_map(|consumer| {
             let mailbox = consumer.mailbox.as_deref().filter(|mailbox| *mailbox.node == *node)?;
             (consumer.standing == Standing::Running).then_some((consumer.tag.clone(), mailbox))
         });
         let Some((tag, mailbox)) = consumer else { return false };
-        if let Some(frames) = mailbox.tell(Ask::QueryTask(ids), Some(answers), self.number, &tag) {
+        if let Some(frames) = mailbox.tell(ask, answers, self.number, &tag) {
             self.put_in(shared, &frames);
         }
         true

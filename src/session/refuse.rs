@@ -13,7 +13,7 @@ use super::channel::{Channel, Down, Life, Up};
 use super::confirm::Outcome;
 use super::event::Event;
 use super::publish::{Grant, Origin, Publish, Waiting};
-use super::{Session, Shared, Side};
+use super::{Session, Shared, Side, Ticket};
 use crate::amqp::encode;
 use crate::amqp::frame::{Frame, FrameKind};
 use crate::amqp::method::MethodId;
@@ -47,18 +47,20 @@ pub(super) fn decision(rule: &crate::rules::Rule) -> PublishDecision {
     match rule.on_duplicate {
         OnDuplicate::Raise => PublishDecision::Raised,
         OnDuplicate::Reject => PublishDecision::Rejected,
+        OnDuplicate::DeadLetter => PublishDecision::DeadLettered,
         _ => PublishDecision::Dropped,
     }
 }
 
 impl Channel {
     /// A publish, which has been taken out of all that waits, is a duplicate.
-    pub(super) fn duplicate(&mut self, shared: &mut Shared, publish: &Publish, holder: &Arc<str>, expires_in_ms: u64) {
+    pub(super) fn duplicate(&mut self, shared: &mut Shared, ticket: Ticket, publish: Publish, holder: Arc<str>, expires_in_ms: u64) {
         let Some(grant) = &publish.grant else {
             return self.ledger.settle(publish.client, Outcome::Ack);
         };
         let decision = match decision(&grant.rule) {
-            PublishDecision::Raised if self.may_raise(publish, grant) => PublishDecision::Raised,
+            PublishDecision::DeadLettered => return self.dead_letter_publish(shared, ticket, publish, holder),
+            PublishDecision::Raised if self.may_raise(&publish, grant) => PublishDecision::Raised,
             PublishDecision::Rejected if publish.client != 0 => PublishDecision::Rejected,
             PublishDecision::Dropped => PublishDecision::Dropped,
             _ => {
@@ -69,9 +71,9 @@ impl Channel {
                 PublishDecision::Dropped
             }
         };
-        shared.decided(publish, decision, "duplicate", Some(Arc::clone(holder)));
+        shared.decided(&publish, decision, "duplicate", Some(Arc::clone(&holder)));
         match decision {
-            PublishDecision::Raised => self.raise(shared, holder, expires_in_ms),
+            PublishDecision::Raised => self.raise(shared, &holder, expires_in_ms),
             PublishDecision::Rejected => self.ledger.settle(publish.client, Outcome::Nack),
             _ => self.ledger.settle(publish.client, Outcome::Ack),
         }
@@ -79,8 +81,10 @@ impl Channel {
 
     /// True if a channel error can only be meant for this publish, and takes nothing else with it.
     fn may_raise(&self, publish: &Publish, grant: &Grant) -> bool {
-        let waits_alone =
-            self.queue.iter().all(|item| matches!(item, Waiting::Gone)) && self.kept.is_empty() && self.after_publish.is_empty();
+        let waits_alone = self.queue.iter().all(|item| matches!(item, Waiting::Gone))
+            && self.kept.is_empty()
+            && self.after_publish.is_empty()
+            && self.dead_letters.is_empty();
         publish.client != 0
             && grant.origin == Origin::Caller
             && self.life == Life::Open

@@ -10,6 +10,9 @@ use super::{Now, Session, Shared};
 use crate::rules::lock::{Alive, Claim, Digest, LockNote, Nonce, Request, Scope};
 use crate::rules::running::RunNote;
 
+/// So long before the time of a delivery that a newer publish may replace its lock is renewed once more, in microseconds: a worker that
+/// holds it until then is told in time if that has happened elsewhere.
+const BEFORE_ETA_US: u64 = 2_000_000;
 /// Locks are renewed at least so often, in microseconds, however long they live.
 const RENEWAL_MAX_US: u64 = 30_000_000;
 /// When the store is back, so many locks of a connection are renewed at a time, or more where there are very many.
@@ -33,6 +36,8 @@ pub(super) struct Hold {
     renewed_us: u64,
     /// When it is to be renewed though its time has not come.
     hastened_us: Option<u64>,
+    /// When it is to be renewed for its time, which comes soon after.
+    before_eta_us: Option<u64>,
 }
 
 impl Hold {
@@ -46,7 +51,14 @@ impl Hold {
             judged_us: shared.now.us,
             renewed_us: shared.now.us,
             hastened_us: None,
+            before_eta_us: None,
         }
+    }
+
+    /// A worker holds the delivery until then, in milliseconds since the Unix epoch, and a newer one may replace it meanwhile.
+    pub(super) fn waits_until(&mut self, eta_ms: u64, now: Now) {
+        let left_us = eta_ms.saturating_sub(now.unix_ms).saturating_mul(1000);
+        self.before_eta_us = now.us.saturating_add(left_us).checked_sub(BEFORE_ETA_US);
     }
 
     /// The store has answered the question about the delivery, and knows it by this key.
@@ -61,7 +73,8 @@ impl Hold {
         let life_ms = self.lock.as_ref().map(|note| note.life_ms).into_iter().chain(run_ms).min()?;
         let third = (life_ms.saturating_mul(1000) / 3).clamp(1, RENEWAL_MAX_US);
         let usual_us = self.renewed_us.saturating_add(third);
-        Some(self.hastened_us.map_or(usual_us, |hastened| hastened.min(usual_us)))
+        let before_eta_us = self.before_eta_us.filter(|us| *us > self.renewed_us);
+        [self.hastened_us, before_eta_us].into_iter().flatten().chain([usual_us]).min()
     }
 
     /// Whether its task may begin no more, if it has not.

@@ -104,6 +104,7 @@ impl Admission {
             }
             Ran::Leaves { holder, freed } => Way::Busy(holder, freed),
             Ran::Succeeded => Way::Succeeded,
+            Ran::Superseded => Way::Killed,
         }
     }
 

@@ -40,7 +40,8 @@ impl Channel {
                 Waiting::Publish { wait: Wait::Turn, .. } | Waiting::Passing { .. } | Waiting::Frames(_) | Waiting::Gone => {}
                 Waiting::Publish { .. } => break,
                 Waiting::Close { until_us, .. } => {
-                    if (self.ledger.open_grants() > 0 || !self.kept.is_empty()) && shared.now.us < *until_us {
+                    let waits = self.ledger.open_grants() > 0 || !self.kept.is_empty() || !self.dead_letters.is_empty();
+                    if waits && shared.now.us < *until_us {
                         break;
                     }
                     self.send_all_kept(shared, "channel_closing");
@@ -106,6 +107,7 @@ impl Channel {
             client,
             bits_at,
             grant,
+            ..
         } = publish;
         let Some(mut grant) = grant else {
             shared.to_broker.extend_from_slice(&frames);
@@ -203,7 +205,7 @@ impl Channel {
                     ticket: Some(ticket),
                     publish,
                     wait,
-                } if wait.is_asked() => shared.abandon(ticket, publish.grant),
+                } if wait.is_asked() => shared.abandon(ticket, publish.asked_grant()),
                 Waiting::Publish { publish, .. } => {
                     if let Some(grant) = publish.grant {
                         shared.unpublish(&grant, ReleaseReason::Unconfirmed);
@@ -215,6 +217,7 @@ impl Channel {
             }
         }
         self.forget_kept(shared);
+        self.forget_dead_letters(shared);
         if let Up::Collecting(collect) = std::mem::replace(&mut self.up, Up::Idle) {
             shared.held_bytes -= collect.frames.len();
         }

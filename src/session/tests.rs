@@ -407,9 +407,12 @@ fn lines(mut bytes: &[u8]) -> Vec<String> {
 }
 
 mod admit;
+mod beat;
 mod confirms;
+mod dead_letter;
 mod deliveries;
 mod drain;
+mod due;
 mod emptied;
 mod ends;
 mod expiry;
@@ -424,6 +427,7 @@ mod query;
 mod queues;
 mod refuse;
 mod renew;
+mod replace;
 mod store;
 mod transactions;
 mod transparency;

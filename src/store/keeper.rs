@@ -191,7 +191,12 @@ impl Keeper {
     pub(super) fn on_answer(&self, waiter: Waiter, answer: Answer) -> Vec<Waiter> {
         let digest = waiter.digest;
         let leased = matches!(answer, Ok(Reply::Acquire(Acquired::Leased { .. })));
-        let taken = matches!(answer, Ok(Reply::Acquire(Acquired::Taken | Acquired::Reentry { holds: true })));
+        let taken = matches!(
+            answer,
+            Ok(Reply::Acquire(
+                Acquired::Taken | Acquired::Replaces { .. } | Acquired::Reentry { holds: true }
+            ))
+        );
         let mut ask = Vec::new();
         let mut done = None;
         let mut state = self.lock();

@@ -3,9 +3,11 @@
 //! One mutex, no I/O, no allocation per request but for what is stored. Everything has an end: a lapsed lock is never seen, and each
 //! request removes a few of those whose time has passed.
 
+mod beat;
 mod lapsing;
 mod lock;
 mod park;
+mod replace;
 mod run;
 mod running;
 mod table;
@@ -167,6 +169,11 @@ impl Memory {
         (table.runs.len(), table.waiting.len(), table.done.len())
     }
 
+    /// How many entries of schedules are somebody's, lapsed ones included until they are swept.
+    pub fn beats_len(&self) -> usize {
+        self.table().beats.len()
+    }
+
     /// Of how many ids parked messages are known, lapsed ones included until they are swept.
     pub fn parked_len(&self) -> usize {
         self.table().parked.len()
@@ -264,7 +271,15 @@ impl Step<'_> {
                 signal,
                 source,
                 worker,
-            } => Reply::Released(self.signal(id, *settlement, *signal, *source, worker)),
+            } => {
+                let ran = self.outlived(id, *signal);
+                let freed = self.signal(id, *settlement, *signal, *source, worker);
+                if ran.is_empty() {
+                    Reply::Released(freed)
+                } else {
+                    Reply::Outlived { freed, ran }
+                }
+            }
             Request::Admit {
                 claim,
                 delivery,
@@ -296,6 +311,7 @@ impl Step<'_> {
                 worker,
             } => Reply::Renewed(self.renew_run(claim, *delivery, note, worker)),
             Request::LeaveRun { claim, delivery } => Reply::Released(self.leave_run(claim, *delivery)),
+            Request::BeatLease { digest, origin, life_ms } => Reply::Beat(self.beat_lease(*digest, origin, *life_ms)),
             Request::Park { id, token, note } => {
                 self.park(id, token, note);
                 Reply::Done
@@ -329,13 +345,14 @@ impl Step<'_> {
         if self.table.is_superseded(&claim.id, claim.digest, self.now) {
             return Acquired::Reentry { holds: false };
         }
-        let Some(lock) = self.table.lock(&claim.digest, self.now) else {
+        let Some(lock) = self.table.lock_for(&claim.digest, &claim.id, self.now) else {
             // What only observes does not wait for this answer, and may have ended.
             if note.shadow && self.ended(claim, publish, note) {
                 return Acquired::Taken;
             }
             self.take(claim, publish, note, LockState::Leased, lease_end);
             self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
+            self.takes_place(claim, note);
             return Acquired::Taken;
         };
         if lock.holder == claim.id {
@@ -353,7 +370,12 @@ impl Step<'_> {
             self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
             return Acquired::Reentry { holds: false };
         }
+        if let Some(replaces) = self.replace(claim, publish, note, lease_end) {
+            self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
+            return replaces;
+        }
         if state == LockState::Leased {
+            self.note_asked(claim, note);
             return Acquired::Leased { holder };
         }
         Acquired::Held {
@@ -364,14 +386,20 @@ impl Step<'_> {
     }
 
     fn commit(&mut self, claim: &Claim, publish: Nonce, note: &Arc<LockNote>) -> Committed {
+        self.supersede_aside(claim.digest, &claim.id);
+        let found = self.commit_to(claim, publish, note);
+        self.committed(claim, publish, note, found)
+    }
+
+    fn commit_to(&mut self, claim: &Claim, publish: Nonce, note: &Arc<LockNote>) -> Committed {
         let life_end = self.now + note.queued_life_ms().clamp(1, LONGEST_MS);
-        let lock = self.table.lock(&claim.digest, self.now);
+        let lock = self.table.lock_for(&claim.digest, &claim.id, self.now);
         // Its end may have come first, and the lock be that of a later message.
         let unknown = lock.is_some_and(|lock| lock.holder == claim.id && lock.is_unknown(publish));
         if unknown && self.ended(claim, publish, note) {
             return Committed::Ended;
         }
-        let (holder, own) = match self.table.lock(&claim.digest, self.now) {
+        let (holder, own) = match self.table.lock_for(&claim.digest, &claim.id, self.now) {
             Some(lock) if lock.holder == claim.id => (None, Some(lock)),
             Some(lock) => (Some(lock.holder.clone()), None),
             None => (None, None),
@@ -402,7 +430,7 @@ impl Step<'_> {
 
     fn renew_lease(&mut self, claim: &Claim, publish: Nonce, note: &Arc<LockNote>) {
         let lease_end = self.now + note.lease_ms.clamp(1, LONGEST_MS);
-        if let Some(lock) = self.table.lock(&claim.digest, self.now) {
+        if let Some(lock) = self.table.lock_for(&claim.digest, &claim.id, self.now) {
             if lock.holder == claim.id && lock.state == LockState::Leased && lock.in_flight() > 0 {
                 lock.prolong(lease_end);
             }
@@ -417,7 +445,7 @@ impl Step<'_> {
     }
 
     fn unpublish(&mut self, claim: &Claim, publish: Nonce, reason: ReleaseReason) -> Vec<Freed> {
-        let Some(lock) = self.table.lock(&claim.digest, self.now) else {
+        let Some(lock) = self.table.lock_for(&claim.digest, &claim.id, self.now) else {
             return Vec::new();
         };
         let waits = matches!(lock.state, LockState::Leased | LockState::Queued);
@@ -427,7 +455,7 @@ impl Step<'_> {
         if lock.holder != claim.id || !lock.withdraw(publish) || lock.in_flight() > 0 || !waits {
             return Vec::new();
         }
-        self.free(claim.digest, reason).into_iter().collect()
+        self.free(claim.digest, &claim.id, reason).into_iter().collect()
     }
 
     fn signal(&mut self, id: &Arc<str>, settlement: Nonce, signal: Signal, source: Source, worker: &Arc<str>) -> Vec<Freed> {
@@ -441,7 +469,11 @@ impl Step<'_> {
         let mut unjudged = unknown;
         let mut ended = None;
         for Claimed { digest, rule, .. } in claims.into_iter().filter(|claimed| claimed.what == Claims::Publish) {
-            let Some(lock) = self.table.lock(&digest, self.now).filter(|lock| lock.holder == *id) else {
+            if signal.tells_of_message() {
+                self.supersede_aside(digest, id);
+            }
+            let lock = self.table.lock_for(&digest, id, self.now);
+            let Some(lock) = lock.filter(|lock| lock.holder == *id) else {
                 let of_the_lock = signal.verdict() == SignalVerdict::GoesOn || signal == Signal::Orphaned;
                 if !of_the_lock && !self.table.is_superseded(id, digest, self.now) {
                     self.table.forget_id(id, &digest, Claims::Publish, self.now);
@@ -462,12 +494,12 @@ impl Step<'_> {
                 }
                 SignalEffect::Frees { reason, settled } => {
                     ended.get_or_insert_with(EndedPublishes::none).add(settled);
-                    freed.extend(self.free(digest, reason).filter(|_| !told));
+                    freed.extend(self.free(digest, id, reason).filter(|_| !told));
                 }
                 SignalEffect::Supersedes { reason, settled } => {
                     ended.get_or_insert_with(EndedPublishes::none).add(settled);
-                    freed.extend(self.free(digest, reason).filter(|_| !told));
-                    self.table.supersede(id, digest, dead_until, self.now);
+                    freed.extend(self.free(digest, id, reason).filter(|_| !told));
+                    self.table.supersede(id, digest, None, dead_until, self.now);
                     self.table.note_id(id, digest, &rule, dead_until, self.now);
                 }
                 SignalEffect::Settles { settled } => {
@@ -527,6 +559,7 @@ impl Step<'_> {
             return Admitted::Passes;
         }
         let life_end = self.now + note.queued_life_ms().clamp(1, LONGEST_MS);
+        self.supersede_aside(claim.digest, &claim.id);
         let Some(lock) = self.table.lock(&claim.digest, self.now) else {
             self.take(claim, delivery, note, LockState::Queued, life_end);
             self.delivered(claim, delivery, note, worker);
@@ -540,6 +573,9 @@ impl Step<'_> {
             return Admitted::Holds;
         }
         let (holder, state, expires) = (lock.holder.clone(), lock.state, lock.expires_ms);
+        if self.table.is_aside(&claim.digest, &claim.id, self.now) {
+            return Admitted::Leased { holder };
+        }
         if reentrant || self.table.knows(&claim.id, &claim.digest, self.now) {
             return Admitted::Passes;
         }
@@ -564,7 +600,7 @@ impl Step<'_> {
     fn renew(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<LockNote>, alive: Alive, worker: &Arc<str>) -> Renewed {
         let life = if alive.runs() { note.life_ms } else { note.queued_life_ms() };
         let until = self.now + life.clamp(1, LONGEST_MS);
-        if let Some(lock) = self.table.lock(&claim.digest, self.now) {
+        if let Some(lock) = self.table.lock_for(&claim.digest, &claim.id, self.now) {
             if lock.holder != claim.id || lock.has_ended() {
                 return self.renewed_in_vain(claim, note);
             }
@@ -600,7 +636,7 @@ impl Step<'_> {
     fn renewed_in_vain(&mut self, claim: &Claim, note: &LockNote) -> Renewed {
         let kept_ms = note.life_ms.clamp(ENDED_KEPT_MS, LONGEST_MS);
         self.table.prolong_ended(&claim.id, self.now + kept_ms, self.now);
-        Renewed::Gone
+        self.gone(claim)
     }
 
     fn cool(&mut self, claim: &Claim, note: &Arc<LockNote>) -> Cooled {
@@ -626,7 +662,12 @@ impl Step<'_> {
         };
         // A worker has it and may go on: no renewal is to bring back what was freed.
         let goes_on = lock.was_delivered().then(|| (lock.holder.clone(), lock.expires_ms));
-        let freed = self.free(digest, ReleaseReason::Admin).into_iter().collect();
+        let held = lock.holder.clone();
+        let aside = self.table.lock(&digest, self.now).and_then(|lock| lock.aside.take());
+        if let Some(older) = aside {
+            self.table.forget_id(&older.holder, &digest, Claims::Publish, self.now);
+        }
+        let freed = self.free(digest, &held, ReleaseReason::Admin).into_iter().collect();
         if let Some((holder, expires_ms)) = goes_on {
             let until_ms = expires_ms.max(self.now + ENDED_KEPT_MS);
             let said = Said {
@@ -651,8 +692,8 @@ impl Step<'_> {
         self.table.insert(claim.digest, lock, self.now);
     }
 
-    fn free(&mut self, digest: Digest, reason: ReleaseReason) -> Option<Freed> {
-        let lock = self.table.remove(&digest)?;
+    fn free(&mut self, digest: Digest, holder: &Arc<str>, reason: ReleaseReason) -> Option<Freed> {
+        let lock = self.table.remove_of(&digest, holder, self.now)?;
         self.table.forget_id(&lock.holder, &digest, Claims::Publish, self.now);
         Some(lock.freed(digest, reason, self.now))
     }

@@ -76,6 +76,8 @@ pub enum Op {
     RenewRun,
     /// [`Request::LeaveRun`].
     LeaveRun,
+    /// [`Request::BeatLease`].
+    BeatLease,
     /// [`Request::Park`].
     Park,
     /// [`Request::MarkParked`].
@@ -92,7 +94,7 @@ pub enum Op {
 
 impl Op {
     /// Every kind, so that metrics can be made for all of them at the start.
-    pub const ALL: [Op; 16] = [
+    pub const ALL: [Op; 17] = [
         Op::Acquire,
         Op::Commit,
         Op::RenewLease,
@@ -103,6 +105,7 @@ impl Op {
         Op::Run,
         Op::RenewRun,
         Op::LeaveRun,
+        Op::BeatLease,
         Op::Park,
         Op::MarkParked,
         Op::FindParked,
@@ -124,6 +127,7 @@ impl Op {
             Op::Run => "run",
             Op::RenewRun => "renew_run",
             Op::LeaveRun => "leave_run",
+            Op::BeatLease => "beat_lease",
             Op::Park => "park",
             Op::MarkParked => "mark_parked",
             Op::FindParked => "find_parked",
@@ -146,6 +150,7 @@ impl Op {
             Request::Run { .. } => Op::Run,
             Request::RenewRun { .. } => Op::RenewRun,
             Request::LeaveRun { .. } => Op::LeaveRun,
+            Request::BeatLease { .. } => Op::BeatLease,
             Request::Park { .. } => Op::Park,
             Request::MarkParked { .. } => Op::MarkParked,
             Request::FindParked { .. } => Op::FindParked,
@@ -556,7 +561,12 @@ fn ask_again(shared: &Shared, mut waiters: Vec<Waiter>) {
 
 /// Whether this answer lets a publish go out, and counts it.
 fn passes(answer: &Answer) -> bool {
-    matches!(answer, Ok(Reply::Acquire(Acquired::Taken | Acquired::Reentry { .. })))
+    matches!(
+        answer,
+        Ok(Reply::Acquire(
+            Acquired::Taken | Acquired::Replaces { .. } | Acquired::Reentry { .. }
+        ))
+    )
 }
 
 /// What undoes an acquire whose publish will not go out.

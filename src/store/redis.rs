@@ -1,8 +1,8 @@
 //! The store in Redis: one connection per client, driven by a task of its own.
 //!
 //! Keys: `PREFIX:lock:{DIGEST}`, `PREFIX:run:{DIGEST}`, `PREFIX:wait:{DIGEST}`, `PREFIX:seen:{DIGEST}`, `PREFIX:done:{DIGEST}:ID`,
-//! `PREFIX:super:{DIGEST}:ID`, `PREFIX:id:ID`, `PREFIX:ended:ID`, `PREFIX:park:ID`, `PREFIX:node:VHOST:NODE`, `PREFIX:proxy:NAME`; every one
-//! has a ttl. All questions go through one script.
+//! `PREFIX:super:{DIGEST}:ID`, `PREFIX:beat:{DIGEST}`, `PREFIX:id:ID`, `PREFIX:ended:ID`, `PREFIX:park:ID`, `PREFIX:node:VHOST:NODE`,
+//! `PREFIX:proxy:NAME`; every one has a ttl. All questions go through one script.
 
 mod driver;
 mod queue;

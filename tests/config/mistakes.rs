@@ -142,17 +142,32 @@ unique = "until_finish""#,
 task = "a"
 unique = "while_running"
 cooldown = "5m"
-on_duplicate = "replace"
+on_duplicate = "keep_last"
 result = "revoke"
 release_on = ["success"]
 dead_letter = { routing_key = "x" }
 [[rule.limit]]
 rate = "2/x""#,
         &[
-            r#"o.toml:5:17: on_duplicate = "replace" is not available in this version. Write one of "raise", "reject" or leave on_duplicate out."#,
+            r#"o.toml:5:17: on_duplicate = "keep_last" is not available in this version. Write one of "replace", "raise", "reject", "dead_letter" or leave on_duplicate out."#,
             r#"o.toml:6:11: result = "revoke" is not available in this version. Write "none" or leave result out."#,
             "o.toml:9:1: [[rule.limit]] is not available in this version. Leave it out.",
             r#"o.toml:10:9: rate = "2/x" is not a rate. Write a whole number from 1, a slash, and one of s, m, h, d, such as "2/m"."#,
+        ],
+    ),
+    (
+        r#"[[rule]]
+task = "a"
+beat_lease = "0s"
+beat_origins = ["gen*"]
+[[rule]]
+task = "b"
+beat_origins = ["gen*@beat-*"]
+retry_delays = "1m""#,
+        &[
+            r#"o.toml:3:15: beat_lease = "0s" is no time at all. Write a longer one, or leave beat_lease out."#,
+            r#"o.toml:7:16: beat_origins = ["gen*@beat-*"] names the beats of a beat_lease that is not set. Write beat_lease = "15s" beside it."#,
+            r#"o.toml:8:17: retry_delays = "1m" is a string where a list is meant. Write retry_delays = ["1m"]."#,
         ],
     ),
     (
@@ -231,6 +246,15 @@ unique = "until_started""#,
     (
         r#"[[rule]]
 task = "a"
+unique = "until_expired"
+on_duplicate = "replace""#,
+        &[
+            r#"o.toml:4:17: on_duplicate = "replace" replaces what has not started, and unique = "until_expired" never hears of a start. Write unique = "until_started" or "until_finished"."#,
+        ],
+    ),
+    (
+        r#"[[rule]]
+task = "a"
 completion = ["ack"]
 cooldown = "5m"
 release_on = ["success"]
@@ -246,7 +270,6 @@ key = ["a"]"#,
         &[
             r#"o.toml:4:13: cooldown = "5m" begins after a success, and completion = ["ack"] never tells of one. Add "events", "rpc" or "redis" to completion, which tell success from failure."#,
             r#"o.toml:5:14: release_on = ["success"] needs the outcome of a task, and completion = ["ack"] never tells it. Add "events", "rpc" or "redis" to completion, which tell success from failure."#,
-            r#"o.toml:6:17: on_duplicate = "dead_letter" is not available in this version. Write one of "raise", "reject" or leave on_duplicate out."#,
             r#"o.toml:6:17: on_duplicate = "dead_letter" has nowhere to go. Write dead_letter = { exchange = "", routing_key = "duplicates" }."#,
             r#"o.toml:7:17: debounce_max = "3s" is not available in this version. Leave debounce_max out."#,
             r#"o.toml:7:17: debounce_max = "3s" bounds a debounce that is not set. Write debounce beside it."#,

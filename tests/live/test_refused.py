@@ -1,7 +1,9 @@
 """Duplicates whose producer hears of them: `on_duplicate = "raise"` and `"reject"` with Celery's own producer."""
 
+import json
 import re
 
+import pika
 import wire
 from wire import Confirm
 
@@ -95,4 +97,37 @@ except Exception as error:
     said = stack.produce(gate, code, conf=CONFIRMING).stdout.strip()
     assert said and said != "passed", said
     assert gate.publishes("rejected", rule="r") >= 1
+    assert stack.messages() == 1
+
+
+DEAD_LETTER = rule("dead_letter") + 'dead_letter = { routing_key = "duplicates" }\n'
+
+
+def test_a_duplicate_is_dead_lettered(oncegate, stack, store, broker, vhost, raw):
+    """Its copy lies in the rule's queue and says why; the producer hears that all is well."""
+    control = f'[control]\nurl = "amqp://guest:guest@127.0.0.1:{broker.port}/{vhost}"\n'
+    gate = oncegate(DEAD_LETTER, store=store.url, extra=control)
+    gate.expect("oncegate_control_up", 1, vhost=vhost)
+    admin = raw()
+    admin.open_channel()
+    admin.declare("duplicates", durable=True)
+    first, second = stack.produce(gate, "print(gated.delay('one').id, gated.delay('one').id)", conf=CONFIRMING).stdout.split()
+    gate.expect_publishes(1, "dead_lettered", rule="r")
+    connection = pika.BlockingConnection(pika.ConnectionParameters(port=broker.port, virtual_host=vhost))
+    _, properties, body = connection.channel().basic_get("duplicates", auto_ack=True)
+    connection.close()
+    headers = properties.headers
+    assert (headers["id"], headers["task"]) == (second, "live.gated")
+    assert (headers["x-oncegate-reason"], headers["x-oncegate-holder"], headers["x-oncegate-rule"]) == ("duplicate", first, "r")
+    assert json.loads(body)[0] == ["one"]
+    assert stack.messages() == 1
+
+
+def test_a_duplicate_whose_dead_letter_no_queue_takes_is_dropped_and_counted(oncegate, stack, store, broker, vhost):
+    control = f'[control]\nurl = "amqp://guest:guest@127.0.0.1:{broker.port}/{vhost}"\n'
+    gate = oncegate(DEAD_LETTER, store=store.url, extra=control)
+    gate.expect("oncegate_control_up", 1, vhost=vhost)
+    stack.produce(gate, "gated.delay('one'); gated.delay('one')", conf=CONFIRMING)
+    gate.expect_publishes(1, "dropped", rule="r")
+    gate.expect("oncegate_exceptions_total", 1, rule="r", reason="dead_letter_failed")
     assert stack.messages() == 1

@@ -182,7 +182,15 @@ impl World {
         if leased && !cancelled && !observed {
             self.shadow.messages[index].kept = true;
         }
-        if cancelled && ask.again && matches!(answer, Ok(Reply::Acquire(Acquired::Taken | Acquired::Reentry { .. }))) {
+        if cancelled
+            && ask.again
+            && matches!(
+                answer,
+                Ok(Reply::Acquire(
+                    Acquired::Taken | Acquired::Replaces { .. } | Acquired::Reentry { .. }
+                ))
+            )
+        {
             connection.tells.push_back(Request::Unpublish {
                 claim: claim.clone(),
                 publish: *publish,

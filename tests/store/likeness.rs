@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use oncegate::rules::beat::Turn;
 use oncegate::rules::lock::{
-    Acquired, Admitted, Alive, Claim, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Running, Scope, Signal,
+    Acquired, Admitted, Alive, Claim, Committed, IfHeld, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Running,
+    Scope, Signal,
 };
 use oncegate::rules::park::{Fingerprint, ParkNote, ParkState, Seen, Token};
 use oncegate::rules::running::{IfBusy, Ran, RunNote};
@@ -27,7 +29,7 @@ const BEHIND_ITS_END: u64 = 60_000;
 const NAMED: u64 = 1_000;
 
 /// One per kind of lock.
-const KEYS: u64 = 10;
+const KEYS: u64 = 13;
 
 /// Random numbers from a seed.
 pub struct Dice(pub u64);
@@ -47,7 +49,7 @@ fn request(dice: &mut Dice, notes: &[Arc<LockNote>]) -> Request {
     let claim = claim(key, ["a", "b", "c"][dice.roll(3) as usize]);
     let nonce = dice.roll(5);
     let worker: Arc<str> = ["", "celery@one"][dice.roll(2) as usize].into();
-    match dice.roll(22) {
+    match dice.roll(23) {
         0..5 => acquire(&claim, nonce, note, dice.roll(6) == 0),
         5..9 => commit(&claim, nonce, note),
         9 => Request::RenewLease {
@@ -80,6 +82,11 @@ fn request(dice: &mut Dice, notes: &[Arc<LockNote>]) -> Request {
             note: note.clone(),
             alive: [Alive::Delivered, Alive::Begun, Alive::Acknowledged][dice.roll(3) as usize],
             worker,
+        },
+        21 => Request::BeatLease {
+            digest: claim.digest,
+            origin: worker,
+            life_ms: LIFE,
         },
         _ if dice.roll(2) == 0 => Request::Cool {
             claim: Claim {
@@ -133,6 +140,14 @@ fn timeless(reply: Reply) -> Reply {
             place_ms: if place_ms < NAMED { place_ms } else { NAMED },
             expires_in_ms: if expires_in_ms <= UNSEEN { UNSEEN } else { class(expires_in_ms) },
         }),
+        Reply::Commit(Committed::Replaced(mut superseded)) => {
+            superseded.freed.held_ms = 0;
+            Reply::Commit(Committed::Replaced(superseded))
+        }
+        Reply::Beat(Turn::Other { origin, expires_in_ms }) => Reply::Beat(Turn::Other {
+            origin,
+            expires_in_ms: class(expires_in_ms),
+        }),
         Reply::Run(Ran::Forgotten { place_ms }) => Reply::Run(Ran::Forgotten {
             place_ms: place_ms.min(NAMED),
         }),
@@ -148,6 +163,12 @@ fn timeless(reply: Reply) -> Reply {
             }
             freed.sort_by_key(|freed| (freed.digest, freed.reason.as_str(), freed.rule.clone()));
             Reply::Released(freed)
+        }
+        Reply::Outlived { mut freed, ran } => {
+            for freed in &mut freed {
+                freed.held_ms = 0;
+            }
+            Reply::Outlived { freed, ran }
         }
         other => other,
     }
@@ -249,7 +270,11 @@ async fn tell_the_same_story_of_runs(seed: u64, steps: usize) {
         .map(|key| {
             of_its_own_rule(
                 key as usize,
-                &note(if key == 2 { Scope::UntilFinished } else { Scope::UntilStarted }),
+                &note_with(if key == 2 { Scope::UntilFinished } else { Scope::UntilStarted }, |note| {
+                    if key == 1 {
+                        note.if_held = IfHeld::Replace;
+                    }
+                }),
             )
         })
         .collect();
@@ -403,6 +428,12 @@ async fn tell_the_same_story(seed: u64, steps: usize) {
             note.hears = Hears::only([Source::Ack]);
         }),
         note_with(Scope::UntilStarted, |note| note.hears = Hears::only([Source::Events])),
+        note_with(Scope::UntilStarted, |note| note.if_held = IfHeld::Replace),
+        note_with(Scope::UntilFinished, |note| note.if_held = IfHeld::Replace),
+        note_with(Scope::UntilFinished, |note| {
+            note.acks_late = true;
+            note.if_held = IfHeld::Replace;
+        }),
     ];
     let notes: Vec<_> = notes.iter().enumerate().map(|(key, note)| of_its_own_rule(key, note)).collect();
     let mut dice = Dice(seed);

@@ -156,3 +156,26 @@ fn what_is_known_of_parked_messages_is_removed() {
     clock.advance(24 * 3_600_000);
     assert_eq!(sweep(), 0);
 }
+
+#[test]
+fn entries_of_schedules_that_are_nobodys_are_removed() {
+    let clock = Arc::new(ManualClock::default());
+    let memory = Memory::new(clock.clone(), "proxy-1".into());
+    let publish = |key: u8| {
+        memory.execute(&Request::BeatLease {
+            digest: Digest([key; 32]),
+            origin: "gen1@a".into(),
+            life_ms: 15_000,
+        })
+    };
+    for second in 0..100 {
+        (0..100).for_each(|key| drop(publish(key)));
+        assert_eq!(memory.beats_len(), 100, "{second}: each publish of an entry renews it");
+        clock.advance(1_000);
+    }
+    for _ in 0..100 {
+        clock.advance(1_000);
+        publish(200);
+    }
+    assert_eq!(memory.beats_len(), 1);
+}

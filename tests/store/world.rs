@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use oncegate::rules::lock::{
-    Acquired, Claim, Committed, Digest, Freed, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Running, Scope,
-    Signal,
+    Acquired, Claim, Committed, Digest, Freed, IfHeld, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Running,
+    Scope, Signal,
 };
 use oncegate::rules::source::{Hears, Source};
 use oncegate::store::{Client, Clock, Memory, Settings, Store, Unobserved};
@@ -341,7 +341,7 @@ impl World {
 
     async fn released(&self, request: Request) -> Vec<Freed> {
         match self.ask(request).await {
-            Reply::Released(freed) => freed,
+            Reply::Released(freed) | Reply::Outlived { freed, .. } => freed,
             other => panic!("{other:?}"),
         }
     }
@@ -474,6 +474,7 @@ pub fn note_with(scope: Scope, change: impl FnOnce(&mut LockNote)) -> Arc<LockNo
         hears: Hears::ALL,
         release_on: ReleaseOn::Both,
         cooldown_ms: 0,
+        if_held: IfHeld::Yield,
         unstarted_ms: None,
     };
     change(&mut note);

@@ -66,7 +66,10 @@ fn the_newest_connection_counts_and_is_asked() {
     for (connection, ms) in [(1, 100), (2, 200)] {
         clock.set(ms);
         let asked = Arc::clone(&asked);
-        let ask = move |question: Question| asked.lock().expect("no panic").push((connection, question.ticket));
+        let ask = move |letter: Letter| match letter {
+            Letter::Question(question) => asked.lock().expect("no panic").push((connection, question.ticket)),
+            Letter::Revoke { ids, .. } => asked.lock().expect("no panic").push((connection, Arc::clone(&ids[0]))),
+        };
         nodes.attach(one(), connection, Box::new(ask));
     }
     let question = || Question {
@@ -80,7 +83,12 @@ fn the_newest_connection_counts_and_is_asked() {
     assert_eq!(presence(&nodes), Some(Presence::Here { since_ms: 100 }));
     assert_eq!(nodes.ask(&one(), question()), Ok(()));
     assert_eq!(nodes.ask(&node("other", "w@one"), question()), Err(question()));
-    assert_eq!(*asked.lock().expect("no panic"), [(2, "t".into()), (1, "t".into())]);
+    assert!(nodes.revoke(&one(), Arc::from(["x".into()])));
+    assert!(!nodes.revoke(&node("other", "w@one"), Arc::from(["x".into()])));
+    assert_eq!(
+        *asked.lock().expect("no panic"),
+        [(2, "t".into()), (1, "t".into()), (1, "x".into())]
+    );
 }
 
 #[test]

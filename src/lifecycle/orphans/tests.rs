@@ -3,8 +3,9 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::super::nodes::Letter;
 use super::*;
-use crate::rules::lock::{Claim, Extent, LockNote, ReleaseOn, Reply, Scope};
+use crate::rules::lock::{Claim, Extent, IfHeld, LockNote, ReleaseOn, Reply, Scope};
 use crate::rules::source::{Hears, Source};
 use crate::rules::spec::Unique;
 use crate::store::{Clock, Memory, Unobserved};
@@ -425,6 +426,7 @@ impl World {
             hears: Hears::ALL,
             release_on: ReleaseOn::Both,
             cooldown_ms: 0,
+            if_held: IfHeld::Yield,
         });
         let publish = Nonce(1);
         let acquire = Request::Acquire {
@@ -493,7 +495,10 @@ async fn a_worker_that_came_back_is_asked_and_its_answers_decide() {
     world.clock.0.store(50_000, Ordering::Relaxed);
     let asked: Arc<Mutex<Vec<Question>>> = Arc::default();
     let questions = Arc::clone(&asked);
-    let ask = move |question| questions.lock().expect("no panic").push(question);
+    let ask = move |letter| match letter {
+        Letter::Question(question) => questions.lock().expect("no panic").push(question),
+        Letter::Revoke { .. } => {}
+    };
     world.watcher.nodes.attach(node(), 1, Box::new(ask));
     let answer = |known: &[&str]| {
         let question = asked.lock().expect("no panic").pop().expect("it was asked");

@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::rules::lock::{Claim, Digest, Freed, LockNote, ReleaseOn, ReleaseReason, Reply, Scope};
+use crate::rules::lock::{Claim, Digest, Freed, IfHeld, LockNote, ReleaseOn, ReleaseReason, Reply, Scope};
 use crate::rules::source::{Hears, Source};
 use crate::store::{Clock, Memory, Observer};
 
@@ -90,6 +90,7 @@ impl World {
             hears: Hears::ALL,
             release_on: ReleaseOn::Both,
             cooldown_ms: 0,
+            if_held: IfHeld::Yield,
         });
         let publish = Nonce(u64::from(key));
         let acquire = Request::Acquire {

@@ -4,8 +4,9 @@ mod runs;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::super::nodes::Letter;
 use super::*;
-use crate::rules::lock::{Digest, LockNote};
+use crate::rules::lock::{Digest, IfHeld, LockNote};
 use crate::rules::source::Hears;
 use crate::rules::spec::Unique;
 use crate::session::Pulse;
@@ -69,6 +70,7 @@ fn note_with(change: impl FnOnce(&mut LockNote)) -> Arc<LockNote> {
         hears: Hears::ALL,
         release_on: ReleaseOn::Both,
         cooldown_ms: 0,
+        if_held: IfHeld::Yield,
     };
     change(&mut note);
     Arc::new(note)
@@ -132,7 +134,10 @@ impl World {
 
     fn attach(&self) {
         let questions = Arc::clone(&self.asked);
-        let ask = move |question| questions.lock().expect("no panic").push(question);
+        let ask = move |letter| match letter {
+            Letter::Question(question) => questions.lock().expect("no panic").push(question),
+            Letter::Revoke { .. } => {}
+        };
         self.nodes.attach(node(), 1, Box::new(ask));
     }
 

@@ -34,7 +34,7 @@ fn leased_by(holder: &str) -> Admitted {
 }
 
 /// A delivery with these headers beside the task and the id.
-fn delivery_with(tag: u64, id: &str, redelivered: bool, more: &[(&str, FieldValue<'_>)]) -> Vec<u8> {
+pub(super) fn delivery_with(tag: u64, id: &str, redelivered: bool, more: &[(&str, FieldValue<'_>)]) -> Vec<u8> {
     let mut table = headers("t.unique", id);
     for (name, value) in more {
         put_entry(&mut table, name.as_bytes(), value).expect("short names");
@@ -82,7 +82,7 @@ impl Rig {
     }
 
     /// What became of deliveries that were asked about, since the last call.
-    fn admitted(&mut self) -> Vec<(DeliveryDecision, &'static str)> {
+    pub(super) fn admitted(&mut self) -> Vec<(DeliveryDecision, &'static str)> {
         let events = self.session.events().drain(..);
         events
             .filter_map(|event| match event {

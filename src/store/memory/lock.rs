@@ -62,6 +62,10 @@ pub(super) struct Lock {
     publishes: Vec<(Nonce, Stage)>,
     /// Those of them that are deliveries, each in place of a publish that is not known here.
     deliveries: Vec<Nonce>,
+    /// The place of its holder among the publishes that replace each other; 0 for one before all.
+    pub(super) place: u64,
+    /// The lock that this one is to replace.
+    pub(super) aside: Option<Box<Lock>>,
 }
 
 impl Lock {
@@ -94,6 +98,8 @@ impl Lock {
             since_ms,
             publishes: vec![(publish, first)],
             deliveries: Vec::new(),
+            place: 0,
+            aside: None,
         }
     }
 
@@ -228,6 +234,11 @@ impl Lock {
     fn live(&mut self, now: u64) {
         self.told = false;
         self.prolong(now + self.note.life_ms.clamp(1, LONGEST_MS));
+    }
+
+    /// The worker that has or had the message, empty if it is not known.
+    pub(super) fn worker(&self) -> &Arc<str> {
+        &self.worker
     }
 
     fn note_worker(&mut self, worker: &Arc<str>) {

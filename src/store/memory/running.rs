@@ -35,6 +35,11 @@ impl Step<'_> {
             self.leave_wait(claim);
             return Ran::Succeeded;
         }
+        // It was admitted before, and has waited since.
+        if self.table.is_superseded(&claim.id, claim.digest, self.now) {
+            self.leave_wait(claim);
+            return Ran::Superseded;
+        }
         if let Some(run) = self.table.runs.get_mut(&claim.digest, self.now) {
             let left = run.expires_ms - self.now;
             let holder = run.holder.clone();
@@ -220,7 +225,7 @@ impl Step<'_> {
         let run = self.table.runs.get(&digest, self.now);
         let starts = run.is_none_or(|run| run.stage != Stage::Started);
         let delivery = run.map(|run| run.delivery);
-        self.table.lock(&digest, self.now).is_some_and(|lock| {
+        self.table.lock_for(&digest, id, self.now).is_some_and(|lock| {
             let own = usize::from(starts || delivery.is_some_and(|delivery| lock.is_in_flight(delivery)));
             let follows = lock.state != LockState::Cooldown && lock.note.scope != Scope::UntilExpired;
             lock.holder == *id && follows && lock.in_flight() > own
@@ -314,7 +319,7 @@ impl Step<'_> {
     /// The publish lock of an id that is not to run goes, and does not come back with a late commit.
     fn leave(&mut self, claim: &Claim, delivery: Nonce) -> Option<Freed> {
         self.leave_wait(claim);
-        let lock = self.table.lock(&claim.digest, self.now);
+        let lock = self.table.lock_for(&claim.digest, &claim.id, self.now);
         let Some(lock) = lock.filter(|lock| lock.holder == claim.id) else {
             self.note_left(&claim.id, EndedPublishes::Any, UNKNOWN_KEPT_MS);
             return None;
@@ -324,7 +329,7 @@ impl Step<'_> {
         }
         let (told, settled) = (lock.was_told(), lock.leave(delivery));
         self.note_left(&claim.id, EndedPublishes::These(settled), ENDED_KEPT_MS);
-        self.free(claim.digest, ReleaseReason::Ended).filter(|_| !told)
+        self.free(claim.digest, &claim.id, ReleaseReason::Ended).filter(|_| !told)
     }
 
     fn note_left(&mut self, id: &Arc<str>, publishes: EndedPublishes, kept_ms: u64) {

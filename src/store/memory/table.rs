@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
+use super::beat::Owner;
 use super::lapsing::Lapsing;
 use super::lock::Lock;
 use super::park::Messages;
+use super::replace::{Asked, Over};
 use super::run::{Done, Run, Waiting};
-use crate::rules::lock::{Digest, Nonce, SignalVerdict};
+use crate::rules::lock::{Digest, Freed, Nonce, SignalVerdict};
 use crate::rules::source::Source;
 
 /// The index of lapses is this coarse.
@@ -133,6 +135,8 @@ enum Key {
 #[derive(Debug)]
 struct Dead {
     until_ms: u64,
+    /// Its lock that a newer id took, until it is known to have run.
+    lost: Option<Freed>,
     indexed: u64,
 }
 
@@ -187,6 +191,12 @@ pub(super) struct Table {
     pub(super) waiting: Lapsing<Digest, Waiting>,
     /// What ended runs leave behind.
     pub(super) done: Lapsing<(Digest, Arc<str>), Done>,
+    /// Who waits for a lease to end, to replace its holder.
+    pub(super) asked: Lapsing<Digest, Asked>,
+    /// Who was superseded by whom of late.
+    pub(super) over: Lapsing<Digest, Over>,
+    /// Entries of schedules, and whose they are.
+    pub(super) beats: Lapsing<Digest, Owner>,
     /// The parked messages of an id.
     pub(super) parked: Lapsing<Arc<str>, Messages>,
     /// What was announced, and until when.
@@ -202,12 +212,56 @@ impl Table {
     }
 
     pub(super) fn locks(&self, now: u64) -> impl Iterator<Item = (&Digest, &Lock)> {
-        self.locks.iter().filter(move |(_, lock)| lock.expires_ms > now)
+        self.locks.iter().filter_map(move |(digest, lock)| Some((digest, lock.seen(now)?)))
     }
 
-    /// The lock of this key, unless it has lapsed.
+    /// The lock of this key, unless it has lapsed. One that was set aside for a lease that has lapsed is the lock again.
     pub(super) fn lock(&mut self, digest: &Digest, now: u64) -> Option<&mut Lock> {
-        self.locks.get_mut(digest).filter(|lock| lock.expires_ms > now)
+        let lock = self.locks.get_mut(digest)?;
+        if lock.expires_ms <= now
+            && let Some(older) = lock.aside.take()
+        {
+            let indexed = lock.indexed;
+            *lock = *older;
+            lock.indexed = indexed;
+        }
+        (lock.expires_ms > now).then_some(lock)
+    }
+
+    /// The same as it is for this id, which may have a lock that was set aside, or a lease over one whose lapse nobody has noticed.
+    pub(super) fn lock_for(&mut self, digest: &Digest, id: &Arc<str>, now: u64) -> Option<&mut Lock> {
+        let lock = self.locks.get(digest)?;
+        let older = lock.aside.as_ref().filter(|older| older.expires_ms > now);
+        if older.is_none() {
+            return self.lock(digest, now);
+        }
+        if lock.holder == *id {
+            return self.locks.get_mut(digest);
+        }
+        if older.is_some_and(|older| older.holder == *id) {
+            return self.locks.get_mut(digest)?.aside.as_deref_mut();
+        }
+        self.lock(digest, now)
+    }
+
+    /// Whether the lock that was set aside for a lease of another is this id's.
+    pub(super) fn is_aside(&mut self, digest: &Digest, id: &Arc<str>, now: u64) -> bool {
+        let older = self.lock(digest, now).and_then(|lock| lock.aside.as_ref());
+        older.is_some_and(|older| older.holder == *id && older.expires_ms > now)
+    }
+
+    /// Removes what this id holds of the key; what it was to replace is there again.
+    pub(super) fn remove_of(&mut self, digest: &Digest, id: &Arc<str>, now: u64) -> Option<Lock> {
+        let lock = self.locks.get_mut(digest)?;
+        if lock.holder != *id {
+            let older = lock.aside.take_if(|older| older.holder == *id)?;
+            return Some(*older);
+        }
+        let mut lock = self.locks.remove(digest)?;
+        if let Some(older) = lock.aside.take().filter(|older| older.expires_ms > now) {
+            self.insert(*digest, *older, now);
+        }
+        Some(lock)
     }
 
     pub(super) fn insert(&mut self, digest: Digest, mut lock: Lock, now: u64) {
@@ -234,9 +288,25 @@ impl Table {
             .map_or(&[], |record| &record.claims)
     }
 
-    pub(super) fn supersede(&mut self, id: &Arc<str>, digest: Digest, until_ms: u64, now: u64) {
+    /// `lost`: its lock that a newer id took, if it has not run.
+    pub(super) fn supersede(&mut self, id: &Arc<str>, digest: Digest, lost: Option<Freed>, until_ms: u64, now: u64) {
         let indexed = index(&mut self.due, Key::Dead(digest, id.clone()), until_ms, now);
-        self.dead.insert((digest, id.clone()), Dead { until_ms, indexed });
+        self.dead.insert((digest, id.clone()), Dead { until_ms, lost, indexed });
+    }
+
+    /// The id runs, or has: the lock that it had lost to a newer one, the first time.
+    pub(super) fn outlived(&mut self, id: &Arc<str>, digest: Digest, now: u64) -> Option<Freed> {
+        if self.dead.is_empty() {
+            return None;
+        }
+        let dead = self.dead.get_mut(&(digest, id.clone())).filter(|dead| dead.until_ms > now)?;
+        dead.lost.take()
+    }
+
+    /// Whether the id has lost its lock to a newer one.
+    pub(super) fn is_replaced(&self, id: &Arc<str>, digest: Digest, now: u64) -> bool {
+        let dead = self.dead.get(&(digest, id.clone())).filter(|dead| dead.until_ms > now);
+        dead.is_some_and(|dead| dead.lost.is_some())
     }
 
     pub(super) fn is_superseded(&self, id: &Arc<str>, digest: Digest, now: u64) -> bool {
@@ -340,6 +410,9 @@ impl Table {
         self.runs.sweep(now);
         self.waiting.sweep(now);
         self.done.sweep(now);
+        self.over.sweep(now);
+        self.asked.sweep(now);
+        self.beats.sweep(now);
         self.parked.sweep(now);
         for _ in 0..SWEPT_PER_REQUEST {
             let Some(mut slot) = self.due.first_entry().filter(|slot| *slot.key() <= now / SLOT_MS) else {
@@ -354,8 +427,8 @@ impl Table {
                     let Some(lock) = self.locks.get_mut(&digest).filter(|lock| lock.indexed == at) else {
                         continue;
                     };
-                    if lock.expires_ms > now {
-                        lock.indexed = index(&mut self.due, Key::Lock(digest), lock.expires_ms, now);
+                    if lock.lives_until() > now {
+                        lock.indexed = index(&mut self.due, Key::Lock(digest), lock.lives_until(), now);
                     } else {
                         self.locks.remove(&digest);
                     }

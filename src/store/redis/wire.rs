@@ -1,5 +1,6 @@
 //! Requests and replies as `scripts/lock.lua` reads and writes them.
 
+mod beat;
 mod park;
 mod running;
 
@@ -9,8 +10,8 @@ use std::sync::Arc;
 use redis::{Cmd, RedisWrite, Script, ToRedisArgs, Value};
 
 use crate::rules::lock::{
-    Acquired, Admitted, Alive, Committed, Cooled, Digest, Extent, Freed, LockNote, LockRecord, LockState, ReleaseReason, Renewed, Reply,
-    Request, Running, Scope, Signal,
+    Acquired, Admitted, Alive, Begun, Committed, Cooled, Digest, Extent, Freed, IfHeld, LockNote, LockRecord, LockState, ReleaseReason,
+    Renewed, Reply, Request, Running, Scope, Signal, Superseded,
 };
 use crate::rules::source::{Hears, Source};
 use crate::store::memory::LONGEST_MS;
@@ -19,7 +20,9 @@ use crate::store::memory::LONGEST_MS;
 pub(super) const SCRIPT: &str = concat!(
     include_str!("../scripts/lock.lua"),
     include_str!("../scripts/run.lua"),
+    include_str!("../scripts/beat.lua"),
     include_str!("../scripts/park.lua"),
+    include_str!("../scripts/replace.lua"),
     include_str!("../scripts/answer.lua")
 );
 
@@ -155,7 +158,7 @@ impl<'a> Notes<'a> {
             cmd.arg(span(note.lease_ms))
                 .arg(span(note.life_ms))
                 .arg(span(note.queued_life_ms()));
-            cmd.arg(Fields(note, names));
+            cmd.arg(u8::from(note.if_held == IfHeld::Replace)).arg(Fields(note, names));
         }
     }
 }
@@ -191,6 +194,10 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
         | Request::Cool { claim, .. } => {
             names.write_lock(cmd, claim.digest);
             names.write_id(cmd, &claim.id);
+        }
+        Request::BeatLease { digest, .. } => {
+            let key = names.beat(*digest);
+            cmd.arg(&key).arg(&key);
         }
         Request::Park { id, .. } | Request::MarkParked { id, .. } | Request::FindParked { id, .. } => {
             names.write_park(cmd, id);
@@ -253,6 +260,7 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
         Request::Run { .. } | Request::RenewRun { .. } | Request::LeaveRun { .. } | Request::ShowRun { .. } => {
             running::write_arguments(cmd, names, request);
         }
+        Request::BeatLease { origin, life_ms, .. } => beat::write_arguments(cmd, origin, *life_ms),
         Request::Park { .. } | Request::MarkParked { .. } | Request::FindParked { .. } => park::write_arguments(cmd, request),
         Request::Cool { note: fields, .. } => {
             cmd.arg("W").arg(span(fields.cooldown_ms)).arg(note);
@@ -398,22 +406,19 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
         Request::FindParked { .. } => park::found(value).map(Reply::Parked).ok_or(unread),
         Request::Unpublish { .. } | Request::Signal { .. } | Request::LeaveRun { .. } | Request::Release { .. } => {
             let Value::Array(locks) = value else { return Err(unread) };
-            locks
-                .iter()
-                .map(freed)
-                .collect::<Option<Vec<_>>>()
-                .map(Reply::Released)
-                .ok_or(unread)
+            released(&locks).ok_or(unread)
         }
         Request::Admit { claim, .. } => admitted(claim.digest, value).ok_or(unread),
         Request::Renew { .. } | Request::RenewRun { .. } => match value {
             Value::Int(0) => Ok(Reply::Renewed(Renewed::Held)),
             Value::Int(1) => Ok(Reply::Renewed(Renewed::Retaken)),
             Value::Int(2) => Ok(Reply::Renewed(Renewed::Gone)),
-            Value::Int(3) => Ok(Reply::Renewed(Renewed::Lost)),
+            Value::Int(3) => Ok(Reply::Renewed(Renewed::Superseded)),
+            Value::Int(4) => Ok(Reply::Renewed(Renewed::Lost)),
             _ => Err(unread),
         },
         Request::Run { .. } => running::ran(value).map(Reply::Run).ok_or(unread),
+        Request::BeatLease { .. } => beat::turn(&value).map(Reply::Beat).ok_or(unread),
         Request::Cool { .. } => match value {
             Value::Int(0) => Ok(Reply::Cooled(Cooled::Locked)),
             Value::Array(parts) => parts
@@ -437,6 +442,8 @@ fn acquired(value: Value) -> Option<Acquired> {
         Value::Int(2) => Some(Acquired::Reentry { holds: false }),
         Value::Array(parts) => match parts.as_slice() {
             [holder] => Some(Acquired::Leased { holder: text(holder)? }),
+            [holder, Value::Int(0)] => Some(Acquired::Replaces { holder: text(holder)? }),
+            [holder, Value::Int(1)] => Some(Acquired::Outrun { holder: text(holder)? }),
             [holder, state, expires_in] => Some(Acquired::Held {
                 holder: text(holder)?,
                 state: LockState::from_name(&text(state)?)?,
@@ -476,11 +483,45 @@ fn committed(value: Value) -> Option<Committed> {
     match value {
         Value::Int(0) => Some(Committed::Held),
         Value::Int(1) => Some(Committed::Ended),
-        Value::Array(parts) => Some(Committed::Lost {
-            holder: text(parts.first()?)?,
-        }),
+        Value::Array(parts) => match parts.as_slice() {
+            [holder] => Some(Committed::Lost { holder: text(holder)? }),
+            [older, vhost, worker, begun] => Some(Committed::Replaced(Box::new(Superseded {
+                freed: freed(older)?,
+                vhost: text(vhost)?,
+                worker: text(worker)?,
+                begun: if *begun == Value::Int(1) { Begun::Yes } else { Begun::No },
+            }))),
+            _ => None,
+        },
         _ => None,
     }
+}
+
+/// The locks that were freed, and those that ids had lost which ran all the same: these give `ran` as their reason.
+fn released(locks: &[Value]) -> Option<Reply> {
+    let outlived = |lock: &&Value| matches!(lock, Value::Array(parts) if parts.get(4).and_then(text).as_deref() == Some("ran"));
+    let freed = locks.iter().filter(|lock| !outlived(lock)).map(freed).collect::<Option<Vec<_>>>()?;
+    if freed.len() == locks.len() {
+        return Some(Reply::Released(freed));
+    }
+    let ran = locks.iter().filter(outlived).map(lost).collect::<Option<Vec<_>>>()?;
+    Some(Reply::Outlived { freed, ran })
+}
+
+fn lost(value: &Value) -> Option<Freed> {
+    let Value::Array(parts) = value else { return None };
+    let [digest, holder, rule, ..] = parts.as_slice() else {
+        return None;
+    };
+    Some(Freed {
+        digest: Digest::from_hex(&text(digest)?)?,
+        holder: text(holder)?,
+        rule: text(rule)?,
+        task: "".into(),
+        reason: ReleaseReason::Replaced,
+        held_ms: 0,
+        shadow: false,
+    })
 }
 
 fn freed(value: &Value) -> Option<Freed> {

@@ -12,7 +12,9 @@
 -- An id record is a string of entries, one per key that the id has claimed: a line feed, the digest, the scope, the rule. Of a key that it
 -- runs, the digest has a `+` before it (see `run.lua`).
 -- `PREFIX:ended:ID` is what workers' signals leave behind for the commits that come after them: words, each with a blank before and behind,
--- of how much a signal says (d begun, a acknowledged, r over), its source if no lock has heard it, and a publish that it ended, `~` for one that only its delivery was known of, or `*`. `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key.
+-- of how much a signal says (d begun, a acknowledged, r over), its source if no lock has heard it, and a publish that it ended, `~` for one that only its delivery was known of, or `*`.
+-- `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key; its value is `n` if a newer id took its lock and it is
+-- not known to have run.
 
 local ARGV, KEYS, call = ARGV, KEYS, redis.call
 local prefix = ARGV[1]
@@ -35,12 +37,12 @@ local now_text = int(now)
 
 local function digest_of(lock) return string.sub(lock, -65, -2) end
 -- Of each note: what frees such a lock, what of that is asked at an acquire, the rest of its entry in an id record, lease, life, life while
--- its holder has not begun, and the fields of the lock that do not change, packed.
-local notes, first_question = {}, 3 + 7 * ARGV[2]
-for at = 3, first_question - 1, 7 do
-  notes[tostring((at + 4) / 7)] = {
+-- its holder has not begun, whether it replaces, and the fields of the lock that do not change, packed.
+local notes, first_question = {}, 3 + 8 * ARGV[2]
+for at = 3, first_question - 1, 8 do
+  notes[tostring((at + 5) / 8)] = {
     ends = ARGV[at], asked = ARGV[at + 1], tail = ARGV[at + 2], lease = tonumber(ARGV[at + 3]), life = tonumber(ARGV[at + 4]),
-    queued = tonumber(ARGV[at + 5]), fields = cmsgpack.unpack(ARGV[at + 6]),
+    queued = tonumber(ARGV[at + 5]), replaces = ARGV[at + 6] == '1', fields = cmsgpack.unpack(ARGV[at + 7]),
   }
 end
 local function entry_of(digest, note) return '\n' .. digest .. note.tail end
@@ -176,6 +178,14 @@ setmetatable(runs, { __index = function(_, name)
   return rawget(runs, name)
 end })
 
+-- Of locks that change hands, see `replace.lua`.
+local hands = {}
+setmetatable(hands, { __index = function(_, name)
+  make.replace()
+  return rawget(hands, name)
+end })
+local function has_lapsed(state, expires) return state == 'leased' and (tonumber(expires) or 0) <= now end
+
 local function lists(record, digest) return string.find(record, '\n' .. digest .. ' ', 1, true) end
 
 -- Where in the record the entry of the key begins and ends, if it is there.
@@ -300,7 +310,7 @@ function make.publish()
 function ops.A(lock, idkey, a)
   local id, nonce, note = id_in(idkey), ARGV[a], notes[ARGV[a + 2]]
   local lease, life = note.lease, note.life
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'aside', 'place')
   local holder = l[1]
   if not holder then
     -- What only observes does not wait for this answer, and may have ended.
@@ -315,6 +325,7 @@ function ops.A(lock, idkey, a)
     end
     if not fresh then note_id(idkey, entry, lease + life) end
     take(lock, id, 'leased', nonce, lease, note, now + lease + life)
+    if note.replaces then hands.takes_free(lock, digest, id) end
     return 0
   end
   if holder == id then
@@ -325,14 +336,26 @@ function ops.A(lock, idkey, a)
     if not publish then push(list, nonce, '') end
     call('HSET', lock, 'publishes', format(list), 'marks', unmarked(l[5], 't'), 'record', int(now + lease + life))
     prolong(lock, l[3], lease)
+    if l[6] then hands.aside_changed(lock) end
     note_id(idkey, entry_of(digest_of(lock), note), lease + life)
     return 1
+  end
+  if l[6] == id and hands.is_there(lock) then return hands.ask_aside(ops.A, lock, idkey, a) end
+  if has_lapsed(l[2], l[3]) then
+    hands.lapses(lock)
+    return ops.A(lock, idkey, a)
   end
   if ARGV[a + 1] == '1' or string.find(call('GET', idkey) or '', digest_of(lock), 1, true) then
     note_id(idkey, entry_of(digest_of(lock), note), lease + life)
     return 2
   end
-  if l[2] == 'leased' then return { holder } end
+  if note.replaces and l[2] == 'queued' and not is_marked(l[5], 't') then
+    return hands.replace(lock, idkey, nonce, note, holder, l[3], l[7])
+  end
+  if l[2] == 'leased' then
+    if note.replaces then hands.note_asked(digest_of(lock), id) end
+    return { holder }
+  end
   return { holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
@@ -340,9 +363,10 @@ end
 function ops.C(lock, idkey, a)
   local id, nonce, note = id_in(idkey), ARGV[a], notes[ARGV[a + 1]]
   local life = note.queued
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'aside')
   local holder = l[1]
   if holder == id then
+    if l[7] then hands.supersede(lock) end
     local publishes = nonce .. '+'
     if l[4] ~= nonce then
       local list = parse(l[4])
@@ -352,8 +376,8 @@ function ops.C(lock, idkey, a)
         local delivery = unknown(list)
         if delivery then
           delivery[1], delivery[4] = nonce, ''
-        elseif heard(id, nonce, note.ends) then
-          return 1
+        elseif ended(digest_of(lock), id, nonce, note.ends) then
+          return note.replaces and hands.committed(lock, id, nonce, 1) or 1
         else
           push(list, nonce, '+')
         end
@@ -364,7 +388,7 @@ function ops.C(lock, idkey, a)
     end
     if l[2] == 'cooldown' or is_marked(l[5], 't') then
       call('HSET', lock, 'publishes', publishes)
-      return 1
+      return note.replaces and hands.committed(lock, id, nonce, 1) or 1
     end
     local expires, state = math.max(now + life, tonumber(l[3]) or 0), l[2] == 'leased' and 'queued' or l[2]
     if (tonumber(l[6]) or 0) >= expires then
@@ -374,22 +398,34 @@ function ops.C(lock, idkey, a)
       call('HSET', lock, 'state', state, 'expires', int(expires), 'publishes', publishes, 'record', int(expires))
     end
     call('PEXPIRE', lock, int(expires - now))
-    return 0
+    return note.replaces and hands.committed(lock, id, nonce, 0) or 0
   end
-  if ended(digest_of(lock), id, nonce, note.ends) then return 1 end
+  if holder then
+    if l[7] == id and hands.is_there(lock) then return hands.ask_aside(ops.C, lock, idkey, a) end
+    if has_lapsed(l[2], l[3]) then
+      hands.lapses(lock)
+      return ops.C(lock, idkey, a)
+    end
+  end
+  if ended(digest_of(lock), id, nonce, note.ends) then
+    return note.replaces and hands.committed(lock, id, nonce, 1) or 1
+  end
   if holder then return { holder } end
   take(lock, id, 'queued', nonce .. '+', life, note, now + life)
   note_id(idkey, entry_of(digest_of(lock), note), life)
-  return 0
+  return note.replaces and hands.committed(lock, id, nonce, 0) or 0
 end
 
 -- Lease renewal: nonce, note.
 function ops.R(lock, idkey, a)
   local id, nonce, note = id_in(idkey), ARGV[a], notes[ARGV[a + 1]]
   local lease, life = note.lease, note.queued
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'aside')
   if l[1] then
-    if l[1] == id and l[2] == 'leased' and in_flight(parse(l[4])) > 0 then prolong(lock, l[3], lease) end
+    if l[1] == id and l[2] == 'leased' and in_flight(parse(l[4])) > 0 then
+      prolong(lock, l[3], lease)
+      if l[5] then hands.aside_changed(lock) end
+    end
     prolong_ended(id)
   elseif ended(digest_of(lock), id, nonce, note.ends) then
     prolong_ended(id)
@@ -403,8 +439,8 @@ end
 -- Unpublish: nonce, reason.
 function ops.U(lock, idkey, a)
   local id, nonce = id_in(idkey), ARGV[a]
-  local l = call('HMGET', lock, 'holder', 'state', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks')
-  if l[1] ~= id then return {} end
+  local l = call('HMGET', lock, 'holder', 'state', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks', 'aside')
+  if l[1] ~= id then return l[9] == id and hands.is_there(lock) and hands.ask_aside(ops.U, lock, idkey, a) or {} end
   local list = parse(l[3])
   local publish = find(list, nonce)
   if not publish or publish[2] == '-' then return {} end
@@ -415,7 +451,7 @@ function ops.U(lock, idkey, a)
     call('HSET', lock, 'publishes', format(list))
     return {}
   end
-  call('DEL', lock)
+  if not l[9] or not hands.gives_back(lock) then call('DEL', lock) end
   forget_id(idkey, digest_of(lock))
   return { freed(digest_of(lock), ARGV[a + 1], id, l[4], l[5], l[6], l[7]) }
 end
@@ -440,13 +476,18 @@ local function goes_on(lock, idkey, state, publishes, life, l, marks, worker)
 end
 
 -- What a signal does to one lock: whether the id still claims the key, the publishes it ends if any, and what is told if the lock goes.
-local function signal_lock(digest, idkey, id, settlement, signal, worker, source)
-  local lock = lock_of(digest)
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'terms')
+local function signal_one(lock, digest, idkey, id, settlement, signal, worker, source)
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'terms', 'aside')
   if l[1] ~= id then
+    if l[8] == id and hands.is_there(lock) then return nil end
+    if (signal == 's' or signal == 'k' or signal == 'f') and call('GET', dead_of(digest, id)) == 'n' then
+      call('SET', dead_of(digest, id), '1', 'KEEPTTL')
+      return true, nil, 'ran'
+    end
     if signal == 't' or signal == 'o' or is_dead(digest, id) then return true end
     return false, UNJUDGED
   end
+  if l[8] and signal ~= 'p' and signal ~= 'o' then hands.supersede(lock) end
   local ends, marks = terms_of(l[7]), l[5] or ''
   local scope, runs, life, told = ends.scope, l[2] == 'running', ends.life, is_marked(marks, 't')
   if scope == 'until_expired' or l[2] == 'cooldown' then return true end
@@ -468,7 +509,7 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker, source
   end
   local function frees(reason, publishes)
     local telling = tell(reason)
-    call('DEL', lock)
+    if not l[8] or not hands.gives_back(lock) then call('DEL', lock) end
     return false, publishes, telling
   end
   local function supersedes(reason)
@@ -542,6 +583,16 @@ local function signal_lock(digest, idkey, id, settlement, signal, worker, source
   return true
 end
 
+-- The same where the id's lock may be set aside.
+local function signal_lock(digest, ...)
+  local lock = lock_of(digest)
+  local claims, publishes, told, grace = signal_one(lock, digest, ...)
+  if claims ~= nil then return claims, publishes, told, grace end
+  claims, publishes, told, grace = signal_one(hands.aside_of(digest), digest, ...)
+  hands.aside_changed(lock)
+  return claims, publishes, told, grace
+end
+
 -- Signal: settlement, signal, worker, source. The signals: a ack, l ack of a run that began long before, r reject, d delivered without ack, s started, t retried, k succeeded,
 -- f failed, v revoked, q a revoke is asked for, x expired, c crashed, o orphaned, p purged.
 local verdicts = { a = 'a', l = 'a', d = 'd', s = 'd' }
@@ -573,6 +624,7 @@ function ops.S(_, idkey, a)
     end
     entries = entries + 1
     if claims then kept[#kept + 1] = entry end
+    if told == 'ran' then told = freed(digest, 'ran', id, string.match(entry, '^\n%x+ %S+ (.*)$')) end
     if told then out[#out + 1] = told end
     shortest = grace or shortest
     if publishes == UNJUDGED then
@@ -635,9 +687,10 @@ end
 -- Admission: delivery, reentrant, note, worker. 0: the id holds the key that was asked about; else what, of which key.
 function ops.M(lock, idkey, a)
   local id, nonce, note, worker = id_in(idkey), ARGV[a], notes[ARGV[a + 2]], ARGV[a + 3]
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'aside')
   -- Mostly the id holds the key, so that its record lists it.
   if l[1] == id and l[2] ~= 'cooldown' and note.ends ~= 'n' then
+    if l[7] then hands.supersede(lock) end
     reaches(lock, idkey, note, nonce, worker, l)
     return 0
   end
@@ -660,9 +713,13 @@ function ops.M(lock, idkey, a)
       runs_it = true
     end
     lock = lock_of(digest)
-    l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record')
+    l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'aside')
   end
   local holder = l[1]
+  if holder and holder ~= id and has_lapsed(l[2], l[3]) then
+    hands.lapses(lock)
+    return ops.M(lock_of(asked), idkey, a)
+  end
   -- What is dead holds nothing: it has lost its lock by that.
   if (holder ~= id or l[2] == 'cooldown') and is_dead(digest, id) then return { 'x', digest } end
   if note.ends == 'n' then return { 'p', digest } end
@@ -672,33 +729,37 @@ function ops.M(lock, idkey, a)
   end
   if holder == id then
     if l[2] == 'cooldown' then return { 'p', digest } end
+    if l[7] then hands.supersede(lock) end
     reaches(lock, idkey, note, nonce, worker, l)
     return digest == asked and 0 or { 'h', digest }
   end
+  if l[7] == id and hands.is_there(lock) then return { 'l', digest, holder } end
   if ARGV[a + 1] == '1' or known or runs_it then return { 'p', digest } end
   if l[2] == 'leased' then return { 'l', digest, holder } end
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
--- Renewal: delivery, how it is alive (d delivered, b begun, a acknowledged), note, worker. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
+-- What a renewal is told of a holder that has ended. Who has not heard of the end by now renews again.
+local function gone(digest, id, note)
+  live_at_least(ended_of(id), math.max(ENDED_KEPT, note.life))
+  return call('GET', dead_of(digest, id)) == 'n' and 3 or 2
+end
+
+-- Renewal: delivery, how it is alive (d delivered, b begun, a acknowledged), note, worker. 0: it has its full life; 1: taken again;
+-- 2: there is nothing to renew; 3: it has lost its lock to a newer id.
 function ops.N(lock, idkey, a)
   local id, nonce, alive, note = id_in(idkey), ARGV[a], ARGV[a + 1], notes[ARGV[a + 2]]
   local life, digest = alive == 'd' and note.queued or note.life, digest_of(lock)
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'marks')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'marks', 'aside')
   if l[1] then
-    if l[1] ~= id or l[2] == 'cooldown' or is_marked(l[4], 't') then
-      live_at_least(ended_of(id), math.max(ENDED_KEPT, note.life))
-      return 2
-    end
+    if l[5] == id and hands.is_there(lock) then return hands.ask_aside(ops.N, lock, idkey, a) end
+    if l[1] ~= id or l[2] == 'cooldown' or is_marked(l[4], 't') then return gone(digest, id, note) end
     prolong(lock, l[3], life)
+    if l[5] then hands.aside_changed(lock) end
     note_id(idkey, entry_of(digest, note), math.max(life, (tonumber(l[3]) or now) - now))
     return 0
   end
-  if ended(digest, id, nil, note.ends) then
-    -- Who has not heard of the end by now renews again.
-    live_at_least(ended_of(id), math.max(ENDED_KEPT, note.life))
-    return 2
-  end
+  if ended(digest, id, nil, note.ends) then return gone(digest, id, note) end
   local list = alive == 'a' and nonce .. '*-' .. nonce or nonce .. '*+'
   retake(lock, idkey, digest, id, alive == 'd' and 'queued' or 'running', list, life, note, ARGV[a + 3])
   return 1
@@ -708,13 +769,18 @@ end
 
 -- Release of the publish lock by an operator; the arguments of `ops.D`.
 local function release_lock(lock, a)
-  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow', 'state', 'marks')
+  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow', 'state', 'marks', 'expires', 'aside')
+  if l[1] and has_lapsed(l[6], l[8]) then
+    hands.lapses(lock)
+    return release_lock(lock, a)
+  end
   if not l[1] or (ARGV[a] == '1' and l[1] ~= ARGV[a + 1]) then return {} end
   if l[6] == 'running' and ARGV[a + 2] ~= '1' then return {} end
   -- A worker has it and may go on: no renewal is to bring back what was freed.
   if is_marked(l[7], 'd') then note_ended(l[1], 'r', '', { '*' }, math.max(ENDED_KEPT, call('PTTL', lock))) end
   call('DEL', lock)
   forget_id(id_of(l[1]), digest_of(lock))
+  if l[9] and call('DEL', hands.aside_of(digest_of(lock))) == 1 then forget_id(id_of(l[9]), digest_of(lock)) end
   return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5]) }
 end
 
@@ -723,7 +789,11 @@ function make.operator()
 -- Lock by hand: cooldown, note. 0: locked; else who holds the key.
 function ops.W(lock, idkey, a)
   local life = tonumber(ARGV[a])
-  local l = call('HMGET', lock, 'holder', 'state')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires')
+  if l[1] and has_lapsed(l[2], l[3]) then
+    hands.lapses(lock)
+    return ops.W(lock, idkey, a)
+  end
   if not l[1] then
     take(lock, id_in(idkey), 'cooldown', '0-0', life, notes[ARGV[a + 1]], 0)
   elseif l[2] == 'cooldown' then
@@ -737,8 +807,13 @@ end
 
 -- Show.
 function ops.Q(lock)
-  return call('HMGET', lock, 'holder', 'state', 'rule', 'task', 'summary', 'worker', 'proxy', 'vhost', 'queue', 'since', 'expires',
+  local l = call('HMGET', lock, 'holder', 'state', 'rule', 'task', 'summary', 'worker', 'proxy', 'vhost', 'queue', 'since', 'expires',
     'scope', 'shadow', 'publishes', 'carried', 'marks')
+  if has_lapsed(l[2], l[11]) then
+    hands.lapses(lock)
+    return ops.Q(lock)
+  end
+  return l
 end
 
 end

@@ -140,11 +140,20 @@ local function take_run(digest, idkey, id, delivery, worker, retries, life, entr
   leave_wait(digest, id)
 end
 
+-- The publish lock of the id and these fields of it, the first its holder: that of the key, or the one that was set aside.
+local function own_lock(digest, id, ...)
+  local lock, names = lock_of(digest), { ... }
+  names[#names + 1] = 'aside'
+  local l = call('HMGET', lock, unpack(names))
+  if l[#names] ~= id or not hands.is_there(lock) then return lock, l end
+  lock = hands.aside_of(digest)
+  return lock, call('HMGET', lock, unpack(names))
+end
+
 -- The publish lock of an id that is not to run goes, and does not come back with a late commit.
 local function leave(digest, idkey, id, delivery)
   leave_wait(digest, id)
-  local lock = lock_of(digest)
-  local l = call('HMGET', lock, 'holder', 'state', 'scope', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks')
+  local lock, l = own_lock(digest, id, 'holder', 'state', 'scope', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks')
   if l[1] ~= id then
     note_ended(id, 'r', '', UNJUDGED, UNKNOWN_KEPT)
     return nil
@@ -152,14 +161,14 @@ local function leave(digest, idkey, id, delivery)
   if l[2] == 'cooldown' or l[3] == 'until_expired' then return nil end
   local list = parse(l[4])
   settle(list, delivery)
-  call('DEL', lock)
+  if not l[10] or not hands.gives_back(lock) then call('DEL', lock) end
   forget_id(idkey, digest)
   note_ended(id, 'r', '', settled(list), ENDED_KEPT)
   return not is_marked(l[9], 't') and freed(digest, 'ended', id, l[5], l[6], l[7], l[8]) or nil
 end
 
 -- Run: id, delivery, l (leave) or w (wait), place or nothing, worker, retries, life, entry, blob. 0: it runs; 1: its run has succeeded before;
--- holder, place, how long: it waits; nothing, place: it waits, since the store has forgotten; holder, what was freed: it leaves.
+-- 2: it is not to run; holder, place, how long: it waits; nothing, place: it waits, since the store has forgotten; holder, what was freed: it leaves.
 function ops.G(lock, idkey, a)
   local digest, id, delivery, worker = digest_of(lock), ARGV[a], ARGV[a + 1], ARGV[a + 4]
   local named, retries, life = tonumber(ARGV[a + 3]), tonumber(ARGV[a + 5]), tonumber(ARGV[a + 6])
@@ -178,6 +187,11 @@ function ops.G(lock, idkey, a)
   if is_copy_of_success(digest, id, delivery, retries, named) then
     leave_wait(digest, id)
     return 1
+  end
+  -- It was admitted before, and has waited since.
+  if is_dead(digest, id) then
+    leave_wait(digest, id)
+    return 2
   end
   if r[1] == id then
     local former = tonumber(r[6])
@@ -209,7 +223,7 @@ function ops.G(lock, idkey, a)
 end
 
 -- Renewal of a run: id, delivery, worker, retries, life, entry, blob, ends. 0: it has its full life; 1: taken again; 2: there is nothing to renew;
--- 3: another id has it.
+-- 4: another id has it.
 function ops.K(lock, idkey, a)
   local digest, id, delivery, worker = digest_of(lock), ARGV[a], ARGV[a + 1], ARGV[a + 2]
   local life, entry, run = tonumber(ARGV[a + 4]), ARGV[a + 5], run_of(digest)
@@ -232,7 +246,7 @@ function ops.K(lock, idkey, a)
     -- It may be of one that has ended, whose proxy did not hear of it and brought it back when the store had forgotten all.
     note_wait(digest, id, LOST_PLACE, math.min(life / 3, RENEWED))
     note_run(idkey, entry, life)
-    return 3
+    return 4
   end
   take_run(digest, idkey, id, delivery, worker, tonumber(ARGV[a + 3]), life, entry, ARGV[a + 6])
   call('SET', waited_of(digest), 0, 'XX', 'KEEPTTL')
@@ -276,7 +290,7 @@ end
 -- Whether the id has published again under the key: of what its publish lock counts, one is this run until its start is known, or for as
 -- long as this delivery stands for it.
 local function publishes_again(digest, id, state, delivery)
-  local l = call('HMGET', lock_of(digest), 'holder', 'state', 'scope', 'publishes')
+  local _, l = own_lock(digest, id, 'holder', 'state', 'scope', 'publishes')
   if l[1] ~= id or l[2] == 'cooldown' or l[3] == 'until_expired' then return false end
   local list = parse(l[4])
   local counted = find(list, delivery)

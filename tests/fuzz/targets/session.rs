@@ -203,11 +203,11 @@ impl Rig {
         }
         let (asks, tells) = self.session.questions();
         for (ticket, request) in asks.drain(..) {
-            assert!(matches!(request, Request::Acquire { .. }), "{request:?}");
+            assert!(matches!(request, Request::Acquire { .. } | Request::BeatLease { .. }), "{request:?}");
             self.asked.push(ticket);
         }
         for request in tells.drain(..) {
-            assert!(!matches!(request, Request::Acquire { .. }), "{request:?}");
+            assert!(!matches!(request, Request::Acquire { .. } | Request::BeatLease { .. }), "{request:?}");
         }
         let cancelled: Vec<Ticket> = self.session.cancelled().drain(..).collect();
         self.asked.retain(|ticket| !cancelled.contains(&Ticket(*ticket)));

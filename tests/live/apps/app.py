@@ -120,6 +120,21 @@ def flaky(self, fails):
     return self.request.retries
 
 
+@app.task(bind=True, name="live.retrying", max_retries=5)
+def retrying(self, fails):
+    """Retries after Celery's own delay, of three minutes."""
+    mark(self, eta=self.request.eta)
+    if self.request.retries < fails:
+        raise self.retry()
+    return self.request.retries
+
+
+@app.task(bind=True, name="live.tick")
+def tick(self, *args):
+    """A task that beats publish."""
+    mark(self, origin=self.request.origin)
+
+
 @app.task(bind=True, name="live.gated_retry", max_retries=5)
 def gated_retry(self, name):
     if self.request.retries:
@@ -127,6 +142,13 @@ def gated_retry(self, name):
         return
     _wait_gate(self, name)
     raise self.retry(countdown=0)
+
+
+@app.task(bind=True, name="live.late_retry", max_retries=5, acks_late=True)
+def late_retry(self, name, countdown):
+    _wait_gate(self, name)
+    if countdown and not self.request.retries:
+        raise self.retry(countdown=countdown)
 
 
 @app.task(bind=True, name="live.flaky_late", max_retries=5, acks_late=True)

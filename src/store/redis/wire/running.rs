@@ -89,6 +89,7 @@ pub(super) fn ran(value: Value) -> Option<Ran> {
     match value {
         Value::Int(0) => Some(Ran::Runs),
         Value::Int(1) => Some(Ran::Succeeded),
+        Value::Int(2) => Some(Ran::Superseded),
         Value::Array(parts) => match parts.as_slice() {
             [holder] => Some(Ran::Leaves {
                 holder: text(holder)?,

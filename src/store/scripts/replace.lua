@@ -1,0 +1,133 @@
+
+-- Locks that change hands before their holders have begun, for Redis; the same rules as in `memory/replace.rs`.
+--
+-- `PREFIX:aside:{DIGEST}` is the lock that the present holder, who has a lease, is to replace; the holder's field `aside` names whose it was.
+-- A lock that has one lives as long as that one at least: that its lease has lapsed is seen by `expires`.
+-- `PREFIX:asked:{DIGEST}` are the places of the publishes that are asked again until a lease ends, by `:` and id, and the `last` place that
+-- was given; the field `place` of a lock is its holder's.
+-- `PREFIX:over:{DIGEST}` is what the commit of a newcomer tells: its id, the publish of the commit that has told it or nothing, what was
+-- freed, the virtual host, the worker, whether it had begun.
+
+function make.replace()
+
+local function over_of(digest) return prefix .. ':over:{' .. digest .. '}' end
+local function asked_of(digest) return prefix .. ':asked:{' .. digest .. '}' end
+
+function hands.aside_of(digest) return prefix .. ':aside:{' .. digest .. '}' end
+
+-- What was to be replaced is the lock again; false if there is nothing.
+function hands.gives_back(lock)
+  if not call('HGET', lock, 'aside') then return false end
+  local aside = hands.aside_of(digest_of(lock))
+  if call('EXISTS', aside) == 0 then return false end
+  call('RENAME', aside, lock)
+  return true
+end
+
+-- A lease has lapsed: it is the lock no more.
+function hands.lapses(lock)
+  if not hands.gives_back(lock) then call('DEL', lock) end
+end
+
+-- The lock that was set aside has changed.
+function hands.aside_changed(lock)
+  local left = call('PTTL', hands.aside_of(digest_of(lock)))
+  if left > 0 then live_at_least(lock, left) else call('HDEL', lock, 'aside') end
+end
+
+-- Whether the lock that was set aside, if any, is still there.
+function hands.is_there(lock) return call('EXISTS', hands.aside_of(digest_of(lock))) == 1 end
+
+-- Answers a question of the id whose lock was set aside.
+function hands.ask_aside(op, lock, idkey, a)
+  local answer = op(hands.aside_of(digest_of(lock)), idkey, a)
+  hands.aside_changed(lock)
+  return answer
+end
+
+-- The place of a publish that waits for a lease, among all that were given under the key.
+function hands.place_asked(digest, id) return tonumber(call('HGET', asked_of(digest), ':' .. id) or nil) end
+
+-- A place behind all others. It counts on from the time, so that it is behind those that are forgotten, too.
+local function next_place(digest)
+  local key = asked_of(digest)
+  local place = math.max((tonumber(call('HGET', key, 'last') or nil) or 0) + 1, now * 1000)
+  call('HSET', key, 'last', int(place))
+  call('PEXPIRE', key, ENDED_KEPT)
+  return place
+end
+
+-- A publish that replaces has found a lease: it is asked again, and then has come before those that ask meanwhile.
+function hands.note_asked(digest, id)
+  local key = asked_of(digest)
+  if call('PEXPIRE', key, ENDED_KEPT) == 0 or call('HEXISTS', key, ':' .. id) == 0 then
+    call('HSET', key, ':' .. id, int(next_place(digest)))
+  end
+end
+
+-- The place of one that gets the lock.
+local function takes_place(lock, digest, id, place)
+  call('HSET', lock, 'place', int(place or next_place(digest)))
+  if place then call('HDEL', asked_of(digest), ':' .. id) end
+end
+
+-- One has taken a free lock; somebody may wait who came before.
+function hands.takes_free(lock, digest, id)
+  if call('EXISTS', asked_of(digest)) == 1 then takes_place(lock, digest, id, hands.place_asked(digest, id)) end
+end
+
+-- One that has waited finds a newer one: it goes out, and is not to run.
+local function outrun(digest, idkey, id, note, holder)
+  local kept = math.min(note.life + DEAD_KEPT, DEAD_LONGEST)
+  call('HDEL', asked_of(digest), ':' .. id)
+  call('SET', dead_of(digest, id), 'n', 'PX', int(kept))
+  note_id(idkey, entry_of(digest, note), kept)
+  return { holder, 1 }
+end
+
+-- Sets the lock of a holder that has not begun aside for a newcomer's lease. `at`: the place of the holder.
+function hands.replace(lock, idkey, nonce, note, holder, expires, at)
+  local digest, id = digest_of(lock), id_in(idkey)
+  local place = hands.place_asked(digest, id)
+  if place and place < (tonumber(at) or 0) then return outrun(digest, idkey, id, note, holder) end
+  call('RENAME', lock, hands.aside_of(digest))
+  take(lock, id, 'leased', nonce, note.lease, note, now + note.lease + note.life)
+  call('HSET', lock, 'aside', holder)
+  live_at_least(lock, (tonumber(expires) or now) - now)
+  takes_place(lock, digest, id, place)
+  note_id(idkey, entry_of(digest, note), note.lease + note.life)
+  return { holder, 0 }
+end
+
+-- The broker has the message of the holder: the one whose lock was set aside is not to run any more.
+function hands.supersede(lock)
+  local digest, l = digest_of(lock), call('HMGET', lock, 'holder', 'expires', 'aside')
+  local aside, expires = hands.aside_of(digest), math.max(tonumber(l[2]) or 0, now + 1)
+  call('HDEL', lock, 'aside')
+  local o = call('HMGET', aside, 'holder', 'state', 'terms', 'rule', 'task', 'since', 'shadow', 'vhost', 'worker', 'scope')
+  if not o[1] or o[1] ~= l[3] then return end
+  call('DEL', aside)
+  call('HSET', lock, 'expires', int(expires))
+  call('PEXPIRE', lock, int(expires - now))
+  local kept, begun = math.min(terms_of(o[3]).life + DEAD_KEPT, DEAD_LONGEST), o[2] == 'running'
+  call('SET', dead_of(digest, o[1]), begun and '1' or 'n', 'PX', int(kept))
+  note_id(id_of(o[1]), '\n' .. digest .. ' ' .. (o[10] or '') .. ' ' .. (o[4] or ''), kept)
+  local telling = freed(digest, 'replaced', o[1], o[4], o[5], o[6], o[7])
+  call('SET', over_of(digest), cmsgpack.pack({ l[1], '', telling, o[8] or '', o[9] or '', begun and 1 or 0 }), 'PX', ENDED_KEPT)
+end
+
+-- What a commit tells beside what it has found.
+function hands.committed(lock, id, nonce, found)
+  local key = over_of(digest_of(lock))
+  local packed = call('GET', key)
+  if not packed then return found end
+  local over = cmsgpack.unpack(packed)
+  if over[1] ~= id or over[2] ~= '' and over[2] ~= nonce then return found end
+  if over[2] == '' then
+    over[2] = nonce
+    call('SET', key, cmsgpack.pack(over), 'KEEPTTL')
+  end
+  return { over[3], over[4], over[5], over[6] }
+end
+
+end
