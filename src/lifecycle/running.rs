@@ -260,7 +260,10 @@ impl Runs {
         };
         let ends = |run: &Run| run.is_ended_by(*settlement, *signal, *source, worker);
         match signal {
-            Signal::Retried => drop(self.state().forget(id, ends)),
+            Signal::Retried => {
+                let now_ms = self.nodes.now_ms();
+                self.state().retried(id, ends, now_ms);
+            }
             Signal::AckedLate
             | Signal::Rejected
             | Signal::Succeeded
@@ -372,8 +375,8 @@ fn free(store: &Client, run: &Run) {
     );
     store.tell(Request::Signal {
         id: Arc::clone(&run.claim.id),
-        // It is no settlement.
-        settlement: Nonce(0),
+        // Of a running lock it names the run: the next one of its id may have come to the same worker meanwhile.
+        settlement: run.orphan(),
         signal: Signal::Orphaned,
         source: Source::Other,
         worker: Arc::clone(&run.worker),
@@ -400,6 +403,16 @@ impl State {
             tracked.push(new);
         } else if tracked.is_empty() {
             self.tracked.remove(&new.run.claim.id);
+        }
+    }
+
+    /// Those runs of an id end in a retry. Of the lock of a later try that may be told late of an earlier one: the store knows, and the
+    /// worker.
+    fn retried(&mut self, id: &str, ends: impl Fn(&Run) -> bool, now_ms: u64) {
+        let may_go_on = |run: &Run| matches!(&run.kept, Kept::Run(note) if note.retries > 0);
+        self.forget(id, |run| ends(run) && !may_go_on(run));
+        for tracked in self.tracked.get_mut(id).into_iter().flatten().filter(|tracked| ends(&tracked.run)) {
+            tracked.hasten(now_ms);
         }
     }
 

@@ -310,6 +310,10 @@ impl Step<'_> {
                 note,
                 worker,
             } => Reply::Renewed(self.renew_run(claim, *delivery, note, worker)),
+            Request::Republished { claim, retries } => {
+                self.republished(claim, *retries);
+                Reply::Done
+            }
             Request::LeaveRun { claim, delivery } => Reply::Released(self.leave_run(claim, *delivery)),
             Request::BeatLease { digest, origin, life_ms } => Reply::Beat(self.beat_lease(*digest, origin, *life_ms)),
             Request::Park { id, token, note } => {

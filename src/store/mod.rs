@@ -64,7 +64,7 @@ pub enum Op {
     RenewLease,
     /// [`Request::Unpublish`].
     Unpublish,
-    /// [`Request::Signal`].
+    /// [`Request::Signal`] and [`Request::Republished`].
     Signal,
     /// [`Request::Admit`].
     Admit,
@@ -144,7 +144,7 @@ impl Op {
             Request::Commit { .. } => Op::Commit,
             Request::RenewLease { .. } => Op::RenewLease,
             Request::Unpublish { .. } => Op::Unpublish,
-            Request::Signal { .. } => Op::Signal,
+            Request::Signal { .. } | Request::Republished { .. } => Op::Signal,
             Request::Admit { .. } => Op::Admit,
             Request::Renew { .. } => Op::Renew,
             Request::Run { .. } => Op::Run,

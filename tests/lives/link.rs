@@ -14,7 +14,7 @@ use oncegate::store::Clock;
 use crate::broker::AtBroker;
 use crate::facts::Facts;
 use crate::plan::Plan;
-use crate::runs::{Asked, Handed};
+use crate::runs::{Asked, Handed, Name};
 use crate::wire::{Reader, method};
 use crate::world::World;
 
@@ -67,6 +67,14 @@ impl Pipe {
 pub enum Order {
     Ask(u64, Request),
     Tell(Request),
+}
+
+/// The delivery that does not run, if this says so of one.
+fn left_by(order: &Order) -> Option<Name> {
+    match order {
+        Order::Tell(Request::LeaveRun { claim, delivery }) => Some((Facts::index(&claim.id), *delivery)),
+        _ => None,
+    }
 }
 
 /// An acquire that found its key leased: it is repeated.
@@ -317,6 +325,7 @@ impl World {
         let tells = std::mem::take(tells).into_iter().map(Order::Tell);
         let orders: Vec<Order> = asks.chain(tells).collect();
         let runs: Vec<Asked> = orders.iter().filter_map(Asked::of).collect();
+        let left: Vec<Name> = orders.iter().filter_map(left_by).collect();
         link.orders.extend(orders.into_iter().map(|order| (now.us, order)));
         for ticket in std::mem::take(link.session.cancelled()) {
             link.kept.retain(|kept| kept.ticket != ticket.0);
@@ -326,6 +335,9 @@ impl World {
         let events = std::mem::take(link.session.events());
         for asked in runs {
             self.run_asked(at, asked);
+        }
+        for name in left {
+            self.run_left(at, name);
         }
         for event in events {
             self.happened(at, event);

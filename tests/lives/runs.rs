@@ -122,6 +122,8 @@ pub struct Runs {
     unlocked: BTreeMap<Name, &'static str>,
     /// The tasks that were published, or given to a worker, without a decision.
     unchecked: BTreeSet<usize>,
+    /// The tasks that had been retried when the store was emptied: of that it may hear late, and it knows of none of their runs.
+    retries_forgotten: BTreeSet<usize>,
     /// The runs of which the store has forgotten, and when it was there again.
     forgotten: BTreeMap<Digest, Name>,
     back_ms: u64,
@@ -152,6 +154,13 @@ impl World {
         match link.asked.iter_mut().find(|known| known.name == asked.name) {
             Some(known) => *known = asked,
             None => link.asked.push(asked),
+        }
+    }
+
+    /// A connection gives back a delivery, or the lock that it was given late.
+    pub fn run_left(&mut self, at: usize, name: Name) {
+        if let Some(link) = self.links.get_mut(&at) {
+            link.asked.retain(|asked| asked.name != name);
         }
     }
 
@@ -275,7 +284,8 @@ impl World {
     }
 
     fn is_in_progress(&self, name: Name) -> bool {
-        self.workers.iter().any(|worker| worker.names().any(|other| other == name))
+        let mut handed = self.links.values().flat_map(|link| &link.handed);
+        handed.any(|handed| handed.name == Some(name)) || self.workers.iter().any(|worker| worker.names().any(|other| other == name))
     }
 
     /// The worker of this run, or its proxy, has lost the connection over which it came.
@@ -288,8 +298,11 @@ impl World {
     fn run_loses(&mut self, name: Name, loss: Loss) {
         let task = name.0;
         let facts = &self.facts.tasks[task];
-        let worker = self.workers.iter().find(|worker| worker.names().any(|other| other == name));
-        let again = worker.is_some_and(|worker| {
+        let owner = self.runs.links.get(&name).and_then(|at| Some(self.links.get(at)?.owner));
+        let again = self.workers.iter().enumerate().any(|(index, worker)| {
+            if owner != Some(Owner::Worker(index)) && !worker.names().any(|other| other == name) {
+                return false;
+            }
             let begun = self.runs.begun.get(&(task, worker.name.clone())).copied().unwrap_or(0);
             begun > u32::from(worker.running().any(|(_, of)| of == Some(name)))
         });
@@ -302,8 +315,8 @@ impl World {
                 facts.revoked.then_some("it was revoked, and not known to have begun")
             }
             // What is told of a task names its worker, and no more.
-            Loss::Freed(_, _) => again.then_some("its worker has run it before, which is told late"),
-            Loss::Taken(by) if by == task && facts.retried && again => Some("its worker has run it before, and a retry is told late"),
+            Loss::Freed(_, _) => (again && (facts.doubled || self.runs.unchecked.contains(&task)))
+                .then_some("its worker has run another copy of it, which is told late"),
             Loss::Taken(by) => (by == task && facts.retried && facts.doubled).then_some("another copy of it was retried"),
         };
         let Some(right) = right else {
@@ -379,10 +392,17 @@ impl World {
             signal,
             Signal::Acked | Signal::DeliveredNoAck | Signal::Started | Signal::RevokeAsked | Signal::Purged
         );
-        self.runs.followed.retain(|followed| {
+        let now_ms = self.now.unix_ms;
+        self.runs.followed.retain_mut(|followed| {
             let run = &followed.run;
             let ended = run.claim.id == *id && run.is_ended_by(*settlement, *signal, *source, worker);
-            goes_on || followed.proxy != proxy || !ended
+            if goes_on || followed.proxy != proxy || !ended {
+                return true;
+            }
+            // It may be told late of an earlier try.
+            let may_go_on = *signal == Signal::Retried && matches!(&run.kept, session::Kept::Run(note) if note.retries > 0);
+            (followed.renewed_ms, followed.check_ms) = (0, now_ms);
+            may_go_on
         });
     }
 
@@ -453,7 +473,7 @@ impl World {
             if followed.unknown >= 2 {
                 let request = Request::Signal {
                     id: run.claim.id.clone(),
-                    settlement: Nonce(0),
+                    settlement: run.orphan(),
                     signal: Signal::Orphaned,
                     source: oncegate::rules::source::Source::Other,
                     worker: run.worker.clone(),
@@ -488,6 +508,8 @@ impl World {
     pub fn empty_store(&mut self) {
         self.facts.note_all("the store is empty");
         self.memory = self.new_memory();
+        let retried = self.facts.tasks.iter().enumerate().filter(|(_, facts)| facts.retried);
+        self.runs.retries_forgotten.extend(retried.map(|(task, _)| task));
         let holders = std::mem::take(&mut self.runs.holders);
         for (digest, (name, _)) in holders {
             if self.is_in_progress(name) || !self.is_cut_off(name) {
@@ -507,12 +529,10 @@ impl World {
             let task = Facts::index(&lock.holder);
             let facts = &self.facts.tasks[task];
             let early = self.plan.rows[facts.row].acks == Acks::Early;
-            // A retry that never comes leaves the lock to its life, and so does one that begins before it is told, or while the store
-            // does not answer; and one whose publish was not counted before its delivery looks like two messages, so like a retry.
+            // A retry that never comes leaves the lock to its life, and so does one that begins while the store does not answer.
             let retry_lost = facts.purged || facts.expired || facts.revoked || facts.dropped || facts.untold || facts.unconfirmed;
-            let told_late = self.runs.begun.iter().any(|((of, _), begun)| *of == task && *begun > 1);
             let unseen = self.runs.unchecked.contains(&task);
-            let may_wait = unseen || facts.retried && (retry_lost || facts.doubled || told_late);
+            let may_wait = unseen || facts.retried && (retry_lost || facts.doubled || self.runs.retries_forgotten.contains(&task));
             let waits_for_retry = lock.worker.is_empty() && may_wait;
             if !waits_for_retry {
                 self.facts.fail(

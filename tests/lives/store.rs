@@ -26,6 +26,7 @@ fn about(request: &Request) -> Option<(usize, Option<Digest>)> {
         | Request::Renew { claim, .. }
         | Request::Run { claim, .. }
         | Request::RenewRun { claim, .. }
+        | Request::Republished { claim, .. }
         | Request::LeaveRun { claim, .. } => Some((Facts::index(&claim.id), Some(claim.digest))),
         Request::Signal { id, .. } => Some((Facts::index(id), None)),
         _ => None,
@@ -44,6 +45,7 @@ fn brief(request: &Request) -> String {
         Request::Signal { signal, worker, .. } => format!("Signal {signal:?} {worker}"),
         Request::Run { delivery, busy, .. } => format!("Run {:x} {busy:?}", delivery.0),
         Request::RenewRun { delivery, .. } => format!("RenewRun {:x}", delivery.0),
+        Request::Republished { retries, .. } => format!("Republished {retries}"),
         Request::LeaveRun { delivery, .. } => format!("LeaveRun {:x}", delivery.0),
         other => format!("{other:?}"),
     }
@@ -217,7 +219,7 @@ impl World {
             proxy: self.random.below(self.plan.proxies),
             request: Request::Signal {
                 id: self.facts.tasks[task].id.clone(),
-                settlement: Nonce(self.random.next()),
+                settlement: Nonce(if signal == Signal::Orphaned { 0 } else { self.random.next() }),
                 signal,
                 source: source_of(signal),
                 worker: worker.into(),

@@ -43,6 +43,9 @@ scenarios! {
     a_higher_retry_takes_the_lock_over
     a_retry_that_is_told_late_of_a_former_run_stops_no_renewal
     what_is_told_late_of_the_former_run_ends_no_later_one
+    a_retry_that_is_told_late_leaves_no_lock_behind
+    a_retry_that_is_published_keeps_the_lock
+    a_retry_that_is_published_within_the_grace_keeps_the_lock
     a_redelivery_of_what_was_retried_is_not_overtaken
     a_second_copy_waits_and_runs_after_a_failure
     a_second_copy_of_a_success_does_not_run
@@ -62,6 +65,7 @@ scenarios! {
     renewal_behind_an_end_that_met_no_lock_is_of_no_use
     renewals_of_what_was_given_up_never_bring_it_back
     an_orphan_is_freed_if_its_worker_is_named
+    an_orphan_that_is_named_is_no_later_run_of_its_worker
     a_revoke_that_is_asked_for_ends_a_run_that_has_not_begun
     publish_lock_and_run_of_one_key_are_two
     the_record_of_an_id_keeps_both
@@ -163,6 +167,12 @@ async fn renew(w: &World, claim: &Claim, delivery: u64, note: &Arc<RunNote>) -> 
         Reply::Renewed(renewed) => renewed,
         other => panic!("{other:?}"),
     }
+}
+
+/// The id is published as a retry.
+async fn republished(w: &World, claim: &Claim, retries: u32) {
+    let claim = claim.clone();
+    assert_eq!(w.ask(Request::Republished { claim, retries }).await, Reply::Done);
 }
 
 fn reasons(freed: Vec<Freed>) -> Vec<ReleaseReason> {
@@ -713,7 +723,8 @@ async fn a_retry_that_is_told_late_of_a_former_run_stops_no_renewal(w: &World) {
     tick(w).await;
     assert_eq!(renew(w, &a, 8, &second).await, Renewed::Held);
     assert!(span(w, 1).await > LIFE, "its full life anew");
-    assert_eq!(run_of(w, 1).await.worker.as_ref(), "", "no worker is known to have it");
+    assert_eq!(run_of(w, 1).await.worker.as_ref(), ONE, "it has it still");
+    waits(w, &a, 9, &second, WAIT).await;
     assert_eq!(renew(w, &a, 7, &late()).await, Renewed::Gone, "it is over");
     assert_eq!(tell(w, "a", Signal::Succeeded).await, [ReleaseReason::Success]);
 }
@@ -728,8 +739,67 @@ async fn what_is_told_late_of_the_former_run_ends_no_later_one(w: &World) {
     );
     waits(w, &a, 9, &retry(1), WAIT).await;
     tell(w, "a", Signal::Started).await;
-    assert_eq!(tell(w, "a", Signal::Retried).await, []);
+    assert_eq!(tell(w, "a", Signal::Retried).await, [], "and once more");
+    republished(w, &a, 1).await;
+    waits(w, &a, 9, &retry(1), WAIT).await;
+    republished(w, &a, 2).await;
     assert_eq!(ask(w, &a, 9, &retry(1), WAIT).await, Ran::Runs, "this one was its own");
+}
+
+async fn a_retry_that_is_told_late_leaves_no_lock_behind(w: &World) {
+    // An ack ends the run; nobody tells how.
+    let a = running(w, 1, "a", 7, &late()).await;
+    republished(w, &a, 1).await;
+    let second = run_note_with(|note| (note.acks_late, note.retries) = (true, 1));
+    assert_eq!(ask(w, &a, 8, &second, WAIT).await, Ran::Runs);
+    tell(w, "a", Signal::Retried).await;
+    republished(w, &a, 1).await;
+    assert_eq!(settle(w, "a", 8, Signal::Acked).await, [ReleaseReason::Ended]);
+    tell(w, "a", Signal::Retried).await;
+    assert!(span(w, 1).await < LIFE, "it goes after the grace");
+    // Its worker does not know it any more.
+    let b = running(w, 2, "b", 7, &early()).await;
+    republished(w, &b, 1).await;
+    assert_eq!(ask(w, &b, 8, &retry(1), WAIT).await, Ran::Runs);
+    tell(w, "b", Signal::Started).await;
+    tell(w, "b", Signal::Retried).await;
+    assert_eq!(renew(w, &b, 8, &retry(1)).await, Renewed::Held);
+    assert_eq!(tell(w, "b", Signal::Orphaned).await, [ReleaseReason::Crash]);
+}
+
+async fn a_retry_that_is_published_keeps_the_lock(w: &World) {
+    for (key, retries) in [(1, 0), (2, 1), (3, 5)] {
+        let of = |retries| run_note_with(|note| (note.acks_late, note.retries) = (key == 2, retries));
+        let id = format!("task {key}");
+        let a = running(w, key, &id, 7, &of(retries)).await;
+        tell(w, &id, Signal::Started).await;
+        republished(w, &claim(key, "another"), retries + 1).await;
+        republished(w, &a, retries).await;
+        assert_eq!(run_of(w, key).await.worker.as_ref(), ONE, "it is this run");
+        for told in 0..2 {
+            republished(w, &a, retries + 1).await;
+            assert_eq!(run_of(w, key).await.worker.as_ref(), "", "{told}");
+        }
+        if key == 2 {
+            assert_eq!(settle(w, &id, 7, Signal::Acked).await, []);
+        }
+        assert!(span(w, key).await >= LIFE);
+        waits(w, &claim(key, "another"), 9, &of(0), WAIT).await;
+        assert_eq!(ask(w, &a, 8, &of(retries + 1), WAIT).await, Ran::Runs);
+        assert_eq!(tell(w, &id, Signal::Succeeded).await, [ReleaseReason::Success]);
+    }
+    republished(w, &claim(4, "nobody"), 1).await;
+    assert_eq!(w.show_run(digest(4)).await, None);
+}
+
+async fn a_retry_that_is_published_within_the_grace_keeps_the_lock(w: &World) {
+    let second = run_note_with(|note| (note.acks_late, note.retries) = (true, 1));
+    let a = running(w, 1, "a", 8, &second).await;
+    assert_eq!(settle(w, "a", 8, Signal::Acked).await, [ReleaseReason::Ended]);
+    republished(w, &a, 2).await;
+    assert!(span(w, 1).await >= LIFE);
+    waits(w, &claim(1, "b"), 9, &late(), WAIT).await;
+    assert_eq!(tell(w, "a", Signal::Failed).await, [ReleaseReason::Failure]);
 }
 
 async fn a_redelivery_of_what_was_retried_is_not_overtaken(w: &World) {
@@ -740,8 +810,9 @@ async fn a_redelivery_of_what_was_retried_is_not_overtaken(w: &World) {
         Ran::Runs,
         "its ack was lost, and it came again"
     );
+    assert_eq!(tell(w, "a", Signal::Retried).await, [], "told late of the first");
     waits(w, &a, 9, &retry(1), WAIT).await;
-    assert_eq!(tell(w, "a", Signal::Retried).await, []);
+    republished(w, &a, 1).await;
     assert_eq!(ask(w, &a, 9, &retry(1), WAIT).await, Ran::Runs);
 }
 
@@ -952,6 +1023,14 @@ async fn renewals_of_what_was_given_up_never_bring_it_back(w: &World) {
         w.pass(LIFE / 2);
         assert_eq!(renew(w, &a, 7, &early()).await, Renewed::Gone);
     }
+}
+
+async fn an_orphan_that_is_named_is_no_later_run_of_its_worker(w: &World) {
+    let a = running(w, 1, "a", 7, &early()).await;
+    republished(w, &a, 1).await;
+    assert_eq!(ask(w, &a, 8, &retry(1), WAIT).await, Ran::Runs);
+    assert_eq!(settle(w, "a", 7, Signal::Orphaned).await, []);
+    assert_eq!(settle(w, "a", 8, Signal::Orphaned).await, [ReleaseReason::Crash]);
 }
 
 async fn an_orphan_is_freed_if_its_worker_is_named(w: &World) {

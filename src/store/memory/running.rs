@@ -95,8 +95,6 @@ impl Step<'_> {
             if former.stage == Stage::Retried {
                 // A redelivery of what was retried is not to be taken for the retry, which then would take the lock from it.
                 run.retries = note.retries.max(former.retries.saturating_add(1));
-            } else {
-                run.stage = Stage::Heir;
             }
         }
         Ran::Runs
@@ -139,6 +137,18 @@ impl Step<'_> {
             waiting.is_remembered();
         }
         Renewed::Retaken
+    }
+
+    /// The id was published under the key as this retry.
+    pub(super) fn republished(&mut self, claim: &Claim, retries: u32) {
+        let now = self.now;
+        let run = self.table.runs.get_mut(&claim.digest, now).filter(|run| run.holder == claim.id);
+        if let Some(run) = run
+            && run.republished(retries, now)
+        {
+            let (note, until) = (run.note.clone(), run.expires_ms);
+            self.note_run(claim, &note, until);
+        }
     }
 
     pub(super) fn leave_run(&mut self, claim: &Claim, delivery: Nonce) -> Vec<Freed> {

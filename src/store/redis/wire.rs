@@ -191,6 +191,7 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
         | Request::Run { claim, .. }
         | Request::RenewRun { claim, .. }
         | Request::LeaveRun { claim, .. }
+        | Request::Republished { claim, .. }
         | Request::Cool { claim, .. } => {
             names.write_lock(cmd, claim.digest);
             names.write_id(cmd, &claim.id);
@@ -257,7 +258,11 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
             });
             cmd.arg(note).arg(&**worker);
         }
-        Request::Run { .. } | Request::RenewRun { .. } | Request::LeaveRun { .. } | Request::ShowRun { .. } => {
+        Request::Run { .. }
+        | Request::RenewRun { .. }
+        | Request::LeaveRun { .. }
+        | Request::Republished { .. }
+        | Request::ShowRun { .. } => {
             running::write_arguments(cmd, names, request);
         }
         Request::BeatLease { origin, life_ms, .. } => beat::write_arguments(cmd, origin, *life_ms),
@@ -402,7 +407,7 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
     match request {
         Request::Acquire { .. } => acquired(value).map(Reply::Acquire).ok_or(unread),
         Request::Commit { .. } => committed(value).map(Reply::Commit).ok_or(unread),
-        Request::RenewLease { .. } | Request::Park { .. } | Request::MarkParked { .. } => Ok(Reply::Done),
+        Request::RenewLease { .. } | Request::Republished { .. } | Request::Park { .. } | Request::MarkParked { .. } => Ok(Reply::Done),
         Request::FindParked { .. } => park::found(value).map(Reply::Parked).ok_or(unread),
         Request::Unpublish { .. } | Request::Signal { .. } | Request::LeaveRun { .. } | Request::Release { .. } => {
             let Value::Array(locks) = value else { return Err(unread) };

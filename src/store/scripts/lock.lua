@@ -164,7 +164,7 @@ end
 local make, ops = {}, {}
 local made_by = {
   A = 'publish', C = 'publish', R = 'publish', U = 'publish', S = 'signal', M = 'delivery', N = 'delivery', W = 'operator', Q = 'operator',
-  G = 'run', K = 'run', L = 'run', V = 'run', D = 'run',
+  G = 'run', K = 'run', J = 'run', L = 'run', V = 'run', D = 'run',
 }
 setmetatable(ops, { __index = function(_, op)
   make[made_by[op]]()

@@ -3,8 +3,8 @@
 --
 -- `PREFIX:run:{DIGEST}` is a hash like a lock. It names the run by `holder` and `delivery`. `told`, `grace`, `late` and `hears` are as in a
 -- lock. `retried` is
--- there once the run has ended in a retry: the id keeps the lock, and no worker is named. `heir` is there while the start of a run is not
--- known that took the lock from an earlier one of its id whose retry was not heard of. `copied` is there once a second copy has asked.
+-- there once the run has ended in a retry: the id keeps the lock, and no worker is named. `try` is there if the message of the run
+-- says of itself that it is another retry than `retries`. `copied` is there once a second copy has asked.
 -- `PREFIX:wait:{DIGEST}` are the ids that wait by their places, `PREFIX:seen:{DIGEST}` when each was seen last.
 -- `PREFIX:waited:{DIGEST}` is there for as long as it is known that somebody waited; its value is when the lock may be given again, after
 -- the store had forgotten that, and so who runs.
@@ -167,6 +167,19 @@ local function leave(digest, idkey, id, delivery)
   return not is_marked(l[9], 't') and freed(digest, 'ended', id, l[5], l[6], l[7], l[8]) or nil
 end
 
+-- The run has its full life again. `expires` is what is known of its end.
+local function lives(run, idkey, expires, life, ...)
+  call('HSET', run, 'expires', int(math.max(now + life, tonumber(expires) or 0)), ...)
+  call('PEXPIRE', run, int(math.max(life, (tonumber(expires) or now) - now)))
+  live_at_least(idkey, life)
+end
+
+-- It has ended in a retry: the id keeps the lock until its next run.
+local function retry_run(run, idkey, expires, life)
+  call('HDEL', run, 'told')
+  lives(run, idkey, expires, life, 'state', 'queued', 'worker', '', 'retried', '1')
+end
+
 -- Run: id, delivery, l (leave) or w (wait), place or nothing, worker, retries, life, entry, blob. 0: it runs; 1: its run has succeeded before;
 -- 2: it is not to run; holder, place, how long: it waits; nothing, place: it waits, since the store has forgotten; holder, what was freed: it leaves.
 function ops.G(lock, idkey, a)
@@ -201,9 +214,10 @@ function ops.G(lock, idkey, a)
     end
     note_over(digest, id, r[2], ENDED_KEPT)
     -- A redelivery of what was retried is not to be taken for the retry, which then would take the lock from it.
+    local try = retries
     if r[5] then retries = math.max(retries, former + 1) end
     take_run(digest, idkey, id, delivery, worker, retries, life, entry, blob)
-    if not r[5] then call('HSET', run, 'heir', '1') end
+    if try ~= retries then call('HSET', run, 'try', int(try)) end
     if r[7] then call('HSET', run, 'copied', '1') end
     return 0
   end
@@ -251,6 +265,15 @@ function ops.K(lock, idkey, a)
   take_run(digest, idkey, id, delivery, worker, tonumber(ARGV[a + 3]), life, entry, ARGV[a + 6])
   call('SET', waited_of(digest), 0, 'XX', 'KEEPTTL')
   return 1
+end
+
+-- The id was published as a retry: id, which retry it is. A run of an earlier try ends in it.
+function ops.J(lock, idkey, a)
+  local run, id = run_of(digest_of(lock)), ARGV[a]
+  local r = call('HMGET', run, 'holder', 'expires', 'life', 'retried', 'retries', 'try')
+  if r[1] ~= id or r[4] or tonumber(ARGV[a + 1]) <= tonumber(r[6] or r[5]) then return 0 end
+  retry_run(run, idkey, r[2], tonumber(r[3]) or 1)
+  return 0
 end
 
 -- A run is given back, or does not wait any more: id, delivery.
@@ -305,7 +328,7 @@ local ENDS = { r = 'ended', k = 'success', f = 'failure', v = 'revoked', x = 'ex
 local function signal_run(digest, idkey, id, settlement, signal, worker, source)
   local run = run_of(digest)
   local r = call('HMGET', run, 'holder', 'delivery', 'worker', 'state', 'grace', 'life', 'expires', 'retried', 'told', 'rule', 'task',
-    'since', 'retries', 'copied', 'heir', 'late', 'hears')
+    'since', 'retries', 'copied', 'late', 'hears')
   if r[1] ~= id then
     if not ENDS[signal] then return true end
     -- A run that had lost its lock waits no longer; a copy that waits keeps its place, which it names.
@@ -319,23 +342,19 @@ local function signal_run(digest, idkey, id, settlement, signal, worker, source)
   local delivery, runs_on, life, reason = r[2], r[3] or '', tonumber(r[6]) or 1, signal == 'q' and 'revoked' or ENDS[signal]
   if SETTLING[signal] then
     if settlement ~= delivery then return true end
-  elseif signal ~= 'q' and worker ~= '' and runs_on ~= '' and worker ~= runs_on or signal == 'o' and (worker == '' or worker ~= runs_on) then
+  elseif signal ~= 'q' and worker ~= '' and runs_on ~= '' and worker ~= runs_on then
+    return true
+  elseif signal == 'o' and (worker == '' or worker ~= runs_on or settlement ~= '0' and settlement ~= delivery) then
     return true
   end
-  if LISTENED[signal] and r[17] and not string.find(r[17], source, 1, true) then
-    if not (signal == 'a' and not r[16] or signal == 'd' or signal == 's') then return true end
+  if LISTENED[signal] and r[16] and not string.find(r[16], source, 1, true) then
+    if not (signal == 'a' and not r[15] or signal == 'd' or signal == 's') then return true end
     -- From a source that does not count, a start shows nevertheless that the worker has begun.
     signal = 's'
   end
-  local function lives(...)
-    call('HSET', run, 'expires', int(math.max(now + life, tonumber(r[7]) or 0)), ...)
-    call('PEXPIRE', run, int(math.max(life, (tonumber(r[7]) or now) - now)))
-    live_at_least(idkey, life)
-    return true
-  end
   local function retried()
-    call('HDEL', run, 'told')
-    return lives('state', 'queued', 'worker', '', 'retried', '1')
+    retry_run(run, idkey, r[7], life)
+    return true
   end
 
   if reason then
@@ -352,12 +371,12 @@ local function signal_run(digest, idkey, id, settlement, signal, worker, source)
   end
   if r[8] then return true end
   if signal == 't' then
-    if r[15] then return lives() end
-    return retried()
+    -- It may be told late of an earlier one; this one's is known by its number when it is published.
+    return (tonumber(r[13]) or 0) > 0 or retried()
   end
   -- Per run, started never follows ended.
   if r[9] then return true end
-  if signal == 'l' or signal == 'a' and r[16] then
+  if signal == 'l' or signal == 'a' and r[15] then
     if publishes_again(digest, id, r[4], delivery) then return retried() end
     local grace = math.min(tonumber(r[5]) or 0, math.max(0, (tonumber(r[7]) or now) - now))
     note_over(digest, id, delivery, ENDED_KEPT)
@@ -365,8 +384,8 @@ local function signal_run(digest, idkey, id, settlement, signal, worker, source)
     call('PEXPIRE', run, int(grace))
     return true, freed(digest, 'ended', id, r[10], r[11], r[12]), grace
   end
-  call('HDEL', run, 'heir')
-  return lives('state', 'running', 'worker', runs_on == '' and worker or runs_on)
+  lives(run, idkey, r[7], life, 'state', 'running', 'worker', runs_on == '' and worker or runs_on)
+  return true
 end
 
 -- What a signal does to all running locks of an id: which entries the record keeps, how many there were, when the last goes if that is soon.
@@ -383,7 +402,7 @@ function runs.signal(record, idkey, id, settlement, signal, worker, source, out)
   return kept, entries, shortest
 end
 
-arguments.G, arguments.K, arguments.L, arguments.V = 9, 8, 2, 0
+arguments.G, arguments.K, arguments.J, arguments.L, arguments.V = 9, 8, 2, 2, 0
 
 end
 
