@@ -190,3 +190,48 @@ async fn what_has_ended_does_not_wait_for_a_lock_that_was_lost() {
     assert!(!world.runs().await);
     assert_eq!(world.asks_to_run("b", 10).await, Ran::Runs);
 }
+
+/// A later try runs on the same worker.
+async fn tried_again() -> World {
+    let world = World::new();
+    world.attach();
+    let second = Arc::new(RunNote {
+        retries: 1,
+        ..RunNote::clone(&run_note())
+    });
+    let question = Request::Run {
+        claim: claim("a"),
+        delivery: Nonce(10),
+        note: Arc::clone(&second),
+        busy: IfBusy::Wait { place_ms: None },
+        worker: "w@one".into(),
+    };
+    assert_eq!(world.store.ask(question).await.ok(), Some(Reply::Run(Ran::Runs)));
+    world.runs.began(Run {
+        kept: Kept::Run(second),
+        ..run_of("a", 10)
+    });
+    world
+}
+
+#[tokio::test]
+async fn a_later_try_is_kept_when_a_retry_is_told_late() {
+    let world = tried_again().await;
+    world.tells("a", 0, Signal::Retried, "w@one");
+    world.pass_answering(3 * TTL_MS, &["a"]);
+    assert!(world.runs().await);
+    world.tells("a", 0, Signal::Retried, "w@one");
+    world.pass_answering(2 * ANSWER_MS, &[]);
+    assert!(!world.runs().await, "its worker is asked at once");
+}
+
+#[tokio::test]
+async fn an_orphan_of_an_earlier_try_ends_no_later_one() {
+    let world = tried_again().await;
+    world.tells("a", 9, Signal::Orphaned, "w@one");
+    assert_eq!(world.runs.state().count, 1);
+    assert!(world.runs().await);
+    world.tells("a", 10, Signal::Orphaned, "w@one");
+    assert_eq!(world.runs.state().count, 0);
+    assert!(!world.runs().await);
+}
