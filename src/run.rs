@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwapOption;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::admin::{self, Admin, Command, Phase, Reload, Reloaded, State};
@@ -16,6 +16,7 @@ use crate::config::address::HostPort;
 use crate::config::error::Colour;
 use crate::config::reload::WithoutRules;
 use crate::config::{self, Config, LogDecisions, LogFormat, ProxyConfig};
+use crate::events;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::revokes::Revokes;
 use crate::logging::{self, DecisionLog, Logging};
@@ -89,6 +90,7 @@ struct Running<'a> {
     state: Arc<State>,
     hub: Arc<Hub>,
     lifecycle: Lifecycle,
+    events: watch::Sender<Option<events::Settings>>,
     upstreams: Arc<Upstreams>,
     admin: Arc<Admin>,
     limits: Arc<ArcSwapOption<ProxyConfig>>,
@@ -129,6 +131,16 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     let workers = Arc::new(Workers::start(threads, &hub, &clients)?);
     let lifecycle = Lifecycle::start(&store, &metrics, hub.purges(), hub.runs(), hub.control(), &instance)?;
     lifecycle.configure(&config);
+    let (events, wanted) = watch::channel(events::settings(&config));
+    let publisher = events::Publisher {
+        feed: Arc::clone(logging.decisions().feed()),
+        control: hub.control().clone(),
+        metrics: Arc::clone(&metrics.events),
+        instance: instance.clone(),
+    };
+    tokio::spawn(publisher.run(wanted));
+    hub.results().start(&store)?;
+    hub.results().configure(&config);
     let mut accepting = Vec::new();
     for listen in &config.proxy.listen {
         let listener = Listener::bind(listen).await.map_err(|source| StartError::Listen {
@@ -147,6 +159,7 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     } else {
         (None, None)
     };
+    let hub_at_end = Arc::clone(&hub);
     let running = Running {
         args,
         config: Arc::clone(&config),
@@ -156,6 +169,7 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
         state,
         hub,
         lifecycle,
+        events,
         upstreams,
         admin,
         limits,
@@ -170,6 +184,9 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     // Each worker thread has its own way to the store; a commit that is lost now leaves a message without its lock.
     if !drain::last_orders(workers.flush()).await {
         tracing::warn!("the store has not done all that it was told; those locks end with their leases or lives");
+    }
+    if !drain::last_orders(hub_at_end.results().flush()).await {
+        tracing::warn!("results of dropped tasks are not written: the result backend does not answer");
     }
     Ok(())
 }
@@ -186,6 +203,17 @@ fn announce(running: &Running<'_>) {
     }
     for warning in &config.warnings {
         tracing::warn!("{warning}");
+    }
+    tell_without_results(config);
+}
+
+fn tell_without_results(config: &Config) {
+    if !config.without_results.is_empty() {
+        let rules = config.without_results.join(", ");
+        tracing::info!(
+            rules,
+            "the ids of tasks that these rules drop get no result, since results.url is not set: get() on them waits for ever"
+        );
     }
 }
 
@@ -303,6 +331,13 @@ impl Running<'_> {
         self.hub.witness().configured(new.results.is_some());
         self.hub.set_rules(&new.proxy, &new.rules);
         self.lifecycle.configure(&new);
+        let events = events::settings(&new);
+        self.events.send_if_modified(|current| {
+            let differs = *current != events;
+            *current = events;
+            differs
+        });
+        self.hub.results().configure(&new);
         self.metrics.set_config(&new.sha256);
         let new = Arc::new(new);
         self.admin.set_config(Arc::clone(&new));
@@ -311,6 +346,9 @@ impl Running<'_> {
         }
         for warning in &reloaded.new_warnings {
             tracing::warn!("{warning}");
+        }
+        if new.without_results != self.config.without_results {
+            tell_without_results(&new);
         }
         let warnings = new.warnings.iter().map(ToString::to_string).collect();
         self.config = new;

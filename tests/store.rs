@@ -26,6 +26,8 @@ mod beat;
 mod completion;
 #[path = "store/failures.rs"]
 mod failures;
+#[path = "store/join.rs"]
+mod join;
 #[path = "store/kept.rs"]
 mod kept;
 #[path = "store/life.rs"]

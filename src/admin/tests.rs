@@ -160,6 +160,7 @@ impl Proxy {
                 acks_late: false,
                 hears: Hears::ALL,
                 retries: 0,
+                owed: crate::rules::owed::Owed::Nothing,
             }),
             busy: IfBusy::Wait { place_ms: None },
             worker: "celery@one".into(),
@@ -198,6 +199,7 @@ impl Proxy {
             hears: Hears::ALL,
             release_on: ReleaseOn::Both,
             cooldown_ms: 0,
+            owed: crate::rules::owed::Owed::Nothing,
             if_held: IfHeld::Yield,
             unstarted_ms: None,
         });

@@ -4,9 +4,13 @@
 //! backend publishes it to the default exchange, routing key `reply_to` of the task's message, correlation id the task's. The Redis
 //! backend sets the key `celery-task-meta-ID` and publishes the same bytes to a channel of that name.
 
+mod given;
+
 use std::borrow::Cow;
 
 use serde::Deserialize;
+
+pub use given::{Given, quoted};
 
 use super::body::{self, Encoding, Serializer, get};
 use super::{Limits, Unreadable, compression, instant, task};

@@ -49,9 +49,22 @@ pub(super) fn check(args: &CheckArgs, output: &mut Output<'_>) -> Exit {
         "warnings": warnings,
         "connect": connected,
         "control": control_notes(&config),
+        "results": results_note(&config),
     });
     output.answer(&report, report_text);
     exit
+}
+
+/// Which rules would give results to the ids that they drop, and cannot.
+fn results_note(config: &Config) -> Option<String> {
+    let rules = &config.without_results;
+    (!rules.is_empty()).then(|| {
+        format!(
+            "the ids of tasks that these rules drop get no result, so that get() on them waits for ever: {}. Set results.url to Celery's Redis \
+             result backend, or write result = \"none\" if nobody asks for results",
+            rules.join(", ")
+        )
+    })
 }
 
 /// What an account of the proxy's own at the broker is for, or what rights it takes.
@@ -131,6 +144,9 @@ fn report_text(report: &Value) -> String {
     }
     for note in report["control"].as_array().into_iter().flatten() {
         lines.push(format!("note: {}", plain(note)));
+    }
+    if let Some(note) = report["results"].as_str() {
+        lines.push(format!("note: {note}"));
     }
     for finding in report["connect"].as_array().into_iter().flatten() {
         lines.push(format!(

@@ -282,7 +282,7 @@ fn check_tells_a_wrong_config_from_a_right_one() {
 
 #[test]
 fn check_tells_what_an_account_at_the_broker_is_for_and_which_rights_it_takes() {
-    let rules = "[[rule]]\ntask = \"a\"\nunique = \"until_finished\"\n[[rule]]\ntask = \"b\"\nunique = \"until_expired\"\n";
+    let rules = "[defaults]\nresult = \"none\"\n[[rule]]\ntask = \"a\"\nunique = \"until_finished\"\n[[rule]]\ntask = \"b\"\nunique = \"until_expired\"\n";
     let without = run(&["check", &file("without.toml", rules)]);
     assert_eq!(without.exit(), Exit::Done, "{}", without.err);
     let notes: Vec<&str> = without.out.lines().filter(|line| line.starts_with("note: ")).collect();
@@ -304,6 +304,31 @@ fn check_tells_what_an_account_at_the_broker_is_for_and_which_rights_it_takes() 
         json!([rights("/", r"'o'\''neil'"), rights("jobs", "'gate'")])
     );
     assert!(!with.out.contains("hunter2"));
+}
+
+#[test]
+fn check_names_the_rules_whose_dropped_ids_get_nothing() {
+    let rules = "[[rule]]\ntask = \"a\"\nunique = \"until_expired\"\n[[rule]]\ntask = \"b\"\nunique = \"until_expired\"\nresult = \"none\"\n\
+                 [[rule]]\ntask = \"c\"\nunique = \"until_expired\"\nmode = \"observe\"\n[[rule]]\ntask = \"d\"\nbypass = true\n\
+                 [[rule]]\ntask = \"e\"\nunique = \"until_expired\"\nresult = \"success\"\n";
+    let checked = run(&["check", &file("unanswered.toml", rules)]);
+    assert_eq!(checked.exit(), Exit::Done, "{}", checked.err);
+    let start = "note: the ids of tasks that these rules drop get no result, so that get() on them waits for ever: a, e. Set results.url";
+    assert!(checked.out.lines().any(|line| line.starts_with(start)), "{}", checked.out);
+    // One that says so itself is told where.
+    let warning = "rule \"e\" says result = \"success\", and no result backend is known";
+    assert!(
+        checked
+            .out
+            .lines()
+            .any(|line| line.starts_with("warning: ") && line.contains(warning)),
+        "{}",
+        checked.out
+    );
+    let url = "[results]\nurl = \"redis://127.0.0.1:1\"\n";
+    let answered = run(&["check", &file("answered.toml", &format!("{url}{rules}")), "--json"]);
+    assert_eq!(answered.json()["results"], json!(null));
+    assert_eq!(answered.json()["warnings"], json!([]));
 }
 
 #[test]

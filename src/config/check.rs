@@ -1,7 +1,7 @@
 //! What must hold between the keys of one rule, and what is better not written.
 
 use crate::rules::source::{Hears, Source};
-use crate::rules::spec::{AcksLate, Completion, CompletionSource, LimitSpec, Mode, OnDuplicate, OnRunning, RuleSpec, Unique};
+use crate::rules::spec::{AcksLate, Completion, CompletionSource, LimitSpec, Mode, OnDuplicate, OnRunning, ResultMode, RuleSpec, Unique};
 
 use super::account::Account;
 use super::reader::TableReader;
@@ -287,6 +287,17 @@ pub(super) fn warn(reader: &Reader, rules: &[Written<'_>], offered: Offered<'_>)
                 "raises in producers that wait for confirms, and drops for all others. Set broker_transport_options = \
                  {\"confirm_publish\": True} in the application."
                     .to_owned(),
+            );
+        }
+        let written = spec.given.as_ref().is_some_and(|given| given.contains("result"));
+        if written && spec.result != ResultMode::None && !offered.redis {
+            let result = spec.result.as_str();
+            say(
+                "result",
+                format!(
+                    "says result = {result:?}, and no result backend is known: the ids of dropped tasks get no result. Set results.url to \
+                     Celery's Redis result backend, or write result = \"none\"."
+                ),
             );
         }
         if let Some(message) = unheard(spec, offered) {

@@ -11,6 +11,7 @@ mod check;
 mod context;
 mod control;
 pub mod error;
+mod events;
 mod file;
 mod layer;
 mod limit;
@@ -26,7 +27,6 @@ mod source;
 mod suggest;
 mod tables;
 mod tree;
-mod unbuilt;
 pub mod unit;
 pub mod watch;
 
@@ -39,6 +39,7 @@ use crate::rules::RuleSet;
 use crate::rules::spec::EnableEvents;
 
 pub use control::ControlConfig;
+pub use events::EventsConfig;
 pub use park::ParkConfig;
 
 use address::{HostPort, Listen, RedisUrl, StoreUrl, Upstream};
@@ -66,8 +67,12 @@ pub struct Config {
     pub decisions: DecisionsConfig,
     /// `[results]`; `None` if no result backend is to be read.
     pub results: Option<ResultsConfig>,
+    /// The names of the rules whose dropped ids get no result although their `result` asks for one: no backend is known.
+    pub without_results: Vec<String>,
     /// `[park]`.
     pub park: ParkConfig,
+    /// `[events]`.
+    pub events: EventsConfig,
     /// The rules, in order.
     pub rules: Arc<RuleSet>,
     /// Lower-case hex SHA-256 of the texts that this came from: files, variables, flags.
@@ -288,6 +293,8 @@ pub struct ResultsConfig {
     pub url: RedisUrl,
     /// Celery's `global_keyprefix`; empty if it has none.
     pub key_prefix: String,
+    /// How long the results live that are written for dropped ids.
+    pub expires: Duration,
 }
 
 /// What the command line sets; it beats the environment, which beats the file.

@@ -307,17 +307,28 @@ fn element(table: &TableReader<'_>, key: &str, index: usize) -> Option<Node> {
 }
 
 /// Reads all rules and makes one set of them; what the set refuses is told at the place of the key.
-pub(super) fn read_set(root: &mut TableReader<'_>, offered: Offered<'_>) -> Arc<RuleSet> {
+/// Also the names of the rules whose dropped ids should get a result, where no backend is known that could be written.
+pub(super) fn read_set(root: &mut TableReader<'_>, offered: Offered<'_>) -> (Arc<RuleSet>, Vec<String>) {
     let reader = root.reader();
-    let rules = read_rules(root);
+    let mut rules = read_rules(root);
     let signatures = read_signatures(root);
     warn(reader, &rules, offered);
+    let mut without_results = Vec::new();
+    if !offered.redis {
+        for rule in &mut rules {
+            let asked = std::mem::replace(&mut rule.spec.result, ResultMode::None);
+            let drops = rule.spec.unique.is_some() && rule.spec.mode == Mode::Enforce && !rule.spec.bypass;
+            if asked != ResultMode::None && drops {
+                without_results.push(rule.spec.name.clone().or(rule.spec.task.first().cloned()).unwrap_or_default());
+            }
+        }
+    }
     let specs = rules.iter().map(|rule| rule.spec.clone()).collect();
     let texts: Vec<_> = signatures
         .iter()
         .map(|signature| (signature.task.clone(), signature.text.clone()))
         .collect();
-    match RuleSet::compile(specs, &texts) {
+    let set = match RuleSet::compile(specs, &texts) {
         Ok(set) => Arc::new(set),
         Err(errors) => {
             for error in errors {
@@ -325,7 +336,8 @@ pub(super) fn read_set(root: &mut TableReader<'_>, offered: Offered<'_>) -> Arc<
             }
             Arc::default()
         }
-    }
+    };
+    (set, without_results)
 }
 
 /// Tells what is wrong with a spec at its place.

@@ -21,6 +21,8 @@ label_values! {
         Commit = "commit",
         /// The publish still waits for the broker.
         RenewLease = "renew_lease",
+        /// Its id waits for the result of the holder.
+        Join = "join",
         /// The broker does not have it.
         Unpublish = "unpublish",
         /// Something was learnt of a task.
@@ -49,6 +51,18 @@ label_values! {
         Release = "release",
         /// What is known of a key.
         Show = "show",
+    }
+}
+
+label_values! {
+    /// Why a decision was not published, as the `reason` label of `oncegate_events_dropped_total`.
+    EventDrop {
+        /// They were made faster than they could be sent, or it is too long.
+        Overflow = "overflow",
+        /// There is no control connection, or it ended before the broker had answered.
+        Unavailable = "unavailable",
+        /// The broker did not take it: the exchange, a right, a limit of a queue.
+        Refused = "refused",
     }
 }
 

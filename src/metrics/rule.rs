@@ -19,6 +19,7 @@ pub(super) struct RuleFamilies {
     pub(super) unkeyable: IntCounterVec,
     pub(super) exceptions: IntCounterVec,
     pub(super) cooldowns: IntCounterVec,
+    pub(super) joined: IntCounterVec,
     pub(super) parked: IntCounterVec,
     pub(super) unparked: IntCounterVec,
     pub(super) held: HistogramVec,
@@ -103,6 +104,11 @@ impl RuleMetrics {
         child
             .get_or_init(|| self.families.exceptions.with_label_values(&[&self.rule, reason.as_str()]))
             .inc();
+    }
+
+    /// Counts dropped ids that were given their holder's result in this kind of backend.
+    pub fn count_joined(&self, backend: &str, count: u64) {
+        self.families.joined.with_label_values(&[&self.rule, backend]).inc_by(count);
     }
 
     /// Counts a key that was locked by hand.

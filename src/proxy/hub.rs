@@ -22,6 +22,7 @@ use crate::lifecycle::purge::Purges;
 use crate::lifecycle::running::Runs;
 use crate::logging::{DecisionLog, Once, OncePerMinute};
 use crate::metrics::Metrics;
+use crate::results::Results;
 use crate::rules::RuleSet;
 use crate::session::{Now, Settings, Witness};
 use crate::store::QueueName;
@@ -46,6 +47,7 @@ pub struct Hub {
     topologies: Arc<Topologies>,
     runs: Arc<Runs>,
     witness: Arc<Witness>,
+    results: Results,
     control: Control,
 }
 
@@ -112,6 +114,7 @@ impl Hub {
             rules: ArcSwap::new(rules),
             upstream,
             purges: Purges::new(Arc::clone(&metrics)),
+            results: Results::new(Arc::clone(&metrics)),
             metrics,
             log,
             unreadable: OncePerMinute::default(),
@@ -266,6 +269,11 @@ impl Hub {
     /// Takes word of emptied queues.
     pub fn purges(&self) -> &Purges {
         &self.purges
+    }
+
+    /// Writes the results of dropped ids.
+    pub fn results(&self) -> &Results {
+        &self.results
     }
 
     /// A client has had a queue purged or deleted; it asked at that time, in monotonic microseconds.

@@ -7,6 +7,7 @@ use super::digest::{Domain, digest};
 use super::expr::{Expr, ExprError, Scope};
 use super::lock::{Digest, Extent, IfHeld, LockNote, LockRecord, Scope as LockScope};
 use super::outcome::UnkeyableReason;
+use super::owed::Owed;
 use super::running::RunNote;
 use super::show::{render, summary};
 use super::spec::{AcksLate, Canvas, Mode, OnDuplicate, Override, Unique};
@@ -132,6 +133,8 @@ pub struct Claimed {
     pub unstarted_ms: Option<u64>,
     /// When its message is to expire, once it is published.
     pub expiry: Expiry,
+    /// What its id is owed if it is dropped.
+    pub owed: Owed,
 }
 
 impl Claimed {
@@ -153,6 +156,7 @@ impl Claimed {
             hears: self.rule.hears,
             release_on: self.rule.release_on,
             cooldown_ms: self.rule.cooldown.as_millis() as u64,
+            owed: self.owed,
             if_held: self.rule.if_held(),
         })
     }
@@ -170,6 +174,7 @@ impl Claimed {
             acks_late: self.rule.acks_late == AcksLate::True,
             hears: self.rule.hears,
             retries,
+            owed: self.owed,
         })
     }
 }
@@ -203,6 +208,7 @@ impl Rule {
             hears: self.hears,
             release_on: self.release_on,
             cooldown_ms: self.cooldown.as_millis() as u64,
+            owed: Owed::Nothing,
             if_held: self.if_held(),
         })
     }
@@ -372,6 +378,7 @@ pub(super) fn claimed(rule: &Arc<Rule>, digest: Digest, summary: Arc<str>, facts
         life_ms,
         unstarted_ms,
         expiry,
+        owed: Owed::of(rule, facts.task.ignore_result),
     })
 }
 

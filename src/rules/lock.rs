@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::beat::Turn;
+use super::owed::Owed;
 use super::park::{Fingerprint, Found, ParkNote, ParkState, Seen, Token};
 use super::running::{IfBusy, Ran, RunNote};
 use super::source::{Hears, Source};
@@ -202,6 +203,8 @@ pub struct LockNote {
     pub release_on: ReleaseOn,
     /// How long the key stays locked after a success.
     pub cooldown_ms: u64,
+    /// What the id is owed if it is dropped.
+    pub owed: Owed,
     /// What a publish does that finds its key held.
     pub if_held: IfHeld,
 }
@@ -265,6 +268,16 @@ pub enum Request {
         /// The message says of itself that its id was published before (`retries` or `replaced_task_nesting` above 0): never a
         /// duplicate.
         reentrant: bool,
+    },
+    /// The id was dropped for this holder although its acquire did not say that it would wait for the holder's result: it waits now.
+    /// Answered by [`Reply::Done`].
+    Join {
+        /// The key and the id.
+        claim: Claim,
+        /// Whose duplicate it is.
+        holder: Arc<str>,
+        /// The same note as at acquire, but for what the id is owed.
+        note: Arc<LockNote>,
     },
     /// The broker has acknowledged the message of this claim: a lease becomes the full life. Answered by [`Reply::Commit`].
     Commit {
@@ -700,7 +713,7 @@ pub enum Reply {
     },
     /// To [`Request::Show`] and [`Request::ShowRun`].
     Lock(Option<Box<LockRecord>>),
-    /// To [`Request::RenewLease`], [`Request::Republished`], [`Request::Park`] and [`Request::MarkParked`].
+    /// To [`Request::RenewLease`], [`Request::Republished`], [`Request::Join`], [`Request::Park`] and [`Request::MarkParked`].
     Done,
     /// To [`Request::Admit`]: which key the id has, and what was found.
     Admit(Digest, Admitted),
@@ -856,6 +869,8 @@ pub struct Freed {
     pub rule: Arc<str>,
     /// The task.
     pub task: Arc<str>,
+    /// The virtual host of the holder's message, empty if unknown.
+    pub vhost: Arc<str>,
     /// Why it was freed.
     pub reason: ReleaseReason,
     /// For how long it was held.

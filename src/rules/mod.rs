@@ -11,6 +11,7 @@ mod expr;
 pub mod lock;
 mod matcher;
 pub mod outcome;
+pub mod owed;
 mod params;
 pub mod park;
 pub mod question;
@@ -37,7 +38,8 @@ use matcher::Globs;
 use params::Params;
 use source::{Hears, Source};
 use spec::{
-    AcksLate, Canvas, DeadLetter, EnableEvents, Mode, OnDuplicate, OnRunning, OnStoreError, Override, RuleSpec, SpecError, Summary, Unique,
+    AcksLate, Canvas, DeadLetter, EnableEvents, Mode, OnDuplicate, OnRunning, OnStoreError, Override, ResultMode, RuleSpec, SpecError,
+    Summary, Unique,
 };
 
 use crate::celery::body::Body;
@@ -136,6 +138,8 @@ pub struct Rule {
     pub on_duplicate: OnDuplicate,
     /// What becomes of a delivery whose key runs elsewhere.
     pub on_running: OnRunning,
+    /// What the id of a dropped task gets.
+    pub result: ResultMode,
     /// Where to a message is dead-lettered.
     pub dead_letter: Option<DeadLetter>,
     /// For how long a delivery is held here before it is parked.

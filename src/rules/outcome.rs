@@ -124,5 +124,7 @@ label_values! {
         ReleaseGivenUp = "release_given_up",
         /// A waiting delivery was handed over because the broker would have lost it.
         DeliveryLimit = "delivery_limit",
+        /// The result of a dropped id could not be written.
+        ResultFailed = "result_failed",
     }
 }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::lock::Freed;
+use super::owed::Owed;
 use super::source::Hears;
 
 /// What is written beside a running lock when it is taken.
@@ -31,6 +32,8 @@ pub struct RunNote {
     pub hears: Hears,
     /// How often the task was retried before this message: a copy that says more is of a run to come, not of the one that has the lock.
     pub retries: u32,
+    /// What the id is owed if it is dropped.
+    pub owed: Owed,
 }
 
 /// What is to be done with a delivery whose key runs elsewhere.

@@ -364,6 +364,7 @@ impl Channel {
             Way::Held(holder) => (D::Held, "running", holder.clone()),
             Way::Withheld => return,
         };
+        shared.owes_for(&admission, way);
         shared.admission(&admission, decision, reason, holder);
         match way {
             Way::Killed => match admission.killed() {

@@ -161,6 +161,7 @@ impl Channel {
             shared.write_expiry(grant, &mut publish.frames, header_at);
             grant.arrived_us = shared.now.us;
             grant.leased_us = shared.now.us;
+            grant.may_be_refused(client);
         }
         if publish.rule().is_none_or(|rule| rule.mode == Mode::Observe) {
             shared.observe(&mut publish);
@@ -427,7 +428,6 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, queue:
                     digest: claimed.digest,
                     id,
                 },
-                note,
                 rule: claimed.rule,
                 arrived_us: 0,
                 leased_us: 0,
@@ -440,6 +440,8 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, queue:
                 } else {
                     Origin::Caller
                 },
+                owed: note.owed,
+                note,
                 expiry: claimed.expiry,
             }))
         }

@@ -125,6 +125,9 @@ impl Channel {
             _ => PublishDecision::DeadLettered,
         };
         shared.decided(publish, decision, "duplicate", Some(Arc::clone(holder)));
+        if let Some(grant) = &publish.grant {
+            shared.owes(grant.owed, &grant.rule, &grant.claim.id, holder);
+        }
         self.ledger.settle(publish.client, Outcome::Ack);
     }
 }

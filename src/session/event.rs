@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::rules::Rule;
 use crate::rules::lock::{Claim, Digest, Freed, LockNote, Nonce, ReleaseOn, Signal};
 use crate::rules::outcome::{DeliveryDecision, ExceptionReason, PublishDecision, UnkeyableReason};
+use crate::rules::owed::Debt;
 use crate::rules::running::RunNote;
 use crate::rules::source::{Hears, Source};
 
@@ -37,6 +38,8 @@ pub enum Event {
     },
     /// A lock was freed with the answer to a question.
     Freed(Freed),
+    /// The id of a task that was dropped gets a result.
+    Owed(Debt),
     /// A delivery that was held went back to its queue.
     GivenBack {
         /// The rule.

@@ -32,6 +32,7 @@ mod handshake;
 mod hear;
 mod hold;
 mod kept;
+mod owed;
 mod park;
 mod publish;
 mod query;

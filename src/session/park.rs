@@ -398,6 +398,9 @@ impl Channel {
             }
         };
         shared.admission(admission, decision, reason, held.holder.clone());
+        if let Some(holder) = &held.holder {
+            shared.owes_for_dead_letter(admission, holder);
+        }
         shared.not_to_run(admission);
     }
 }

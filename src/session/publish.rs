@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::rules::lock::{Claim, IfHeld, LockNote, Nonce};
+use crate::rules::owed::Owed;
 use crate::rules::spec::Mode;
 use crate::rules::{Expiry, Rule};
 
@@ -31,6 +32,8 @@ pub struct Grant {
     pub returned: bool,
     /// What the message says of its origin.
     pub origin: Origin,
+    /// What its id is owed if it is dropped. The note says it to the store, unless the producer may hear instead that it is refused.
+    pub owed: Owed,
     /// When the message is to expire, until that is written.
     pub expiry: Expiry,
 }

@@ -18,6 +18,7 @@ use crate::amqp::encode;
 use crate::amqp::frame::{Frame, FrameKind};
 use crate::amqp::method::MethodId;
 use crate::rules::outcome::{ExceptionReason, PublishDecision};
+use crate::rules::owed::Owed;
 use crate::rules::spec::OnDuplicate;
 
 /// The reply code of the channel error: `PRECONDITION_FAILED`. Celery's producers do not repeat a publish that ends so.
@@ -40,6 +41,21 @@ pub struct Refused {
     broker: Answer,
     /// What the client has sent since its answer: it is meant for the next channel of this number.
     next: Vec<u8>,
+}
+
+impl Grant {
+    /// The producer may hear that the publish is refused, if it has this confirm number: then nobody is to get a result for its id, least
+    /// of all one who publishes it again.
+    pub(super) fn may_be_refused(&mut self, client: u64) {
+        let refuses = match self.rule.on_duplicate {
+            OnDuplicate::Raise => self.origin == Origin::Caller,
+            OnDuplicate::Reject => true,
+            _ => false,
+        };
+        if refuses && client != 0 && self.owed != Owed::Nothing {
+            Arc::make_mut(&mut self.note).owed = Owed::Nothing;
+        }
+    }
 }
 
 /// What a rule answers to a duplicate, as far as it is known before the channel is looked at.
@@ -72,6 +88,10 @@ impl Channel {
             }
         };
         shared.decided(&publish, decision, "duplicate", Some(Arc::clone(&holder)));
+        if decision == PublishDecision::Dropped {
+            shared.owes(grant.owed, &grant.rule, &grant.claim.id, &holder);
+            shared.joins(grant, &holder);
+        }
         match decision {
             PublishDecision::Raised => self.raise(shared, &holder, expires_in_ms),
             PublishDecision::Rejected => self.ledger.settle(publish.client, Outcome::Nack),

@@ -165,6 +165,7 @@ impl Rig {
                 Request::Signal { id, signal, .. } => format!("signal {id} {signal:?}"),
                 Request::Renew { claim, note, .. } => format!("alive {} {:?}", claim.id, note.unstarted_ms),
                 Request::RenewRun { claim, .. } => format!("runs on {}", claim.id),
+                Request::Join { claim, holder, .. } => format!("{} joins {holder}", claim.id),
                 Request::LeaveRun { claim, .. } => format!("leaves {}", claim.id),
                 Request::Republished { claim, retries } => format!("republished {} {retries}", claim.id),
                 Request::MarkParked { id, token, state, .. } => format!("{} {id} {}", state.as_str(), token.0),
@@ -423,6 +424,7 @@ mod hold;
 mod invariants;
 mod kept;
 mod leases;
+mod owed;
 mod park;
 mod query;
 mod queues;

@@ -4,6 +4,7 @@
 //! request removes a few of those whose time has passed.
 
 mod beat;
+mod join;
 mod lapsing;
 mod lock;
 mod park;
@@ -19,8 +20,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Answer, Filter, Page, Ticket};
 use crate::rules::lock::{
-    Acquired, Admitted, Alive, Claim, Committed, Cooled, Digest, Freed, LockNote, LockState, Nonce, ReleaseReason, Renewed, Reply, Request,
-    Running, Scope, Signal, SignalVerdict,
+    Acquired, Admitted, Alive, Claim, Committed, Cooled, Digest, Extent, Freed, LockNote, LockState, Nonce, ReleaseReason, Renewed, Reply,
+    Request, Running, Scope, Signal, SignalVerdict,
 };
 use crate::rules::source::Source;
 use lock::{Lock, SignalEffect};
@@ -314,6 +315,10 @@ impl Step<'_> {
                 self.republished(claim, *retries);
                 Reply::Done
             }
+            Request::Join { claim, holder, note } => {
+                self.join(claim, holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+                Reply::Done
+            }
             Request::LeaveRun { claim, delivery } => Reply::Released(self.leave_run(claim, *delivery)),
             Request::BeatLease { digest, origin, life_ms } => Reply::Beat(self.beat_lease(*digest, origin, *life_ms)),
             Request::Park { id, token, note } => {
@@ -382,6 +387,7 @@ impl Step<'_> {
             self.note_asked(claim, note);
             return Acquired::Leased { holder };
         }
+        self.join(claim, &holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
         Acquired::Held {
             holder,
             state,
@@ -586,6 +592,7 @@ impl Step<'_> {
         if state == LockState::Leased {
             return Admitted::Leased { holder };
         }
+        self.join(claim, &holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
         Admitted::Held {
             holder,
             state,

@@ -9,6 +9,7 @@
 //! - An acquire that finds the key leased is asked again by the keeper until the holder's outcome is known.
 
 mod breaker;
+pub mod join;
 mod keeper;
 mod memory;
 pub mod operator;
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 
 use crate::rules::lock::{Acquired, Digest, LockRecord, ReleaseReason, Reply, Request};
 pub use breaker::Circuit;
+use join::{Group, Joined, Stage};
 use keeper::{Keeper, Waiter};
 pub use memory::{Clock, Memory, SystemClock};
 pub use redis::ServerInfo;
@@ -62,6 +64,8 @@ pub enum Op {
     Commit,
     /// [`Request::RenewLease`].
     RenewLease,
+    /// [`Request::Join`].
+    Join,
     /// [`Request::Unpublish`].
     Unpublish,
     /// [`Request::Signal`] and [`Request::Republished`].
@@ -94,10 +98,11 @@ pub enum Op {
 
 impl Op {
     /// Every kind, so that metrics can be made for all of them at the start.
-    pub const ALL: [Op; 17] = [
+    pub const ALL: [Op; 18] = [
         Op::Acquire,
         Op::Commit,
         Op::RenewLease,
+        Op::Join,
         Op::Unpublish,
         Op::Signal,
         Op::Admit,
@@ -120,6 +125,7 @@ impl Op {
             Op::Acquire => "acquire",
             Op::Commit => "commit",
             Op::RenewLease => "renew_lease",
+            Op::Join => "join",
             Op::Unpublish => "unpublish",
             Op::Signal => "signal",
             Op::Admit => "admit",
@@ -143,6 +149,7 @@ impl Op {
             Request::Acquire { .. } => Op::Acquire,
             Request::Commit { .. } => Op::Commit,
             Request::RenewLease { .. } => Op::RenewLease,
+            Request::Join { .. } => Op::Join,
             Request::Unpublish { .. } => Op::Unpublish,
             Request::Signal { .. } | Request::Republished { .. } => Op::Signal,
             Request::Admit { .. } => Op::Admit,
@@ -482,6 +489,34 @@ impl Client {
         match &self.backend {
             Backend::Memory(memory) => Ok(memory.announced(names)),
             Backend::Redis(handle) => handle.announced(names).await,
+        }
+    }
+
+    /// Groups of ids that wait for a holder's result and are to be looked at now, at most some hundreds. They are not told again, to
+    /// anybody, for half a second or more.
+    pub async fn joins_due(&self) -> Result<Vec<(Group, Stage)>, Unavailable> {
+        match &self.backend {
+            Backend::Memory(memory) => Ok(memory.joins_due()),
+            Backend::Redis(handle) => handle.joins_due().await,
+        }
+    }
+
+    /// Some hundreds of the ids of a group; none when all have what they wait for. The group is left to the asker for some seconds.
+    pub async fn joined(&self, group: &Group) -> Result<Vec<Joined>, Unavailable> {
+        match &self.backend {
+            Backend::Memory(memory) => Ok(memory.joined(group)),
+            Backend::Redis(handle) => handle.joined(group).await,
+        }
+    }
+
+    /// These ids of the group wait no longer.
+    pub async fn joins_done(&self, group: &Group, ids: &[Arc<str>]) -> Result<(), Unavailable> {
+        match &self.backend {
+            Backend::Memory(memory) => {
+                memory.joins_done(group, ids);
+                Ok(())
+            }
+            Backend::Redis(handle) => handle.joins_done(group, ids).await,
         }
     }
 

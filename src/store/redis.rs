@@ -2,9 +2,11 @@
 //!
 //! Keys: `PREFIX:lock:{DIGEST}`, `PREFIX:run:{DIGEST}`, `PREFIX:wait:{DIGEST}`, `PREFIX:seen:{DIGEST}`, `PREFIX:done:{DIGEST}:ID`,
 //! `PREFIX:super:{DIGEST}:ID`, `PREFIX:beat:{DIGEST}`, `PREFIX:id:ID`, `PREFIX:ended:ID`, `PREFIX:park:ID`, `PREFIX:node:VHOST:NODE`,
-//! `PREFIX:proxy:NAME`; every one has a ttl. All questions go through one script.
+//! `PREFIX:proxy:NAME`, `PREFIX:join:{DIGEST}:ID`, `PREFIX:more:{DIGEST}:ID`, `PREFIX:joining`; every one has a ttl. All questions of
+//! messages go through one script.
 
 mod driver;
+mod join;
 mod queue;
 mod wire;
 
@@ -44,6 +46,7 @@ pub(super) struct Redis {
     client: redis::Client,
     names: Names,
     timeout: Duration,
+    joining: join::Connection,
 }
 
 impl fmt::Debug for Redis {
@@ -76,6 +79,7 @@ impl Redis {
             client: client.map_err(failed)?,
             names,
             timeout: settings.timeout,
+            joining: join::Connection::default(),
         })
     }
 

@@ -150,7 +150,6 @@ dead_letter = { routing_key = "x" }
 rate = "2/x""#,
         &[
             r#"o.toml:5:17: on_duplicate = "keep_last" is not available in this version. Write one of "replace", "raise", "reject", "dead_letter" or leave on_duplicate out."#,
-            r#"o.toml:6:11: result = "revoke" is not available in this version. Write "none" or leave result out."#,
             "o.toml:9:1: [[rule.limit]] is not available in this version. Leave it out.",
             r#"o.toml:10:9: rate = "2/x" is not a rate. Write a whole number from 1, a slash, and one of s, m, h, d, such as "2/m"."#,
         ],
@@ -354,7 +353,7 @@ held_max = 1.5"#,
     ),
     (
         r#"[events]
-exchange = "x"
+exchange = ""
 [park]
 prefix = "amq.y"
 [results]
@@ -362,12 +361,15 @@ kind = "rpc"
 expires = "2d"
 url = "sentinel://:pw@h:26379;sentinel://:pw@i:26379""#,
         &[
-            r#"o.toml:2:13: exchange = "x" is not available in this version. Leave exchange out."#,
+            r#"o.toml:2:13: exchange = "" is the exchange without a name, which takes the name of a queue for a routing key. Write exchange = "oncegate", or leave exchange out."#,
             r#"o.toml:4:11: prefix = "amq.y" begins with amq., which is the broker's own. Write prefix = "oncegate.park", or leave prefix out."#,
             r#"o.toml:6:9: kind = "rpc" is not available in this version. Write one of "redis", "none" or leave kind out."#,
-            r#"o.toml:7:12: expires = "2d" is not available in this version. Leave expires out."#,
             r#"o.toml:8:8: url = *** is not available in this version: sentinel:// is not built yet. Write "redis://HOST:6379/0" or "rediss://USER:PASSWORD@HOST:6379/0"."#,
         ],
+    ),
+    (
+        "[events]\nexchange = \"a\\tb\"",
+        &[r#"o.toml:2:13: exchange = "a\tb" has a control character. Write exchange = "oncegate", or leave exchange out."#],
     ),
     (
         r#"[park]

@@ -13,7 +13,7 @@ use crate::facts::Facts;
 use crate::link::{Answer, Link, Order, Owner};
 use crate::plan::Acks;
 use crate::store::Heard;
-use crate::worker::Worker;
+use crate::worker::{Life, Worker};
 use crate::world::World;
 
 /// The task, and the delivery that brought it.
@@ -284,7 +284,9 @@ impl World {
     }
 
     fn is_in_progress(&self, name: Name) -> bool {
-        let mut handed = self.links.values().flat_map(|link| &link.handed);
+        // One that leaves takes no more.
+        let takes = |owner| matches!(owner, Owner::Worker(index) if self.workers[index].life == Life::Up);
+        let mut handed = self.links.values().filter(|link| takes(link.owner)).flat_map(|link| &link.handed);
         handed.any(|handed| handed.name == Some(name)) || self.workers.iter().any(|worker| worker.names().any(|other| other == name))
     }
 

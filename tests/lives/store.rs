@@ -214,12 +214,13 @@ impl World {
 
     /// A proxy hears something of a task.
     pub fn hears(&mut self, task: usize, signal: Signal, worker: &str, late_ms: u64) {
+        let nonce = self.random.next();
         let heard = Heard {
             due_us: self.now.us + 1_000 * (self.random.next() % late_ms),
             proxy: self.random.below(self.plan.proxies),
             request: Request::Signal {
                 id: self.facts.tasks[task].id.clone(),
-                settlement: Nonce(if signal == Signal::Orphaned { 0 } else { self.random.next() }),
+                settlement: Nonce(if signal == Signal::Orphaned { 0 } else { nonce }),
                 signal,
                 source: source_of(signal),
                 worker: worker.into(),

@@ -210,6 +210,7 @@ fn run_note(key: u8, retries: u32) -> Arc<RunNote> {
             Hears::ALL
         },
         retries,
+        owed: oncegate::rules::owed::Owed::Nothing,
     })
 }
 

@@ -82,6 +82,7 @@ fn what_is_known_of_runs_is_removed() {
         acks_late: false,
         hears: Hears::ALL,
         retries: 0,
+        owed: oncegate::rules::owed::Owed::Nothing,
     });
     let run = |claim: Claim| Request::Run {
         claim,

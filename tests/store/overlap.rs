@@ -58,6 +58,7 @@ impl Delivery {
             acks_late: self.acks_late(),
             hears: Hears::ALL,
             retries: self.retries,
+            owed: oncegate::rules::owed::Owed::Nothing,
         })
     }
 

@@ -530,6 +530,7 @@ async fn delivery_that_waits_for_a_run_hears_that_it_is_superseded(w: &World) {
         acks_late: false,
         hears: Hears::ALL,
         retries: 0,
+        owed: oncegate::rules::owed::Owed::Nothing,
     });
     let ask = |claim: &Claim, delivery, place_ms| Request::Run {
         claim: claim.clone(),

@@ -89,6 +89,7 @@ fn run_note_with(change: impl FnOnce(&mut RunNote)) -> Arc<RunNote> {
         acks_late: false,
         hears: Hears::ALL,
         retries: 0,
+        owed: oncegate::rules::owed::Owed::Nothing,
     };
     change(&mut note);
     Arc::new(note)

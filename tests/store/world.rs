@@ -474,6 +474,7 @@ pub fn note_with(scope: Scope, change: impl FnOnce(&mut LockNote)) -> Arc<LockNo
         hears: Hears::ALL,
         release_on: ReleaseOn::Both,
         cooldown_ms: 0,
+        owed: oncegate::rules::owed::Owed::Nothing,
         if_held: IfHeld::Yield,
         unstarted_ms: None,
     };

@@ -426,6 +426,7 @@ impl World {
             hears: Hears::ALL,
             release_on: ReleaseOn::Both,
             cooldown_ms: 0,
+            owed: crate::rules::owed::Owed::Nothing,
             if_held: IfHeld::Yield,
         });
         let publish = Nonce(1);

@@ -70,6 +70,7 @@ fn note_with(change: impl FnOnce(&mut LockNote)) -> Arc<LockNote> {
         hears: Hears::ALL,
         release_on: ReleaseOn::Both,
         cooldown_ms: 0,
+        owed: crate::rules::owed::Owed::Nothing,
         if_held: IfHeld::Yield,
     };
     change(&mut note);

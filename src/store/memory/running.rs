@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::run::{Done, Run, RunEffect, Stage, Waiting, end_of};
 use super::table::{Claims, EndedPublishes, Said};
 use super::{DONE_KEPT_MS, ENDED_KEPT_MS, FORGOTTEN_MS, LONGEST_MS, Step, UNKNOWN_KEPT_MS};
-use crate::rules::lock::{Claim, Digest, Freed, LockState, Nonce, ReleaseReason, Renewed, Scope, Signal, SignalVerdict};
+use crate::rules::lock::{Claim, Digest, Extent, Freed, LockState, Nonce, ReleaseReason, Renewed, Scope, Signal, SignalVerdict};
 use crate::rules::running::{IfBusy, Ran, RunNote};
 use crate::rules::source::Source;
 
@@ -44,6 +44,7 @@ impl Step<'_> {
             let left = run.expires_ms - self.now;
             let holder = run.holder.clone();
             if holder != claim.id && leaves {
+                self.join(claim, &holder, note.owed, Extent::Run, &note.rule, note.life_ms);
                 let freed = self.leave(claim, delivery).into_iter().collect();
                 return Ran::Leaves { holder, freed };
             }
@@ -70,6 +71,7 @@ impl Step<'_> {
         });
         match ahead {
             Some((holder, _)) if leaves => {
+                self.join(claim, &holder, note.owed, Extent::Run, &note.rule, note.life_ms);
                 let freed = self.leave(claim, delivery).into_iter().collect();
                 return Ran::Leaves { holder, freed };
             }

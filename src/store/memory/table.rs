@@ -197,6 +197,8 @@ pub(super) struct Table {
     pub(super) over: Lapsing<Digest, Over>,
     /// Entries of schedules, and whose they are.
     pub(super) beats: Lapsing<Digest, Owner>,
+    /// Who waits for a holder's result.
+    pub(super) joins: super::join::Joins,
     /// The parked messages of an id.
     pub(super) parked: Lapsing<Arc<str>, Messages>,
     /// What was announced, and until when.

@@ -13,6 +13,7 @@ use crate::rules::lock::{
     Acquired, Admitted, Alive, Begun, Committed, Cooled, Digest, Extent, Freed, IfHeld, LockNote, LockRecord, LockState, ReleaseReason,
     Renewed, Reply, Request, Running, Scope, Signal, Superseded,
 };
+use crate::rules::owed::Owed;
 use crate::rules::source::{Hears, Source};
 use crate::store::memory::LONGEST_MS;
 
@@ -21,6 +22,7 @@ pub(super) const SCRIPT: &str = concat!(
     include_str!("../scripts/lock.lua"),
     include_str!("../scripts/run.lua"),
     include_str!("../scripts/beat.lua"),
+    include_str!("../scripts/join.lua"),
     include_str!("../scripts/park.lua"),
     include_str!("../scripts/replace.lua"),
     include_str!("../scripts/answer.lua")
@@ -169,6 +171,7 @@ fn note_of(request: &Request) -> Option<&LockNote> {
         | Request::Commit { note, .. }
         | Request::RenewLease { note, .. }
         | Request::Admit { note, .. }
+        | Request::Join { note, .. }
         | Request::Renew { note, .. }
         | Request::Cool { note, .. } => Some(note),
         _ => None,
@@ -186,6 +189,7 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
         | Request::Commit { claim, .. }
         | Request::RenewLease { claim, .. }
         | Request::Unpublish { claim, .. }
+        | Request::Join { claim, .. }
         | Request::Admit { claim, .. }
         | Request::Renew { claim, .. }
         | Request::Run { claim, .. }
@@ -217,14 +221,22 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
 
 fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize) {
     match request {
-        Request::Acquire { publish, reentrant, .. } => {
-            cmd.arg("A").arg(Hex(publish.0)).arg(u8::from(*reentrant)).arg(note);
+        Request::Acquire {
+            publish,
+            reentrant,
+            note: fields,
+            ..
+        } => {
+            cmd.arg("A").arg(Hex(publish.0)).arg(dropped_as(*reentrant, fields.owed)).arg(note);
         }
         Request::Commit { publish, .. } => {
             cmd.arg("C").arg(Hex(publish.0)).arg(note);
         }
         Request::RenewLease { publish, .. } => {
             cmd.arg("R").arg(Hex(publish.0)).arg(note);
+        }
+        Request::Join { holder, .. } => {
+            cmd.arg("J").arg(&**holder).arg(note);
         }
         Request::Unpublish { publish, reason, .. } => {
             cmd.arg("U").arg(Hex(publish.0)).arg(reason.as_str());
@@ -243,10 +255,15 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
         Request::Admit {
             delivery,
             reentrant,
+            note: fields,
             worker,
             ..
         } => {
-            cmd.arg("M").arg(Hex(delivery.0)).arg(u8::from(*reentrant)).arg(note).arg(&**worker);
+            cmd.arg("M")
+                .arg(Hex(delivery.0))
+                .arg(dropped_as(*reentrant, fields.owed))
+                .arg(note)
+                .arg(&**worker);
         }
         Request::Renew {
             delivery, alive, worker, ..
@@ -279,6 +296,15 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
         Request::Show { .. } => {
             cmd.arg("Q");
         }
+    }
+}
+
+/// What is to be done with an id that turns out to be a duplicate, as the script is told.
+fn dropped_as(reentrant: bool, owed: Owed) -> &'static str {
+    match (reentrant, owed) {
+        (true, _) => "1",
+        (false, Owed::Joined) => "j",
+        (false, Owed::Nothing | Owed::Success | Owed::Revoked) => "0",
     }
 }
 
@@ -407,7 +433,11 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
     match request {
         Request::Acquire { .. } => acquired(value).map(Reply::Acquire).ok_or(unread),
         Request::Commit { .. } => committed(value).map(Reply::Commit).ok_or(unread),
-        Request::RenewLease { .. } | Request::Republished { .. } | Request::Park { .. } | Request::MarkParked { .. } => Ok(Reply::Done),
+        Request::RenewLease { .. }
+        | Request::Republished { .. }
+        | Request::Join { .. }
+        | Request::Park { .. }
+        | Request::MarkParked { .. } => Ok(Reply::Done),
         Request::FindParked { .. } => park::found(value).map(Reply::Parked).ok_or(unread),
         Request::Unpublish { .. } | Request::Signal { .. } | Request::LeaveRun { .. } | Request::Release { .. } => {
             let Value::Array(locks) = value else { return Err(unread) };
@@ -523,6 +553,7 @@ fn lost(value: &Value) -> Option<Freed> {
         holder: text(holder)?,
         rule: text(rule)?,
         task: "".into(),
+        vhost: "".into(),
         reason: ReleaseReason::Replaced,
         held_ms: 0,
         shadow: false,
@@ -531,7 +562,7 @@ fn lost(value: &Value) -> Option<Freed> {
 
 fn freed(value: &Value) -> Option<Freed> {
     let Value::Array(parts) = value else { return None };
-    let [digest, holder, rule, task, reason, held_ms, shadow] = parts.as_slice() else {
+    let [digest, holder, rule, task, reason, held_ms, shadow, vhost] = parts.as_slice() else {
         return None;
     };
     Some(Freed {
@@ -542,6 +573,7 @@ fn freed(value: &Value) -> Option<Freed> {
         reason: ReleaseReason::from_name(&text(reason)?)?,
         held_ms: number(held_ms)?,
         shadow: *shadow == Value::Int(1),
+        vhost: text(vhost)?,
     })
 }
 

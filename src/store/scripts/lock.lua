@@ -164,7 +164,7 @@ end
 local make, ops = {}, {}
 local made_by = {
   A = 'publish', C = 'publish', R = 'publish', U = 'publish', S = 'signal', M = 'delivery', N = 'delivery', W = 'operator', Q = 'operator',
-  G = 'run', K = 'run', J = 'run', L = 'run', V = 'run', D = 'run',
+  G = 'run', K = 'run', E = 'run', L = 'run', V = 'run', D = 'run', J = 'join',
 }
 setmetatable(ops, { __index = function(_, op)
   make[made_by[op]]()
@@ -176,6 +176,13 @@ local runs = {}
 setmetatable(runs, { __index = function(_, name)
   make.run()
   return rawget(runs, name)
+end })
+
+-- Of ids that wait for a holder's result, see `join.lua`.
+local joins = {}
+setmetatable(joins, { __index = function(_, name)
+  make.join()
+  return rawget(joins, name)
 end })
 
 -- Of locks that change hands, see `replace.lua`.
@@ -294,8 +301,8 @@ local function prolong_ended(id)
 end
 
 -- What `freed` tells of a lock, as fields to ask for and as an answer.
-local function freed(digest, reason, holder, rule, task, since, shadow)
-  return { digest, holder, rule or '', task or '', reason, now - (tonumber(since) or now), shadow and 1 or 0 }
+local function freed(digest, reason, holder, rule, task, since, shadow, vhost)
+  return { digest, holder, rule or '', task or '', reason, now - (tonumber(since) or now), shadow and 1 or 0, vhost or '' }
 end
 
 -- The publishes that a signal ends under a key whose lock the id does not hold.
@@ -306,7 +313,7 @@ local SETTLING = { a = true, l = true, r = true, d = true }
 
 function make.publish()
 
--- Acquire: nonce, reentrant, note.
+-- Acquire: nonce, reentrant (1; or j if the id waits for the holder's result where it is dropped), note.
 function ops.A(lock, idkey, a)
   local id, nonce, note = id_in(idkey), ARGV[a], notes[ARGV[a + 2]]
   local lease, life = note.lease, note.life
@@ -356,6 +363,7 @@ function ops.A(lock, idkey, a)
     if note.replaces then hands.note_asked(digest_of(lock), id) end
     return { holder }
   end
+  if ARGV[a + 1] == 'j' then joins.add(digest_of(lock), holder, id, note.tail, life) end
   return { holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
@@ -439,7 +447,7 @@ end
 -- Unpublish: nonce, reason.
 function ops.U(lock, idkey, a)
   local id, nonce = id_in(idkey), ARGV[a]
-  local l = call('HMGET', lock, 'holder', 'state', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks', 'aside')
+  local l = call('HMGET', lock, 'holder', 'state', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks', 'aside', 'vhost')
   if l[1] ~= id then return l[9] == id and hands.is_there(lock) and hands.ask_aside(ops.U, lock, idkey, a) or {} end
   local list = parse(l[3])
   local publish = find(list, nonce)
@@ -453,7 +461,7 @@ function ops.U(lock, idkey, a)
   end
   if not l[9] or not hands.gives_back(lock) then call('DEL', lock) end
   forget_id(idkey, digest_of(lock))
-  return { freed(digest_of(lock), ARGV[a + 1], id, l[4], l[5], l[6], l[7]) }
+  return { freed(digest_of(lock), ARGV[a + 1], id, l[4], l[5], l[6], l[7], l[10]) }
 end
 
 end
@@ -504,8 +512,8 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
 
   local function tell(reason)
     if told then return nil end
-    local about = call('HMGET', lock, 'rule', 'task', 'since', 'shadow')
-    return freed(digest, reason, id, about[1], about[2], about[3], about[4])
+    local about = call('HMGET', lock, 'rule', 'task', 'since', 'shadow', 'vhost')
+    return freed(digest, reason, id, about[1], about[2], about[3], about[4], about[5])
   end
   local function frees(reason, publishes)
     local telling = tell(reason)
@@ -684,7 +692,7 @@ local function retake(lock, idkey, digest, id, state, publishes, life, note, wor
   note_id(idkey, entry_of(digest, note), life)
 end
 
--- Admission: delivery, reentrant, note, worker. 0: the id holds the key that was asked about; else what, of which key.
+-- Admission: delivery, reentrant (as at an acquire), note, worker. 0: the id holds the key that was asked about; else what, of which key.
 function ops.M(lock, idkey, a)
   local id, nonce, note, worker = id_in(idkey), ARGV[a], notes[ARGV[a + 2]], ARGV[a + 3]
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'aside')
@@ -736,6 +744,7 @@ function ops.M(lock, idkey, a)
   if l[7] == id and hands.is_there(lock) then return { 'l', digest, holder } end
   if ARGV[a + 1] == '1' or known or runs_it then return { 'p', digest } end
   if l[2] == 'leased' then return { 'l', digest, holder } end
+  if ARGV[a + 1] == 'j' then joins.add(digest, holder, id, note.tail, note.life) end
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
@@ -769,7 +778,7 @@ end
 
 -- Release of the publish lock by an operator; the arguments of `ops.D`.
 local function release_lock(lock, a)
-  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow', 'state', 'marks', 'expires', 'aside')
+  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow', 'state', 'marks', 'expires', 'aside', 'vhost')
   if l[1] and has_lapsed(l[6], l[8]) then
     hands.lapses(lock)
     return release_lock(lock, a)
@@ -781,7 +790,7 @@ local function release_lock(lock, a)
   call('DEL', lock)
   forget_id(id_of(l[1]), digest_of(lock))
   if l[9] and call('DEL', hands.aside_of(digest_of(lock))) == 1 then forget_id(id_of(l[9]), digest_of(lock)) end
-  return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5]) }
+  return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5], l[10]) }
 end
 
 function make.operator()

@@ -153,7 +153,7 @@ end
 -- The publish lock of an id that is not to run goes, and does not come back with a late commit.
 local function leave(digest, idkey, id, delivery)
   leave_wait(digest, id)
-  local lock, l = own_lock(digest, id, 'holder', 'state', 'scope', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks')
+  local lock, l = own_lock(digest, id, 'holder', 'state', 'scope', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks', 'vhost')
   if l[1] ~= id then
     note_ended(id, 'r', '', UNJUDGED, UNKNOWN_KEPT)
     return nil
@@ -161,10 +161,10 @@ local function leave(digest, idkey, id, delivery)
   if l[2] == 'cooldown' or l[3] == 'until_expired' then return nil end
   local list = parse(l[4])
   settle(list, delivery)
-  if not l[10] or not hands.gives_back(lock) then call('DEL', lock) end
+  if not l[11] or not hands.gives_back(lock) then call('DEL', lock) end
   forget_id(idkey, digest)
   note_ended(id, 'r', '', settled(list), ENDED_KEPT)
-  return not is_marked(l[9], 't') and freed(digest, 'ended', id, l[5], l[6], l[7], l[8]) or nil
+  return not is_marked(l[9], 't') and freed(digest, 'ended', id, l[5], l[6], l[7], l[8], l[10]) or nil
 end
 
 -- The run has its full life again. `expires` is what is known of its end.
@@ -180,8 +180,9 @@ local function retry_run(run, idkey, expires, life)
   lives(run, idkey, expires, life, 'state', 'queued', 'worker', '', 'retried', '1')
 end
 
--- Run: id, delivery, l (leave) or w (wait), place or nothing, worker, retries, life, entry, blob. 0: it runs; 1: its run has succeeded before;
--- 2: it is not to run; holder, place, how long: it waits; nothing, place: it waits, since the store has forgotten; holder, what was freed: it leaves.
+-- Run: id, delivery, w (wait), l (leave) or j (leave, and wait for the holder's result), place or nothing, worker, retries, life, entry, blob.
+-- 0: it runs; 1: its run has succeeded before; 2: it is not to run; holder, place, how long: it waits; nothing, place: it waits, since the store
+-- has forgotten; holder, what was freed: it leaves.
 function ops.G(lock, idkey, a)
   local digest, id, delivery, worker = digest_of(lock), ARGV[a], ARGV[a + 1], ARGV[a + 4]
   local named, retries, life = tonumber(ARGV[a + 3]), tonumber(ARGV[a + 5]), tonumber(ARGV[a + 6])
@@ -222,13 +223,17 @@ function ops.G(lock, idkey, a)
     return 0
   end
   if r[1] then
-    if ARGV[a + 2] == 'l' then return { r[1], leave(digest, idkey, id, delivery) } end
-    return waits(digest, id, named, r[1], left)
+    if ARGV[a + 2] == 'w' then return waits(digest, id, named, r[1], left) end
+    if ARGV[a + 2] == 'j' then joins.add(digest, r[1], id, string.sub(entry, 67), life) end
+    return { r[1], leave(digest, idkey, id, delivery) }
   end
   if is_forgotten(digest, named) then return { false, note_wait(digest, id, named) } end
-  local leaves = ARGV[a + 2] == 'l'
+  local leaves = ARGV[a + 2] ~= 'w'
   local first, silence = ahead(digest, id, leaves and LOST_PLACE + 1 or place_of(digest, id, named))
-  if first and leaves then return { first, leave(digest, idkey, id, delivery) } end
+  if first and leaves then
+    if ARGV[a + 2] == 'j' then joins.add(digest, first, id, string.sub(entry, 67), life) end
+    return { first, leave(digest, idkey, id, delivery) }
+  end
   if first then return waits(digest, id, named, first, silence) end
   -- A question that comes behind its own end does not lock for long.
   if is_over(digest, id, delivery) then life = math.min(life, ENDED_KEPT) end
@@ -268,7 +273,7 @@ function ops.K(lock, idkey, a)
 end
 
 -- The id was published as a retry: id, which retry it is. A run of an earlier try ends in it.
-function ops.J(lock, idkey, a)
+function ops.E(lock, idkey, a)
   local run, id = run_of(digest_of(lock)), ARGV[a]
   local r = call('HMGET', run, 'holder', 'expires', 'life', 'retried', 'retries', 'try')
   if r[1] ~= id or r[4] or tonumber(ARGV[a + 1]) <= tonumber(r[6] or r[5]) then return 0 end
@@ -280,13 +285,13 @@ end
 function ops.L(lock, idkey, a)
   local digest, id, delivery = digest_of(lock), ARGV[a], ARGV[a + 1]
   leave_wait(digest, id)
-  local r = call('HMGET', run_of(digest), 'holder', 'delivery', 'retried', 'told', 'rule', 'task', 'since')
+  local r = call('HMGET', run_of(digest), 'holder', 'delivery', 'retried', 'told', 'rule', 'task', 'since', 'vhost')
   if r[1] ~= id or r[2] ~= delivery or r[3] then return {} end
   note_over(digest, id, delivery, ENDED_KEPT)
   call('DEL', run_of(digest))
   forget_run(idkey, digest)
   if r[4] then return {} end
-  return { freed(digest, 'ended', id, r[5], r[6], r[7]) }
+  return { freed(digest, 'ended', id, r[5], r[6], r[7], nil, r[8]) }
 end
 
 -- Show a run.
@@ -300,13 +305,13 @@ function ops.D(lock, _, a)
   local out, digest = release_lock(lock, a), digest_of(lock)
   if ARGV[a + 2] ~= '1' then return out end
   local run = run_of(digest)
-  local r = call('HMGET', run, 'holder', 'delivery', 'told', 'rule', 'task', 'since')
+  local r = call('HMGET', run, 'holder', 'delivery', 'told', 'rule', 'task', 'since', 'vhost')
   if not r[1] or (ARGV[a] == '1' and r[1] ~= ARGV[a + 1]) then return out end
   -- Its worker may go on: no renewal is to bring back what was freed.
   note_over(digest, r[1], r[2], math.max(ENDED_KEPT, call('PTTL', run)))
   call('DEL', run)
   forget_run(id_of(r[1]), digest)
-  if not r[3] then out[#out + 1] = freed(digest, 'admin', r[1], r[4], r[5], r[6]) end
+  if not r[3] then out[#out + 1] = freed(digest, 'admin', r[1], r[4], r[5], r[6], nil, r[7]) end
   return out
 end
 
@@ -328,7 +333,7 @@ local ENDS = { r = 'ended', k = 'success', f = 'failure', v = 'revoked', x = 'ex
 local function signal_run(digest, idkey, id, settlement, signal, worker, source)
   local run = run_of(digest)
   local r = call('HMGET', run, 'holder', 'delivery', 'worker', 'state', 'grace', 'life', 'expires', 'retried', 'told', 'rule', 'task',
-    'since', 'retries', 'copied', 'late', 'hears')
+    'since', 'retries', 'copied', 'late', 'hears', 'vhost')
   if r[1] ~= id then
     if not ENDS[signal] then return true end
     -- A run that had lost its lock waits no longer; a copy that waits keeps its place, which it names.
@@ -367,7 +372,7 @@ local function signal_run(digest, idkey, id, settlement, signal, worker, source)
       call('HDEL', key, 'to')
       live_at_least(key, DONE_KEPT)
     end
-    return false, not r[9] and freed(digest, reason, id, r[10], r[11], r[12]) or nil
+    return false, not r[9] and freed(digest, reason, id, r[10], r[11], r[12], nil, r[17]) or nil
   end
   if r[8] then return true end
   if signal == 't' then
@@ -382,7 +387,7 @@ local function signal_run(digest, idkey, id, settlement, signal, worker, source)
     note_over(digest, id, delivery, ENDED_KEPT)
     call('HSET', run, 'expires', int(now + grace), 'told', '1')
     call('PEXPIRE', run, int(grace))
-    return true, freed(digest, 'ended', id, r[10], r[11], r[12]), grace
+    return true, freed(digest, 'ended', id, r[10], r[11], r[12], nil, r[17]), grace
   end
   lives(run, idkey, r[7], life, 'state', 'running', 'worker', runs_on == '' and worker or runs_on)
   return true
@@ -402,7 +407,7 @@ function runs.signal(record, idkey, id, settlement, signal, worker, source, out)
   return kept, entries, shortest
 end
 
-arguments.G, arguments.K, arguments.J, arguments.L, arguments.V = 9, 8, 2, 2, 0
+arguments.G, arguments.K, arguments.E, arguments.L, arguments.V = 9, 8, 2, 2, 0
 
 end
 

@@ -15,6 +15,7 @@ fn run_note() -> Arc<RunNote> {
         acks_late: false,
         hears: Hears::ALL,
         retries: 0,
+        owed: crate::rules::owed::Owed::Nothing,
     })
 }
 

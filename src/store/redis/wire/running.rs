@@ -4,6 +4,7 @@ use redis::{Cmd, Value};
 
 use super::{Hex, Names, freed, number, span, text};
 use crate::rules::lock::{Claim, Digest, Extent, Request};
+use crate::rules::owed::Owed;
 use crate::rules::running::{IfBusy, Ran, RunNote};
 use crate::rules::source::Hears;
 use crate::store::memory::LONGEST_MS;
@@ -19,6 +20,7 @@ pub(super) fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
         } => {
             let (busy, place_ms) = match busy {
                 IfBusy::Wait { place_ms } => ("w", *place_ms),
+                IfBusy::Leave { place_ms } if note.owed == Owed::Joined => ("j", *place_ms),
                 IfBusy::Leave { place_ms } => ("l", *place_ms),
             };
             let place_ms = place_ms.map(|place_ms| place_ms.to_string()).unwrap_or_default();
@@ -39,7 +41,7 @@ pub(super) fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             cmd.arg("L").arg(&*claim.id).arg(Hex(delivery.0));
         }
         Request::Republished { claim, retries } => {
-            cmd.arg("J").arg(&*claim.id).arg(*retries);
+            cmd.arg("E").arg(&*claim.id).arg(*retries);
         }
         _ => {
             cmd.arg("V");

@@ -1,0 +1,192 @@
+//! What the ids of dropped tasks get, so that `.get()` on them returns.
+//!
+//! An id that gets what its holder gets waits for that in the store ([`crate::store::join`]); when the holder has ended, its result is
+//! written for all that wait. For the others a session tells of a task that was dropped and whose rule owes its id a result that needs no other task's
+//! ([`crate::session::Event::Owed`]). Either is written into Celery's Redis result backend as a worker would write it, in the background: no
+//! message waits for it. Nothing is written over: a dropped id that has a result keeps it.
+//!
+//! Bounded: in the results that wait to be written, and in how long each is tried. What is given up is counted and logged.
+
+mod backend;
+mod joiner;
+mod writer;
+
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::config::Config;
+use crate::config::address::RedisUrl;
+use crate::logging::OncePerMinute;
+use crate::metrics::Metrics;
+use crate::rules::outcome::ExceptionReason;
+use crate::rules::owed::{Debt, Outcome};
+use crate::store::Store;
+
+/// How many results wait to be written at most.
+const WAITING_MAX: usize = 100_000;
+
+/// The result backend that is written, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where it is.
+    pub url: RedisUrl,
+    /// Celery's `global_keyprefix`.
+    pub key_prefix: String,
+    /// How long a result lives.
+    pub expires: Duration,
+    /// The largest result that is passed on, in octets.
+    pub max_message: usize,
+}
+
+impl Settings {
+    /// What this configuration says; `None` if no backend is to be written.
+    fn of(config: &Config) -> Option<Settings> {
+        config.results.as_ref().map(|results| Settings {
+            url: results.url.clone(),
+            key_prefix: results.key_prefix.clone(),
+            expires: results.expires,
+            max_message: config.proxy.max_message,
+        })
+    }
+}
+
+/// A result that is to be written.
+#[derive(Debug)]
+struct Order {
+    rule: Arc<str>,
+    id: Arc<str>,
+    holder: Arc<str>,
+    outcome: Outcome,
+    since: Instant,
+}
+
+/// Takes the results that are owed, and writes them.
+pub struct Results {
+    orders: mpsc::Sender<Order>,
+    settings: watch::Sender<Option<Settings>>,
+    /// Until the thread has it.
+    waiting: Mutex<Option<mpsc::Receiver<Order>>>,
+    failures: Arc<Failures>,
+    /// How many are neither written nor given up.
+    owing: Arc<AtomicUsize>,
+}
+
+impl std::fmt::Debug for Results {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Results")
+            .field("settings", &*self.settings.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Results {
+    /// Nothing is written before [`Results::start`] and [`Results::configure`].
+    pub fn new(metrics: Arc<Metrics>) -> Results {
+        let (orders, waiting) = mpsc::channel(WAITING_MAX);
+        Results {
+            orders,
+            settings: watch::channel(None).0,
+            waiting: Mutex::new(Some(waiting)),
+            owing: Arc::default(),
+            failures: Arc::new(Failures {
+                metrics,
+                lines: OncePerMinute::default(),
+            }),
+        }
+    }
+
+    /// Starts the thread, once.
+    pub fn start(&self, store: &Store) -> io::Result<()> {
+        let Some(orders) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
+        let store = store.clone();
+        let owing = Arc::clone(&self.owing);
+        let (settings, failures) = (self.settings.subscribe(), Arc::clone(&self.failures));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name("results".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                tokio::spawn(joiner::run(store.client(), settings.clone(), Arc::clone(&failures)));
+                writer::run(orders, settings, failures, owing).await;
+            });
+        })?;
+        Ok(())
+    }
+
+    /// Writes as this configuration says, from now on.
+    pub fn configure(&self, config: &Config) {
+        self.set(Settings::of(config));
+    }
+
+    fn set(&self, settings: Option<Settings>) {
+        self.settings.send_if_modified(|current| {
+            let differs = *current != settings;
+            *current = settings;
+            differs
+        });
+    }
+
+    /// Waits until nothing is owed any more. While the backend is away this does not end for a while: bound it.
+    pub async fn flush(&self) {
+        while self.owing.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// This id gets a result. Cheap: it is written in the background.
+    pub fn owe(&self, debt: Debt) {
+        let order = Order {
+            rule: Arc::clone(&debt.rule.name),
+            id: debt.id,
+            holder: debt.holder,
+            outcome: debt.outcome,
+            since: Instant::now(),
+        };
+        self.owing.fetch_add(1, Ordering::Relaxed);
+        if let Err(refused) = self.orders.try_send(order) {
+            self.owing.fetch_sub(1, Ordering::Relaxed);
+            let order = refused.into_inner();
+            self.failures
+                .count(&order.rule, &order.id, "too many results wait to be written", 1);
+        }
+    }
+}
+
+/// Counts and logs results that are not written.
+struct Failures {
+    metrics: Arc<Metrics>,
+    lines: OncePerMinute,
+}
+
+impl Failures {
+    /// The ids that wait for a holder's result wait on.
+    fn waits(&self, why: &str) {
+        if let Some(suppressed) = self.lines.allow("") {
+            tracing::warn!(
+                why,
+                suppressed,
+                "the ids that wait for the results of other tasks wait on; such lines are written once a minute"
+            );
+        }
+    }
+
+    fn count(&self, rule: &str, id: &str, why: &str, count: u64) {
+        let metrics = self.metrics.rule(rule);
+        for _ in 0..count {
+            metrics.count_exception(ExceptionReason::ResultFailed);
+        }
+        if let Some(suppressed) = self.lines.allow(rule) {
+            tracing::warn!(
+                rule,
+                id,
+                why,
+                suppressed,
+                "the result of a dropped task is not written, and whoever waits for it waits on; such lines are written once a minute for a rule"
+            );
+        }
+    }
+}

@@ -1,0 +1,384 @@
+"""What the ids of dropped tasks get in Celery's Redis result backend, as callers see it that wait for them."""
+
+import json
+import threading
+import time
+
+import harness
+import pytest
+
+# Of a call that was dropped: the value, or the exception that get() raises.
+ASK = """
+import json
+import threading
+import time
+def outcome(result, timeout=20):
+    try:
+        value = result.get(timeout=timeout)
+    except Exception as raised:
+        return [result.id, type(raised).__name__, str(raised)]
+    return [result.id, "value", value]
+"""
+
+
+def rules(task="gated", unique="until_finished", **keys):
+    lines = "".join(f"{key} = {value}\n" for key, value in keys.items())
+    return f'[[rule]]\nname = "g"\ntask = "live.{task}"\nunique = "{unique}"\n{lines}'
+
+
+@pytest.fixture
+def gate_of(oncegate, store, results):
+    """Makes a proxy that writes results."""
+
+    def make(rules, extra="", **parts):
+        parts = {"store": store.url, **parts}
+        gate = oncegate(rules, extra=f"[results]\nurl = {harness.toml_string(results.url)}\n{extra}", **parts)
+        if gate.direct:
+            pytest.skip("there is no proxy")
+        return gate
+
+    return make
+
+
+def asked(stack, gate, results, code, **options):
+    """What a producer's code prints as JSON in its last line."""
+    done = stack.produce(gate, ASK + code, result_url=results.url, **options)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def backend(results):
+    return results.client
+
+
+@pytest.mark.parametrize("kind", ["memory:", "redis"])
+def test_revoke_raises_in_the_caller_that_waits(gate_of, stack, store, results, kind):
+    gate = gate_of(rules(result='"revoke"'), store="memory:" if kind == "memory:" else store.url)
+    first, second = asked(
+        stack, gate, results, "first, second = gated.delay('a'), gated.delay('a')\nprint(json.dumps([first.id, outcome(second)]))"
+    )
+    assert second[1:] == ["TaskRevokedError", f"duplicate of {first}"]
+    gate.expect_publishes(1, "dropped", rule="g")
+    key = f"celery-task-meta-{second[0]}"
+    stored = json.loads(backend(results).get(key))
+    assert (stored["status"], stored["task_id"], stored["duplicate_of"]) == ("REVOKED", second[0], first)
+    assert 86_000 < backend(results).ttl(key) <= 86_400
+    assert not backend(results).exists(f"celery-task-meta-{first}")
+
+
+def test_success_is_none_and_lives_as_long_as_is_said(gate_of, stack, results):
+    gate = gate_of(rules(result='"success"'), extra='expires = "1h"\n')
+    first, second = asked(
+        stack, gate, results, "first, second = gated.delay('a'), gated.delay('a')\nprint(json.dumps([first.id, outcome(second)]))"
+    )
+    assert second[1:] == ["value", None]
+    assert 3_500 < backend(results).ttl(f"celery-task-meta-{second[0]}") <= 3_600
+
+
+def test_the_key_prefix_is_honoured(gate_of, stack, results):
+    gate = gate_of(rules(result='"revoke"'), extra='key_prefix = "shop"\n')
+    conf = {"result_backend_transport_options": {"global_keyprefix": "shop"}}
+    second = asked(stack, gate, results, "gated.delay('a')\nprint(json.dumps(outcome(gated.delay('a'))))", conf=conf)
+    assert second[1] == "TaskRevokedError"
+    assert backend(results).keys("*meta*") == [f"shop_celery-task-meta-{second[0]}"]
+
+
+def test_nobody_is_given_what_he_does_not_want(gate_of, stack, results):
+    gate = gate_of(rules(result='"revoke"') + rules("note", result='"none"').replace('"g"', '"n"'))
+    code = """
+gated.delay('a')
+note.delay('a')
+gated.apply_async(('a',), ignore_result=True)
+note.delay('a')
+print(json.dumps(outcome(gated.delay('a'))))
+"""
+    last = asked(stack, gate, results, code)
+    gate.expect_publishes(2, "dropped", rule="g")
+    gate.expect_publishes(1, "dropped", rule="n")
+    assert backend(results).keys("*meta*") == [f"celery-task-meta-{last[0]}"]
+
+
+def test_what_an_id_has_is_not_written_over(gate_of, stack, results):
+    gate = gate_of(rules(result='"revoke"'))
+    code = """
+import redis
+own = json.dumps({"status": "SUCCESS", "result": "own", "traceback": None, "children": [], "task_id": "mine"})
+redis.Redis.from_url(os.environ["APP_BACKEND"]).set("celery-task-meta-mine", own)
+gated.delay('a')
+mine = gated.apply_async(('a',), task_id="mine")
+outcome(gated.delay('a'))
+print(json.dumps(outcome(mine)))
+"""
+    assert asked(stack, gate, results, code) == ["mine", "value", "own"]
+    gate.expect_publishes(2, "dropped", rule="g")
+
+
+def test_a_backend_that_was_away_gets_what_it_missed(gate_of, stack, results):
+    gate = gate_of(rules(result='"revoke"'))
+    results.freeze()
+    try:
+        done = stack.produce(gate, "gated.delay('a')\nprint(gated.delay('a').id)")
+        gate.expect_publishes(1, "dropped", rule="g")
+    finally:
+        results.thaw()
+    key = f"celery-task-meta-{done.stdout.strip()}"
+    harness.wait_until(lambda: backend(results).exists(key), "the result to be written")
+
+
+def test_a_duplicate_found_late_gets_its_result_too(gate_of, oncegate, stack, store, results, scoreboard, broker):
+    gate = gate_of(rules(result='"revoke"'))
+    bare = harness.Bare(broker.port)
+    conf = {"task_default_delivery_mode": 2}
+    first = stack.produce(gate, "print(gated.delay('a').id)", result_url=results.url).stdout.strip()
+    # This one goes past the proxy, and is found when it is delivered.
+    second = stack.produce(bare, "print(gated.delay('a').id)", result_url=results.url, conf=conf).stdout.strip()
+    stack.worker(gate, concurrency=2, result_url=results.url)
+    late = asked(stack, gate, results, f"print(json.dumps(outcome(app.AsyncResult({second!r}))))")
+    assert late[1:] == ["TaskRevokedError", f"duplicate of {first}"]
+    scoreboard.open_gate("a")
+    assert {run["id"] for run in scoreboard.wait_runs(2)} == {first}
+
+
+def test_what_on_running_drops_gets_its_result(gate_of, stack, results, scoreboard):
+    gate = gate_of(rules(unique="while_running", on_running='"drop"', result='"revoke"'))
+    stack.worker(gate, concurrency=2, result_url=results.url)
+    first = stack.produce(gate, "print(gated.delay('a').id)", result_url=results.url).stdout.strip()
+    scoreboard.wait_runs(1)
+    second = asked(stack, gate, results, "print(json.dumps(outcome(gated.delay('a'))))")
+    assert second[1:] == ["TaskRevokedError", f"duplicate of {first}"]
+    scoreboard.open_gate("a")
+    scoreboard.wait_runs(2)
+
+
+def test_who_was_refused_and_publishes_again_gets_his_own(gate_of, stack, store, results, scoreboard):
+    gate = gate_of(rules("gated", on_duplicate='"raise"'))
+    stack.worker(gate, result_url=results.url)
+    code = """
+from amqp.exceptions import PreconditionFailed
+first = gated.delay('a')
+try:
+    gated.apply_async(('a',), task_id='second')
+except PreconditionFailed as refused:
+    print(json.dumps([first.id, str(refused)]))
+"""
+    first, refused = asked(stack, gate, results, code, conf={"broker_transport_options": {"confirm_publish": True}})
+    assert first in refused
+    assert not store.client.keys("oncegate:join*")
+    scoreboard.open_gate("a", 2)
+    code = "second = gated.apply_async(('a',), task_id='second')\nprint(json.dumps(outcome(second)))"
+    harness.wait_until(lambda: not store.locks(), "the first to end")
+    assert asked(stack, gate, results, code) == ["second", "value", "a"]
+    assert "duplicate_of" not in json.loads(backend(results).get("celery-task-meta-second"))
+    assert {run["id"] for run in scoreboard.wait_runs(4)} == {first, "second"}
+
+
+def test_a_superseded_id_gets_one_result_and_what_joins_the_newer_gets_the_newers(gate_of, stack, store, results, scoreboard):
+    gate = gate_of(rules("gated", on_duplicate='"replace"', key="[]"))
+    [older, newer] = asked(stack, gate, results, "print(json.dumps([gated.delay(name).id for name in 'ab']))")
+    gate.expect_publishes(1, "replaced", rule="g")
+    stack.worker(gate, result_url=results.url)
+    scoreboard.wait_runs(1)
+    harness.wait_until(lambda: [lock["state"] for lock in store.locks()] == ["running"], "the start to be known")
+    asks = in_background(stack, gate, results, "print(json.dumps(outcome(gated.delay('c'))))")
+    gate.expect_publishes(1, "dropped", rule="g")
+    scoreboard.open_gate("b")
+    assert asks()[1:] == ["value", "b"]
+    code = f"print(json.dumps(outcome(app.AsyncResult({older!r}))))"
+    assert asked(stack, gate, results, code)[1:] == ["TaskRevokedError", "expired"]
+    nothing_waits(store)
+    assert "duplicate_of" not in json.loads(backend(results).get(f"celery-task-meta-{older}"))
+    assert {run["id"] for run in scoreboard.wait_runs(2)} == {newer}
+
+
+def test_without_a_backend_nothing_changes(oncegate, stack, store, results, scoreboard):
+    gate = oncegate(rules() + rules("note", result='"none"').replace('"g"', '"n"'), store=store.url)
+    stack.worker(gate, result_url=results.url)
+    first = stack.produce(gate, "print(gated.delay('a').id)\ngated.delay('a')", result_url=results.url).stdout.strip()
+    gate.expect_publishes(1, "dropped", rule="g")
+    assert not store.client.keys("oncegate:join*")
+    scoreboard.open_gate("a")
+    scoreboard.wait_runs(2)
+    harness.wait_until(lambda: backend(results).exists(f"celery-task-meta-{first}"), "the holder's result")
+    assert backend(results).keys("*meta*") == [f"celery-task-meta-{first}"]
+    lines = [line for line in gate.log().splitlines() if "get no result" in line]
+    assert len(lines) == 1 and '"rules":"g"' in lines[0], lines
+
+
+# What a duplicate gets that joins its holder.
+
+JOINED = "oncegate_results_joined_total"
+DUPLICATES = """
+import threading
+first = {task}.delay('a')
+duplicates = [{task}.delay('a') for _ in range({count})]
+outcomes = []
+threads = [threading.Thread(target=lambda d=d: outcomes.append(outcome(d, 30))) for d in duplicates]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(json.dumps([first.id, outcomes]))
+"""
+
+
+def in_background(stack, gate, results, code):
+    """Starts a producer; what it prints is had by calling what is returned."""
+    done = []
+    thread = threading.Thread(target=lambda: done.append(asked(stack, gate, results, code)))
+    thread.start()
+
+    def result():
+        thread.join()
+        assert done, "the producer failed"
+        return done[0]
+
+    return result
+
+
+def nothing_waits(store):
+    harness.wait_until(lambda: not store.client.keys("oncegate:join*"), "everybody to have a result")
+
+
+@pytest.mark.parametrize("kind", ["memory:", "redis"])
+def test_duplicates_get_what_the_holder_gives(gate_of, stack, store, results, scoreboard, kind):
+    gate = gate_of(rules(), store="memory:" if kind == "memory:" else store.url)
+    queued = in_background(stack, gate, results, DUPLICATES.format(task="gated", count=2))
+    gate.expect_publishes(2, "dropped", rule="g")
+    stack.worker(gate, concurrency=1, result_url=results.url)
+    scoreboard.wait_runs(1)
+    running = in_background(stack, gate, results, "print(json.dumps(outcome(gated.delay('a'), 30)))")
+    gate.expect_publishes(3, "dropped", rule="g")
+    scoreboard.open_gate("a")
+    first, outcomes = queued()
+    assert [outcome[1:] for outcome in [*outcomes, running()]] == [["value", "a"]] * 3
+    gate.expect(JOINED, 3, rule="g", backend="redis")
+    assert {run["id"] for run in scoreboard.wait_runs(2)} == {first}
+    nothing_waits(store)
+
+
+def test_a_failure_is_passed_on(gate_of, stack, store, results, scoreboard):
+    gate = gate_of(rules("gated_failure"))
+    stack.worker(gate, result_url=results.url)
+    asks = in_background(stack, gate, results, DUPLICATES.format(task="gated_failure", count=1))
+    gate.expect_publishes(1, "dropped", rule="g")
+    scoreboard.open_gate("a")
+    first, [outcome] = asks()
+    assert outcome[1:] == ["ValueError", "a"]
+    nothing_waits(store)
+
+
+def test_a_revoke_is_passed_on(gate_of, stack, store, results, scoreboard):
+    gate = gate_of(rules("note"))
+    worker = stack.worker(gate, result_url=results.url)
+    code = """
+first = note.apply_async(('a',), countdown=600)
+second = note.delay('a')
+app.control.revoke(first.id, destination=['%s@test'], reply=True, timeout=5)
+print(json.dumps(outcome(second, 30)))
+"""
+    outcome = asked(stack, gate, results, code % worker.node)
+    assert outcome[1:] == ["TaskRevokedError", "revoked"]
+    nothing_waits(store)
+
+
+def test_of_a_holder_that_leaves_no_result_the_outcome_is_unknown(gate_of, stack, store, results, scoreboard):
+    gate = gate_of(rules())
+    stack.worker(gate, "-E", result_url=results.url)
+    code = """
+import time
+first = gated.apply_async(('a',), ignore_result=True)
+print(json.dumps([first.id, outcome(gated.delay('a'), 40)]))
+"""
+    asks = in_background(stack, gate, results, code)
+    gate.expect_publishes(1, "dropped", rule="g")
+    scoreboard.open_gate("a")
+    first, outcome = asks()
+    assert outcome[1:] == ["TaskRevokedError", f"duplicate of {first}: outcome unknown"]
+    gate.expect(JOINED, 0, rule="g", backend="redis")
+    nothing_waits(store)
+
+
+def test_until_started_waits_for_the_end(gate_of, stack, store, results, scoreboard):
+    gate = gate_of(rules(unique="until_started"))
+    asks = in_background(stack, gate, results, DUPLICATES.format(task="gated", count=1))
+    gate.expect_publishes(1, "dropped", rule="g")
+    stack.worker(gate, result_url=results.url)
+    scoreboard.wait_runs(1)
+    harness.wait_until(lambda: not store.locks(), "the lock to go at the start")
+    # Longer than the result of a holder that had ended would be waited for.
+    time.sleep(7)
+    scoreboard.open_gate("a")
+    _, [outcome] = asks()
+    assert outcome[1:] == ["value", "a"]
+
+
+def test_a_duplicate_in_the_cooldown_gets_the_result_at_once(gate_of, stack, store, results, scoreboard):
+    gate = gate_of(rules("add", cooldown='"1m"'))
+    stack.worker(gate, result_url=results.url)
+    first = asked(stack, gate, results, "print(json.dumps(outcome(add.delay(2, 3))))")
+    harness.wait_until(lambda: [lock["state"] for lock in store.locks()] == ["cooldown"], "the key to rest")
+    second = asked(stack, gate, results, "print(json.dumps(outcome(add.delay(2, 3))))")
+    assert (first[1:], second[1:]) == (["value", 5], ["value", 5])
+    assert first[0] != second[0]
+    gate.expect_publishes(1, "dropped", rule="g")
+
+
+def test_the_key_prefix_is_honoured_in_both_directions(gate_of, stack, store, results, scoreboard):
+    gate = gate_of(rules("add", unique="until_expired", ttl='"1m"'), extra='key_prefix = "shop"\n')
+    options = {"result_url": results.url, "conf": {"result_backend_transport_options": {"global_keyprefix": "shop"}}}
+    stack.worker(gate, **options)
+    code = "add.delay(2, 3)\nprint(json.dumps(outcome(add.delay(2, 3))))"
+    assert asked(stack, gate, results, code, conf=options["conf"])[1:] == ["value", 5]
+
+
+def test_five_hundred_duplicates_of_one_key(gate_of, stack, store, results, scoreboard):
+    gate = gate_of(rules())
+    stack.worker(gate, result_url=results.url)
+    code = """
+first = gated.delay('a')
+duplicates = [gated.delay('a') for _ in range(500)]
+print(json.dumps([outcome(duplicate, 60)[1:] for duplicate in duplicates]))
+"""
+    asks = in_background(stack, gate, results, code)
+    gate.expect_publishes(500, "dropped", rule="g")
+    scoreboard.open_gate("a")
+    assert asks() == [["value", "a"]] * 500
+    gate.expect(JOINED, 500, rule="g", backend="redis")
+    assert len(backend(results).keys("celery-task-meta-*")) == 501
+
+
+def test_another_proxy_finishes_what_one_has_begun(gate_of, stack, store, results, scoreboard):
+    front, back = gate_of(rules()), gate_of(rules())
+    stack.worker(back, result_url=results.url)
+    first = stack.produce(front, "print(gated.delay('a').id)", result_url=results.url).stdout.strip()
+    scoreboard.wait_runs(1)
+    second = stack.produce(front, "print(gated.delay('a').id)", result_url=results.url).stdout.strip()
+    front.expect_publishes(1, "dropped", rule="g")
+    # The proxy that has dropped it is gone before the holder ends.
+    front.kill()
+    scoreboard.open_gate("a")
+    assert asked(stack, back, results, f"print(json.dumps(outcome(app.AsyncResult({second!r}))))")[1:] == ["value", "a"]
+    assert {run["id"] for run in scoreboard.wait_runs(2)} == {first}
+
+
+def test_a_proxy_that_is_started_anew_finishes_what_was_begun(gate_of, stack, store, results, scoreboard, broker):
+    gate = gate_of(rules())
+    stack.worker(harness.Bare(broker.port), result_url=results.url)
+    stack.produce(gate, "gated.delay('a')", result_url=results.url)
+    scoreboard.wait_runs(1)
+    second = stack.produce(gate, "print(gated.delay('a').id)", result_url=results.url).stdout.strip()
+    gate.expect_publishes(1, "dropped", rule="g")
+    gate.kill()
+    scoreboard.open_gate("a")
+    scoreboard.wait_runs(2)
+    again = gate_of(rules())
+    assert asked(stack, again, results, f"print(json.dumps(outcome(app.AsyncResult({second!r}))))")[1:] == ["value", "a"]
+
+
+def test_what_on_running_drops_joins_the_run(gate_of, stack, store, results, scoreboard):
+    gate = gate_of(rules(unique="while_running", on_running='"drop"'))
+    stack.worker(gate, concurrency=2, result_url=results.url)
+    first = stack.produce(gate, "print(gated.delay('a').id)", result_url=results.url).stdout.strip()
+    scoreboard.wait_runs(1)
+    asks = in_background(stack, gate, results, "print(json.dumps(outcome(gated.delay('a'))))")
+    harness.wait_until(lambda: store.client.keys("oncegate:join:*"), "the other to be dropped")
+    scoreboard.open_gate("a")
+    assert asks()[1:] == ["value", "a"]
+    assert {run["id"] for run in scoreboard.wait_runs(2)} == {first}

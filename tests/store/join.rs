@@ -1,0 +1,336 @@
+//! Ids that wait for a holder's result.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use oncegate::rules::lock::{Acquired, Admitted, IfHeld, LockNote, Nonce, ReleaseReason, Reply, Request, Scope, Signal};
+use oncegate::rules::owed::Owed;
+use oncegate::rules::running::{IfBusy, Ran, RunNote};
+use oncegate::rules::source::Hears;
+use oncegate::store::join::{Awaits, Group, Joined, Stage};
+
+use crate::world::{World, claim, digest, note_with};
+
+scenarios! {
+    a_duplicate_waits_for_the_holder
+    who_wants_nothing_does_not_wait
+    an_id_waits_once
+    a_group_is_told_to_one
+    a_group_ends_with_its_last_id
+    a_holder_that_has_begun_may_not_have_ended
+    a_lock_that_is_kept_beyond_the_end
+    a_cooldown_is_an_end
+    a_delivery_found_late_waits_too
+    what_leaves_a_busy_key_waits_for_the_run
+    too_many_wait_for_nothing
+    a_holder_that_is_back_has_not_ended
+    a_holder_that_is_set_aside_has_not_ended
+    who_was_not_to_wait_joins_later
+}
+
+fn joining(scope: Scope) -> Arc<LockNote> {
+    note_with(scope, |note| note.owed = Owed::Joined)
+}
+
+/// `a` holds the key, and `b` is its duplicate.
+async fn with_a_duplicate(w: &World, note: &Arc<LockNote>) {
+    w.acquire(&claim(1, "a"), 1, note).await;
+    w.commit(&claim(1, "a"), 1, note).await;
+    assert!(matches!(w.acquire(&claim(1, "b"), 2, note).await, Acquired::Held { .. }));
+}
+
+/// What is to be looked at, once somebody else's look is over.
+async fn due(w: &World) -> Vec<(Group, Stage)> {
+    w.pass(600);
+    let mut due = Vec::new();
+    w.until("a group is due", async || {
+        due = w.client.joins_due().await.expect("the store answers");
+        !due.is_empty()
+    })
+    .await;
+    due
+}
+
+async fn only(w: &World) -> (Group, Stage) {
+    let mut due = due(w).await;
+    assert_eq!(due.len(), 1, "{due:?}");
+    due.remove(0)
+}
+
+async fn ids(w: &World, group: &Group) -> Vec<String> {
+    let joined = w.client.joined(group).await.expect("the store answers");
+    let mut ids: Vec<String> = joined.iter().map(|joined| joined.id.to_string()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+async fn a_duplicate_waits_for_the_holder(w: &World) {
+    with_a_duplicate(w, &joining(Scope::UntilFinished)).await;
+    let (group, stage) = only(w).await;
+    let expected = Group {
+        digest: digest(1),
+        holder: "a".into(),
+        awaits: Awaits::Result,
+    };
+    assert_eq!((&group, stage), (&expected, Stage::Holds));
+    let joined = w.client.joined(&group).await.expect("the store answers");
+    let rule = joining(Scope::UntilFinished).rule.clone();
+    assert_eq!(joined, [Joined { id: "b".into(), rule }]);
+    w.signal("a", 3, Signal::Started).await;
+    assert!(!w.signal("a", 4, Signal::Succeeded).await.is_empty());
+    w.pass(5_000);
+    let (_, stage) = only(w).await;
+    assert!(
+        matches!(stage, Stage::Ended { since } if since < Duration::from_secs(1)),
+        "{stage:?}"
+    );
+    let (_, stage) = only(w).await;
+    assert!(
+        matches!(stage, Stage::Ended { since } if since >= Duration::from_millis(400)),
+        "{stage:?}"
+    );
+    // Another takes the key: that is not the holder that is waited for.
+    w.acquire(&claim(1, "c"), 5, &joining(Scope::UntilFinished)).await;
+    assert!(matches!(only(w).await.1, Stage::Ended { .. }));
+}
+
+async fn who_wants_nothing_does_not_wait(w: &World) {
+    for owed in [Owed::Nothing, Owed::Revoked, Owed::Success] {
+        with_a_duplicate(w, &note_with(Scope::UntilFinished, |note| note.owed = owed)).await;
+    }
+    let joins = joining(Scope::UntilFinished);
+    // Never a duplicate, and one whose holder's message is not safe yet.
+    assert!(matches!(
+        w.acquire_as(&claim(1, "c"), 3, &joins, true).await,
+        Acquired::Reentry { .. }
+    ));
+    w.acquire(&claim(2, "a"), 4, &joins).await;
+    assert!(matches!(w.acquire(&claim(2, "b"), 5, &joins).await, Acquired::Leased { .. }));
+    assert_eq!(w.client.joins_due().await, Ok(Vec::new()));
+}
+
+async fn an_id_waits_once(w: &World) {
+    let note = joining(Scope::UntilFinished);
+    with_a_duplicate(w, &note).await;
+    w.acquire(&claim(1, "b"), 2, &note).await;
+    w.acquire(&claim(1, "b"), 3, &note).await;
+    let (group, _) = only(w).await;
+    assert_eq!(ids(w, &group).await, ["b"]);
+}
+
+async fn a_group_is_told_to_one(w: &World) {
+    with_a_duplicate(w, &joining(Scope::UntilFinished)).await;
+    let (group, _) = only(w).await;
+    assert_eq!(w.client.joins_due().await, Ok(Vec::new()));
+    assert_eq!(w.elsewhere().client().joins_due().await, Ok(Vec::new()));
+    // Who works on it keeps it for longer.
+    assert_eq!(ids(w, &group).await, ["b"]);
+    w.pass(600);
+    assert_eq!(w.client.joins_due().await, Ok(Vec::new()));
+    w.pass(5_000);
+    assert_eq!(only(w).await.0, group);
+}
+
+async fn a_group_ends_with_its_last_id(w: &World) {
+    let note = joining(Scope::UntilFinished);
+    with_a_duplicate(w, &note).await;
+    w.acquire(&claim(1, "c"), 3, &note).await;
+    let (group, _) = only(w).await;
+    assert_eq!(ids(w, &group).await, ["b", "c"]);
+    w.client.joins_done(&group, &["b".into()]).await.expect("the store answers");
+    assert_eq!(ids(w, &group).await, ["c"]);
+    w.client
+        .joins_done(&group, &["c".into(), "c".into()])
+        .await
+        .expect("the store answers");
+    assert_eq!(ids(w, &group).await, [""; 0]);
+    w.pass(6_000);
+    assert_eq!(w.client.joins_due().await, Ok(Vec::new()));
+    // A further duplicate begins anew.
+    w.acquire(&claim(1, "d"), 4, &note).await;
+    let (group, _) = only(w).await;
+    assert_eq!(ids(w, &group).await, ["d"]);
+}
+
+async fn a_holder_that_has_begun_may_not_have_ended(w: &World) {
+    with_a_duplicate(w, &joining(Scope::UntilStarted)).await;
+    assert_eq!(only(w).await.1, Stage::Holds);
+    assert!(!w.signal("a", 3, Signal::Acked).await.is_empty());
+    assert_eq!(only(w).await.1, Stage::Runs);
+    w.signal("a", 4, Signal::Succeeded).await;
+    assert!(matches!(only(w).await.1, Stage::Ended { .. }));
+}
+
+async fn a_lock_that_is_kept_beyond_the_end(w: &World) {
+    with_a_duplicate(w, &joining(Scope::UntilExpired)).await;
+    w.signal("a", 3, Signal::Succeeded).await;
+    assert_eq!(only(w).await.1, Stage::Keeps);
+}
+
+async fn a_cooldown_is_an_end(w: &World) {
+    let note = note_with(Scope::UntilFinished, |note| {
+        note.owed = Owed::Joined;
+        note.cooldown_ms = 100_000;
+    });
+    w.acquire(&claim(1, "a"), 1, &note).await;
+    w.commit(&claim(1, "a"), 1, &note).await;
+    w.signal("a", 2, Signal::Succeeded).await;
+    assert!(matches!(w.acquire(&claim(1, "b"), 2, &note).await, Acquired::Held { .. }));
+    assert!(matches!(only(w).await.1, Stage::Ended { .. }));
+}
+
+async fn a_delivery_found_late_waits_too(w: &World) {
+    let note = joining(Scope::UntilFinished);
+    w.acquire(&claim(1, "a"), 1, &note).await;
+    w.commit(&claim(1, "a"), 1, &note).await;
+    let admit = |id: &str, reentrant| Request::Admit {
+        claim: claim(1, id),
+        delivery: Nonce(9),
+        note: note.clone(),
+        reentrant,
+        worker: "w".into(),
+    };
+    assert!(matches!(w.ask(admit("c", true)).await, Reply::Admit(_, Admitted::Passes)));
+    assert!(matches!(w.ask(admit("b", false)).await, Reply::Admit(_, Admitted::Held { .. })));
+    let (group, _) = only(w).await;
+    assert_eq!((&*group.holder, ids(w, &group).await), ("a", vec!["b".to_owned()]));
+}
+
+async fn what_leaves_a_busy_key_waits_for_the_run(w: &World) {
+    let run = |owed| {
+        Arc::new(RunNote {
+            rule: "a rule".into(),
+            task: "t".into(),
+            summary: "".into(),
+            vhost: "/".into(),
+            queue: "q".into(),
+            life_ms: 100_000,
+            settle_grace_ms: 1_000,
+            acks_late: false,
+            hears: Hears::ALL,
+            retries: 0,
+            owed,
+        })
+    };
+    let ask = |id: &str, delivery, busy, owed| Request::Run {
+        claim: claim(1, id),
+        delivery: Nonce(delivery),
+        note: run(owed),
+        busy,
+        worker: "w".into(),
+    };
+    let leave = IfBusy::Leave { place_ms: None };
+    assert_eq!(w.ask(ask("a", 1, leave, Owed::Joined)).await, Reply::Run(Ran::Runs));
+    let wait = IfBusy::Wait { place_ms: None };
+    assert!(matches!(
+        w.ask(ask("d", 2, wait, Owed::Joined)).await,
+        Reply::Run(Ran::Waits { .. })
+    ));
+    assert!(matches!(
+        w.ask(ask("c", 3, leave, Owed::Revoked)).await,
+        Reply::Run(Ran::Leaves { .. })
+    ));
+    assert!(matches!(
+        w.ask(ask("b", 4, leave, Owed::Joined)).await,
+        Reply::Run(Ran::Leaves { .. })
+    ));
+    let (group, stage) = only(w).await;
+    assert_eq!(
+        (&*group.holder, stage, ids(w, &group).await),
+        ("a", Stage::Holds, vec!["b".to_owned()])
+    );
+    let joined = w.client.joined(&group).await.expect("the store answers");
+    assert_eq!(joined.first().map(|joined| &*joined.rule), Some("a rule"));
+    w.signal("a", 5, Signal::Succeeded).await;
+    w.pass(5_000);
+    assert!(matches!(only(w).await.1, Stage::Ended { .. }));
+}
+
+async fn a_holder_that_is_back_has_not_ended(w: &World) {
+    let note = joining(Scope::UntilFinished);
+    with_a_duplicate(w, &note).await;
+    assert!(!w.unpublish(&claim(1, "a"), 1, ReleaseReason::Unconfirmed).await.is_empty());
+    assert!(matches!(only(w).await.1, Stage::Ended { .. }));
+    assert_eq!(w.acquire(&claim(1, "a"), 3, &note).await, Acquired::Taken);
+    w.commit(&claim(1, "a"), 3, &note).await;
+    assert_eq!(only(w).await.1, Stage::Holds);
+    w.signal("a", 4, Signal::Succeeded).await;
+    // It has ended now, not when its first publish failed.
+    let (_, stage) = only(w).await;
+    assert!(
+        matches!(stage, Stage::Ended { since } if since < Duration::from_millis(400)),
+        "{stage:?}"
+    );
+}
+
+async fn a_holder_that_is_set_aside_has_not_ended(w: &World) {
+    with_a_duplicate(w, &joining(Scope::UntilFinished)).await;
+    let newer = note_with(Scope::UntilFinished, |note| note.if_held = IfHeld::Replace);
+    let replaces = Acquired::Replaces { holder: "a".into() };
+    assert_eq!(w.acquire(&claim(1, "c"), 3, &newer).await, replaces);
+    assert_eq!(only(w).await.1, Stage::Holds);
+    w.unpublish(&claim(1, "c"), 3, ReleaseReason::Unconfirmed).await;
+    assert_eq!(only(w).await.1, Stage::Holds);
+    assert_eq!(w.acquire(&claim(1, "d"), 4, &newer).await, replaces);
+    w.commit(&claim(1, "d"), 4, &newer).await;
+    assert!(matches!(only(w).await.1, Stage::Ended { .. }));
+}
+
+async fn who_was_not_to_wait_joins_later(w: &World) {
+    with_a_duplicate(w, &note_with(Scope::UntilFinished, |note| note.owed = Owed::Nothing)).await;
+    let note = joining(Scope::UntilFinished);
+    let join = Request::Join {
+        claim: claim(1, "b"),
+        holder: "a".into(),
+        note: note.clone(),
+    };
+    assert_eq!(w.ask(join).await, Reply::Done);
+    let (group, stage) = only(w).await;
+    assert_eq!((&*group.holder, group.awaits, stage), ("a", Awaits::Result, Stage::Holds));
+    let joined = w.client.joined(&group).await.expect("the store answers");
+    let rule = note.rule.clone();
+    assert_eq!(joined, [Joined { id: "b".into(), rule }]);
+}
+
+async fn too_many_wait_for_nothing(w: &World) {
+    let note = joining(Scope::UntilFinished);
+    with_a_duplicate(w, &note).await;
+    let (reply_to, mut replies) = tokio::sync::mpsc::unbounded_channel();
+    for batch in 0..10_u64 {
+        let request = |n: u64| Request::Acquire {
+            claim: claim(1, &format!("id-{n}")),
+            publish: Nonce(n),
+            note: note.clone(),
+            reentrant: false,
+        };
+        let mut requests: Vec<_> = (batch * 1_001..(batch + 1) * 1_001).map(|n| (n, request(n))).collect();
+        let mut answers = Vec::new();
+        w.client.submit(&mut requests, &mut answers, &reply_to);
+        while answers.len() < 1_001 {
+            answers.push(replies.recv().await.expect("an answer"));
+        }
+        assert!(
+            answers
+                .iter()
+                .all(|(_, answer)| matches!(answer, Ok(Reply::Acquire(Acquired::Held { .. }))))
+        );
+    }
+    let mut counts = Vec::new();
+    for (group, _) in due(w).await {
+        let mut count = 0;
+        loop {
+            let joined = w.client.joined(&group).await.expect("the store answers");
+            if joined.is_empty() {
+                break;
+            }
+            count += joined.len();
+            let ids: Vec<Arc<str>> = joined.into_iter().map(|joined| joined.id).collect();
+            w.client.joins_done(&group, &ids).await.expect("the store answers");
+        }
+        counts.push((group.awaits, count));
+    }
+    counts.sort_unstable();
+    assert_eq!(counts, [(Awaits::Result, 10_000), (Awaits::Nothing, 11)]);
+    w.pass(6_000);
+    assert_eq!(w.client.joins_due().await, Ok(Vec::new()));
+}
