@@ -66,6 +66,13 @@ impl fmt::Display for Digest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Nonce(pub u64);
 
+impl Nonce {
+    /// Whether it names this delivery, or, as nought, no one in particular.
+    pub fn names(self, delivery: Nonce) -> bool {
+        self == Nonce(0) || self == delivery
+    }
+}
+
 /// How long a publish lock lasts: which signal ends it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
@@ -219,6 +226,54 @@ pub enum IfHeld {
     /// It takes the lock over from a holder that has not begun. That one's lock is set aside for the newcomer's lease: it has it again if
     /// the newcomer fails, and is not to run any more once the broker has the newcomer's message.
     Replace,
+    /// As [`IfHeld::Replace`], and its run is put off: the store says until when.
+    Debounce(Quiet),
+}
+
+/// How long a key must be quiet before its newest task runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Quiet {
+    /// For so long after each publish its run is put off, in milliseconds.
+    pub period_ms: u64,
+    /// But not for longer than this after the first publish of a burst, in milliseconds.
+    pub longest_ms: Option<u64>,
+}
+
+impl Quiet {
+    /// When a task is due that is published now, in a burst that began then, in milliseconds since the Unix epoch.
+    pub fn due_ms(self, first_ms: u64, now_ms: u64) -> u64 {
+        let latest_ms = self.longest_ms.map_or(u64::MAX, |longest| first_ms.saturating_add(longest));
+        now_ms.saturating_add(self.period_ms).min(latest_ms)
+    }
+}
+
+impl IfHeld {
+    /// Whether it takes the lock over from a holder that has not begun.
+    pub fn replaces(self) -> bool {
+        matches!(self, IfHeld::Replace | IfHeld::Debounce(_))
+    }
+
+    /// Whether no worker hears of an id that a newer one has replaced: it gets the result of that one.
+    pub fn hides(self) -> bool {
+        matches!(self, IfHeld::Debounce(_))
+    }
+
+    /// How long its run is put off, if it is.
+    pub fn quiet(self) -> Option<Quiet> {
+        match self {
+            IfHeld::Debounce(quiet) => Some(quiet),
+            IfHeld::Yield | IfHeld::Replace => None,
+        }
+    }
+
+    /// The same where the run cannot be put off.
+    #[must_use]
+    pub fn at_once(self) -> IfHeld {
+        match self {
+            IfHeld::Debounce(_) => IfHeld::Replace,
+            other => other,
+        }
+    }
 }
 
 /// Which outcomes free a lock that lasts until the end; revoke, reject, expiry, purge and crash always do.
@@ -359,6 +414,14 @@ pub enum Request {
         busy: IfBusy,
         /// The worker's node name, empty if it is not known.
         worker: Arc<str>,
+    },
+    /// The id was published under the key as a retry: a run of an earlier try ends in it, and the id keeps the running lock for the next.
+    /// It may be told before that run's ack, or long after the next has begun. Answered by [`Reply::Done`].
+    Republished {
+        /// The key and the id.
+        claim: Claim,
+        /// Which retry it is, from one.
+        retries: u32,
     },
     /// The run goes on: its lock gets its full life anew; one that is missing is taken again, never one that another run holds, nor one
     /// whose run has ended. Answered by [`Reply::Renewed`].
@@ -530,7 +593,7 @@ pub enum Signal {
     Crashed,
     /// The worker that is named with it is gone, or does not know it any more: crashed, if the lock still names that worker and none of
     /// the holder's messages is in flight, since what the broker has will run elsewhere. Where no proxy has carried the message to its
-    /// worker, the count says nothing, and is not looked at.
+    /// worker, the count says nothing, and is not looked at. A settlement that is not nought names the run that is meant, of a running lock.
     Orphaned,
     /// Its queue was purged or deleted while the message lay in it.
     Purged,
@@ -722,7 +785,8 @@ pub enum Reply {
     },
     /// To [`Request::Show`] and [`Request::ShowRun`].
     Lock(Option<Box<LockRecord>>),
-    /// To [`Request::RenewLease`], [`Request::Join`], [`Request::LeaveLimit`], [`Request::Park`] and [`Request::MarkParked`].
+    /// To [`Request::RenewLease`], [`Request::Republished`], [`Request::Join`], [`Request::LeaveLimit`], [`Request::Park`] and
+    /// [`Request::MarkParked`].
     Done,
     /// To [`Request::Admit`]: which key the id has, and what was found.
     Admit(Digest, Admitted),
@@ -750,6 +814,11 @@ pub enum Admitted {
     Passes,
     /// The id has lost its lock to a newer one, or was revoked: it is not to run.
     Superseded,
+    /// The id has lost its lock to a newer one, and no worker is to hear of that ([`IfHeld::hides`]).
+    Outdated {
+        /// The newer one.
+        newer: Arc<str>,
+    },
     /// Another id has the lock, for a lease only; that of this id may be the one that was set aside.
     Leased {
         /// Who has it.
@@ -775,6 +844,8 @@ pub enum Renewed {
     Retaken,
     /// The holder has ended, or another id has the lock: there is nothing to renew.
     Gone,
+    /// Another id has the running lock, and no end of this run is known. It is the next to get it, as long as it renews.
+    Lost,
     /// The id has lost its lock to a newer one, and is not to run.
     Superseded,
 }
@@ -800,6 +871,14 @@ pub enum Acquired {
     Replaces {
         /// Who had it.
         holder: Arc<str>,
+    },
+    /// As [`Acquired::Taken`] or [`Acquired::Replaces`], and the message is to go out with this due time ([`IfHeld::Debounce`]). The same
+    /// again for another message of the holder.
+    PutOff {
+        /// Who had the lock, this id itself included; none if it was free.
+        holder: Option<Arc<str>>,
+        /// When it is due, in milliseconds since the Unix epoch, on the store's clock.
+        due_ms: u64,
     },
     /// While this publish waited for a lease to end, one that had come later has taken the lock ([`IfHeld::Replace`]): it goes out, and is
     /// not to run.

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::admit::{Admission, Await, Way};
+use super::admit::{Admission, Asks, Await, Way};
 use super::renew::Hold;
 use super::{Now, Shared};
 use crate::rules::limit::{Asker, Cause, Limited, Limiting, Wait};
@@ -61,10 +61,6 @@ pub(super) struct Permits {
     asked: Asked,
     needs: Needs,
     waiting: Option<Waiting>,
-    /// When it may begin, in milliseconds since the Unix epoch.
-    pub eta_ms: Option<u64>,
-    /// How often the broker has had the message back.
-    pub returns: u64,
     /// The way that it goes with permission.
     pub then: Way,
     /// What was asked for in vain is given back.
@@ -73,15 +69,13 @@ pub(super) struct Permits {
 
 impl Permits {
     /// Permits that the store was not asked about; `None` if there are none.
-    pub(super) fn new(stages: Vec<Limiting>, eta_ms: Option<u64>, returns: u64) -> Option<Box<Permits>> {
+    pub(super) fn new(stages: Vec<Limiting>) -> Option<Box<Permits>> {
         let limits = Permits {
             stages,
             permitted: 0,
             asked: Asked::Never,
             needs: Needs::Permission,
             waiting: None,
-            eta_ms,
-            returns,
             then: Way::Permitted,
             owed: Vec::new(),
         };
@@ -183,6 +177,10 @@ impl Admission {
 
     /// It is held, and its next question is due.
     pub(super) fn asks_again(&mut self) {
+        if self.asks == Asks::Admission {
+            self.wait = Await::Answer { until_us: None };
+            return;
+        }
         let run = self.run.as_ref().map(|run| run.then());
         let limits = self.limits.as_ref().map(|limits| limits.then.clone());
         self.wait = self.first_step(limits.or(run).unwrap_or(Way::Passing));

@@ -139,8 +139,8 @@ impl Channel {
 }
 
 impl Shared {
-    /// The delivery that holds these locks is with the client, or held.
-    pub(super) fn renew_hold(&mut self, hold: &mut Hold) {
+    /// The delivery that holds these locks is with the client, which is this worker, or held.
+    pub(super) fn renew_hold(&mut self, hold: &mut Hold, worker: &Arc<str>) {
         hold.renewed_us = self.now.us;
         hold.hastened_us = None;
         let running = self.witness.has_begun(&hold.claim.id);
@@ -149,7 +149,7 @@ impl Shared {
                 claim: hold.claim.clone(),
                 delivery: hold.delivery,
                 note: Arc::clone(note),
-                worker: Arc::clone(&self.worker),
+                worker: Arc::clone(worker),
             });
         }
         for (claim, note) in &hold.limited {
@@ -170,7 +170,7 @@ impl Shared {
             delivery: hold.delivery,
             note,
             alive: if running { Alive::Begun } else { Alive::Delivered },
-            worker: Arc::clone(&self.worker),
+            worker: Arc::clone(worker),
         });
     }
 

@@ -29,6 +29,8 @@ use crate::rules::source::Source;
 use lock::{Lock, SignalEffect};
 use table::{Claimed, Claims, EndedPublishes, Said, Table};
 
+/// For so long after a task that was put off has gone to a worker nothing takes its lock over: it is about to begin.
+pub(super) const HANDED_MS: u64 = 1_000;
 /// How long after a worker's signal a late commit is known to be late. A commit that the store could not take is repeated within
 /// seconds of the store's return, and one that waits for the broker prolongs this by its lease renewals.
 pub(super) const ENDED_KEPT_MS: u64 = 60_000;
@@ -319,6 +321,10 @@ impl Step<'_> {
                 note,
                 worker,
             } => Reply::Renewed(self.renew_run(claim, *delivery, note, worker)),
+            Request::Republished { claim, retries } => {
+                self.republished(claim, *retries);
+                Reply::Done
+            }
             Request::Join { claim, holder, note } => {
                 self.join(claim, holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
                 Reply::Done
@@ -372,17 +378,26 @@ impl Step<'_> {
             self.take(claim, publish, note, LockState::Leased, lease_end);
             self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
             self.takes_place(claim, note);
-            return Acquired::Taken;
+            let due_ms = if reentrant { None } else { self.put_off(claim, note, None) };
+            return due_ms.map_or(Acquired::Taken, |due_ms| Acquired::PutOff { holder: None, due_ms });
         };
         if lock.holder == claim.id {
             // A question that comes behind its own end brings nothing back.
             if lock.is_over(publish) {
                 return Acquired::Reentry { holds: true };
             }
+            let asked_before = lock.counts(publish);
             lock.publish(publish);
             lock.prolong(lease_end);
+            let aside = lock.aside.as_ref().map(|older| older.holder.clone());
+            let burst = lock
+                .burst
+                .filter(|_| !reentrant && note.if_held.quiet().is_some() && lock.state != LockState::Running);
             self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
-            return Acquired::Reentry { holds: true };
+            return burst.map_or(Acquired::Reentry { holds: true }, |burst| Acquired::PutOff {
+                holder: if asked_before { aside } else { Some(claim.id.clone()) },
+                due_ms: burst.due_ms,
+            });
         }
         let (holder, state, expires) = (lock.holder.clone(), lock.state, lock.expires_ms);
         if reentrant || self.table.knows(&claim.id, &claim.digest, self.now) {
@@ -390,6 +405,9 @@ impl Step<'_> {
             return Acquired::Reentry { holds: false };
         }
         if let Some(replaces) = self.replace(claim, publish, note, lease_end) {
+            if matches!(replaces, Acquired::Leased { .. }) {
+                return replaces;
+            }
             self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
             return replaces;
         }
@@ -413,6 +431,12 @@ impl Step<'_> {
 
     fn commit_to(&mut self, claim: &Claim, publish: Nonce, note: &Arc<LockNote>) -> Committed {
         let life_end = self.now + note.queued_life_ms().clamp(1, LONGEST_MS);
+        let lock = self.table.lock_for(&claim.digest, &claim.id, self.now);
+        // Its end may have come first, and the lock be that of a later message.
+        let unknown = lock.is_some_and(|lock| lock.holder == claim.id && lock.is_unknown(publish));
+        if unknown && self.ended(claim, publish, note) {
+            return Committed::Ended;
+        }
         let (holder, own) = match self.table.lock_for(&claim.digest, &claim.id, self.now) {
             Some(lock) if lock.holder == claim.id => (None, Some(lock)),
             Some(lock) => (Some(lock.holder.clone()), None),
@@ -448,9 +472,9 @@ impl Step<'_> {
             if lock.holder == claim.id && lock.state == LockState::Leased && lock.in_flight() > 0 {
                 lock.prolong(lease_end);
             }
-            self.table.prolong_ended(&claim.id, self.now);
+            self.table.prolong_ended(&claim.id, self.now + ENDED_KEPT_MS, self.now);
         } else if self.ended(claim, publish, note) {
-            self.table.prolong_ended(&claim.id, self.now);
+            self.table.prolong_ended(&claim.id, self.now + ENDED_KEPT_MS, self.now);
         } else {
             self.take(claim, publish, note, LockState::Leased, lease_end);
             let record_end = lease_end + note.life_ms.min(LONGEST_MS);
@@ -567,7 +591,11 @@ impl Step<'_> {
 
     fn admit_to(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<LockNote>, reentrant: bool, worker: &Arc<str>) -> Admitted {
         if self.table.is_superseded(&claim.id, claim.digest, self.now) {
-            return Admitted::Superseded;
+            let newer = self.table.replaced_by(&claim.id, claim.digest, self.now);
+            return match newer.filter(|_| note.if_held.hides()) {
+                Some(newer) => Admitted::Outdated { newer: newer.clone() },
+                None => Admitted::Superseded,
+            };
         }
         if note.scope == Scope::UntilExpired {
             return Admitted::Passes;
@@ -607,6 +635,9 @@ impl Step<'_> {
     fn delivered(&mut self, claim: &Claim, delivery: Nonce, note: &LockNote, worker: &Arc<str>) {
         if let Some(lock) = self.table.lock(&claim.digest, self.now) {
             lock.deliver(delivery, worker, self.now + note.queued_life_ms().clamp(1, LONGEST_MS));
+            if !worker.is_empty() {
+                lock.handed_ms = Some(self.now);
+            }
             let until = lock.expires_ms;
             self.table.note_id(&claim.id, claim.digest, &note.rule, until, self.now);
         }
@@ -617,7 +648,7 @@ impl Step<'_> {
         let until = self.now + life.clamp(1, LONGEST_MS);
         if let Some(lock) = self.table.lock_for(&claim.digest, &claim.id, self.now) {
             if lock.holder != claim.id || lock.has_ended() {
-                return self.gone(claim);
+                return self.renewed_in_vain(claim, note);
             }
             lock.prolong(until);
             let until = lock.expires_ms;
@@ -628,7 +659,7 @@ impl Step<'_> {
         let ended = ended.is_some_and(|ended| ended.by(|said| frees(said, note), None));
         let dead = self.table.is_superseded(&claim.id, claim.digest, self.now);
         if dead || ended {
-            return self.gone(claim);
+            return self.renewed_in_vain(claim, note);
         }
         let state = if alive == Alive::Acknowledged {
             LockState::Running
@@ -645,6 +676,13 @@ impl Step<'_> {
         }
         self.table.note_id(&claim.id, claim.digest, &note.rule, until, self.now);
         Renewed::Retaken
+    }
+
+    /// Who has not heard of the end by now renews again.
+    fn renewed_in_vain(&mut self, claim: &Claim, note: &LockNote) -> Renewed {
+        let kept_ms = note.life_ms.clamp(ENDED_KEPT_MS, LONGEST_MS);
+        self.table.prolong_ended(&claim.id, self.now + kept_ms, self.now);
+        self.gone(claim)
     }
 
     fn cool(&mut self, claim: &Claim, note: &Arc<LockNote>) -> Cooled {

@@ -68,7 +68,7 @@ pub enum Op {
     Join,
     /// [`Request::Unpublish`].
     Unpublish,
-    /// [`Request::Signal`].
+    /// [`Request::Signal`] and [`Request::Republished`].
     Signal,
     /// [`Request::Admit`].
     Admit,
@@ -163,7 +163,7 @@ impl Op {
             Request::RenewLease { .. } => Op::RenewLease,
             Request::Join { .. } => Op::Join,
             Request::Unpublish { .. } => Op::Unpublish,
-            Request::Signal { .. } => Op::Signal,
+            Request::Signal { .. } | Request::Republished { .. } => Op::Signal,
             Request::Admit { .. } => Op::Admit,
             Request::Renew { .. } => Op::Renew,
             Request::Run { .. } => Op::Run,
@@ -614,7 +614,7 @@ fn passes(answer: &Answer) -> bool {
     matches!(
         answer,
         Ok(Reply::Acquire(
-            Acquired::Taken | Acquired::Replaces { .. } | Acquired::Reentry { .. }
+            Acquired::Taken | Acquired::Replaces { .. } | Acquired::PutOff { .. } | Acquired::Reentry { .. }
         ))
     )
 }

@@ -66,6 +66,19 @@ pub(super) struct Lock {
     pub(super) place: u64,
     /// The lock that this one is to replace.
     pub(super) aside: Option<Box<Lock>>,
+    /// The burst whose newest task holds it, until that has begun.
+    pub(super) burst: Option<Burst>,
+    /// When the message went to a worker last.
+    pub(super) handed_ms: Option<u64>,
+}
+
+/// Publishes of one key that follow each other before one of them has run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Burst {
+    /// When the first of them came.
+    pub(super) first_ms: u64,
+    /// When the newest is due.
+    pub(super) due_ms: u64,
 }
 
 impl Lock {
@@ -100,6 +113,8 @@ impl Lock {
             deliveries: Vec::new(),
             place: 0,
             aside: None,
+            burst: None,
+            handed_ms: None,
         }
     }
 
@@ -134,6 +149,11 @@ impl Lock {
         publishes.any(|(nonce, stage)| *nonce == publish && matches!(stage, Stage::Settled(_)))
     }
 
+    /// Whether this publish is counted.
+    pub(super) fn counts(&self, publish: Nonce) -> bool {
+        self.publishes.iter().any(|(nonce, _)| *nonce == publish)
+    }
+
     /// Counts a publish, unless it is counted already.
     pub(super) fn publish(&mut self, publish: Nonce) {
         self.told = false;
@@ -147,8 +167,29 @@ impl Lock {
         match self.stage(publish) {
             Some(stage @ Stage::Open) => *stage = Stage::Confirmed,
             Some(_) => {}
-            None => self.push(publish, Stage::Confirmed),
+            None => match self.unknown() {
+                // A delivery of it came first.
+                Some((nonce, _)) => *nonce = publish,
+                None => self.push(publish, Stage::Confirmed),
+            },
         }
+    }
+
+    /// The oldest delivery that stands in place of a publish.
+    fn unknown(&mut self) -> Option<&mut (Nonce, Stage)> {
+        let deliveries = &self.deliveries;
+        self.publishes.iter_mut().find(|(nonce, _)| deliveries.contains(nonce))
+    }
+
+    /// Whether nothing that it counts can be this publish.
+    pub(super) fn is_unknown(&mut self, publish: Nonce) -> bool {
+        self.stage(publish).is_none() && self.unknown().is_none()
+    }
+
+    /// Whether this message is counted, and neither settled nor withdrawn.
+    pub(super) fn is_in_flight(&self, nonce: Nonce) -> bool {
+        let mut publishes = self.publishes.iter();
+        publishes.any(|(known, stage)| *known == nonce && !matches!(stage, Stage::Settled(_)))
     }
 
     /// The broker does not have this publish. False if it was not counted.
@@ -270,6 +311,7 @@ impl Lock {
             Signal::Retried if self.told && self.publishes.len() > 1 => SignalEffect::None,
             Signal::Retried if self.note.scope == Scope::UntilFinished => {
                 self.state = LockState::Queued;
+                self.burst = None;
                 self.live(now);
                 SignalEffect::Lives
             }

@@ -5,6 +5,7 @@ mod limit;
 mod park;
 mod running;
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -162,7 +163,20 @@ impl<'a> Notes<'a> {
             cmd.arg(span(note.lease_ms))
                 .arg(span(note.life_ms))
                 .arg(span(note.queued_life_ms()));
-            cmd.arg(u8::from(note.if_held == IfHeld::Replace)).arg(Fields(note, names));
+            cmd.arg(if_held(note)).arg(Fields(note, names));
+        }
+    }
+}
+
+/// What a publish does that finds its key held, as the script reads it.
+fn if_held(note: &LockNote) -> Cow<'static, str> {
+    match note.if_held {
+        IfHeld::Yield => "0".into(),
+        IfHeld::Replace => "1".into(),
+        IfHeld::Debounce(quiet) => {
+            let longest = quiet.longest_ms.map(|longest| span(longest).to_string()).unwrap_or_default();
+            let joins = if note.owed == Owed::Joined { "j" } else { "" };
+            format!("d{} {longest}{joins}", span(quiet.period_ms)).into()
         }
     }
 }
@@ -197,6 +211,7 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
         | Request::Run { claim, .. }
         | Request::RenewRun { claim, .. }
         | Request::LeaveRun { claim, .. }
+        | Request::Republished { claim, .. }
         | Request::Cool { claim, .. } => {
             names.write_lock(cmd, claim.digest);
             names.write_id(cmd, &claim.id);
@@ -277,7 +292,11 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
             });
             cmd.arg(note).arg(&**worker);
         }
-        Request::Run { .. } | Request::RenewRun { .. } | Request::LeaveRun { .. } | Request::ShowRun { .. } => {
+        Request::Run { .. }
+        | Request::RenewRun { .. }
+        | Request::LeaveRun { .. }
+        | Request::Republished { .. }
+        | Request::ShowRun { .. } => {
             running::write_arguments(cmd, names, request);
         }
         Request::Reserve { .. } | Request::Permit { .. } | Request::LeaveLimit { .. } => limit::write_arguments(cmd, names, request),
@@ -375,6 +394,9 @@ impl Fields<'_> {
         if note.shadow {
             put("shadow", "1");
         }
+        if note.if_held.hides() {
+            put("hides", if note.owed == Owed::Joined { "j" } else { "1" });
+        }
     }
 }
 
@@ -434,6 +456,7 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
         Request::Commit { .. } => committed(value).map(Reply::Commit).ok_or(unread),
         Request::Reserve { .. } | Request::Permit { .. } => limit::limited(&value).map(Reply::Limit).ok_or(unread),
         Request::RenewLease { .. }
+        | Request::Republished { .. }
         | Request::Join { .. }
         | Request::LeaveLimit { .. }
         | Request::Park { .. }
@@ -449,6 +472,7 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
             Value::Int(1) => Ok(Reply::Renewed(Renewed::Retaken)),
             Value::Int(2) => Ok(Reply::Renewed(Renewed::Gone)),
             Value::Int(3) => Ok(Reply::Renewed(Renewed::Superseded)),
+            Value::Int(4) => Ok(Reply::Renewed(Renewed::Lost)),
             _ => Err(unread),
         },
         Request::Run { .. } => running::ran(value).map(Reply::Run).ok_or(unread),
@@ -478,6 +502,10 @@ fn acquired(value: Value) -> Option<Acquired> {
             [holder] => Some(Acquired::Leased { holder: text(holder)? }),
             [holder, Value::Int(0)] => Some(Acquired::Replaces { holder: text(holder)? }),
             [holder, Value::Int(1)] => Some(Acquired::Outrun { holder: text(holder)? }),
+            [holder, Value::Int(2), due_ms] => Some(Acquired::PutOff {
+                holder: text(holder).filter(|holder| !holder.is_empty()),
+                due_ms: number(due_ms)?,
+            }),
             [holder, state, expires_in] => Some(Acquired::Held {
                 holder: text(holder)?,
                 state: LockState::from_name(&text(state)?)?,
@@ -502,6 +530,7 @@ fn admitted(computed: Digest, value: Value) -> Option<Reply> {
         ("h", []) => Admitted::Holds,
         ("p", []) => Admitted::Passes,
         ("x", []) => Admitted::Superseded,
+        ("o", [newer]) => Admitted::Outdated { newer: text(newer)? },
         ("l", [holder]) => Admitted::Leased { holder: text(holder)? },
         ("d", [holder, state, expires_in]) => Admitted::Held {
             holder: text(holder)?,
