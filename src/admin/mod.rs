@@ -170,6 +170,11 @@ fn announce(metrics: &Metrics, config: &Config) {
             Mode::Enforce
         };
         metrics.rule(&rule.name).announce(mode);
+        for limit in rule.limits() {
+            if let Some(rate) = limit.rate {
+                metrics.rule(&rule.name).announce_limit(&limit.name, rate.times);
+            }
+        }
     }
 }
 

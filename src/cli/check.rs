@@ -92,7 +92,7 @@ fn control_notes(config: &Config) -> Vec<String> {
 
 /// Says that the deliveries of a rule cannot be parked, by what the configuration alone shows.
 fn parks_not(config: &Config, rule: &Rule) -> Option<String> {
-    if !rule.holds() || rule.on_running != OnRunning::Wait {
+    if !rule.holds() || rule.on_running != OnRunning::Wait && !rule.is_limited() {
         return None;
     }
     let accounts = &config.control.accounts;

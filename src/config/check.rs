@@ -1,7 +1,9 @@
 //! What must hold between the keys of one rule, and what is better not written.
 
 use crate::rules::source::{Hears, Source};
-use crate::rules::spec::{AcksLate, Completion, CompletionSource, LimitSpec, Mode, OnDuplicate, OnRunning, ResultMode, RuleSpec, Unique};
+use crate::rules::spec::{
+    AcksLate, Completion, CompletionSource, LimitSpec, Mode, OnDuplicate, OnMaxWait, OnRunning, ResultMode, RuleSpec, Unique,
+};
 
 use super::account::Account;
 use super::reader::TableReader;
@@ -158,10 +160,14 @@ pub(super) struct Offered<'a> {
 /// results, show themselves only at run time.
 fn unheard(spec: &RuleSpec, offered: Offered<'_>) -> Option<String> {
     let hears = Hears::of(&spec.completion);
-    let (what, ack_tells) = match spec.unique? {
-        Unique::UntilExpired => return None,
-        Unique::UntilStarted => ("start", true),
-        Unique::UntilFinished | Unique::WhileRunning | Unique::UntilStartedAndWhileRunning => ("end", spec.acks_late == AcksLate::True),
+    let counts_runs = spec.limits.iter().any(|limit| limit.concurrent.is_some());
+    let (what, ack_tells) = match spec.unique {
+        _ if counts_runs => ("end", spec.acks_late == AcksLate::True),
+        None | Some(Unique::UntilExpired) => return None,
+        Some(Unique::UntilStarted) => ("start", true),
+        Some(Unique::UntilFinished | Unique::WhileRunning | Unique::UntilStartedAndWhileRunning) => {
+            ("end", spec.acks_late == AcksLate::True)
+        }
     };
     let told = [
         (Source::Ack, ack_tells),
@@ -222,6 +228,8 @@ fn unsent(spec: &RuleSpec, accounts: &[Account]) -> Option<(&'static str, String
         "on_duplicate"
     } else if runs && spec.on_running == OnRunning::DeadLetter {
         "on_running"
+    } else if spec.limits.iter().any(|limit| limit.on_max_wait == Some(OnMaxWait::DeadLetter)) {
+        "on_max_wait"
     } else {
         return None;
     };

@@ -350,6 +350,10 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntG
 
 fn rule_families(registry: &Registry) -> prometheus::Result<RuleFamilies> {
     let held = HistogramOpts::new("oncegate_lock_held_seconds", "How long locks were held, in seconds.");
+    let waits = HistogramOpts::new(
+        "oncegate_limit_wait_seconds",
+        "How long deliveries waited for a limit before they were handed over, in seconds.",
+    );
     let decision = &["rule", "decision", "mode"];
     let reason = &["rule", "reason"];
     Ok(RuleFamilies {
@@ -388,6 +392,16 @@ fn rule_families(registry: &Registry) -> prometheus::Result<RuleFamilies> {
             reason,
         )?,
         held: register(registry, HistogramVec::new(held.buckets(HELD_SECONDS.to_vec()), &["rule"])?)?,
+        limit_times: gauges(
+            registry,
+            "oncegate_limit_times",
+            "How many deliveries a limit lets go in its time.",
+            &["rule", "limit"],
+        )?,
+        limit_wait: register(
+            registry,
+            HistogramVec::new(waits.buckets(HELD_SECONDS.to_vec()), &["rule", "limit"])?,
+        )?,
     })
 }
 

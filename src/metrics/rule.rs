@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
 
 use super::labels::Mode;
 use crate::rules::lock::ReleaseReason;
@@ -23,6 +23,8 @@ pub(super) struct RuleFamilies {
     pub(super) parked: IntCounterVec,
     pub(super) unparked: IntCounterVec,
     pub(super) held: HistogramVec,
+    pub(super) limit_times: IntGaugeVec,
+    pub(super) limit_wait: HistogramVec,
 }
 
 /// The counters of one rule. A series appears when it is first counted, or at zero by [`RuleMetrics::announce`].
@@ -123,6 +125,18 @@ impl RuleMetrics {
     pub fn count_parked(&self) {
         let child = self.parked.get_or_init(|| self.families.parked.with_label_values(&[&self.rule]));
         child.inc();
+    }
+
+    /// Shows how often a limit lets a delivery go in its time.
+    pub fn announce_limit(&self, limit: &str, times: u64) {
+        let times = i64::try_from(times).unwrap_or(i64::MAX);
+        self.families.limit_times.with_label_values(&[&self.rule, limit]).set(times);
+    }
+
+    /// Counts a delivery that a limit has let go, and for how long it has waited.
+    pub fn count_permitted(&self, limit: &str, waited_ms: u64) {
+        let wait = self.families.limit_wait.with_label_values(&[&self.rule, limit]);
+        wait.observe(waited_ms as f64 / 1000.0);
     }
 
     /// Counts a parked message that has come back.

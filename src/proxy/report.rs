@@ -149,6 +149,20 @@ impl Reporter {
                 tracing::info!(rule = &*rule.name, reason, vhost, task = &*task, id = &*id, client = %self.peer,
                     "a delivery that was held goes back to its queue");
             }
+            Event::Permitted { rule, limit, waited_ms } => self.hub.metrics().rule(&rule).count_permitted(&limit, waited_ms),
+            Event::Unlimited {
+                rule,
+                reason,
+                detail,
+                task,
+                id,
+            } => {
+                self.rule(&rule).count_unkeyable(reason);
+                if let Some(suppressed) = self.hub.unreadable().allow(&rule.name) {
+                    tracing::warn!(rule = &*rule.name, reason = reason.as_str(), detail, vhost, task = &*task, id = &*id, client = %self.peer,
+                        suppressed, "a delivery has no key for a limit and is not limited; such lines are written once a minute for a rule");
+                }
+            }
             Event::Unparked { rule } => self.rule(&rule).count_unparked(),
             Event::NotParked { rule, task, id, reason } => {
                 if let Some(suppressed) = self.hub.unparkable().allow(&rule.name) {

@@ -102,11 +102,7 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
         retry_delays: spec.retry_delays.clone(),
         beat_lease: spec.beat_lease,
         beat_origins: matchers("beat_origins", &spec.beat_origins),
-        release_on: match spec.release_on[..] {
-            [Outcome::Success] => ReleaseOn::Success,
-            [Outcome::Failure] => ReleaseOn::Failure,
-            _ => ReleaseOn::Both,
-        },
+        release_on: release_on(&spec.release_on),
         cooldown: spec.cooldown.unwrap_or_default(),
         debounce: spec.debounce.map(|period| Quiet {
             period_ms: milliseconds(period).max(1),
@@ -128,6 +124,14 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
 
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn release_on(outcomes: &[Outcome]) -> ReleaseOn {
+    match outcomes {
+        [Outcome::Success] => ReleaseOn::Success,
+        [Outcome::Failure] => ReleaseOn::Failure,
+        _ => ReleaseOn::Both,
+    }
 }
 
 /// Refuses settings that contradict each other, or that would free every lock at once.

@@ -69,7 +69,10 @@ pub struct Ask {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Limited {
     /// It is handed over now, and counts.
-    Permitted,
+    Permitted {
+        /// For how long its id has waited, in milliseconds.
+        waited_ms: u64,
+    },
     /// It has a place and waits.
     Waits(Wait),
 }

@@ -477,6 +477,8 @@ impl Channel {
             Way::Withheld => return,
         };
         shared.owes_for(&admission, way);
+        shared.tells.extend(admission.leaving_unpermitted());
+        shared.events.extend(admission.permissions());
         shared.admission(&admission, decision, reason, holder);
         match way {
             Way::Killed => match admission.killed() {
@@ -586,7 +588,7 @@ impl Shared {
             let queue = queue.cloned().unwrap_or_default();
             match rule.limiting(facts, body, id, &queue) {
                 Ok(all) => limiting = all,
-                Err((reason, detail)) => self.events.push(Event::Unkeyable {
+                Err((reason, detail)) => self.events.push(Event::Unlimited {
                     rule: Arc::clone(rule),
                     reason,
                     detail,

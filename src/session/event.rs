@@ -51,6 +51,28 @@ pub enum Event {
         /// Why.
         reason: &'static str,
     },
+    /// A limit has let a delivery go.
+    Permitted {
+        /// The rule that the limit is of.
+        rule: Arc<str>,
+        /// The limit: of several the one that let it wait last.
+        limit: Arc<str>,
+        /// For how long it has waited, in milliseconds.
+        waited_ms: u64,
+    },
+    /// The key of a limit could not be computed: the delivery is not limited.
+    Unlimited {
+        /// The rule.
+        rule: Arc<Rule>,
+        /// Why.
+        reason: UnkeyableReason,
+        /// What exactly was wrong.
+        detail: String,
+        /// The task.
+        task: Arc<str>,
+        /// The task id.
+        id: Arc<str>,
+    },
     /// A parked message has come back.
     Unparked {
         /// The rule.

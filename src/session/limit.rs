@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::admit::{Admission, Asks, Await, Way};
+use super::event::Event;
 use super::renew::Hold;
 use super::{Now, Shared};
 use crate::rules::limit::{Asker, Cause, Limited, Limiting, Wait};
@@ -65,6 +66,10 @@ pub(super) struct Permits {
     pub then: Way,
     /// What was asked for in vain is given back.
     owed: Vec<Request>,
+    /// Which limit of its rule it was that let it wait last.
+    last: usize,
+    /// What is told of the rules that have permitted it.
+    told: Vec<Event>,
 }
 
 impl Permits {
@@ -78,6 +83,8 @@ impl Permits {
             waiting: None,
             then: Way::Permitted,
             owed: Vec::new(),
+            last: 0,
+            told: Vec::new(),
         };
         (!limits.stages.is_empty()).then(|| Box::new(limits))
     }
@@ -85,6 +92,18 @@ impl Permits {
     /// What its id is asked about.
     pub(super) fn first(&self) -> Option<&Limiting> {
         self.stages.first()
+    }
+
+    fn notes_permission(&mut self, waited_ms: u64) {
+        let Some(stage) = self.stages.get(self.permitted) else { return };
+        if let Some(limit) = stage.limits.get(self.last).or(stage.limits.first()) {
+            self.told.push(Event::Permitted {
+                rule: Arc::clone(&stage.ask.rule),
+                limit: Arc::clone(&limit.name),
+                waited_ms,
+            });
+        }
+        self.last = 0;
     }
 
     fn leave(&self, stages: usize, hold: &Hold) -> Vec<Request> {
@@ -210,7 +229,8 @@ impl Admission {
         };
         limits.waiting = None;
         match limited {
-            Limited::Permitted => {
+            Limited::Permitted { waited_ms } => {
+                limits.notes_permission(*waited_ms);
                 limits.permitted += 1;
                 if limits.permitted < limits.stages.len() {
                     return Await::Limit;
@@ -239,6 +259,8 @@ impl Admission {
         });
         limits.owed = limits.leave(limits.permitted, &self.hold);
         limits.permitted = 0;
+        limits.last = wait.bucket;
+        limits.told.clear();
         if let (Some(0), Some((_, then))) = (left_ms, max_wait) {
             return self.overdue(then, reserves);
         }
@@ -271,6 +293,22 @@ impl Admission {
         }
         limits.owed.extend(run);
         Await::Turn(Way::Overdue(then))
+    }
+
+    /// The orders by which nobody waits behind it if it goes another way than its limits permit.
+    pub(super) fn leaving_unpermitted(&self) -> Vec<Request> {
+        match &self.limits {
+            Some(limits) if limits.needs == Needs::Permission && limits.permitted < limits.stages.len() => self.leaving_limits(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What is told of the limits that let it go.
+    pub(super) fn permissions(&mut self) -> Vec<Event> {
+        self.limits
+            .as_mut()
+            .map(|limits| std::mem::take(&mut limits.told))
+            .unwrap_or_default()
     }
 
     /// The orders that give back what was asked for in vain.

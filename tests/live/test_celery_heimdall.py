@@ -1,4 +1,4 @@
-"""The uniqueness examples of celery-heimdall's README with plain tasks, under config/examples/celery-heimdall.toml."""
+"""The examples of celery-heimdall's README with plain tasks, under config/examples/celery-heimdall.toml."""
 
 import json
 
@@ -171,3 +171,13 @@ def test_without_the_store_every_call_runs(heimdall):
     heimdall.produce("for _ in range(3): generate_report_expiry.delay(17)")
     heimdall.wait_runs("generate_report_expiry", 3, "SUCCESS")
     heimdall.dropped(0, "one-per-customer")
+
+
+def test_two_downloads_a_minute_for_each_customer(heimdall):
+    """With the library what is beyond the limit is published anew by the worker, again and again, and loses its place."""
+    heimdall.worker()
+    heimdall.produce("for n in range(5):\n for customer in (17, 18): download_report_from_amazon.delay(customer)")
+    runs = heimdall.wait_runs("download_report_from_amazon", 4)
+    assert sorted(run["args"] for run in runs) == [[17], [17], [18], [18]]
+    heimdall.gate.expect("oncegate_held_messages", 6)
+    heimdall.wait_runs("download_report_from_amazon", 4)

@@ -110,13 +110,13 @@ async fn permit(w: &World, ask: &Arc<Ask>, delivery: u64) -> Limited {
 }
 
 async fn is_permitted(w: &World, ask: &Arc<Ask>, delivery: u64) -> bool {
-    permit(w, ask, delivery).await == Limited::Permitted
+    matches!(permit(w, ask, delivery).await, Limited::Permitted { .. })
 }
 
 fn wait_of(limited: &Limited) -> Wait {
     match limited {
         Limited::Waits(wait) => *wait,
-        Limited::Permitted => panic!("it goes at once"),
+        Limited::Permitted { .. } => panic!("it goes at once"),
     }
 }
 
@@ -433,7 +433,7 @@ async fn story(w: &World, seed: u64, rate: Rate, keys: std::ops::RangeInclusive<
             }
             let from = now().await;
             match permit(w, &message.ask, message.delivery).await {
-                Limited::Permitted => {
+                Limited::Permitted { .. } => {
                     message.asks_at = u64::MAX;
                     went.push(HandOver {
                         arrived: message.arrived,
@@ -551,7 +551,7 @@ async fn two_limits_together_waste_nothing() {
                 continue;
             }
             match permit(&w, ask, 1).await {
-                Limited::Permitted => {
+                Limited::Permitted { .. } => {
                     went.push((at, ask.buckets[1].digest));
                     gone.push(place);
                 }

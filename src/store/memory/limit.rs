@@ -190,7 +190,8 @@ impl Step<'_> {
         let free = judged.iter().map(|judged| judged.free).fold(now, f64::max);
         if let Some(asker) = asker.filter(|_| free <= now) {
             self.permit(ask, asker, place);
-            return Limited::Permitted;
+            let waited_ms = self.now - since_ms;
+            return Limited::Permitted { waited_ms };
         }
         self.hold_up(ask, place, &judged);
         let (mut at, mut last, mut cause) = (now, 0, Cause::Rate);

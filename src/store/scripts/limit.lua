@@ -141,7 +141,7 @@ local function undo(slot, buckets, id, by, at)
   call('PEXPIRE', slot, SLOT_KEPT)
 end
 
-local function permit(slot, due, buckets, id, place, a)
+local function permit(slot, due, buckets, id, place, since, a)
   local delivery, worker, retries, life, tail, blob = ARGV[a], ARGV[a + 2], ARGV[a + 3], tonumber(ARGV[a + 4]), ARGV[a + 5], ARGV[a + 6]
   local at = now
   for _, b in ipairs(buckets) do
@@ -169,7 +169,7 @@ local function permit(slot, due, buckets, id, place, a)
   call('ZREM', due, member_of(buckets, place))
   call('HSET', slot, 'by', delivery, 'at', int(at))
   call('PEXPIRE', slot, GIVEN_KEPT)
-  return 0
+  return math.max(0, now - since)
 end
 
 -- Those that this one need not let go first where another bucket holds it up are told so by its planned time there.
@@ -227,7 +227,7 @@ local function ask(slot, due, a, delivery)
     free = math.max(free, b.free)
     if b.at > at then at, last, cause = b.at, i, b.runs and 1 or 0 end
   end
-  if delivery and free <= now then return permit(slot, due, buckets, id, place, a) end
+  if delivery and free <= now then return permit(slot, due, buckets, id, place, since, a) end
   if #buckets > 1 then hold_up(buckets, place) end
   local wait = free <= now and 0 or math.max(1, math.ceil(at - now))
   call('ZADD', due, int(now + wait), member_of(buckets, place))
@@ -242,7 +242,8 @@ end
 -- Reserve: nothing, buckets. What it waits for: how long, for how long it has waited, which bucket from 0, whether for runs.
 function ops.Z(slot, due, a) return ask(slot, due, a, nil) end
 
--- Permit: delivery, buckets, worker, retries, life, the rest of the entry of a run, fields of a run. 0: it is handed over; else as to a reserve.
+-- Permit: delivery, buckets, worker, retries, life, the rest of the entry of a run, fields of a run. For how long it has waited: it is handed
+-- over; else as to a reserve.
 function ops.X(slot, due, a) return ask(slot, due, a, ARGV[a]) end
 
 -- A delivery is not handed over, or does not wait any more: delivery, buckets.

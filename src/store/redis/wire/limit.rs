@@ -62,7 +62,9 @@ fn buckets(ask: &Ask) -> Vec<u8> {
 
 pub(super) fn limited(value: &Value) -> Option<Limited> {
     match value {
-        Value::Int(0) => Some(Limited::Permitted),
+        Value::Int(waited_ms) => Some(Limited::Permitted {
+            waited_ms: u64::try_from(*waited_ms).ok()?,
+        }),
         Value::Array(parts) => match parts.as_slice() {
             [wait_ms, waited_ms, bucket, cause] => Some(Limited::Waits(Wait {
                 wait_ms: number(wait_ms)?,

@@ -1,4 +1,4 @@
-"""The uniqueness examples of celery-heimdall's README, with Celery's own class as base.
+"""The examples of celery-heimdall's README, with Celery's own class as base.
 
 Changed: `base=HeimdallTask` is `base=Task`. The `heimdall` options stay where they are: to Celery they are an
 attribute without a meaning. The README calls each of its tasks `generate_report`; here they have names of their own,
@@ -53,6 +53,17 @@ def generate_report_custom_key(customer_id):
     }
 )
 def generate_report_interval(customer_id):
+    pass
+
+
+@shared_task(
+    base=Task,
+    heimdall={
+        'times': 2,
+        'per': 60
+    }
+)
+def download_report_from_amazon(customer_id):
     pass
 
 
