@@ -15,6 +15,7 @@ mod process;
 mod rules;
 mod server;
 mod state;
+mod tasks;
 #[cfg(test)]
 mod tests;
 
@@ -196,6 +197,7 @@ pub fn router(admin: &Arc<Admin>) -> Router {
         .route("/api/v1/lookup", post(rules::lookup))
         .route("/api/v1/cooldown", post(rules::cooldown))
         .route("/api/v1/explain", post(rules::explain))
+        .route("/api/v1/tasks/{id}", get(tasks::show))
         .route("/api/v1/decisions", get(decisions::recent))
         .route("/api/v1/decisions/stream", get(decisions::stream))
         .route("/api/v1/rules", get(rules::list))

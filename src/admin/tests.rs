@@ -1,5 +1,6 @@
 mod decisions;
 mod locks;
+mod tasks;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -69,6 +69,14 @@ pub(super) enum Command {
     Check(CheckArgs),
     /// Say which rule takes a message and what its key is, without a running proxy.
     Explain(ExplainArgs),
+    /// Say what was decided about a task, and by which rule and holder.
+    Why {
+        #[command(flatten)]
+        proxy: ProxyArgs,
+        /// The id of the task.
+        #[arg(value_name = "TASK_ID")]
+        id: String,
+    },
     /// Show what a running proxy does.
     Status(ProxyArgs),
     /// Have a running proxy load its configuration anew.

@@ -147,7 +147,7 @@ fn refused(status: StatusCode, answer: &Value) -> Failure {
 }
 
 /// Percent-encodes everything but the unreserved characters (RFC 3986, section 2.3).
-fn encode(value: &str) -> String {
+pub(super) fn encode(value: &str) -> String {
     let mut encoded = String::with_capacity(value.len());
     for octet in value.bytes() {
         if octet.is_ascii_alphanumeric() || b"-._~".contains(&octet) {

@@ -1,4 +1,5 @@
 mod locks;
+mod why;
 
 use std::io::{Cursor, Read, Write};
 use std::net::{SocketAddr, TcpListener};

@@ -12,9 +12,9 @@ mod rule;
 #[cfg(test)]
 mod tests;
 
-pub use events::EventMetrics;
+pub use events::{EventMetrics, RecordMetrics};
 pub use held::HeldMetrics;
-pub use labels::{CloseReason, ClosedBy, Direction, EventDrop, Mode, Peer, RejectReason, StoreOp};
+pub use labels::{CloseReason, ClosedBy, Direction, EventDrop, Mode, Peer, RejectReason, StoreOp, Unrecorded};
 pub use rule::RuleMetrics;
 
 use std::collections::HashMap;
@@ -92,6 +92,8 @@ pub struct Metrics {
     pub held: HeldMetrics,
     /// What became of the decisions that are to be published.
     pub events: Arc<EventMetrics>,
+    /// What became of the decisions that are to be written down.
+    pub records: Arc<RecordMetrics>,
     /// 1 while the store answers.
     pub store_up: IntGauge,
     /// 1 while the circuit breaker keeps questions from the store.
@@ -206,6 +208,7 @@ impl Metrics {
                 )?,
             ),
             events: Arc::new(EventMetrics::register(r)?),
+            records: Arc::new(RecordMetrics::register(r)?),
             store_up: gauge(r, "oncegate_store_up", "1 while the store answers.")?,
             store_circuit_open: circuit.with_label_values(&["store"]),
             circuit,

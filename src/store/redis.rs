@@ -2,12 +2,13 @@
 //!
 //! Keys: `PREFIX:lock:{DIGEST}`, `PREFIX:run:{DIGEST}`, `PREFIX:wait:{DIGEST}`, `PREFIX:seen:{DIGEST}`, `PREFIX:done:{DIGEST}:ID`,
 //! `PREFIX:super:{DIGEST}:ID`, `PREFIX:beat:{DIGEST}`, `PREFIX:id:ID`, `PREFIX:ended:ID`, `PREFIX:park:ID`, `PREFIX:node:VHOST:NODE`,
-//! `PREFIX:proxy:NAME`, `PREFIX:join:{DIGEST}:ID`, `PREFIX:more:{DIGEST}:ID`, `PREFIX:joining`; every one has a ttl. All questions of
-//! messages go through one script.
+//! `PREFIX:proxy:NAME`, `PREFIX:join:{DIGEST}:ID`, `PREFIX:more:{DIGEST}:ID`, `PREFIX:joining`, `PREFIX:decided:{NN}`,
+//! `PREFIX:decided:{NN}:order`; every one has a ttl. All questions of messages go through one script.
 
 mod driver;
 mod join;
 mod queue;
+mod records;
 mod wire;
 
 use std::fmt;
@@ -47,6 +48,8 @@ pub(super) struct Redis {
     names: Names,
     timeout: Duration,
     joining: join::Connection,
+    /// The connection over which decisions are written down, once there is one.
+    records: tokio::sync::Mutex<Option<MultiplexedConnection>>,
 }
 
 impl fmt::Debug for Redis {
@@ -80,6 +83,7 @@ impl Redis {
             names,
             timeout: settings.timeout,
             joining: join::Connection::default(),
+            records: tokio::sync::Mutex::default(),
         })
     }
 
