@@ -136,8 +136,8 @@ fn wrong_usage_is_64_and_help_is_0() {
     let wrong: [&[&str]; 16] = [
         &["--nonsense"],
         &["nonsense"],
-        &["why", "id"],
-        &["mode", "show"],
+        &["why"],
+        &["mode", "on"],
         &["watch", "more"],
         &["limits", "list"],
         &["locks"],
