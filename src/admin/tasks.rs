@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::answer::{Problem, respond};
+use super::process::mode_of;
 use super::{Admin, Answered};
 use crate::store::operator;
 
@@ -41,7 +42,7 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, Path(id): Path<String>
             StatusCode::OK,
             &admin.instance,
             admin.store_reach,
-            json!({ "id": id, "decisions": decisions, "locks": known.locks }),
+            json!({ "id": id, "decisions": decisions, "locks": known.locks, "mode": mode_of(&admin) }),
         ))
     };
     admin.answer(answer.await)

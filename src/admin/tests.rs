@@ -1,5 +1,6 @@
 mod decisions;
 mod locks;
+mod modes;
 mod tasks;
 
 use std::collections::BTreeMap;

@@ -1,4 +1,5 @@
 mod locks;
+mod mode;
 mod why;
 
 use std::io::{Cursor, Read, Write};

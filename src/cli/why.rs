@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::args::ProxyArgs;
 use super::http::{Proxy, encode};
 use super::output::{Exit, Failure, Output};
-use super::process::plain;
+use super::process::{mode_lines, plain};
 
 pub(super) fn why(args: &ProxyArgs, id: &str, output: &mut Output<'_>) -> Result<Exit, Failure> {
     let answer = Proxy::new(args)?.get(&format!("/api/v1/tasks/{}", encode(id)), &[])?;
@@ -32,6 +32,9 @@ fn text(answer: &Value) -> String {
             }
         }
         text.push('\n');
+    }
+    for mode in mode_lines(&answer["mode"]) {
+        let _ = writeln!(text, "now {mode}");
     }
     for lock in answer["locks"].as_array().into_iter().flatten() {
         let own = lock["holder"] == answer["id"];

@@ -12,6 +12,7 @@ mod breaker;
 pub mod join;
 mod keeper;
 mod memory;
+pub mod modes;
 pub mod operator;
 mod records;
 mod redis;
@@ -519,6 +520,14 @@ impl Client {
                 Ok(())
             }
             Backend::Redis(handle) => handle.joins_done(group, ids).await,
+        }
+    }
+
+    /// As [`Client::announced`], over a connection that is kept: for who asks all the time.
+    pub async fn followed(&self, names: &[String]) -> Result<Vec<Option<String>>, Unavailable> {
+        match &self.backend {
+            Backend::Memory(memory) => Ok(memory.announced(names)),
+            Backend::Redis(handle) => handle.followed(names).await,
         }
     }
 

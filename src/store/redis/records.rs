@@ -115,7 +115,9 @@ impl Handle {
         let key = self.redis.names.note(&format!("id:{id}"));
         let record: Result<Option<String>, RedisError> = redis::cmd("GET").arg(key).query_async(&mut connection).await;
         let record = record.map_err(|error| unavailable(&error))?.unwrap_or_default();
-        Ok(record.lines().filter_map(|entry| Digest::from_hex(entry.get(..64)?)).collect())
+        // What it runs is marked.
+        let digest = |entry: &str| Digest::from_hex(entry.strip_prefix('+').unwrap_or(entry).get(..64)?);
+        Ok(record.lines().filter_map(digest).collect())
     }
 }
 
