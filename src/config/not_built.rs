@@ -6,8 +6,6 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("proxy.send_proxy_protocol", &[]),
     ("results.kind", &["redis", "none"]),
     ("rule.on_duplicate", &["replace", "raise", "reject", "dead_letter"]),
-    ("rule.debounce", &[]),
-    ("rule.debounce_max", &[]),
     ("rule.canvas", &[]),
     ("rule.limit", &[]),
 ];
