@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn set(rule: Value, mode: &str) -> Value {
+fn set(rule: Option<&str>, mode: &str) -> Value {
     json!({
         "rule": rule, "mode": mode, "reason": "it \u{1b}[2J drops", "by": "ann", "since": "2026-01-01T00:00:00.000Z",
         "until": "2026-01-01T00:30:00.000Z", "expires_in": 1800, "instance": "p1", "scope": "fleet",
@@ -13,7 +13,7 @@ const TIMES: &str = "until 2026-01-01T00:30:00.000Z, set by ann at 2026-01-01T00
 
 #[test]
 fn a_mode_is_set_with_rule_end_and_reason() {
-    let (url, questions) = proxy(vec![(200, set("r".into(), "off")), (200, set(Value::Null, "observe"))]);
+    let (url, questions) = proxy(vec![(200, set(Some("r"), "off")), (200, set(None, "observe"))]);
     let ran = run(&[
         "mode", "off", "--rule", "r", "--for", "30m", "--reason", "it drops", "--admin", &url,
     ]);
@@ -25,9 +25,9 @@ fn a_mode_is_set_with_rule_end_and_reason() {
 
 #[test]
 fn what_is_set_is_shown_and_reset() {
-    let shown = json!({ "overrides": [set("r".into(), "off")], "off_here": true, "rules": [], "instance": "p1", "scope": "fleet" });
+    let shown = json!({ "overrides": [set(Some("r"), "off")], "off_here": true, "rules": [], "instance": "p1", "scope": "fleet" });
     let nothing = json!({ "overrides": [], "off_here": false, "rules": [], "instance": "p1", "scope": "fleet" });
-    let reset = json!({ "reset": [set("r".into(), "off")], "instance": "p1", "scope": "fleet" });
+    let reset = json!({ "reset": [set(Some("r"), "off")], "instance": "p1", "scope": "fleet" });
     let none = json!({ "reset": [], "instance": "p1", "scope": "fleet" });
     let (url, questions) = proxy(vec![(200, shown), (200, nothing), (200, reset), (200, none)]);
     let ran = run(&["mode", "show", "--admin", &url]);
