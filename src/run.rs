@@ -410,6 +410,7 @@ impl Running<'_> {
             }
         };
         drain::drain(&self.hub, patience, stop_accepting, again).await;
+        self.events.finish().await;
         tracing::info!(connections = self.hub.connection_count(), "ended");
         self.logging.flush();
     }

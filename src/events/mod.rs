@@ -9,8 +9,11 @@ pub mod publish;
 pub mod record;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::control::Control;
@@ -25,7 +28,11 @@ use record::Recorder;
 pub struct Events {
     published: watch::Sender<Option<publish::Settings>>,
     recorded: watch::Sender<Option<Keep>>,
+    writing: JoinHandle<()>,
 }
+
+/// How long the end waits for the last decisions to be written down.
+const AT_END: Duration = Duration::from_secs(1);
 
 impl Events {
     /// Starts the tasks, on the present runtime. Nothing is published or written down yet. `instance` is the name of this process.
@@ -45,8 +52,20 @@ impl Events {
             metrics: Arc::clone(&metrics.records),
             instance: instance.to_owned(),
         };
-        tokio::spawn(task.run(settings));
-        Events { published, recorded }
+        let writing = tokio::spawn(task.run(settings));
+        Events {
+            published,
+            recorded,
+            writing,
+        }
+    }
+
+    /// Writes down what is left, for a second at most.
+    pub async fn finish(self) {
+        let Events { recorded, writing, .. } = self;
+        drop(recorded);
+        // What the store has not taken by then is lost.
+        let _ = timeout(AT_END, writing).await;
     }
 
     /// Does what this configuration says, from now on.

@@ -41,7 +41,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Writes while the settings say so, until their sender is gone.
+    /// Writes while the settings say so, until their sender is gone, and then what is left.
     pub async fn run(self, mut settings: watch::Receiver<Option<Keep>>) {
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -55,20 +55,21 @@ impl Recorder {
                 continue;
             };
             tokio::select! {
-                _ = tick.tick() => self.write(keep).await,
+                _ = tick.tick() => drop(self.write(keep).await),
                 changed = settings.changed() => if changed.is_err() {
+                    while self.write(keep).await > 0 {}
                     return;
                 }
             }
         }
     }
 
-    /// Writes what has been decided since the last time, or a part of it.
-    pub async fn write(&self, keep: Keep) {
+    /// Writes what has been decided since the last time, or a part of it: how many decisions.
+    async fn write(&self, keep: Keep) -> usize {
         let (decisions, missed) = self.feed.take_collected(AT_ONCE);
         self.metrics.count_unrecorded(Unrecorded::Overflow, missed);
         if decisions.is_empty() {
-            return;
+            return 0;
         }
         let records: Vec<Record> = decisions.iter().map(|made| self.record(made)).collect();
         let count = records.len() as u64;
@@ -79,6 +80,7 @@ impl Recorder {
                 tracing::debug!(%why, count, "decisions were not written down");
             }
         }
+        decisions.len()
     }
 
     fn record(&self, made: &Made) -> Record {

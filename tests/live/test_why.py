@@ -60,6 +60,17 @@ def test_any_proxy_tells_why_a_task_was_dropped_and_who_holds_its_key(oncegate, 
         assert 0 < store.client.pttl(key) <= 24 * 3_600_000, key
 
 
+def test_what_was_decided_last_is_on_record_after_the_end(oncegate, raw, vhost, store):
+    proxy = oncegate(RULE, store=store.url, proxy='drain_delay = "0s"')
+    publish(raw, proxy, vhost, "a", *(f"b{number}" for number in range(50)))
+    proxy.expect_publishes(50, "dropped", rule="note")
+    proxy.terminate()
+    assert proxy.process.wait() == 0
+    other = oncegate(RULE, store=store.url)
+    for number in range(50):
+        assert other.get(f"/api/v1/tasks/b{number}").json()["decisions"][0]["holder"] == "a", number
+
+
 def test_a_memory_store_knows_too_and_a_reload_changes_what_is_kept(oncegate, raw, vhost):
     proxy = oncegate(RULE)
     publish(raw, proxy, vhost, "a", "b")

@@ -109,6 +109,21 @@ async fn settings_turn_it_on_and_off() {
 }
 
 #[tokio::test]
+async fn what_is_left_at_the_end_is_written() {
+    let bench = Bench::memory();
+    let (settings, keep) = watch::channel(Some(KEEP));
+    let recorder = tokio::spawn(bench.recorder().run(keep));
+    // The first look is at once.
+    tokio::task::yield_now().await;
+    for number in 0..2_500 {
+        bench.decide(DecisionKind::Duplicate, &number.to_string());
+    }
+    drop(settings);
+    recorder.await.expect("it ends");
+    assert_eq!(bench.metrics.records.recorded.get(), 2_500);
+}
+
+#[tokio::test]
 async fn no_more_is_written_at_once_than_is_said_and_the_rest_is_counted() {
     let bench = Bench::memory();
     bench.log.feed().collect(true);
