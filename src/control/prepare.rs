@@ -53,6 +53,8 @@ pub struct Needs {
     pub park_prefix: Option<Arc<str>>,
     /// The exchanges of dead letters; an empty name is the default exchange.
     pub dead_letter: BTreeSet<Arc<str>>,
+    /// Whether results are published to callers.
+    pub replies: bool,
 }
 
 /// One step of the preparation, or of what comes later.
@@ -135,7 +137,7 @@ pub fn least_rights(account: &Account, needs: &Needs) -> String {
     let mut queues = vec![r"oncegate\..*".to_owned()];
     let other = needs.park_prefix.iter().filter(|prefix| !prefix.starts_with("oncegate."));
     queues.extend(other.map(|prefix| format!(r"{}\..*", literal(prefix))));
-    let default = needs.park_prefix.iter().map(|_| "");
+    let default = (needs.park_prefix.is_some() || needs.replies).then_some("");
     let exchanges: BTreeSet<&str> = needs.dead_letter.iter().map(|name| &**name).chain(default).collect();
     let exchanges = exchanges
         .into_iter()
@@ -428,9 +430,15 @@ mod tests {
             ..Needs::default()
         });
         assert_eq!(parking, nothing.replace(r"pidbox)", r"pidbox|amq\.default)"));
+        let replying = rights(&Needs {
+            replies: true,
+            ..Needs::default()
+        });
+        assert_eq!(replying, parking);
         let all = rights(&Needs {
             park_prefix: Some("it's a (park)".into()),
             dead_letter: ["".into(), "dead+letters".into()].into(),
+            replies: true,
         });
         let queues = r"'^(oncegate\..*|it\'\''s a \(park\)\..*|celeryev)$'";
         assert_eq!(

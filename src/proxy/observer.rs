@@ -175,6 +175,7 @@ fn label(op: Op) -> StoreOp {
         Op::Commit => StoreOp::Commit,
         Op::RenewLease => StoreOp::RenewLease,
         Op::Join => StoreOp::Join,
+        Op::Result => StoreOp::Result,
         Op::Unpublish => StoreOp::Unpublish,
         Op::Signal => StoreOp::Signal,
         Op::Admit => StoreOp::Admit,

@@ -156,7 +156,7 @@ impl Claimed {
             hears: self.rule.hears,
             release_on: self.rule.release_on,
             cooldown_ms: self.rule.cooldown.as_millis() as u64,
-            owed: self.owed,
+            owed: self.owed.clone(),
             if_held: self.rule.if_held(),
         })
     }
@@ -174,7 +174,7 @@ impl Claimed {
             acks_late: self.rule.acks_late == AcksLate::True,
             hears: self.rule.hears,
             retries,
-            owed: self.owed,
+            owed: self.owed.clone(),
         })
     }
 }

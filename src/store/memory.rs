@@ -312,7 +312,11 @@ impl Step<'_> {
                 worker,
             } => Reply::Renewed(self.renew_run(claim, *delivery, note, worker)),
             Request::Join { claim, holder, note } => {
-                self.join(claim, holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+                self.join(claim, holder, &note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+                Reply::Done
+            }
+            Request::Result { id, weight, json } => {
+                self.result(id, *weight, json);
                 Reply::Done
             }
             Request::LeaveRun { claim, delivery } => Reply::Released(self.leave_run(claim, *delivery)),
@@ -383,7 +387,7 @@ impl Step<'_> {
             self.note_asked(claim, note);
             return Acquired::Leased { holder };
         }
-        self.join(claim, &holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+        self.join(claim, &holder, &note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
         Acquired::Held {
             holder,
             state,
@@ -582,7 +586,7 @@ impl Step<'_> {
         if state == LockState::Leased {
             return Admitted::Leased { holder };
         }
-        self.join(claim, &holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+        self.join(claim, &holder, &note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
         Admitted::Held {
             holder,
             state,

@@ -4,14 +4,16 @@ mod beat;
 mod park;
 mod running;
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::sync::Arc;
 
 use redis::{Cmd, RedisWrite, Script, ToRedisArgs, Value};
 
+use super::join;
 use crate::rules::lock::{
     Acquired, Admitted, Alive, Begun, Committed, Cooled, Digest, Extent, Freed, IfHeld, LockNote, LockRecord, LockState, ReleaseReason,
-    Renewed, Reply, Request, Running, Scope, Signal, Superseded,
+    Renewed, Reply, Request, Running, Scope, Signal, Superseded, Weight,
 };
 use crate::rules::owed::Owed;
 use crate::rules::source::{Hears, Source};
@@ -207,7 +209,7 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
             names.write_park(cmd, id);
             names.write_park(cmd, id);
         }
-        Request::Signal { id, .. } => {
+        Request::Signal { id, .. } | Request::Result { id, .. } => {
             names.write_id(cmd, id);
             names.write_id(cmd, id);
         }
@@ -226,7 +228,10 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
             note: fields,
             ..
         } => {
-            cmd.arg("A").arg(Hex(publish.0)).arg(dropped_as(*reentrant, fields.owed)).arg(note);
+            cmd.arg("A")
+                .arg(Hex(publish.0))
+                .arg(&*dropped_as(*reentrant, &fields.owed))
+                .arg(note);
         }
         Request::Commit { publish, .. } => {
             cmd.arg("C").arg(Hex(publish.0)).arg(note);
@@ -234,8 +239,12 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
         Request::RenewLease { publish, .. } => {
             cmd.arg("R").arg(Hex(publish.0)).arg(note);
         }
-        Request::Join { holder, .. } => {
-            cmd.arg("J").arg(&**holder).arg(note);
+        Request::Join { holder, note: fields, .. } => {
+            let reply = fields.owed.joins().map(join::reply).unwrap_or_default();
+            cmd.arg("J").arg(&**holder).arg(reply).arg(note);
+        }
+        Request::Result { weight, json, .. } => {
+            cmd.arg("E").arg(u8::from(*weight == Weight::Provisional)).arg(&**json);
         }
         Request::Unpublish { publish, reason, .. } => {
             cmd.arg("U").arg(Hex(publish.0)).arg(reason.as_str());
@@ -260,7 +269,7 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
         } => {
             cmd.arg("M")
                 .arg(Hex(delivery.0))
-                .arg(dropped_as(*reentrant, fields.owed))
+                .arg(&*dropped_as(*reentrant, &fields.owed))
                 .arg(note)
                 .arg(&**worker);
         }
@@ -295,12 +304,11 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
 }
 
 /// What is to be done with an id that turns out to be a duplicate, as the script is told.
-fn dropped_as(reentrant: bool, owed: Owed) -> &'static str {
-    match (reentrant, owed) {
-        (true, _) => "1",
-        (false, Owed::Joined) => "j",
-        (false, Owed::Nothing | Owed::Success | Owed::Revoked) => "0",
+fn dropped_as(reentrant: bool, owed: &Owed) -> Cow<'static, str> {
+    if reentrant {
+        return "1".into();
     }
+    join::waits(owed).map_or("0".into(), Cow::from)
 }
 
 /// As the script names a signal.
@@ -428,7 +436,9 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
     match request {
         Request::Acquire { .. } => acquired(value).map(Reply::Acquire).ok_or(unread),
         Request::Commit { .. } => committed(value).map(Reply::Commit).ok_or(unread),
-        Request::RenewLease { .. } | Request::Join { .. } | Request::Park { .. } | Request::MarkParked { .. } => Ok(Reply::Done),
+        Request::RenewLease { .. } | Request::Join { .. } | Request::Result { .. } | Request::Park { .. } | Request::MarkParked { .. } => {
+            Ok(Reply::Done)
+        }
         Request::FindParked { .. } => park::found(value).map(Reply::Parked).ok_or(unread),
         Request::Unpublish { .. } | Request::Signal { .. } | Request::LeaveRun { .. } | Request::Release { .. } => {
             let Value::Array(locks) = value else { return Err(unread) };

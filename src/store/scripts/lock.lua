@@ -157,7 +157,7 @@ end
 local make, ops = {}, {}
 local made_by = {
   A = 'publish', C = 'publish', R = 'publish', U = 'publish', S = 'signal', M = 'delivery', N = 'delivery', W = 'operator', Q = 'operator',
-  G = 'run', K = 'run', L = 'run', V = 'run', D = 'run', J = 'join',
+  G = 'run', K = 'run', L = 'run', V = 'run', D = 'run', J = 'join', E = 'join',
 }
 setmetatable(ops, { __index = function(_, op)
   make[made_by[op]]()
@@ -356,7 +356,7 @@ function ops.A(lock, idkey, a)
     if note.replaces then hands.note_asked(digest_of(lock), id) end
     return { holder }
   end
-  if ARGV[a + 1] == 'j' then joins.add(digest_of(lock), holder, id, note.tail, life) end
+  if string.byte(ARGV[a + 1]) == 106 then joins.add(digest_of(lock), holder, id, note.tail, life, string.sub(ARGV[a + 1], 2)) end
   return { holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
@@ -729,7 +729,7 @@ function ops.M(lock, idkey, a)
   if l[7] == id and hands.is_there(lock) then return { 'l', digest, holder } end
   if ARGV[a + 1] == '1' or known or runs_it then return { 'p', digest } end
   if l[2] == 'leased' then return { 'l', digest, holder } end
-  if ARGV[a + 1] == 'j' then joins.add(digest, holder, id, note.tail, note.life) end
+  if string.byte(ARGV[a + 1]) == 106 then joins.add(digest, holder, id, note.tail, note.life, string.sub(ARGV[a + 1], 2)) end
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
