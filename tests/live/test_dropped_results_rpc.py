@@ -5,7 +5,7 @@ import threading
 
 import harness
 import pytest
-from test_dropped_results import ASK, DUPLICATES, JOINED, rules
+from test_dropped_results import ASK, JOINED, rules
 
 pytestmark = pytest.mark.skipif(harness.DIRECT, reason="without a proxy nothing is dropped")
 
@@ -24,6 +24,12 @@ def gate_of(oncegate, broker, vhost, store):
     return make
 
 
+# One after the other: the results of all calls of a thread come through one queue.
+DUPLICATES = """
+first = {task}.delay('a')
+duplicates = [{task}.delay('a') for _ in range({count})]
+print(json.dumps([first.id, [outcome(duplicate, 40) for duplicate in duplicates]]))
+"""
 RPC = '[results]\nkind = "rpc"\n'
 
 
@@ -261,7 +267,7 @@ def test_results_wait_while_the_account_is_cut_off(gate_of, stack, store, scoreb
     gate.expect_publishes(1, "dropped", rule="g")
     scoreboard.wait_runs(1)
     broker.ctl("change_password", "gate", "other")
-    broker.api("DELETE", "/api/connections/username/gate")
+    broker.ctl("close_all_user_connections", "gate", "closed by the test")
     gate.expect("oncegate_control_up", 0, vhost=vhost)
     scoreboard.open_gate("a")
     scoreboard.wait_runs(1)
