@@ -23,7 +23,7 @@ use crate::store::join::{Awaits, Due, Group, Joined, Kept, Stage};
 use crate::store::{Client, Unavailable};
 
 /// How often the store is asked whom to look at.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The longest pause after trouble.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// For how long the result of a holder that has ended may keep its callers waiting: its worker writes it before or after its end is told.

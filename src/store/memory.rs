@@ -523,6 +523,9 @@ impl Step<'_> {
         if let Some(ended) = ended {
             self.note_ended(id, signal, Source::Other, unknown, ended);
         }
+        if !freed.is_empty() {
+            self.joins_are_due(id);
+        }
         freed
     }
 

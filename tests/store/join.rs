@@ -30,6 +30,7 @@ scenarios! {
     a_result_is_kept_while_others_wait
     a_result_is_kept_for_those_that_may_come
     a_result_that_nobody_can_want_is_not_kept
+    a_group_is_looked_at_when_its_holder_ends
 }
 
 fn joins() -> Owed {
@@ -399,6 +400,25 @@ async fn a_result_that_nobody_can_want_is_not_kept(w: &World) {
         tell_result(w, id, Weight::Final, "a value").await;
         assert_eq!(kept(w, id).await, None, "{id}");
     }
+}
+
+async fn a_group_is_looked_at_when_its_holder_ends(w: &World) {
+    with_a_duplicate(w, &joining(Scope::UntilFinished)).await;
+    assert_eq!(w.client.joins_due().await.expect("the store answers").len(), 1);
+    w.signal("a", 3, Signal::Started).await;
+    assert_eq!(w.client.joins_due().await, Ok(Vec::new()));
+    w.signal("a", 4, Signal::Succeeded).await;
+    let due = w.client.joins_due().await.expect("the store answers");
+    assert!(
+        matches!(
+            due[..],
+            [Due {
+                stage: Stage::Ended { .. },
+                ..
+            }]
+        ),
+        "{due:?}"
+    );
 }
 
 async fn too_many_wait_for_nothing(w: &World) {

@@ -105,17 +105,23 @@ impl Step<'_> {
         waiting.ids.insert(Arc::clone(&claim.id), entry);
     }
 
+    /// Who waits for the result of this id waits no longer than it must. True if somebody waits.
+    pub(super) fn joins_are_due(&mut self, id: &Arc<str>) -> bool {
+        let Joins { groups, awaited } = &mut self.table.joins;
+        let Some(awaiting) = awaited.get(id) else { return false };
+        for group in awaiting {
+            if let Some(waiting) = groups.get_mut(group) {
+                waiting.look_at_ms = self.now;
+            }
+        }
+        true
+    }
+
     /// A worker has published a result. It is kept while others wait for it, or may come and wait: the holder's lock stays beyond this end,
     /// or has not heard of it.
     pub(super) fn result(&mut self, id: &Arc<str>, weight: Weight, json: &Arc<[u8]>) {
         let now = self.now;
-        let mut life_ms = 0;
-        for group in self.table.joins.awaited.get(id).cloned().unwrap_or_default() {
-            life_ms = RESULT_KEPT_MS;
-            if let Some(waiting) = self.table.joins.groups.get_mut(&group) {
-                waiting.look_at_ms = now;
-            }
-        }
+        let mut life_ms = if self.joins_are_due(id) { RESULT_KEPT_MS } else { 0 };
         let claims = self.table.claims(id, now).iter().filter(|claimed| claimed.what == Claims::Publish);
         let digests: Vec<Digest> = claims.map(|claimed| claimed.digest).collect();
         for digest in digests {

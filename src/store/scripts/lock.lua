@@ -633,6 +633,10 @@ function ops.S(_, idkey, a)
   elseif #kept < entries then
     call('SET', idkey, table.concat(kept), 'KEEPTTL')
   end
+  -- Who waits for its result, see `join.lua`, waits no longer than it must.
+  if #out > 0 then
+    for _, member in ipairs(call('SMEMBERS', prefix .. ':awaited:' .. id)) do call('ZADD', prefix .. ':joining', 'XX', now_text, member) end
+  end
   -- The record ends with the only lock it lists.
   if #kept == 1 and entries == 1 and shortest then call('PEXPIRE', idkey, int(shortest)) end
   if signal == 't' then return out end
