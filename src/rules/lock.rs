@@ -871,6 +871,8 @@ pub struct Freed {
     pub rule: Arc<str>,
     /// The task.
     pub task: Arc<str>,
+    /// The virtual host of the holder's message, empty if unknown.
+    pub vhost: Arc<str>,
     /// Why it was freed.
     pub reason: ReleaseReason,
     /// For how long it was held.

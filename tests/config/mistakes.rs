@@ -353,7 +353,7 @@ held_max = 1.5"#,
     ),
     (
         r#"[events]
-exchange = "x"
+exchange = ""
 [park]
 prefix = "amq.y"
 [results]
@@ -361,11 +361,15 @@ kind = "worker"
 expires = "2d"
 url = "sentinel://:pw@h:26379;sentinel://:pw@i:26379""#,
         &[
-            r#"o.toml:2:13: exchange = "x" is not available in this version. Leave exchange out."#,
+            r#"o.toml:2:13: exchange = "" is the exchange without a name, which takes the name of a queue for a routing key. Write exchange = "oncegate", or leave exchange out."#,
             r#"o.toml:4:11: prefix = "amq.y" begins with amq., which is the broker's own. Write prefix = "oncegate.park", or leave prefix out."#,
             r#"o.toml:6:9: kind = "worker" is not available in this version. Write one of "redis", "rpc", "none" or leave kind out."#,
             r#"o.toml:8:8: url = *** is not available in this version: sentinel:// is not built yet. Write "redis://HOST:6379/0" or "rediss://USER:PASSWORD@HOST:6379/0"."#,
         ],
+    ),
+    (
+        "[events]\nexchange = \"a\\tb\"",
+        &[r#"o.toml:2:13: exchange = "a\tb" has a control character. Write exchange = "oncegate", or leave exchange out."#],
     ),
     (
         r#"[park]

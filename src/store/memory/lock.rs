@@ -402,6 +402,7 @@ impl Lock {
             holder: self.holder.clone(),
             rule: self.note.rule.clone(),
             task: self.note.task.clone(),
+            vhost: self.note.vhost.clone(),
             reason,
             held_ms: now.saturating_sub(self.since_ms),
             shadow: self.note.shadow,

@@ -73,6 +73,7 @@ impl Step<'_> {
             holder: claim.id.clone(),
             rule: note.rule.clone(),
             task: note.task.clone(),
+            vhost: note.vhost.clone(),
             reason: ReleaseReason::Replaced,
             held_ms: 0,
             shadow: note.shadow,
@@ -178,6 +179,7 @@ impl Step<'_> {
         let lost = digests.into_iter().filter_map(|digest| self.table.outlived(id, digest, self.now));
         lost.map(|lost| Freed {
             task: "".into(),
+            vhost: "".into(),
             held_ms: 0,
             shadow: false,
             ..lost

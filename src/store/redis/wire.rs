@@ -553,6 +553,7 @@ fn lost(value: &Value) -> Option<Freed> {
         holder: text(holder)?,
         rule: text(rule)?,
         task: "".into(),
+        vhost: "".into(),
         reason: ReleaseReason::Replaced,
         held_ms: 0,
         shadow: false,
@@ -561,7 +562,7 @@ fn lost(value: &Value) -> Option<Freed> {
 
 fn freed(value: &Value) -> Option<Freed> {
     let Value::Array(parts) = value else { return None };
-    let [digest, holder, rule, task, reason, held_ms, shadow] = parts.as_slice() else {
+    let [digest, holder, rule, task, reason, held_ms, shadow, vhost] = parts.as_slice() else {
         return None;
     };
     Some(Freed {
@@ -572,6 +573,7 @@ fn freed(value: &Value) -> Option<Freed> {
         reason: ReleaseReason::from_name(&text(reason)?)?,
         held_ms: number(held_ms)?,
         shadow: *shadow == Value::Int(1),
+        vhost: text(vhost)?,
     })
 }
 

@@ -294,8 +294,8 @@ local function prolong_ended(id)
 end
 
 -- What `freed` tells of a lock, as fields to ask for and as an answer.
-local function freed(digest, reason, holder, rule, task, since, shadow)
-  return { digest, holder, rule or '', task or '', reason, now - (tonumber(since) or now), shadow and 1 or 0 }
+local function freed(digest, reason, holder, rule, task, since, shadow, vhost)
+  return { digest, holder, rule or '', task or '', reason, now - (tonumber(since) or now), shadow and 1 or 0, vhost or '' }
 end
 
 -- The publishes that a signal ends under a key whose lock the id does not hold.
@@ -432,7 +432,7 @@ end
 -- Unpublish: nonce, reason.
 function ops.U(lock, idkey, a)
   local id, nonce = id_in(idkey), ARGV[a]
-  local l = call('HMGET', lock, 'holder', 'state', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks', 'aside')
+  local l = call('HMGET', lock, 'holder', 'state', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks', 'aside', 'vhost')
   if l[1] ~= id then return l[9] == id and hands.is_there(lock) and hands.ask_aside(ops.U, lock, idkey, a) or {} end
   local list = parse(l[3])
   local publish = find(list, nonce)
@@ -446,7 +446,7 @@ function ops.U(lock, idkey, a)
   end
   if not l[9] or not hands.gives_back(lock) then call('DEL', lock) end
   forget_id(idkey, digest_of(lock))
-  return { freed(digest_of(lock), ARGV[a + 1], id, l[4], l[5], l[6], l[7]) }
+  return { freed(digest_of(lock), ARGV[a + 1], id, l[4], l[5], l[6], l[7], l[10]) }
 end
 
 end
@@ -497,8 +497,8 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
 
   local function tell(reason)
     if told then return nil end
-    local about = call('HMGET', lock, 'rule', 'task', 'since', 'shadow')
-    return freed(digest, reason, id, about[1], about[2], about[3], about[4])
+    local about = call('HMGET', lock, 'rule', 'task', 'since', 'shadow', 'vhost')
+    return freed(digest, reason, id, about[1], about[2], about[3], about[4], about[5])
   end
   local function frees(reason, publishes)
     local telling = tell(reason)
@@ -763,7 +763,7 @@ end
 
 -- Release of the publish lock by an operator; the arguments of `ops.D`.
 local function release_lock(lock, a)
-  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow', 'state', 'marks', 'expires', 'aside')
+  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow', 'state', 'marks', 'expires', 'aside', 'vhost')
   if l[1] and has_lapsed(l[6], l[8]) then
     hands.lapses(lock)
     return release_lock(lock, a)
@@ -775,7 +775,7 @@ local function release_lock(lock, a)
   call('DEL', lock)
   forget_id(id_of(l[1]), digest_of(lock))
   if l[9] and call('DEL', hands.aside_of(digest_of(lock))) == 1 then forget_id(id_of(l[9]), digest_of(lock)) end
-  return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5]) }
+  return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5], l[10]) }
 end
 
 function make.operator()

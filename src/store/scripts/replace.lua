@@ -112,7 +112,7 @@ function hands.supersede(lock)
   local kept, begun = math.min(terms_of(o[3]).life + DEAD_KEPT, DEAD_LONGEST), o[2] == 'running'
   call('SET', dead_of(digest, o[1]), begun and '1' or 'n', 'PX', int(kept))
   note_id(id_of(o[1]), '\n' .. digest .. ' ' .. (o[10] or '') .. ' ' .. (o[4] or ''), kept)
-  local telling = freed(digest, 'replaced', o[1], o[4], o[5], o[6], o[7])
+  local telling = freed(digest, 'replaced', o[1], o[4], o[5], o[6], o[7], o[8])
   call('SET', over_of(digest), cmsgpack.pack({ l[1], '', telling, o[8] or '', o[9] or '', begun and 1 or 0 }), 'PX', ENDED_KEPT)
 end
 
