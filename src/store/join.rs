@@ -23,6 +23,8 @@ pub(super) const LOOKED_AT_MS: u64 = 500;
 pub(super) const PER_GROUP: u64 = 4;
 /// For how long the result of a holder that has ended is kept for those that wait, in milliseconds.
 pub(super) const RESULT_KEPT_MS: u64 = 60_000;
+/// The same where the signal that comes with the result frees the holder's lock: another may be dropped for it in between.
+pub(super) const RESULT_BRIEFLY_KEPT_MS: u64 = 5_000;
 /// For how long a group is left to the process that works on it.
 pub(super) const WORKED_ON_MS: u64 = 5_000;
 

@@ -11,8 +11,8 @@ use crate::rules::lock::{Claim, Digest, Extent, LockState, ReleaseOn, Scope, Sig
 use crate::rules::owed::{Owed, ReplyTo};
 use crate::rules::source::Source;
 use crate::store::join::{
-    AT_ONCE, Awaits, Due, Group, JOINED_MAX, JOINS_KEPT_MS, Joined, Kept, LOOKED_AT_MS, MORE_MAX, PER_GROUP, RESULT_KEPT_MS, Stage,
-    WORKED_ON_MS,
+    AT_ONCE, Awaits, Due, Group, JOINED_MAX, JOINS_KEPT_MS, Joined, Kept, LOOKED_AT_MS, MORE_MAX, PER_GROUP, RESULT_BRIEFLY_KEPT_MS,
+    RESULT_KEPT_MS, Stage, WORKED_ON_MS,
 };
 
 /// One that waits.
@@ -117,8 +117,8 @@ impl Step<'_> {
         true
     }
 
-    /// A worker has published a result. It is kept while others wait for it, or may come and wait: the holder's lock stays beyond this end,
-    /// or has not heard of it.
+    /// A worker has published a result. It is kept while others wait for it, or may come and wait: while the holder has its lock, and for
+    /// longer if that stays beyond this end, or has not heard of it.
     pub(super) fn result(&mut self, id: &Arc<str>, weight: Weight, json: &Arc<[u8]>) {
         let now = self.now;
         let mut life_ms = if self.joins_are_due(id) { RESULT_KEPT_MS } else { 0 };
@@ -132,7 +132,7 @@ impl Step<'_> {
                 } else if lock.note.cooldown_ms > 0 {
                     lock.note.cooldown_ms.min(LONGEST_MS) + RESULT_KEPT_MS
                 } else if lock.note.hears.hears(Source::Rpc) {
-                    0
+                    RESULT_BRIEFLY_KEPT_MS
                 } else {
                     RESULT_KEPT_MS
                 }

@@ -9,7 +9,7 @@
 
 function make.join()
 
-local JOINED_MAX, MORE_MAX, JOINS_KEPT, RESULT_KEPT = 10000, 100000, 86400000, 60000
+local JOINED_MAX, MORE_MAX, JOINS_KEPT, RESULT_KEPT, RESULT_BRIEFLY_KEPT = 10000, 100000, 86400000, 60000, 5000
 
 local function awaited_of(holder) return prefix .. ':awaited:' .. holder end
 
@@ -56,11 +56,11 @@ local function wanted(digest, id)
   local ends = terms_of(l[2])
   if ends.scope == 'until_expired' or ends.release then return (tonumber(l[3]) or now) - now end
   if ends.cooldown > 0 then return ends.cooldown + RESULT_KEPT end
-  return ends.hears and not string.find(ends.hears, 'P', 1, true) and RESULT_KEPT or 0
+  return ends.hears and not string.find(ends.hears, 'P', 1, true) and RESULT_KEPT or RESULT_BRIEFLY_KEPT
 end
 
--- Result: 1 if another may follow that counts more, the result. It is kept while others wait for it, or may come and wait: the holder's lock
--- stays beyond this end, or has not heard of it.
+-- Result: 1 if another may follow that counts more, the result. It is kept while others wait for it, or may come and wait: while the holder
+-- has its lock, and for longer if that stays beyond this end, or has not heard of it.
 function ops.E(_, idkey, a)
   local id, life = id_in(idkey), 0
   for _, member in ipairs(call('SMEMBERS', awaited_of(id))) do
