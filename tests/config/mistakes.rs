@@ -394,7 +394,7 @@ key_prefx = "shop""#,
 kind = "worker"
 url = "rpc://""#,
         &[
-            r#"o.toml:2:9: kind = "worker" is not available in this version. Write one of "redis", "none" or leave kind out."#,
+            r#"o.toml:2:9: kind = "worker" is not available in this version. Write one of "redis", "rpc", "none" or leave kind out."#,
             r#"o.toml:3:8: url = "rpc://" has the scheme rpc://, which is not the Redis result backend. Write "redis://HOST:6379/0" or "rediss://USER:PASSWORD@HOST:6379/0"."#,
         ],
     ),
