@@ -8,8 +8,6 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("decisions.keep", &[]),
     ("decisions.max", &[]),
     ("rule.on_duplicate", &["replace", "raise", "reject", "dead_letter"]),
-    ("rule.debounce", &[]),
-    ("rule.debounce_max", &[]),
     ("rule.canvas", &[]),
     ("rule.limit", &[]),
 ];

@@ -133,6 +133,8 @@ pub struct Claimed {
     pub unstarted_ms: Option<u64>,
     /// When its message is to expire, once it is published.
     pub expiry: Expiry,
+    /// What it does if its key is held.
+    pub if_held: IfHeld,
     /// What its id is owed if it is dropped.
     pub owed: Owed,
 }
@@ -156,8 +158,8 @@ impl Claimed {
             hears: self.rule.hears,
             release_on: self.rule.release_on,
             cooldown_ms: self.rule.cooldown.as_millis() as u64,
+            if_held: self.if_held,
             owed: self.owed.clone(),
-            if_held: self.rule.if_held(),
         })
     }
 
@@ -182,9 +184,10 @@ impl Claimed {
 impl Rule {
     /// What a publish does that finds its key held.
     pub fn if_held(&self) -> IfHeld {
-        match self.on_duplicate {
-            OnDuplicate::Replace => IfHeld::Replace,
-            _ => IfHeld::Yield,
+        match (self.debounce, self.on_duplicate) {
+            (Some(quiet), _) => IfHeld::Debounce(quiet),
+            (None, OnDuplicate::Replace) => IfHeld::Replace,
+            (None, _) => IfHeld::Yield,
         }
     }
 
@@ -378,6 +381,7 @@ pub(super) fn claimed(rule: &Arc<Rule>, digest: Digest, summary: Arc<str>, facts
         life_ms,
         unstarted_ms,
         expiry,
+        if_held: rule.if_held(),
         owed: Owed::of(rule, facts.task.ignore_result),
     })
 }

@@ -21,7 +21,7 @@ use crate::amqp::frame::{self, Split};
 use crate::amqp::method::basic::{self, Ack};
 use crate::celery::body::Body;
 use crate::celery::{Limits, routing, task};
-use crate::rules::lock::{Admitted, Freed, IfHeld, Reply, Request, Scope};
+use crate::rules::lock::{Admitted, Freed, Reply, Request, Scope};
 use crate::rules::outcome::DeliveryDecision;
 use crate::rules::park::Parked;
 use crate::rules::spec::{Mode, OnDuplicate};
@@ -61,6 +61,8 @@ pub(super) enum Way {
     Killed,
     /// To nobody: it is acknowledged unrun, as a duplicate of this holder.
     Dropped(Arc<str>),
+    /// To nobody: it is acknowledged unrun, as this newer one runs in its place.
+    Outdated(Arc<str>),
     /// To nobody for now: this one runs, or waits before it, or its time has not come.
     Held(Option<Arc<str>>),
     /// To nobody: it is acknowledged unrun, as this one runs; its publish lock went.
@@ -89,8 +91,43 @@ pub(super) struct Admission {
     pub rule: Arc<Rule>,
     pub task: Arc<str>,
     pub parking: Parking,
+    /// When it may begin, in milliseconds since the Unix epoch, if that was ahead when it came.
+    pub eta_ms: Option<u64>,
+    /// How often the broker has had the message back.
+    pub returns: u64,
     reentrant: bool,
     pub wait: Await,
+    /// What the store is asked about it while it is held.
+    pub asks: Asks,
+    pub asked: Asked,
+}
+
+/// For whom the store was asked last to admit a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// For the worker that has it next.
+    ForWorker,
+    /// For none: its time has not come, and it may be outdated by then.
+    BeforeItsTime,
+}
+
+impl Asked {
+    /// The worker that the store is told of.
+    pub(super) fn worker(self, worker: &Arc<str>) -> Arc<str> {
+        match self {
+            Asked::ForWorker => Arc::clone(worker),
+            Asked::BeforeItsTime => Arc::from(""),
+        }
+    }
+}
+
+/// What the store is asked about a held delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asks {
+    /// Whether it may still run at all.
+    Admission,
+    /// For its running lock.
+    Run,
 }
 
 impl Admission {
@@ -121,26 +158,34 @@ impl Admission {
     }
 
     pub(super) fn withhold(&mut self) {
-        if !matches!(self.wait, Await::Turn(Way::Dropped(_) | Way::Busy(..) | Way::Succeeded | Way::Over)) {
+        if !matches!(
+            self.wait,
+            Await::Turn(Way::Dropped(_) | Way::Outdated(_) | Way::Busy(..) | Way::Succeeded | Way::Over)
+        ) {
             self.wait = Await::Turn(Way::Withheld);
         }
     }
 
     /// What the store is to be asked next.
-    pub(super) fn question(&mut self, worker: &Arc<str>, now_us: u64) -> Option<Request> {
+    pub(super) fn question(&mut self, worker: &Arc<str>, now: Now) -> Option<Request> {
         if matches!(self.wait, Await::Run) {
             return self.run_question(worker);
         }
+        self.asked = if self.rule.holds_until_due() && self.eta_ahead(now).is_some() {
+            Asked::BeforeItsTime
+        } else {
+            Asked::ForWorker
+        };
         Some(Request::Admit {
             claim: self.hold.claim.clone(),
             delivery: self.hold.delivery,
-            note: self.hold.note_at(now_us)?,
+            note: self.hold.note_at(now.us)?,
             reentrant: self.reentrant,
-            worker: Arc::clone(worker),
+            worker: self.asked.worker(worker),
         })
     }
 
-    fn answered(&mut self, answer: Result<Reply, StoreSilent>, now: Now) {
+    pub(super) fn answered(&mut self, answer: Result<Reply, StoreSilent>, now: Now) {
         match (&self.wait, answer) {
             (Await::Answer { .. } | Await::Lease { .. }, Ok(Reply::Admit(digest, admitted))) => {
                 self.hold.answered(digest, now.us);
@@ -165,6 +210,7 @@ impl Admission {
             Admitted::Holds => self.may_run(Way::Holding, now),
             Admitted::Passes => self.may_run(Way::Passing, now),
             Admitted::Superseded => Await::Turn(Way::Killed),
+            Admitted::Outdated { newer } => Await::Turn(Way::Outdated(newer)),
             Admitted::Held { holder, .. } => Await::Turn(Way::Dropped(holder)),
             Admitted::Leased { .. } => {
                 let lease_ms = self.hold.lock.as_ref().map_or(0, |note| note.lease_ms);
@@ -209,7 +255,7 @@ impl Session {
         };
         admission.answered(answer, shared.now);
         if matches!(admission.wait, Await::Run)
-            && let Some(question) = admission.question(&shared.worker, shared.now.us)
+            && let Some(question) = admission.question(&shared.worker, shared.now)
         {
             shared.asks.push((ticket.0, question));
         }
@@ -257,12 +303,12 @@ impl Channel {
             .filter(|eta| *eta > shared.now.unix_ms);
         let place_ms = parked.and_then(|parked| parked.place_ms);
         let run = run.map(|note| {
-            let mut run = Run::new(note, &claimed.rule, eta, returns.unwrap_or(0));
+            let mut run = Run::new(note, &claimed.rule);
             run.place_ms = place_ms;
             Box::new(run)
         });
         let mut hold = Box::new(Hold::new(shared, claimed.digest, Arc::from(&*task.id), lock));
-        if let Some(eta) = eta.filter(|_| claimed.rule.if_held() == IfHeld::Replace) {
+        if let Some(eta) = eta.filter(|_| claimed.rule.if_held().replaces()) {
             hold.waits_until(eta, shared.now);
         }
         let mut admission = Admission {
@@ -275,8 +321,12 @@ impl Channel {
             rule: claimed.rule,
             task: task_name,
             parking,
+            eta_ms: eta,
+            returns: returns.unwrap_or(0),
             reentrant: deliver.redelivered || task.retries > 0 || task.replaced_task_nesting > 0,
             wait: Await::Answer { until_us: None },
+            asks: Asks::Run,
+            asked: Asked::ForWorker,
         };
         if admission.hold.lock.is_none() {
             admission.wait = admission.may_run(Way::Running, shared.now);
@@ -299,7 +349,7 @@ impl Channel {
     pub(super) fn ask_about(&mut self, shared: &mut Shared, mut admission: Admission) {
         let ticket = Ticket::of_delivery(self.arrivals.next_position(), self.number);
         if admission.is_open()
-            && let Some(question) = admission.question(&shared.worker, shared.now.us)
+            && let Some(question) = admission.question(&shared.worker, shared.now)
         {
             shared.asks.push((ticket.0, question));
         }
@@ -318,7 +368,7 @@ impl Channel {
             self.advance_arrivals(shared);
         } else {
             admission.wait = Await::Answer { until_us: Some(until_us) };
-            if let Some(question) = admission.question(&shared.worker, shared.now.us) {
+            if let Some(question) = admission.question(&shared.worker, shared.now) {
                 shared.asks.push((ticket.0, question));
             }
         }
@@ -357,6 +407,7 @@ impl Channel {
             Way::Unchecked(reason) => (D::ForwardedUnchecked, *reason, None),
             Way::Killed => (D::Superseded, "superseded", None),
             Way::Dropped(holder) => (D::Dropped, "duplicate", Some(Arc::clone(holder))),
+            Way::Outdated(newer) => (D::Superseded, "outdated", Some(Arc::clone(newer))),
             Way::Busy(holder, freed) => {
                 shared.events.extend(freed.iter().cloned().map(Event::Freed));
                 (D::Dropped, "running", Some(Arc::clone(holder)))
@@ -378,7 +429,7 @@ impl Channel {
                 }
                 None => self.drop_unrun(shared, &admission),
             },
-            Way::Dropped(_) | Way::Busy(..) | Way::Succeeded => self.drop_unrun(shared, &admission),
+            Way::Dropped(_) | Way::Outdated(_) | Way::Busy(..) | Way::Succeeded => self.drop_unrun(shared, &admission),
             Way::Over => self.ack_unrun(shared, admission.tag),
             Way::Holding | Way::Running => {
                 shared.witness.delivered(&admission.hold.claim.id, &admission.task, &admission.rule);

@@ -151,10 +151,10 @@ impl Admission {
 
     /// For how long it is to stay away, in milliseconds.
     fn wait_ms(&self, now: Now) -> u64 {
-        let Some(run) = &self.run else { return WAIT_MIN_MS };
-        if let Some(eta) = run.eta_ms.filter(|eta| *eta > now.unix_ms) {
-            return (eta - now.unix_ms).max(WAIT_MIN_MS);
+        if let Some(ahead_ms) = self.eta_ahead(now) {
+            return ahead_ms.max(WAIT_MIN_MS);
         }
+        let Some(run) = &self.run else { return WAIT_MIN_MS };
         let waited_ms = run.place_ms.map_or(0, |since| now.unix_ms.saturating_sub(since));
         (waited_ms / 2).clamp(WAIT_MIN_MS, WAIT_MAX_MS)
     }
@@ -327,10 +327,9 @@ impl Channel {
     fn parked(&mut self, shared: &mut Shared, number: u64) {
         let Some(held) = self.take_left(shared, number) else { return };
         let admission = &held.admission;
-        let waits = admission.run.as_ref().and_then(|run| run.eta_ms);
-        let reason = match waits {
-            Some(eta) if eta > shared.now.unix_ms => "eta",
-            _ => "running",
+        let reason = match admission.eta_ahead(shared.now) {
+            Some(_) => "eta",
+            None => "running",
         };
         shared.admission(admission, DeliveryDecision::Parked, reason, held.holder.clone());
         // Nobody is to wait behind it.

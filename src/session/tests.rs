@@ -415,6 +415,7 @@ mod admit;
 mod beat;
 mod confirms;
 mod dead_letter;
+mod debounce;
 mod deliveries;
 mod drain;
 mod due;

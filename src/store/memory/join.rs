@@ -45,14 +45,15 @@ pub(super) struct Joins {
 }
 
 impl Joins {
-    fn forget(&mut self, group: &Group) {
-        self.groups.remove(group);
+    fn forget(&mut self, group: &Group) -> Option<Waiting> {
+        let waiting = self.groups.remove(group);
         if let Some(groups) = self.awaited.get_mut(&group.holder) {
             groups.retain(|awaiting| awaiting != group);
             if groups.is_empty() {
                 self.awaited.remove(&group.holder);
             }
         }
+        waiting
     }
 }
 
@@ -147,6 +148,32 @@ impl Step<'_> {
             until_ms: now + life_ms,
         };
         results.insert(Arc::clone(id), kept, now);
+    }
+
+    /// Who waits for the result of one id waits for that of another from now on.
+    pub(super) fn move_joins(&mut self, digest: Digest, from: &Arc<str>, to: &Arc<str>) {
+        for awaits in [Awaits::Result, Awaits::Nothing] {
+            let group = |holder: &Arc<str>| Group {
+                digest,
+                holder: Arc::clone(holder),
+                awaits,
+            };
+            let (former, group) = (group(from), group(to));
+            let joins = &mut self.table.joins;
+            let Some(waiting) = joins.forget(&former) else { continue };
+            if let Some(others) = joins.groups.get_mut(&group) {
+                others.ids.extend(waiting.ids);
+                continue;
+            }
+            joins.awaited.entry(Arc::clone(to)).or_default().push(group.clone());
+            let (ended_ms, look_at_ms) = (None, self.now);
+            let waiting = Waiting {
+                ended_ms,
+                look_at_ms,
+                ..waiting
+            };
+            joins.groups.insert(group, waiting);
+        }
     }
 
     fn stage(&mut self, group: &Group, extent: Extent, until_ms: u64) -> Option<Stage> {

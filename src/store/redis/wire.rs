@@ -162,7 +162,20 @@ impl<'a> Notes<'a> {
             cmd.arg(span(note.lease_ms))
                 .arg(span(note.life_ms))
                 .arg(span(note.queued_life_ms()));
-            cmd.arg(u8::from(note.if_held == IfHeld::Replace)).arg(Fields(note, names));
+            cmd.arg(if_held(note)).arg(Fields(note, names));
+        }
+    }
+}
+
+/// What a publish does that finds its key held, as the script reads it.
+fn if_held(note: &LockNote) -> Cow<'static, str> {
+    match note.if_held {
+        IfHeld::Yield => "0".into(),
+        IfHeld::Replace => "1".into(),
+        IfHeld::Debounce(quiet) => {
+            let longest = quiet.longest_ms.map(|longest| span(longest).to_string()).unwrap_or_default();
+            let joins = join::waits(&note.owed).unwrap_or_default();
+            format!("d{} {longest}{joins}", span(quiet.period_ms)).into()
         }
     }
 }
@@ -379,6 +392,9 @@ impl Fields<'_> {
         if note.shadow {
             put("shadow", "1");
         }
+        if note.if_held.hides() {
+            put("hides", join::waits(&note.owed).as_deref().unwrap_or("1"));
+        }
     }
 }
 
@@ -479,6 +495,10 @@ fn acquired(value: Value) -> Option<Acquired> {
             [holder] => Some(Acquired::Leased { holder: text(holder)? }),
             [holder, Value::Int(0)] => Some(Acquired::Replaces { holder: text(holder)? }),
             [holder, Value::Int(1)] => Some(Acquired::Outrun { holder: text(holder)? }),
+            [holder, Value::Int(2), due_ms] => Some(Acquired::PutOff {
+                holder: text(holder).filter(|holder| !holder.is_empty()),
+                due_ms: number(due_ms)?,
+            }),
             [holder, state, expires_in] => Some(Acquired::Held {
                 holder: text(holder)?,
                 state: LockState::from_name(&text(state)?)?,
@@ -503,6 +523,7 @@ fn admitted(computed: Digest, value: Value) -> Option<Reply> {
         ("h", []) => Admitted::Holds,
         ("p", []) => Admitted::Passes,
         ("x", []) => Admitted::Superseded,
+        ("o", [newer]) => Admitted::Outdated { newer: text(newer)? },
         ("l", [holder]) => Admitted::Leased { holder: text(holder)? },
         ("d", [holder, state, expires_in]) => Admitted::Held {
             holder: text(holder)?,

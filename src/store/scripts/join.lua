@@ -38,6 +38,30 @@ function joins.add(digest, holder, id, tail, life, reply)
   call('PEXPIRE', awaited_of(holder), JOINS_KEPT)
 end
 
+-- Who waits for the result of one id waits for that of another from now on.
+function joins.move(digest, from, to)
+  for kind, name in pairs({ ['='] = ':join:{', ['+'] = ':more:{' }) do
+    local old, new = prefix .. name .. digest .. '}:' .. from, prefix .. name .. digest .. '}:' .. to
+    if call('EXISTS', old) == 1 then
+      call('HDEL', old, '\n')
+      local former, member = kind .. digest .. ' ' .. from, kind .. digest .. ' ' .. to
+      call('ZREM', prefix .. ':joining', former)
+      call('SREM', awaited_of(from), former)
+      if call('EXISTS', new) == 0 then
+        call('RENAME', old, new)
+      else
+        local ids = call('HGETALL', old)
+        for at = 1, #ids, 2 do call('HSETNX', new, ids[at], ids[at + 1]) end
+        call('DEL', old)
+      end
+      call('ZADD', prefix .. ':joining', now_text, member)
+      call('PEXPIRE', prefix .. ':joining', JOINS_KEPT)
+      call('SADD', awaited_of(to), member)
+      call('PEXPIRE', awaited_of(to), JOINS_KEPT)
+    end
+  end
+end
+
 -- Join: holder, where its result is published, note.
 function ops.J(lock, idkey, a)
   local note = notes[ARGV[a + 2]]

@@ -13,8 +13,8 @@
 -- runs, the digest has a `+` before it (see `run.lua`).
 -- `PREFIX:ended:ID` is what workers' signals leave behind for the commits that come after them: words, each with a blank before and behind,
 -- of how much a signal says (d begun, a acknowledged, r over), its source if no lock has heard it, and a publish that it ended, `~` for one that only its delivery was known of, or `*`.
--- `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key; its value is `n` if a newer id took its lock and it is
--- not known to have run.
+-- `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key; its value is `n` and the newer id if one took its lock
+-- and it is not known to have run.
 
 local ARGV, KEYS, call = ARGV, KEYS, redis.call
 local prefix = ARGV[1]
@@ -37,12 +37,16 @@ local now_text = int(now)
 
 local function digest_of(lock) return string.sub(lock, -65, -2) end
 -- Of each note: what frees such a lock, what of that is asked at an acquire, the rest of its entry in an id record, lease, life, life while
--- its holder has not begun, whether it replaces, and the fields of the lock that do not change, packed.
+-- its holder has not begun, what it does if its key is held (0 nothing, 1 it replaces, d it replaces and is put off for so long, at the
+-- longest for so long after the first of its burst, j if its id gets the result of a newer one, and where that is published), and the fields of the lock that do not change, packed.
 local notes, first_question = {}, 3 + 8 * ARGV[2]
 for at = 3, first_question - 1, 8 do
+  local held = ARGV[at + 6]
+  local quiet, longest, joins = string.match(held, '^d(%d+) (%d*)(.*)$')
   notes[tostring((at + 5) / 8)] = {
     ends = ARGV[at], asked = ARGV[at + 1], tail = ARGV[at + 2], lease = tonumber(ARGV[at + 3]), life = tonumber(ARGV[at + 4]),
-    queued = tonumber(ARGV[at + 5]), replaces = ARGV[at + 6] == '1', fields = cmsgpack.unpack(ARGV[at + 7]),
+    queued = tonumber(ARGV[at + 5]), replaces = held ~= '0', quiet = tonumber(quiet), longest = tonumber(longest), hides = quiet ~= nil, joins = joins and string.byte(joins) == 106 and string.sub(joins, 2),
+    fields = cmsgpack.unpack(ARGV[at + 7]),
   }
 end
 local function entry_of(digest, note) return '\n' .. digest .. note.tail end
@@ -53,6 +57,8 @@ local function lock_of(digest) return prefix .. ':lock:{' .. digest .. '}' end
 local function id_of(id) return prefix .. ':id:' .. id end
 local function ended_of(id) return prefix .. ':ended:' .. id end
 local function dead_of(digest, id) return prefix .. ':super:{' .. digest .. '}:' .. id end
+-- The newer id that the id has lost its lock to, if it is not known to have run.
+local function replaced_by(digest, id) return string.match(call('GET', dead_of(digest, id)) or '', '^n(.*)$') end
 local function is_dead(digest, id) return call('EXISTS', dead_of(digest, id)) == 1 end
 
 local function parse(publishes)
@@ -326,6 +332,7 @@ function ops.A(lock, idkey, a)
     if not fresh then note_id(idkey, entry, lease + life) end
     take(lock, id, 'leased', nonce, lease, note, now + lease + life)
     if note.replaces then hands.takes_free(lock, digest, id) end
+    if note.quiet and ARGV[a + 1] ~= '1' then return hands.put_off(lock, note, false) end
     return 0
   end
   if holder == id then
@@ -338,6 +345,7 @@ function ops.A(lock, idkey, a)
     prolong(lock, l[3], lease)
     if l[6] then hands.aside_changed(lock) end
     note_id(idkey, entry_of(digest_of(lock), note), lease + life)
+    if note.quiet and ARGV[a + 1] ~= '1' and l[2] ~= 'running' then return hands.is_put_off(lock, publish and l[6] or not publish and id) end
     return 1
   end
   if l[6] == id and hands.is_there(lock) then return hands.ask_aside(ops.A, lock, idkey, a) end
@@ -473,7 +481,7 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'terms', 'aside')
   if l[1] ~= id then
     if l[8] == id and hands.is_there(lock) then return nil end
-    if (signal == 's' or signal == 'k' or signal == 'f') and call('GET', dead_of(digest, id)) == 'n' then
+    if (signal == 's' or signal == 'k' or signal == 'f') and replaced_by(digest, id) then
       call('SET', dead_of(digest, id), '1', 'KEEPTTL')
       return true, nil, 'ran'
     end
@@ -552,6 +560,7 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
   end
   -- The retry's own message was counted, and has ended: its word comes late.
   if signal == 't' and told and #list > 1 then return true end
+  if signal == 't' and scope == 'until_finished' then call('HDEL', lock, 'due') end
   if signal == 't' then return scope ~= 'until_finished' or goes_on(lock, idkey, 'queued', format(list), life, l, unmarked(marks, 't'), '') end
   if not listens then return true end
   if signal == 'k' or signal == 'f' then
@@ -673,6 +682,7 @@ local function reaches(lock, idkey, note, nonce, worker, l)
       'worker', worker)
   end
   if life > left then call('PEXPIRE', lock, int(life)) end
+  if note.quiet and worker ~= '' then call('HSET', lock, 'handed', now_text) end
 end
 
 local function retake(lock, idkey, digest, id, state, publishes, life, note, worker)
@@ -718,7 +728,11 @@ function ops.M(lock, idkey, a)
     return ops.M(lock_of(asked), idkey, a)
   end
   -- What is dead holds nothing: it has lost its lock by that.
-  if (holder ~= id or l[2] == 'cooldown') and is_dead(digest, id) then return { 'x', digest } end
+  if (holder ~= id or l[2] == 'cooldown') and is_dead(digest, id) then
+    local newer = note.hides and replaced_by(digest, id)
+    if newer then return { 'o', digest, newer } end
+    return { 'x', digest }
+  end
   if note.ends == 'n' then return { 'p', digest } end
   if not holder then
     retake(lock, idkey, digest, id, 'queued', nonce .. '*+', note.queued, note, worker)
@@ -737,7 +751,7 @@ function ops.M(lock, idkey, a)
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
-local function gone(digest, id) return call('GET', dead_of(digest, id)) == 'n' and 3 or 2 end
+local function gone(digest, id) return replaced_by(digest, id) and 3 or 2 end
 
 -- Renewal: delivery, how it is alive (d delivered, b begun, a acknowledged), note, worker. 0: it has its full life; 1: taken again;
 -- 2: there is nothing to renew; 3: it has lost its lock to a newer id.
