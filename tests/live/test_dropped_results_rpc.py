@@ -290,3 +290,25 @@ print(json.dumps([outcome(duplicate, 60)[1:] for duplicate in duplicates]))
     scoreboard.open_gate("a")
     assert asks() == [["value", "a"]] * 200
     gate.expect(JOINED, 200, rule="g", backend="rpc")
+
+
+def test_what_debounce_outdates_gets_the_result_of_the_newest(gate_of, stack, store):
+    gate = gate_of(rules("note", debounce='"1s"', key="[]"))
+    stack.worker(gate, result_url="rpc://")
+    code = "calls = [note.delay(n) for n in range(3)]\nprint(json.dumps([outcome(call, 40)[1:] for call in calls]))"
+    assert asked(stack, gate, code) == [["value", [2]]] * 3
+    nothing_waits(store)
+
+
+def test_a_superseded_id_hears_it_from_the_worker(gate_of, stack, store):
+    gate = gate_of(rules("note", on_duplicate='"replace"', key="[]"))
+    code = """
+older, newer = note.delay(1), note.delay(2)
+ends = [outcome(older, 40)[1:], outcome(newer, 40)[1:]]
+print(json.dumps([ends, "duplicate_of" in older._get_task_meta()]))
+"""
+    asks = in_background(stack, gate, code)
+    gate.expect_publishes(1, "replaced", rule="g")
+    stack.worker(gate, result_url="rpc://")
+    assert asks() == [[["TaskRevokedError", "expired"], ["value", [2]]], False]
+    nothing_waits(store)
