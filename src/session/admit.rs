@@ -10,6 +10,7 @@ use super::deliver::Known;
 use super::event::{DeliveryEvent, Event};
 use super::expiry::with_expires;
 use super::limit::Permits;
+use super::owed::Caller;
 use super::park::Parking;
 use super::renew::Hold;
 use super::run::Run;
@@ -323,7 +324,10 @@ impl Channel {
             routing_key: &String::from_utf8_lossy(routing_key),
         };
         let id = Arc::<str>::from(&*task.id);
-        let (claimed, rule, limiting) = shared.judged(&facts, &body, parked, (&id, queue.as_ref()))?;
+        let (mut claimed, rule, limiting) = shared.judged(&facts, &body, parked, (&id, queue.as_ref()))?;
+        if let Some(claimed) = &mut claimed {
+            claimed.owed = shared.owed_to(&claimed.owed, &header.properties, &task.id, Caller::Elsewhere);
+        }
         let returns = delivery_count(&header);
         let parking = Parking {
             kind: shared.kind_of(queue.as_ref(), returns),
