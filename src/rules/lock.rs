@@ -805,8 +805,7 @@ pub enum Reply {
     /// To [`Request::Show`] and [`Request::ShowRun`].
     Lock(Option<Box<LockRecord>>),
     /// To [`Request::RenewLease`], [`Request::Republished`], [`Request::Join`], [`Request::Result`], [`Request::LeaveLimit`],
-    /// [`Request::Park`] and
-    /// [`Request::MarkParked`].
+    /// [`Request::Park`] and [`Request::MarkParked`].
     Done,
     /// To [`Request::Admit`]: which key the id has, and what was found.
     Admit(Digest, Admitted),

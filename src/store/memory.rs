@@ -358,12 +358,7 @@ impl Step<'_> {
             }
             Request::LeaveRun { claim, delivery } => Reply::Released(self.leave_run(claim, *delivery)),
             Request::BeatLease { digest, origin, life_ms } => Reply::Beat(self.beat_lease(*digest, origin, *life_ms)),
-            Request::Reserve { ask } => Reply::Limit(self.limit(ask, None)),
-            Request::Permit { ask, asker } => Reply::Limit(self.limit(ask, Some(asker))),
-            Request::LeaveLimit { ask, delivery } => {
-                self.leave_limit(ask, *delivery);
-                Reply::Done
-            }
+            Request::Reserve { .. } | Request::Permit { .. } | Request::LeaveLimit { .. } => self.limits(request),
             Request::Park { id, token, note } => {
                 self.park(id, token, note);
                 Reply::Done

@@ -259,6 +259,11 @@ impl World {
         }
     }
 
+    /// Whether time passes only as the scenario lets it.
+    pub fn time_is_ours(&self) -> bool {
+        matches!(self.kind, Kind::Memory(..))
+    }
+
     /// Lets this much time pass, where it does not pass by itself.
     pub fn pass(&self, ms: u64) {
         if let Kind::Memory(clock, _) = &self.kind {

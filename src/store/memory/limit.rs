@@ -8,7 +8,7 @@ use super::ranks::{Place, Ranks};
 use super::run::Stage;
 use super::{LONGEST_MS, Step};
 use crate::rules::limit::{Ask, Asker, Bucket, Cause, Concurrent, Limited, Rate, Wait};
-use crate::rules::lock::{Claim, Digest, Nonce, ReleaseReason};
+use crate::rules::lock::{Claim, Digest, Nonce, ReleaseReason, Reply, Request};
 
 /// Who was to ask so long ago and has not is passed over.
 const UNSEEN_MS: u64 = 5_000;
@@ -176,8 +176,20 @@ struct Judged {
 }
 
 impl Step<'_> {
+    pub(super) fn limits(&mut self, request: &Request) -> Reply {
+        match request {
+            Request::Reserve { ask } => Reply::Limit(self.limit(ask, None)),
+            Request::Permit { ask, asker } => Reply::Limit(self.limit(ask, Some(asker))),
+            Request::LeaveLimit { ask, delivery } => {
+                self.leave_limit(ask, *delivery);
+                Reply::Done
+            }
+            _ => Reply::Done,
+        }
+    }
+
     /// A place for an id and, where a delivery of it asks, permission if it may go now.
-    pub(super) fn limit(&mut self, ask: &Ask, asker: Option<&Asker>) -> Limited {
+    fn limit(&mut self, ask: &Ask, asker: Option<&Asker>) -> Limited {
         self.pass_over(&ask.rule);
         let (place, since_ms) = self.find_place(ask, asker);
         // Where another bucket may hold up who is planned before it, that one is not waited for.
@@ -211,7 +223,7 @@ impl Step<'_> {
     }
 
     /// A delivery is not handed over, or does not wait any more. Its id keeps its place.
-    pub(super) fn leave_limit(&mut self, ask: &Ask, delivery: Nonce) {
+    fn leave_limit(&mut self, ask: &Ask, delivery: Nonce) {
         let Some(slot) = self.slot(ask) else { return };
         let (place, given) = (slot.place, slot.given);
         match given {
