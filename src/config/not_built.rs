@@ -7,7 +7,6 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("results.kind", &["redis", "none"]),
     ("decisions.keep", &[]),
     ("decisions.max", &[]),
-    ("rule.on_duplicate", &["replace", "raise", "reject", "dead_letter"]),
     ("rule.canvas", &[]),
     ("rule.limit", &[]),
 ];

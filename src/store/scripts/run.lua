@@ -141,9 +141,9 @@ local function own_lock(digest, id, ...)
   local lock, names = lock_of(digest), { ... }
   names[#names + 1] = 'aside'
   local l = call('HMGET', lock, unpack(names))
-  if l[#names] ~= id or not hands.is_there(lock) then return lock, l end
-  lock = hands.aside_of(digest)
-  return lock, call('HMGET', lock, unpack(names))
+  local key = l[#names] and l[1] ~= id and hands.key_of(lock, id)
+  if not key then return lock, l end
+  return key, call('HMGET', key, unpack(names))
 end
 
 -- The publish lock of an id that is not to run goes, and does not come back with a late commit.
