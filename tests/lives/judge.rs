@@ -10,6 +10,7 @@ use oncegate::rules::running::Ran;
 use oncegate::rules::spec::Unique;
 
 use crate::facts::Facts;
+use crate::newest::hands_over;
 use crate::plan::Acks;
 use crate::world::World;
 
@@ -35,6 +36,7 @@ impl World {
         }
         if let Some(before) = before
             && after.as_ref().is_none_or(|after| after.holder != before.holder)
+            && !hands_over(reply)
         {
             self.judge_freed(before, reply);
         }
@@ -161,6 +163,7 @@ impl World {
 
     /// A worker begins a task. True if it holds its key, or nobody does.
     pub fn judge_begin(&mut self, _worker: usize, task: usize, again: bool) -> bool {
+        self.judge_begins_newest(task);
         let facts = &self.facts.tasks[task];
         let (row, key) = (facts.row, facts.key);
         let lock = facts.digest.and_then(|digest| self.show(digest));

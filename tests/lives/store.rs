@@ -191,6 +191,7 @@ impl World {
         let Some(digest) = digest else { return reply };
         self.facts.tasks[task].digest = Some(digest);
         let after = self.show(digest);
+        self.judge_newer(task, &reply);
         self.judge_step(task, digest, request, &reply, before.as_ref(), after);
         self.judge_run_step(task, digest, request, &reply, run_before.as_ref());
         self.follower_answered(request, &reply);

@@ -1,0 +1,114 @@
+//! Keys of which the newest task wins: after a quiet time, or after the end of the one that runs.
+//!
+//! A task that another has superseded does not begin any more, unless a worker had it by then; and the one that has superseded it is not
+//! lost: of a burst the last one runs, and so does what waits.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use oncegate::rules::lock::{Acquired, Admitted, Committed, Reply};
+use oncegate::rules::spec::{OnDuplicate, Unique};
+
+use crate::facts::Facts;
+use crate::plan::{Acks, Row, row};
+use crate::world::World;
+
+/// By whom a task was superseded, and whether a worker had it by then.
+struct Superseded {
+    newer: usize,
+    in_hands: bool,
+}
+
+#[derive(Default)]
+pub struct Newest {
+    superseded: BTreeMap<usize, Superseded>,
+}
+
+impl Row {
+    fn debounced(mut self, quiet_ms: u64, longest_ms: u64) -> Row {
+        self.rule.debounce = Some(Duration::from_millis(quiet_ms));
+        self.rule.debounce_max = Some(Duration::from_millis(longest_ms));
+        self
+    }
+
+    fn keeping_last(mut self) -> Row {
+        self.rule.on_duplicate = OnDuplicate::KeepLast;
+        self
+    }
+}
+
+/// Tasks whose runs are put off, with every scope that can be.
+pub fn debounced() -> Vec<Row> {
+    vec![
+        row(0, Unique::UntilStarted, Acks::Early).debounced(3_000, 12_000),
+        row(1, Unique::UntilStarted, Acks::Late).debounced(1_500, 4_000),
+        row(2, Unique::UntilFinished, Acks::Early).debounced(3_000, 12_000),
+        row(3, Unique::UntilStartedAndWhileRunning, Acks::Late).debounced(3_000, 12_000),
+    ]
+}
+
+/// Tasks of which one waits.
+pub fn kept() -> Vec<Row> {
+    vec![
+        row(0, Unique::UntilFinished, Acks::Early).keeping_last(),
+        row(1, Unique::UntilFinished, Acks::Late).keeping_last(),
+    ]
+}
+
+/// Whether this answer gives the lock of one to another.
+pub fn hands_over(reply: &Reply) -> bool {
+    matches!(
+        reply,
+        Reply::Acquire(Acquired::Replaces { .. } | Acquired::PutOff { holder: Some(_), .. })
+    )
+}
+
+impl World {
+    /// What a step of the store says of older tasks.
+    pub fn judge_newer(&mut self, task: usize, reply: &Reply) {
+        let (older, newer) = match reply {
+            Reply::Commit(Committed::Replaced(superseded)) => (Facts::index(&superseded.freed.holder), task),
+            Reply::Acquire(Acquired::Outrun { holder }) => (task, Facts::index(holder)),
+            Reply::Admit(_, Admitted::Outdated { newer }) => (task, Facts::index(newer)),
+            _ => return,
+        };
+        if self.newest.superseded.contains_key(&older) {
+            return;
+        }
+        let (of, by) = (&self.facts.tasks[older], &self.facts.tasks[newer]);
+        if (of.row, of.key) != (by.row, by.key) || older == newer {
+            self.facts.fail(older, format!("is superseded by t{newer}, which is another's"));
+        }
+        let handed = self
+            .links
+            .values()
+            .any(|link| link.handed.iter().any(|handed| handed.task == older));
+        let in_hands = handed || self.workers.iter().any(|worker| worker.knows(older));
+        self.facts
+            .note(older, format!("is superseded by t{newer}, a worker has it: {in_hands}"));
+        self.newest.superseded.insert(older, Superseded { newer, in_hands });
+    }
+
+    /// A worker begins a task.
+    pub fn judge_begins_newest(&mut self, task: usize) {
+        let Some(superseded) = self.newest.superseded.get(&task) else {
+            return;
+        };
+        let facts = &self.facts.tasks[task];
+        if !superseded.in_hands && !facts.unchecked && !facts.doubled {
+            self.facts
+                .fail(task, format!("begins, and t{} has superseded it", superseded.newer));
+        }
+    }
+
+    /// Nothing moves any more: who has superseded another is not lost.
+    pub fn judge_newest(&self) {
+        for (older, superseded) in &self.newest.superseded {
+            let facts = &self.facts.tasks[superseded.newer];
+            let accounted = facts.begun > 0 || facts.dropped || facts.revoked || facts.purged || facts.expired;
+            if !accounted {
+                self.facts.fail(superseded.newer, format!("has superseded t{older}, and never ran"));
+            }
+        }
+    }
+}
