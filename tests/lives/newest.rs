@@ -1,6 +1,6 @@
 //! Keys of which the newest task wins: after a quiet time, or after the end of the one that runs.
 //!
-//! A task that another has superseded does not begin any more, unless a worker had it by then; and the one that has superseded it is not
+//! A task that another has superseded does not begin any more: what a worker has of it is revoked there. And the one that has superseded it is not
 //! lost: of a burst the last one runs, and so does what waits.
 
 use std::collections::BTreeMap;
@@ -13,15 +13,10 @@ use crate::facts::Facts;
 use crate::plan::{Acks, Row, row};
 use crate::world::World;
 
-/// By whom a task was superseded, and whether a worker had it by then.
-struct Superseded {
-    newer: usize,
-    in_hands: bool,
-}
-
 #[derive(Default)]
 pub struct Newest {
-    superseded: BTreeMap<usize, Superseded>,
+    /// By whom each task was superseded.
+    superseded: BTreeMap<usize, usize>,
 }
 
 impl Row {
@@ -29,6 +24,11 @@ impl Row {
         self.rule.debounce = Some(Duration::from_millis(quiet_ms));
         self.rule.debounce_max = Some(Duration::from_millis(longest_ms));
         self
+    }
+
+    /// Whether what waits may have expired when its turn comes.
+    pub fn keeps(&self) -> bool {
+        self.rule.on_duplicate == OnDuplicate::KeepLast
     }
 
     fn keeping_last(mut self) -> Row {
@@ -79,14 +79,13 @@ impl World {
         if (of.row, of.key) != (by.row, by.key) || older == newer {
             self.facts.fail(older, format!("is superseded by t{newer}, which is another's"));
         }
-        let handed = self
-            .links
-            .values()
-            .any(|link| link.handed.iter().any(|handed| handed.task == older));
-        let in_hands = handed || self.workers.iter().any(|worker| worker.knows(older));
-        self.facts
-            .note(older, format!("is superseded by t{newer}, a worker has it: {in_hands}"));
-        self.newest.superseded.insert(older, Superseded { newer, in_hands });
+        self.facts.note(older, format!("is superseded by t{newer}"));
+        self.facts.tasks[older].dropped = true;
+        self.newest.superseded.insert(older, newer);
+        // The proxy that has heard of it revokes it where it is.
+        if let Reply::Commit(Committed::Replaced(superseded)) = reply {
+            self.worker_hears_revoke(&superseded.worker, older);
+        }
     }
 
     /// A worker begins a task.
@@ -103,12 +102,20 @@ impl World {
 
     /// Nothing moves any more: who has superseded another is not lost.
     pub fn judge_newest(&self) {
-        for (older, superseded) in &self.newest.superseded {
-            let facts = &self.facts.tasks[superseded.newer];
+        for (older, newer) in &self.newest.superseded {
+            let facts = &self.facts.tasks[*newer];
             let accounted = facts.begun > 0 || facts.dropped || facts.revoked || facts.purged || facts.expired;
             if !accounted {
-                self.facts.fail(superseded.newer, format!("has superseded t{older}, and never ran"));
+                self.facts.fail(*newer, format!("has superseded t{older}, and never ran"));
             }
         }
+    }
+}
+
+/// What was freed, of a reply that also tells that superseded tasks ran.
+pub fn without_outlived(reply: &Reply) -> Option<Reply> {
+    match reply {
+        Reply::Outlived { freed, .. } => Some(Reply::Released(freed.clone())),
+        _ => None,
     }
 }
