@@ -98,7 +98,7 @@ impl World {
             ReleaseReason::Revoked => facts.revoked,
             ReleaseReason::Expired => facts.expires_ms.is_some_and(|ms| ms <= self.now.unix_ms),
             ReleaseReason::Crash => !lives || copies,
-            ReleaseReason::Unconfirmed => !lives || facts.unconfirmed || copies,
+            ReleaseReason::Unconfirmed => !lives || facts.unconfirmed || copies || self.is_forgotten(task),
             // What was on its way when the purge was asked for may have missed it.
             ReleaseReason::Purged => self.plan.purges(),
             ReleaseReason::Lapsed | ReleaseReason::Returned | ReleaseReason::Replaced | ReleaseReason::Admin => false,
@@ -211,8 +211,8 @@ impl World {
             let facts = &self.facts.tasks[task];
             // One that was with a worker before its queue was purged is nobody's to free, nor is one that the broker confirmed later.
             let unpurged = facts.purged && (facts.delivered || facts.passed_over);
-            // Nobody tells of a retry that expires in its queue, and a retry of one copy may be heard when another has just ended.
-            let missed = unpurged || facts.retried && (facts.expired || facts.doubled);
+            // Nobody tells of what expires in its queue after a run, and a retry of one copy may be heard when another has just ended.
+            let missed = unpurged || facts.begun > 0 && facts.expired || facts.retried && facts.doubled;
             // What was decided without the store may be committed after all that was told of its end.
             if lock.scope == Extent::Publish(Scope::UntilExpired) || facts.untold || facts.unchecked || missed {
                 continue;

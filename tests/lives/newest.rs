@@ -10,6 +10,7 @@ use oncegate::rules::lock::{Acquired, Admitted, Committed, Reply};
 use oncegate::rules::spec::{OnDuplicate, Unique};
 
 use crate::facts::Facts;
+use crate::link::Owner;
 use crate::plan::{Acks, Row, row};
 use crate::world::World;
 
@@ -29,6 +30,11 @@ impl Row {
     /// Whether what waits may have expired when its turn comes.
     pub fn keeps(&self) -> bool {
         self.rule.on_duplicate == OnDuplicate::KeepLast
+    }
+
+    /// Whether a publish may wait for the one before.
+    fn takes_turns(&self) -> bool {
+        self.keeps() || self.rule.debounce.is_some()
     }
 
     fn keeping_last(mut self) -> Row {
@@ -90,14 +96,19 @@ impl World {
 
     /// A worker begins a task.
     pub fn judge_begins_newest(&mut self, task: usize) {
-        let Some(superseded) = self.newest.superseded.get(&task) else {
-            return;
-        };
+        let Some(newer) = self.newest.superseded.get(&task) else { return };
         let facts = &self.facts.tasks[task];
-        if !superseded.in_hands && !facts.unchecked && !facts.doubled {
-            self.facts
-                .fail(task, format!("begins, and t{} has superseded it", superseded.newer));
+        if !facts.unchecked && !facts.doubled {
+            self.facts.fail(task, format!("begins, and t{newer} has superseded it"));
         }
+    }
+
+    /// Its publish waited for the lease of another when its producer went, who hears no confirm any more.
+    pub fn is_forgotten(&self, task: usize) -> bool {
+        let facts = &self.facts.tasks[task];
+        let mut writing = self.links.values().filter(|link| link.writing.contains(&task));
+        let is_turned = self.plan.rows[facts.row].takes_turns();
+        is_turned && !facts.reached && writing.all(|link| link.owner == Owner::Nobody)
     }
 
     /// Nothing moves any more: who has superseded another is not lost.
