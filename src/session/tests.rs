@@ -428,6 +428,7 @@ mod gone;
 mod hear;
 mod hold;
 mod invariants;
+mod keep_last;
 mod kept;
 mod leases;
 mod limit;

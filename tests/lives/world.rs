@@ -11,6 +11,7 @@ use crate::broker::Queues;
 use crate::clock::ManualClock;
 use crate::facts::Facts;
 use crate::link::Link;
+use crate::newest::Newest;
 use crate::orphans::Orphans;
 use crate::plan::{Fault, Plan};
 use crate::producer::Producer;
@@ -39,6 +40,7 @@ pub struct World {
     /// When each proxy reaches the store again, if it has not since.
     pub proxies_down: Vec<Option<u64>>,
     pub runs: Runs,
+    pub newest: Newest,
     pub rules: Arc<RuleSet>,
     pub links: BTreeMap<usize, Link>,
     pub last_link: usize,
@@ -102,6 +104,7 @@ impl World {
             down_until_us: 0,
             proxies_down: vec![None; plan.proxies],
             runs: Runs::default(),
+            newest: Newest::default(),
             rules: Arc::new(rules),
             links: BTreeMap::new(),
             last_link: 0,
@@ -134,6 +137,7 @@ impl World {
             }
         }
         self.judge_tasks();
+        self.judge_newest();
         // The grace of a settlement, of an orphan, its note, the looks, and both questions.
         self.idle(120_000 - 30_000);
         self.judge_locks();
