@@ -18,7 +18,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::{Answer, Filter, Page, Ticket};
+use super::records::Records;
+use super::{Answer, Filter, Keep, Page, Record, Ticket};
 use crate::rules::lock::{
     Acquired, Admitted, Alive, Claim, Committed, Cooled, Digest, Extent, Freed, LockNote, LockState, Nonce, ReleaseReason, Renewed, Reply,
     Request, Running, Scope, Signal, SignalVerdict,
@@ -96,6 +97,8 @@ pub struct Memory {
     clock: Arc<dyn Clock>,
     proxy: Arc<str>,
     table: Mutex<Table>,
+    /// What was decided about ids. Apart, so that writing it down holds up no lock.
+    records: Mutex<Records>,
 }
 
 impl fmt::Debug for Memory {
@@ -111,6 +114,7 @@ impl Memory {
             clock,
             proxy,
             table: Mutex::default(),
+            records: Mutex::default(),
         }
     }
 
@@ -158,6 +162,25 @@ impl Memory {
         let now = self.clock.now_ms();
         let table = self.table();
         names.iter().map(|name| table.announced(name, now).map(str::to_owned)).collect()
+    }
+
+    /// See [`super::Client::record`].
+    pub(super) fn record(&self, records: &[Record], keep: Keep) {
+        self.records().write(records, keep, self.clock.now_ms());
+    }
+
+    pub(super) fn recorded(&self, id: &str) -> Vec<String> {
+        self.records().read(id, self.clock.now_ms())
+    }
+
+    fn records(&self) -> MutexGuard<'_, Records> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// See [`super::Client::claimed`].
+    pub(super) fn claimed(&self, id: &str) -> Vec<Digest> {
+        let now = self.clock.now_ms();
+        self.table().claims(id, now).iter().map(|claimed| claimed.digest).collect()
     }
 
     /// How many locks and id records are held, lapsed ones included until they are swept.
@@ -313,6 +336,10 @@ impl Step<'_> {
                 note,
                 worker,
             } => Reply::Renewed(self.renew_run(claim, *delivery, note, worker)),
+            Request::Republished { claim, retries } => {
+                self.republished(claim, *retries);
+                Reply::Done
+            }
             Request::Join { claim, holder, note } => {
                 self.join(claim, holder, &note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
                 Reply::Done
@@ -417,6 +444,12 @@ impl Step<'_> {
 
     fn commit_to(&mut self, claim: &Claim, publish: Nonce, note: &Arc<LockNote>) -> Committed {
         let life_end = self.now + note.queued_life_ms().clamp(1, LONGEST_MS);
+        let lock = self.table.lock_for(&claim.digest, &claim.id, self.now);
+        // Its end may have come first, and the lock be that of a later message.
+        let unknown = lock.is_some_and(|lock| lock.holder == claim.id && lock.is_unknown(publish));
+        if unknown && self.ended(claim, publish, note) {
+            return Committed::Ended;
+        }
         let (holder, own) = match self.table.lock_for(&claim.digest, &claim.id, self.now) {
             Some(lock) if lock.holder == claim.id => (None, Some(lock)),
             Some(lock) => (Some(lock.holder.clone()), None),
@@ -452,9 +485,9 @@ impl Step<'_> {
             if lock.holder == claim.id && lock.state == LockState::Leased && lock.in_flight() > 0 {
                 lock.prolong(lease_end);
             }
-            self.table.prolong_ended(&claim.id, self.now);
+            self.table.prolong_ended(&claim.id, self.now + ENDED_KEPT_MS, self.now);
         } else if self.ended(claim, publish, note) {
-            self.table.prolong_ended(&claim.id, self.now);
+            self.table.prolong_ended(&claim.id, self.now + ENDED_KEPT_MS, self.now);
         } else {
             self.take(claim, publish, note, LockState::Leased, lease_end);
             let record_end = lease_end + note.life_ms.min(LONGEST_MS);
@@ -631,7 +664,7 @@ impl Step<'_> {
         let until = self.now + life.clamp(1, LONGEST_MS);
         if let Some(lock) = self.table.lock_for(&claim.digest, &claim.id, self.now) {
             if lock.holder != claim.id || lock.has_ended() {
-                return self.gone(claim);
+                return self.renewed_in_vain(claim, note);
             }
             lock.prolong(until);
             let until = lock.expires_ms;
@@ -642,7 +675,7 @@ impl Step<'_> {
         let ended = ended.is_some_and(|ended| ended.by(|said| frees(said, note), None));
         let dead = self.table.is_superseded(&claim.id, claim.digest, self.now);
         if dead || ended {
-            return self.gone(claim);
+            return self.renewed_in_vain(claim, note);
         }
         let state = if alive == Alive::Acknowledged {
             LockState::Running
@@ -659,6 +692,13 @@ impl Step<'_> {
         }
         self.table.note_id(&claim.id, claim.digest, &note.rule, until, self.now);
         Renewed::Retaken
+    }
+
+    /// Who has not heard of the end by now renews again.
+    fn renewed_in_vain(&mut self, claim: &Claim, note: &LockNote) -> Renewed {
+        let kept_ms = note.life_ms.clamp(ENDED_KEPT_MS, LONGEST_MS);
+        self.table.prolong_ended(&claim.id, self.now + kept_ms, self.now);
+        self.gone(claim)
     }
 
     fn cool(&mut self, claim: &Claim, note: &Arc<LockNote>) -> Cooled {

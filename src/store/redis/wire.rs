@@ -210,6 +210,7 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
         | Request::Run { claim, .. }
         | Request::RenewRun { claim, .. }
         | Request::LeaveRun { claim, .. }
+        | Request::Republished { claim, .. }
         | Request::Cool { claim, .. } => {
             names.write_lock(cmd, claim.digest);
             names.write_id(cmd, &claim.id);
@@ -257,7 +258,7 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
             cmd.arg("J").arg(&**holder).arg(reply).arg(note);
         }
         Request::Result { weight, json, .. } => {
-            cmd.arg("E").arg(u8::from(*weight == Weight::Provisional)).arg(&**json);
+            cmd.arg("X").arg(u8::from(*weight == Weight::Provisional)).arg(&**json);
         }
         Request::Unpublish { publish, reason, .. } => {
             cmd.arg("U").arg(Hex(publish.0)).arg(reason.as_str());
@@ -296,7 +297,11 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
             });
             cmd.arg(note).arg(&**worker);
         }
-        Request::Run { .. } | Request::RenewRun { .. } | Request::LeaveRun { .. } | Request::ShowRun { .. } => {
+        Request::Run { .. }
+        | Request::RenewRun { .. }
+        | Request::LeaveRun { .. }
+        | Request::Republished { .. }
+        | Request::ShowRun { .. } => {
             running::write_arguments(cmd, names, request);
         }
         Request::BeatLease { origin, life_ms, .. } => beat::write_arguments(cmd, origin, *life_ms),
@@ -452,9 +457,12 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
     match request {
         Request::Acquire { .. } => acquired(value).map(Reply::Acquire).ok_or(unread),
         Request::Commit { .. } => committed(value).map(Reply::Commit).ok_or(unread),
-        Request::RenewLease { .. } | Request::Join { .. } | Request::Result { .. } | Request::Park { .. } | Request::MarkParked { .. } => {
-            Ok(Reply::Done)
-        }
+        Request::RenewLease { .. }
+        | Request::Republished { .. }
+        | Request::Join { .. }
+        | Request::Result { .. }
+        | Request::Park { .. }
+        | Request::MarkParked { .. } => Ok(Reply::Done),
         Request::FindParked { .. } => park::found(value).map(Reply::Parked).ok_or(unread),
         Request::Unpublish { .. } | Request::Signal { .. } | Request::LeaveRun { .. } | Request::Release { .. } => {
             let Value::Array(locks) = value else { return Err(unread) };
@@ -466,6 +474,7 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
             Value::Int(1) => Ok(Reply::Renewed(Renewed::Retaken)),
             Value::Int(2) => Ok(Reply::Renewed(Renewed::Gone)),
             Value::Int(3) => Ok(Reply::Renewed(Renewed::Superseded)),
+            Value::Int(4) => Ok(Reply::Renewed(Renewed::Lost)),
             _ => Err(unread),
         },
         Request::Run { .. } => running::ran(value).map(Reply::Run).ok_or(unread),

@@ -85,7 +85,7 @@ end
 
 -- Result: 1 if another may follow that counts more, the result. It is kept while others wait for it, or may come and wait: while the holder
 -- has its lock, and for longer if that stays beyond this end, or has not heard of it.
-function ops.E(_, idkey, a)
+function ops.X(_, idkey, a)
   local id, life = id_in(idkey), 0
   for _, member in ipairs(call('SMEMBERS', awaited_of(id))) do
     life = RESULT_KEPT
@@ -104,5 +104,5 @@ end
 
 end
 
-arguments.J, arguments.E = 3, 2
+arguments.J, arguments.X = 3, 2
 
