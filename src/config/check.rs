@@ -1,7 +1,7 @@
 //! What must hold between the keys of one rule, and what is better not written.
 
 use crate::rules::source::{Hears, Source};
-use crate::rules::spec::{AcksLate, Completion, CompletionSource, LimitSpec, Mode, OnDuplicate, OnRunning, ResultMode, RuleSpec, Unique};
+use crate::rules::spec::{AcksLate, Canvas, Completion, CompletionSource, LimitSpec, Mode, OnDuplicate, OnRunning, ResultMode, RuleSpec, Unique};
 
 use super::account::Account;
 use super::reader::TableReader;
@@ -14,6 +14,7 @@ pub(super) fn check_rule(table: &TableReader<'_>, spec: &RuleSpec) {
     check_completion(table, spec);
     check_debounce(table, spec);
     check_replace(table, spec);
+    check_canvas(table, spec);
     if table.has("beat_origins") && spec.beat_lease.is_none() && !table.has("beat_lease") {
         table.refuse(
             "beat_origins",
@@ -63,6 +64,31 @@ fn check_replace(table: &TableReader<'_>, spec: &RuleSpec) {
             "on_duplicate",
             "replaces what has not started, and unique = \"until_expired\" never hears of a start",
             "Write unique = \"until_started\" or \"until_finished\".",
+        );
+    }
+}
+
+/// A member of a canvas must not be lost, and one that is a duplicate waits for the end of its holder.
+fn check_canvas(table: &TableReader<'_>, spec: &RuleSpec) {
+    if spec.canvas != Canvas::Dedupe {
+        return;
+    }
+    let scope = match spec.unique {
+        Some(unique @ (Unique::UntilExpired | Unique::WhileRunning)) => unique.as_str(),
+        _ => "",
+    };
+    if !scope.is_empty() {
+        table.refuse(
+            "canvas",
+            &format!("waits for the end of the holder of a lock, and unique = {scope:?} has none that is held until then"),
+            "Write unique = \"until_finished\" or \"until_started\", or canvas = \"bypass\".",
+        );
+    }
+    if spec.on_running != OnRunning::Wait && spec.unique == Some(Unique::UntilStartedAndWhileRunning) {
+        table.refuse(
+            "canvas",
+            "deduplicates members of a canvas, which on_running would lose",
+            "Write on_running = \"wait\", or canvas = \"bypass\".",
         );
     }
 }
@@ -133,8 +159,18 @@ pub(super) struct Offered<'a> {
     pub events: bool,
     /// The Redis result backend is read.
     pub redis: bool,
+    /// A duplicate's own message brings its result.
+    pub carried: bool,
     /// The proxy's own accounts at the broker.
     pub accounts: &'a [Account],
+}
+
+impl Offered<'_> {
+    /// Whether the dropped ids of this rule get their results.
+    pub(super) fn gives(self, spec: &RuleSpec) -> bool {
+        let knows_ends = !matches!(spec.unique, Some(Unique::UntilExpired | Unique::WhileRunning));
+        self.redis || self.carried && spec.result == ResultMode::Join && knows_ends
+    }
 }
 
 /// Says which signal a rule needs and cannot have, by what the configuration alone shows. Events that workers publish untold, and rpc
@@ -290,7 +326,7 @@ pub(super) fn warn(reader: &Reader, rules: &[Written<'_>], offered: Offered<'_>)
             );
         }
         let written = spec.given.as_ref().is_some_and(|given| given.contains("result"));
-        if written && spec.result != ResultMode::None && !offered.redis {
+        if written && spec.result != ResultMode::None && !offered.gives(spec) {
             let result = spec.result.as_str();
             say(
                 "result",

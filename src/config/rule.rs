@@ -314,8 +314,10 @@ pub(super) fn read_set(root: &mut TableReader<'_>, offered: Offered<'_>) -> (Arc
     let signatures = read_signatures(root);
     warn(reader, &rules, offered);
     let mut without_results = Vec::new();
-    if !offered.redis {
-        for rule in &mut rules {
+    for rule in &mut rules {
+        if offered.gives(&rule.spec) {
+            rule.spec.carries_results = offered.carried;
+        } else {
             let asked = std::mem::replace(&mut rule.spec.result, ResultMode::None);
             let drops = rule.spec.unique.is_some() && rule.spec.mode == Mode::Enforce && !rule.spec.bypass;
             if asked != ResultMode::None && drops {

@@ -38,12 +38,13 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
     let admin = read_admin(&mut root);
     let log = read_log(&mut root);
     let decisions = read_decisions(&mut root);
-    let results = read_results(&mut root);
+    let (results, kind) = read_results(&mut root);
     let park = read_park(&mut root);
     read_unbuilt_tables(&mut root);
     let offered = Offered {
         events: proxy.enable_events != EnableEvents::False,
-        redis: results.is_some(),
+        redis: results.is_some() && kind != ResultsKind::Worker,
+        carried: kind == ResultsKind::Worker,
         accounts: &control.accounts,
     };
     let (rules, without_results) = rule::read_set(&mut root, offered);
@@ -321,7 +322,7 @@ const RESULTS_KINDS: [(&str, ResultsKind); 5] = [
 ];
 
 /// `[results]`; `None` if no result backend is to be read.
-fn read_results(root: &mut TableReader<'_>) -> Option<ResultsConfig> {
+fn read_results(root: &mut TableReader<'_>) -> (Option<ResultsConfig>, ResultsKind) {
     let mut table = open(root, "results", "results");
     let url = read_secret::<RedisUrl>(&mut table, "url", "url_file");
     let kind = table.choice("kind", ResultsKind::Auto, &RESULTS_KINDS);
@@ -336,6 +337,6 @@ fn read_results(root: &mut TableReader<'_>) -> Option<ResultsConfig> {
     }
     let shown = table.finish();
     root.show("results", shown);
-    let url = url.filter(|_| matches!(kind, ResultsKind::Auto | ResultsKind::Redis))?;
-    Some(ResultsConfig { url, key_prefix, expires })
+    let url = url.filter(|_| matches!(kind, ResultsKind::Auto | ResultsKind::Redis));
+    (url.map(|url| ResultsConfig { url, key_prefix, expires }), kind)
 }

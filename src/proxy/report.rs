@@ -13,7 +13,7 @@ use crate::metrics::{ClosedBy, Direction, Metrics, Mode, Peer, RuleMetrics};
 use crate::rules::Rule;
 use crate::rules::outcome::{DeliveryDecision, ExceptionReason, PublishDecision};
 use crate::rules::spec;
-use crate::session::{CloseReason, DeliveryEvent, Event, PublishEvent, Session, Side};
+use crate::session::{CloseReason, DeliveryEvent, Event, JOINED, PublishEvent, Session, Side};
 
 /// Reports what happens on one connection.
 pub struct Reporter {
@@ -239,6 +239,9 @@ impl Reporter {
         metrics.count_delivery(delivery.decision, mode(rule));
         if delivery.decision == DeliveryDecision::Parked {
             metrics.count_parked();
+        }
+        if delivery.decision == DeliveryDecision::Joined && delivery.reason == JOINED {
+            metrics.count_joined("worker", 1);
         }
         let kind = match delivery.decision {
             DeliveryDecision::Forwarded => DecisionKind::Other,

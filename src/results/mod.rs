@@ -9,6 +9,7 @@
 
 mod backend;
 mod joiner;
+mod reader;
 mod writer;
 
 use std::io;
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::Config;
 use crate::config::address::RedisUrl;
@@ -24,6 +25,7 @@ use crate::logging::OncePerMinute;
 use crate::metrics::Metrics;
 use crate::rules::outcome::ExceptionReason;
 use crate::rules::owed::{Debt, Outcome};
+use crate::session::Fetched;
 use crate::store::Store;
 
 /// How many results wait to be written at most.
@@ -69,7 +71,8 @@ pub struct Results {
     orders: mpsc::Sender<Order>,
     settings: watch::Sender<Option<Settings>>,
     /// Until the thread has it.
-    waiting: Mutex<Option<mpsc::Receiver<Order>>>,
+    waiting: Mutex<Option<(mpsc::Receiver<Order>, mpsc::UnboundedReceiver<reader::Question>)>>,
+    questions: mpsc::UnboundedSender<reader::Question>,
     failures: Arc<Failures>,
     /// How many are neither written nor given up.
     owing: Arc<AtomicUsize>,
@@ -87,10 +90,12 @@ impl Results {
     /// Nothing is written before [`Results::start`] and [`Results::configure`].
     pub fn new(metrics: Arc<Metrics>) -> Results {
         let (orders, waiting) = mpsc::channel(WAITING_MAX);
+        let (questions, asked) = mpsc::unbounded_channel();
         Results {
             orders,
             settings: watch::channel(None).0,
-            waiting: Mutex::new(Some(waiting)),
+            waiting: Mutex::new(Some((waiting, asked))),
+            questions,
             owing: Arc::default(),
             failures: Arc::new(Failures {
                 metrics,
@@ -101,7 +106,7 @@ impl Results {
 
     /// Starts the thread, once.
     pub fn start(&self, store: &Store) -> io::Result<()> {
-        let Some(orders) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+        let Some((orders, asked)) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return Ok(());
         };
         let store = store.clone();
@@ -111,6 +116,7 @@ impl Results {
         std::thread::Builder::new().name("results".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::spawn(joiner::run(store.client(), settings.clone(), Arc::clone(&failures)));
+                tokio::spawn(reader::run(asked, settings.clone(), Arc::clone(&failures)));
                 writer::run(orders, settings, failures, owing).await;
             });
         })?;
@@ -128,6 +134,18 @@ impl Results {
             *current = settings;
             differs
         });
+    }
+
+    /// What the result backend has of this task. No more are asked for at once than deliveries are held.
+    pub fn fetch(&self, holder: Arc<str>) -> impl Future<Output = Fetched> + use<> {
+        let (answer, fetched) = oneshot::channel();
+        let asked = self.questions.send((holder, answer)).is_ok();
+        async move {
+            match fetched.await {
+                Ok(fetched) if asked => fetched,
+                _ => Fetched::Silent,
+            }
+        }
     }
 
     /// Waits until nothing is owed any more. While the backend is away this does not end for a while: bound it.

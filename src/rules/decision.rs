@@ -157,7 +157,11 @@ impl Claimed {
             release_on: self.rule.release_on,
             cooldown_ms: self.rule.cooldown.as_millis() as u64,
             owed: self.owed,
-            if_held: self.rule.if_held(),
+            if_held: match self.owed {
+                // What waits for its holder does not take its place.
+                Owed::Carried => IfHeld::Yield,
+                _ => self.rule.if_held(),
+            },
         })
     }
 
@@ -308,7 +312,8 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
     if rule.unique.is_none() {
         return Verdict::Keyless { rule: Arc::clone(rule) };
     }
-    if rule.canvas == Canvas::Bypass && (facts.task.group || body.canvas.any()) {
+    let member = is_member(facts, body);
+    if member && (rule.canvas == Canvas::Bypass || !rule.carries_members()) {
         return bypassed(Bypass::Canvas);
     }
     let shadow = rule.mode == Mode::Observe;
@@ -345,14 +350,26 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
             };
         }
     };
-    match claimed(rule, digest, summary, facts, now_ms) {
+    match claimed(rule, digest, summary, facts, member, now_ms) {
         Some(claimed) => Verdict::Claim(claimed),
         None => Verdict::Unmatched { queue_unknown: None },
     }
 }
 
-/// The claim of a message to this key under this rule; `None` if the rule does without uniqueness.
-pub(super) fn claimed(rule: &Arc<Rule>, digest: Digest, summary: Arc<str>, facts: &Facts<'_>, now_ms: u64) -> Option<Claimed> {
+/// Whether something waits for the outcome of the task: it is in a group, a chord or a chain, or has links.
+pub(super) fn is_member(facts: &Facts<'_>, body: &Body) -> bool {
+    facts.task.group || body.canvas.any()
+}
+
+/// The claim of a message to this key under this rule; `None` if the rule does without uniqueness. `member`: see [`is_member`].
+pub(super) fn claimed(
+    rule: &Arc<Rule>,
+    digest: Digest,
+    summary: Arc<str>,
+    facts: &Facts<'_>,
+    member: bool,
+    now_ms: u64,
+) -> Option<Claimed> {
     let unique = rule.unique?;
     let lock_scope = lock_scope(unique);
     let eta = facts.task.eta.map_or(0, |eta| u64::try_from(eta).unwrap_or(0));
@@ -378,7 +395,7 @@ pub(super) fn claimed(rule: &Arc<Rule>, digest: Digest, summary: Arc<str>, facts
         life_ms,
         unstarted_ms,
         expiry,
-        owed: Owed::of(rule, facts.task.ignore_result),
+        owed: Owed::of(rule, facts.task.ignore_result, member),
     })
 }
 

@@ -140,6 +140,8 @@ pub struct Rule {
     pub on_running: OnRunning,
     /// What the id of a dropped task gets.
     pub result: ResultMode,
+    /// Whether a duplicate's own message brings it the result of its holder (`results.kind = "worker"`).
+    carries_results: bool,
     /// Where to a message is dead-lettered.
     pub dead_letter: Option<DeadLetter>,
     /// For how long a delivery is held here before it is parked.
@@ -162,10 +164,29 @@ enum Match {
 }
 
 impl Rule {
+    /// Whether the end of a holder is known, so that a message can wait for it.
+    fn knows_ends(&self) -> bool {
+        matches!(
+            self.unique,
+            Some(Unique::UntilStarted | Unique::UntilFinished | Unique::UntilStartedAndWhileRunning)
+        )
+    }
+
+    /// Whether a duplicate that is a member of a canvas waits for its holder.
+    pub fn carries_members(&self) -> bool {
+        self.canvas == Canvas::Dedupe && self.knows_ends()
+    }
+
+    /// Whether some duplicate waits for its holder.
+    pub fn carries(&self) -> bool {
+        self.carries_members() || self.carries_results && self.result == ResultMode::Join && self.knows_ends()
+    }
+
     /// An observing rule changes no frame, so it asks workers for nothing.
     fn needs_events(&self) -> bool {
         match self.unique {
             _ if self.mode == Mode::Observe || !self.hears.hears(Source::Events) => false,
+            _ if self.carries() => true,
             Some(Unique::UntilStarted) => self.acks_late != AcksLate::False,
             Some(Unique::UntilFinished | Unique::WhileRunning | Unique::UntilStartedAndWhileRunning) => true,
             Some(Unique::UntilExpired) | None => false,
@@ -203,7 +224,7 @@ impl Rule {
     /// Whether a delivery may be held until it may run.
     pub fn holds(&self) -> bool {
         let runs = matches!(self.unique, Some(Unique::WhileRunning | Unique::UntilStartedAndWhileRunning));
-        runs && self.mode == Mode::Enforce
+        (runs || self.carries()) && self.mode == Mode::Enforce
     }
 
     /// The virtual hosts that it is for, if it names them and no patterns.
@@ -354,7 +375,7 @@ impl RuleSet {
     pub fn may_hold(&self, queue: Option<&str>) -> bool {
         let runs_alone = |unique| matches!(unique, Unique::WhileRunning | Unique::UntilStartedAndWhileRunning);
         let takes = |rule: &Rule| {
-            rule.unique.is_some_and(runs_alone) && queue.is_none_or(|queue| rule.queue.is_any() || rule.queue.is_match(queue))
+            (rule.unique.is_some_and(runs_alone) || rule.carries()) && queue.is_none_or(|queue| rule.queue.is_any() || rule.queue.is_match(queue))
         };
         // `continue` may join the mode of one rule with the scope of another.
         self.admits && self.rules.iter().any(|rule| takes(rule))
@@ -492,7 +513,7 @@ impl RuleSet {
             Verdict::Claim(claimed) if *claimed.rule.name == *rule => (claimed.rule, claimed.summary),
             _ => (self.named(rule)?, Arc::from("")),
         };
-        decision::claimed(&rule, digest, summary, facts, now_ms)
+        decision::claimed(&rule, digest, summary, facts, decision::is_member(facts, body), now_ms)
     }
 
     /// The rule that several make together, of which `rule` is the last: earlier keys win, limits add up.

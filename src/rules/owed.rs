@@ -17,15 +17,22 @@ pub enum Owed {
     Revoked,
     /// What the holder's run gives.
     Joined,
+    /// The same, by its own message: that is not dropped, but waits for the end of the holder, and is handed to a worker as one that returns
+    /// the holder's result.
+    Carried,
 }
 
 impl Owed {
-    /// What this rule owes a task whose message says this of its result (header `ignore_result`).
-    pub fn of(rule: &Rule, ignore_result: Option<bool>) -> Owed {
+    /// What this rule owes a task whose message says this of its result (header `ignore_result`), and which is a member of a canvas or not.
+    pub fn of(rule: &Rule, ignore_result: Option<bool>, member: bool) -> Owed {
+        if member && rule.carries_members() {
+            return Owed::Carried;
+        }
         if rule.mode != Mode::Enforce || ignore_result == Some(true) {
             return Owed::Nothing;
         }
         match rule.result {
+            ResultMode::Join if rule.carries() && rule.carries_results => Owed::Carried,
             ResultMode::Join => Owed::Joined,
             ResultMode::Revoke => Owed::Revoked,
             ResultMode::Success => Owed::Success,

@@ -25,7 +25,7 @@ use crate::rules::lock::Reply;
 use crate::rules::outcome::{DeliveryDecision, ExceptionReason};
 
 /// How often the store is asked about a held delivery, in microseconds.
-const POLL_US: u64 = 1_000_000;
+pub(super) const POLL_US: u64 = 1_000_000;
 
 /// How soon it is asked when a run that is waited for is heard of here, in microseconds: what was heard goes to the store first.
 const SOON_US: u64 = 20_000;
@@ -47,6 +47,8 @@ pub(super) enum Until {
     Boundary(Way),
     /// The end of this step on its way to elsewhere.
     Leaving(Leaving),
+    /// What the result backend has of its holder.
+    Fetching,
 }
 
 /// A held delivery.
@@ -82,7 +84,7 @@ impl Held {
             Until::Answer(_) if self.park_us != u64::MAX => None,
             Until::Answer(_) => Some(self.back_us),
             Until::Leaving(Leaving::DeadLetter { until_us, .. }) => Some(*until_us),
-            Until::Boundary(_) | Until::Leaving(_) => None,
+            Until::Boundary(_) | Until::Leaving(_) | Until::Fetching => None,
         }
     }
 }
@@ -175,7 +177,12 @@ impl Channel {
     pub(super) fn hold_back(&mut self, shared: &mut Shared, admission: Box<Admission>, holder: Option<Arc<str>>) {
         let now = shared.now;
         let eta = admission.eta_ahead(now).filter(|_| holder.is_none());
-        let reason = if eta.is_some() { "eta" } else { "running" };
+        let fate = admission.carry.as_ref().and_then(|carry| carry.fate);
+        let reason = match (&admission.carry, eta) {
+            (Some(_), _) => "holder",
+            (None, Some(_)) => "eta",
+            (None, None) => "running",
+        };
         let asks_us = eta.map_or(POLL_US, |ahead_ms| ahead_ms.saturating_mul(1000));
         let hold_max = admission.rule.hold_max;
         let parkable = admission.is_parkable(now);
@@ -184,6 +191,9 @@ impl Channel {
         };
         shared.admission(&held.admission, DeliveryDecision::Held, reason, held.holder.clone());
         held.until = Until::Poll(now.us.saturating_add(asks_us));
+        if let Some(carry) = &mut held.admission.carry {
+            carry.since_ms.get_or_insert(now.unix_ms);
+        }
         let number = shared.next_held - 1;
         let known_ms = u128::from(eta.unwrap_or(0));
         held.park_us = match parkable {
@@ -194,6 +204,9 @@ impl Channel {
                 now.us.saturating_add(hold_max_us).min(held.back_us)
             }
         };
+        if let Some(fate) = fate {
+            return self.holder_ended(shared, number, fate);
+        }
         if held.park_us <= now.us || parkable && self.is_window_full(number) {
             return self.park(shared, number);
         }
@@ -268,13 +281,16 @@ impl Channel {
             Until::Leaving(Leaving::DeadLetter { until_us, .. }) if *until_us <= now_us => {
                 return self.dead_letter_ends(shared, number, Err(RepublishFault::Unknown));
             }
-            Until::Poll(_) | Until::Answer(_) | Until::Boundary(_) | Until::Leaving(_) => {}
+            Until::Poll(_) | Until::Answer(_) | Until::Boundary(_) | Until::Leaving(_) | Until::Fetching => {}
         }
         if matches!(held.until, Until::Poll(us) if us <= now_us) {
             let ticket = Ticket::of_held(number, self.number);
             held.until = Until::Answer(ticket);
-            held.admission.wait = Await::Run;
-            if let Some(question) = held.admission.run_question(&shared.worker) {
+            held.admission.wait = match held.admission.carry {
+                Some(_) => Await::Answer { until_us: None },
+                None => Await::Run,
+            };
+            if let Some(question) = held.admission.question(&shared.worker, now_us) {
                 shared.asks.push((ticket.0, question));
             }
         }
@@ -283,7 +299,7 @@ impl Channel {
     /// It cannot stay unsettled any longer.
     fn holding_ends(&mut self, shared: &mut Shared, number: u64) {
         let Some(held) = self.held.deliveries.get(&number) else { return };
-        let returns = held.admission.run.as_ref().map_or(0, |run| run.returns);
+        let returns = held.admission.returns();
         if returns < RETURNS_MAX {
             if let Some(held) = self.take_held(shared, number) {
                 self.give_back_held(shared, &held, "consumer_timeout");
@@ -305,17 +321,22 @@ impl Channel {
         match held.until {
             Until::Answer(_) => {}
             Until::Leaving(_) => return self.leaving_answered(shared, number, &answer),
-            Until::Poll(_) | Until::Boundary(_) => return,
+            Until::Poll(_) | Until::Boundary(_) | Until::Fetching => return,
         }
         held.until = Until::Poll(now_us + POLL_US);
         let silent = match answer {
-            Ok(Reply::Run(ran)) => {
+            Ok(Reply::Run(ran)) if held.admission.carry.is_none() => {
                 held.silent_us = None;
                 match held.admission.ran(ran, now_us) {
                     Way::Held(holder) => held.holder = holder.or(held.holder.take()),
                     way => return self.let_go(shared, number, way),
                 }
                 None
+            }
+            Ok(Reply::Admit(digest, admitted)) if held.admission.carry.is_some() => {
+                held.silent_us = None;
+                held.admission.hold.answered(digest, now_us);
+                return self.carry_answered(shared, number, admitted);
             }
             // A reply of another kind says nothing of the question.
             Ok(_) => Some(StoreSilent::Unreachable),
@@ -336,7 +357,7 @@ impl Channel {
     }
 
     /// A held delivery goes this way, outside of the broker's contents.
-    fn let_go(&mut self, shared: &mut Shared, number: u64, way: Way) {
+    pub(super) fn let_go(&mut self, shared: &mut Shared, number: u64, way: Way) {
         let way = match (way, self.held.deliveries.get(&number)) {
             (Way::Busy(holder, freed), Some(held)) if held.admission.is_dead_lettered() => {
                 shared.events.extend(freed.into_iter().map(Event::Freed));
@@ -387,7 +408,7 @@ impl Channel {
             Until::Answer(ticket) => shared.cancelled.push(ticket),
             Until::Leaving(ref step) if step.asks() => shared.cancelled.push(Ticket::of_held(number, self.number)),
             Until::Boundary(_) => self.held.boundary -= 1,
-            Until::Poll(_) | Until::Leaving(_) => {}
+            Until::Poll(_) | Until::Leaving(_) | Until::Fetching => {}
         }
         Some(held)
     }

@@ -16,6 +16,7 @@ mod answer;
 mod arrive;
 mod beat;
 mod broker;
+mod carry;
 mod channel;
 mod collect;
 mod confirm;
@@ -54,6 +55,7 @@ mod witness;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+pub use carry::{Fetched, JOINED};
 pub use channel::Channel;
 pub use confirm::{Ledger, Outcome, UnknownTag};
 pub use deliver::{Deliveries, Pass};
@@ -280,6 +282,8 @@ struct Shared {
     quorum: HashSet<Box<str>>,
     /// Messages that are to be published anew.
     republishes: Vec<(Ticket, Republish)>,
+    /// Holders whose results are asked for.
+    fetches: Vec<(Ticket, Arc<str>)>,
     /// Nothing was there to park with: nothing is parked before this time in monotonic microseconds. 0 while it works.
     parks_from_us: u64,
     observing: HashMap<Ticket, Box<Grant>>,
@@ -444,6 +448,7 @@ impl Session {
                 single_active: HashSet::new(),
                 quorum: HashSet::new(),
                 republishes: Vec::new(),
+                fetches: Vec::new(),
                 parks_from_us: 0,
                 observing: HashMap::new(),
                 watched: HashMap::new(),

@@ -46,7 +46,7 @@ impl Shared {
     /// A task was dropped for this holder.
     pub(super) fn owes(&mut self, owed: Owed, rule: &Arc<Rule>, id: &Arc<str>, holder: &Arc<str>) {
         let outcome = match owed {
-            Owed::Nothing | Owed::Joined => return,
+            Owed::Nothing | Owed::Joined | Owed::Carried => return,
             Owed::Success => Outcome::Success,
             Owed::Revoked => Outcome::Revoked,
         };

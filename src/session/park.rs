@@ -151,15 +151,23 @@ impl Admission {
 
     /// For how long it is to stay away, in milliseconds.
     fn wait_ms(&self, now: Now) -> u64 {
-        let Some(run) = &self.run else { return WAIT_MIN_MS };
-        if let Some(eta) = run.eta_ms.filter(|eta| *eta > now.unix_ms) {
-            return (eta - now.unix_ms).max(WAIT_MIN_MS);
+        if let (None, Some(ahead_ms)) = (&self.carry, self.eta_ahead(now)) {
+            return ahead_ms.max(WAIT_MIN_MS);
         }
-        let waited_ms = run.place_ms.map_or(0, |since| now.unix_ms.saturating_sub(since));
+        let waited_ms = self.place_ms().map_or(0, |since| now.unix_ms.saturating_sub(since));
         (waited_ms / 2).clamp(WAIT_MIN_MS, WAIT_MAX_MS)
     }
 
-    fn content(&self) -> &[u8] {
+    /// Since when it waits, in milliseconds since the Unix epoch.
+    fn place_ms(&self) -> Option<u64> {
+        match (&self.carry, &self.run) {
+            (Some(carry), _) => carry.since_ms,
+            (None, Some(run)) => run.place_ms,
+            (None, None) => None,
+        }
+    }
+
+    pub(super) fn content(&self) -> &[u8] {
         self.frames.get(self.header_at..).unwrap_or_default()
     }
 
@@ -176,7 +184,7 @@ impl Admission {
             fingerprint: self.fingerprint()?,
             digest: self.hold.claim.digest,
             rule: Arc::clone(&self.rule.name),
-            place_ms: self.run.as_ref().and_then(|run| run.place_ms),
+            place_ms: self.place_ms(),
             life_ms: self.wait_ms(now).saturating_add(NOTE_MS),
         })
     }
@@ -327,10 +335,10 @@ impl Channel {
     fn parked(&mut self, shared: &mut Shared, number: u64) {
         let Some(held) = self.take_left(shared, number) else { return };
         let admission = &held.admission;
-        let waits = admission.run.as_ref().and_then(|run| run.eta_ms);
-        let reason = match waits {
-            Some(eta) if eta > shared.now.unix_ms => "eta",
-            _ => "running",
+        let reason = match (&admission.carry, admission.eta_ahead(shared.now)) {
+            (Some(_), _) => "holder",
+            (None, Some(_)) => "eta",
+            (None, None) => "running",
         };
         shared.admission(admission, DeliveryDecision::Parked, reason, held.holder.clone());
         // Nobody is to wait behind it.

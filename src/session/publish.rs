@@ -78,6 +78,11 @@ pub struct Publish {
 }
 
 impl Publish {
+    /// Whether it goes out and waits for its holder where it is a duplicate.
+    pub fn is_carried(&self) -> bool {
+        self.grant.as_ref().is_some_and(|grant| grant.owed == Owed::Carried)
+    }
+
     /// Whether it takes its key over from a holder that has not begun.
     pub fn replaces(&self) -> bool {
         self.grant.as_ref().is_some_and(|grant| grant.note.if_held == IfHeld::Replace)

@@ -70,6 +70,12 @@ impl Admission {
         eta.checked_sub(now.unix_ms).filter(|ahead| *ahead > 0)
     }
 
+    /// How often the broker has had the message back.
+    pub(super) fn returns(&self) -> u64 {
+        let run = self.run.as_ref().map(|run| run.returns);
+        run.or(self.carry.as_ref().map(|carry| carry.returns)).unwrap_or(0)
+    }
+
     /// The question for the running lock.
     pub(super) fn run_question(&mut self, worker: &Arc<str>) -> Option<Request> {
         let run = self.run.as_mut()?;

@@ -66,8 +66,8 @@ impl Sought {
         let (deliver, header) = delivery_parts(collect)?;
         let seen = match token_of(&header.properties) {
             Some(token) => Seen::Copy(token),
-            // What takes no running lock is never held, so it is never parked.
-            None if deliver.redelivered && judged.is_some_and(|judged| judged.run.is_some()) => Seen::Original,
+            // What takes no running lock and waits for nobody is never held, so it is never parked.
+            None if deliver.redelivered && judged.is_some_and(|judged| judged.run.is_some() || judged.carry.is_some()) => Seen::Original,
             None => return None,
         };
         let id = if let Some(judged) = judged {

@@ -69,6 +69,8 @@ pub struct RuleSpec {
     pub cooldown: Option<Duration>,
     /// `result`.
     pub result: ResultMode,
+    /// Whether `result = "join"` is brought by the duplicate's own message (`results.kind = "worker"`).
+    pub carries_results: bool,
     /// `canvas`.
     pub canvas: Canvas,
     /// `acks_late`.
@@ -132,6 +134,7 @@ impl Default for RuleSpec {
             release_on: vec![Outcome::Success, Outcome::Failure],
             cooldown: None,
             result: ResultMode::Join,
+            carries_results: false,
             canvas: Canvas::Bypass,
             acks_late: AcksLate::Auto,
             completion: Completion::Auto,

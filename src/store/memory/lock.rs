@@ -56,6 +56,8 @@ pub(super) struct Lock {
     delivered: bool,
     /// A proxy has carried the message to a worker.
     carried: bool,
+    /// A message waits for the end of the holder.
+    pub(super) waited: bool,
     /// That it goes was told when the settle grace began.
     told: bool,
     pub(super) since_ms: u64,
@@ -94,6 +96,7 @@ impl Lock {
             worker: "".into(),
             delivered: false,
             carried: false,
+            waited: false,
             told: false,
             since_ms,
             publishes: vec![(publish, first)],

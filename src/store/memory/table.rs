@@ -200,6 +200,10 @@ pub(super) struct Table {
     pub(super) beats: Lapsing<Digest, Owner>,
     /// Who waits for a holder's result.
     pub(super) joins: super::join::Joins,
+    /// Of whom a message is a duplicate that waits.
+    pub(super) twins: Lapsing<(Digest, Arc<str>), super::twin::Twin>,
+    /// What became of holders that somebody waits for.
+    pub(super) fates: Lapsing<(Digest, Arc<str>), super::twin::Known>,
     /// The parked messages of an id.
     pub(super) parked: Lapsing<Arc<str>, Messages>,
     /// What was announced, and until when.
@@ -417,6 +421,8 @@ impl Table {
         self.asked.sweep(now);
         self.beats.sweep(now);
         self.parked.sweep(now);
+        self.twins.sweep(now);
+        self.fates.sweep(now);
         for _ in 0..SWEPT_PER_REQUEST {
             let Some(mut slot) = self.due.first_entry().filter(|slot| *slot.key() <= now / SLOT_MS) else {
                 return;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use redis::{Cmd, RedisWrite, Script, ToRedisArgs, Value};
 
 use crate::rules::lock::{
-    Acquired, Admitted, Alive, Begun, Committed, Cooled, Digest, Extent, Freed, IfHeld, LockNote, LockRecord, LockState, ReleaseReason,
+    Acquired, Admitted, Alive, Begun, Committed, Cooled, Digest, Extent, Fate, Freed, IfHeld, LockNote, LockRecord, LockState, ReleaseReason,
     Renewed, Reply, Request, Running, Scope, Signal, Superseded,
 };
 use crate::rules::owed::Owed;
@@ -23,6 +23,7 @@ pub(super) const SCRIPT: &str = concat!(
     include_str!("../scripts/run.lua"),
     include_str!("../scripts/beat.lua"),
     include_str!("../scripts/join.lua"),
+    include_str!("../scripts/twin.lua"),
     include_str!("../scripts/park.lua"),
     include_str!("../scripts/replace.lua"),
     include_str!("../scripts/answer.lua")
@@ -226,7 +227,7 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
             note: fields,
             ..
         } => {
-            cmd.arg("A").arg(Hex(publish.0)).arg(dropped_as(*reentrant, fields.owed)).arg(note);
+            cmd.arg("A").arg(Hex(publish.0)).arg(dropped_as(*reentrant, fields)).arg(note);
         }
         Request::Commit { publish, .. } => {
             cmd.arg("C").arg(Hex(publish.0)).arg(note);
@@ -260,7 +261,10 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
         } => {
             cmd.arg("M")
                 .arg(Hex(delivery.0))
-                .arg(dropped_as(*reentrant, fields.owed))
+                .arg(match (*reentrant, fields.owed) {
+                    (true, Owed::Carried) => "v",
+                    _ => dropped_as(*reentrant, fields),
+                })
                 .arg(note)
                 .arg(&**worker);
         }
@@ -295,9 +299,12 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
 }
 
 /// What is to be done with an id that turns out to be a duplicate, as the script is told.
-fn dropped_as(reentrant: bool, owed: Owed) -> &'static str {
-    match (reentrant, owed) {
+fn dropped_as(reentrant: bool, note: &LockNote) -> &'static str {
+    match (reentrant, note.owed) {
         (true, _) => "1",
+        // What only observes waits for nobody.
+        (false, Owed::Carried) if !note.shadow => "w",
+        (false, Owed::Carried) => "0",
         (false, Owed::Joined) => "j",
         (false, Owed::Nothing | Owed::Success | Owed::Revoked) => "0",
     }
@@ -498,6 +505,16 @@ fn admitted(computed: Digest, value: Value) -> Option<Reply> {
             holder: text(holder)?,
             state: LockState::from_name(&text(state)?)?,
             expires_in_ms: number(expires_in)?,
+        },
+        ("e", [holder, fate, since]) => Admitted::Ended {
+            holder: text(holder)?,
+            fate: match &*text(fate)? {
+                "b" => Fate::Begun,
+                "f" => Fate::Failed,
+                _ => Fate::Ended {
+                    since_ms: number(since)?,
+                },
+            },
         },
         _ => return None,
     };
