@@ -11,6 +11,9 @@ use super::body::{Encoding, Serializer, open};
 use super::compression::{self, Compression};
 use super::value::Value;
 use super::{Limits, Unreadable, json, msgpack, pickle, yaml};
+use crate::amqp::content::Properties;
+use crate::amqp::encode::Content;
+use crate::amqp::table::{FieldValue, Table, put_entry};
 
 /// The name of the task.
 pub const TASK: &str = "celery.accumulate";
@@ -39,6 +42,115 @@ pub fn body(encoding: &Encoding<'_>, body: &[u8], result: &[u8], limits: Limits)
             None => Err(Unreadable::Compression("an unknown name".into())),
         },
     }
+}
+
+/// A message that has a worker read the result of a task, wherever that is, and call `celery.accumulate` with it.
+///
+/// `celery.chord_unlock` joins a group of one, and calls its callback with the list of results. It is told not to try again.
+#[derive(Debug, Clone, Copy)]
+pub struct Read<'a> {
+    /// The id of the message.
+    pub id: &'a str,
+    /// The task whose result is read.
+    pub holder: &'a str,
+    /// Where to the call is published.
+    pub exchange: &'a str,
+    /// Its routing key.
+    pub routing_key: &'a str,
+    /// A queue that the application knows: it declares the one of a call before it publishes that.
+    pub queue: &'a str,
+}
+
+/// [`Read`] as a message.
+#[derive(Debug)]
+pub struct ReadMessage {
+    headers: Vec<u8>,
+    body: Vec<u8>,
+    id: String,
+}
+
+impl Read<'_> {
+    /// `None` if a name is too long.
+    pub fn message(&self) -> Option<ReadMessage> {
+        let text = |text: &'static str| FieldValue::LongStr(text.as_bytes());
+        let id = FieldValue::LongStr(self.id.as_bytes());
+        let entries = [
+            ("lang", text("py")),
+            ("task", text("celery.chord_unlock")),
+            ("id", id),
+            ("shadow", text("oncegate.read_result")),
+            ("eta", FieldValue::Void),
+            ("expires", FieldValue::Void),
+            ("group", FieldValue::Void),
+            ("group_index", FieldValue::Void),
+            ("retries", FieldValue::I32(0)),
+            ("root_id", id),
+            ("parent_id", FieldValue::Void),
+            ("argsrepr", text("()")),
+            ("kwargsrepr", text("{}")),
+            ("ignore_result", FieldValue::Bool(true)),
+        ];
+        let mut headers = Vec::new();
+        for (name, value) in entries {
+            put_entry(&mut headers, name.as_bytes(), &value).ok()?;
+        }
+        let call = serde_json::json!({
+            "task": TASK,
+            "args": [],
+            "kwargs": {},
+            "options": {
+                "task_id": self.id,
+                "queue": self.queue,
+                "exchange": self.exchange,
+                "routing_key": self.routing_key,
+                "serializer": "json",
+                "ignore_result": true,
+                "add_to_parent": false,
+            },
+            "subtask_type": null,
+            "immutable": false,
+        });
+        let body = serde_json::json!([
+            [self.id, call],
+            {"max_retries": 0, "result": [[[self.holder, null], null]]},
+            {"callbacks": null, "errbacks": null, "chain": null, "chord": null},
+        ]);
+        Some(ReadMessage {
+            headers,
+            body: body.to_string().into_bytes(),
+            id: self.id.to_owned(),
+        })
+    }
+}
+
+impl ReadMessage {
+    /// Properties and body.
+    pub fn content(&self) -> Content<'_> {
+        Content {
+            properties: Properties {
+                content_type: Some(b"application/json"),
+                content_encoding: Some(b"utf-8"),
+                headers: Some(Table::new(&self.headers)),
+                delivery_mode: Some(1),
+                correlation_id: Some(self.id.as_bytes()),
+                ..Properties::default()
+            },
+            body: &self.body,
+        }
+    }
+}
+
+/// The result in the call of [`Read`].
+pub fn given(properties: &Properties<'_>, octets: &[u8], limits: Limits) -> Result<Vec<u8>, Unreadable> {
+    let (serializer, plain) = open(&Encoding::of(properties)?, octets, limits)?;
+    if serializer != Serializer::Json {
+        return Err(Unreadable::ContentType("it is not json".into()));
+    }
+    let [args, _, _] = json::items(&plain)?;
+    let [results] = json::items(args)?;
+    let [result] = json::items(results)?;
+    // What is handed on is one value.
+    json::parse(result, limits).map(|_| result.to_vec())
 }
 
 /// Whether [`body`] can write such a body, whatever the result.

@@ -20,8 +20,8 @@ impl Fetching {
             return false;
         }
         let (sender, _) = self.0.get_or_insert_with(mpsc::unbounded_channel);
-        for (ticket, holder) in session.fetches().drain(..) {
-            let (sender, fetched) = (sender.clone(), hub.results().fetch(holder));
+        for (ticket, fetch) in session.fetches().drain(..) {
+            let (sender, fetched) = (sender.clone(), hub.results().fetch(fetch));
             tokio::spawn(async move {
                 // A connection that has ended needs no answer.
                 let _ = sender.send((ticket, fetched.await));

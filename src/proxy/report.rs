@@ -144,6 +144,7 @@ impl Reporter {
             Event::Admission(delivery) => self.delivery(&delivery, vhost_name),
             Event::Delivered { rule } => self.rule(&rule).count_delivery(DeliveryDecision::Forwarded, mode(&rule)),
             Event::Freed(freed) => report_freed(self.hub.metrics(), self.hub.log(), &freed),
+            Event::Value(value) => self.hub.results().keep(value),
             Event::Owed(debt) => self.hub.results().owe(debt),
             Event::GivenBack { rule, task, id, reason } => {
                 tracing::info!(rule = &*rule.name, reason, vhost, task = &*task, id = &*id, client = %self.peer,

@@ -25,7 +25,7 @@ use crate::logging::OncePerMinute;
 use crate::metrics::Metrics;
 use crate::rules::outcome::ExceptionReason;
 use crate::rules::owed::{Debt, Outcome};
-use crate::session::Fetched;
+use crate::session::{Fetch, Fetched, Value};
 use crate::store::Store;
 
 /// How many results wait to be written at most.
@@ -116,7 +116,7 @@ impl Results {
         std::thread::Builder::new().name("results".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::spawn(joiner::run(store.client(), settings.clone(), Arc::clone(&failures)));
-                tokio::spawn(reader::run(asked, settings.clone(), Arc::clone(&failures)));
+                tokio::spawn(reader::run(store.client(), asked, settings.clone(), Arc::clone(&failures)));
                 writer::run(orders, settings, failures, owing).await;
             });
         })?;
@@ -136,10 +136,16 @@ impl Results {
         });
     }
 
+    /// Keeps a result for those that wait for it.
+    pub fn keep(&self, value: Value) {
+        // Without the thread nobody waits.
+        let _ = self.questions.send(reader::Question::Keep(value));
+    }
+
     /// What the result backend has of this task. No more are asked for at once than deliveries are held.
-    pub fn fetch(&self, holder: Arc<str>) -> impl Future<Output = Fetched> + use<> {
+    pub fn fetch(&self, fetch: Fetch) -> impl Future<Output = Fetched> + use<> {
         let (answer, fetched) = oneshot::channel();
-        let asked = self.questions.send((holder, answer)).is_ok();
+        let asked = self.questions.send(reader::Question::Fetch(fetch, answer)).is_ok();
         async move {
             match fetched.await {
                 Ok(fetched) if asked => fetched,

@@ -464,6 +464,7 @@ impl Channel {
             hold: (hold.lock.is_some() || hold.run.is_some()).then_some(hold),
             source,
             parked: parking.newest.map(Box::new),
+            reads: None,
         };
         self.windows.shows(source);
         self.deliveries.shown(tag, broker, known);

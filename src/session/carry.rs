@@ -15,6 +15,7 @@ use super::agenda::Place;
 use super::channel::Channel;
 use super::event::Event;
 use super::hold::{POLL_US, Until};
+use super::read::{Fetch, Reading};
 use super::{Now, Session, Shared, Ticket};
 use crate::amqp::content::{Changes, ContentHeader, Properties, Property, rewrite};
 use crate::amqp::frame::{self, END, FrameKind, Split};
@@ -26,6 +27,12 @@ use crate::rules::outcome::{DeliveryDecision, ExceptionReason};
 
 /// For how long the result of a holder that has ended is waited for: its worker stores it before or after its end is told.
 const AWAITED_MS: u64 = 5_000;
+
+/// How soon after its end a worker is asked for the result of a holder: what its own worker has published may be on its way.
+const UNREAD_MS: u64 = 1_000;
+
+/// The reason that logs give where nobody knows the result.
+const UNKNOWN: &str = "result_unknown";
 
 /// For how long a backend that does not answer is waited for, from the end of the holder on.
 const SILENCE_MS: u64 = 60_000;
@@ -63,13 +70,15 @@ pub enum Fetched {
     Revoked,
     /// No end of it, or a result that cannot be read.
     Nothing,
+    /// No backend is known that could be asked.
+    Unread,
     /// It cannot be asked at the moment.
     Silent,
 }
 
 impl Session {
     /// The holders whose results are asked for; each gets one answer by [`Session::handle_fetched`].
-    pub fn fetches(&mut self) -> &mut Vec<(Ticket, Arc<str>)> {
+    pub fn fetches(&mut self) -> &mut Vec<(Ticket, Fetch)> {
         &mut self.shared.fetches
     }
 
@@ -254,7 +263,7 @@ impl Channel {
             (Fate::Failed, _) | (_, None) => self.let_go(shared, number, Way::Lost("holder_failed")),
             (_, Some(holder)) => {
                 held.until = Until::Fetching;
-                shared.fetches.push((ticket, holder));
+                shared.fetch(ticket, holder);
             }
         }
     }
@@ -269,13 +278,39 @@ impl Channel {
             Some(Fate::Ended { since_ms }) => Some(since_ms),
             _ => None,
         };
+        if matches!((fetched, ended_ms), (Fetched::Unread, Some(ended_ms)) if ended_ms >= UNREAD_MS) {
+            return self.let_worker_read(shared, number);
+        }
         match fetched {
-            Fetched::Value(value) => self.let_go(shared, number, Way::Joined(Arc::clone(value))),
+            Fetched::Value(value) => {
+                if let Some(holder) = held.holder.as_ref() {
+                    shared.readings.remove(holder);
+                }
+                self.let_go(shared, number, Way::Joined(Arc::clone(value)));
+            }
             Fetched::Failed => self.let_go(shared, number, Way::Lost("holder_failed")),
-            Fetched::Nothing if ended_ms.is_some_and(|since| since >= AWAITED_MS) => self.let_go(shared, number, Way::Lost("result_unknown")),
-            Fetched::Silent if ended_ms.is_some_and(|since| since >= SILENCE_MS) => self.let_go(shared, number, Way::Lost("result_unknown")),
+            Fetched::Nothing if ended_ms.is_some_and(|since| since >= AWAITED_MS) => self.let_go(shared, number, Way::Lost(UNKNOWN)),
+            Fetched::Silent if ended_ms.is_some_and(|since| since >= SILENCE_MS) => self.let_go(shared, number, Way::Lost(UNKNOWN)),
             Fetched::Revoked if ended_ms.is_some() => self.let_go(shared, number, Way::Lost("holder_failed")),
-            Fetched::Nothing | Fetched::Silent | Fetched::Revoked => self.waits_on(shared, number),
+            Fetched::Nothing | Fetched::Silent | Fetched::Unread | Fetched::Revoked => self.waits_on(shared, number),
+        }
+    }
+
+    /// Only a worker can read the result of the holder: this one is asked, once for all that wait here.
+    fn let_worker_read(&mut self, shared: &mut Shared, number: u64) {
+        let Some(held) = self.held.get_mut(number) else { return };
+        let (consumer, queue) = (held.admission.consumer().to_vec(), held.admission.parking.queue.clone());
+        let (Some(holder), Some(queue)) = (held.holder.clone(), queue) else {
+            return self.let_go(shared, number, Way::Lost(UNKNOWN));
+        };
+        match shared.readings.get(&holder).copied() {
+            Some(Reading::Taken(us)) if shared.now.us.saturating_sub(us) >= AWAITED_MS * 1000 => {
+                shared.readings.remove(&holder);
+                self.let_go(shared, number, Way::Lost(UNKNOWN));
+            }
+            Some(_) => self.waits_on(shared, number),
+            None if self.read_result(shared, &consumer, &queue, &holder) => self.waits_on(shared, number),
+            None => self.let_go(shared, number, Way::Lost(UNKNOWN)),
         }
     }
 

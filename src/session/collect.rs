@@ -8,11 +8,12 @@ use super::channel::{Channel, Collect, Up};
 use super::event::Event;
 use super::publish::{Grant, Origin, Publish, Wait, Waiting};
 use super::query::is_reply;
+use super::read::is_value;
 use super::{Shared, Ticket, hear};
 use crate::amqp::content::{ContentHeader, Properties};
 use crate::amqp::frame::{self, Frame, Split};
 use crate::amqp::method::basic;
-use crate::celery::{Limits, Unreadable, routing, task};
+use crate::celery::{Limits, Unreadable, accumulate, routing, task};
 use crate::rules::lock::{Claim, Request, Signal};
 use crate::rules::outcome::{ExceptionReason, PublishDecision, UnkeyableReason};
 use crate::rules::source::Source;
@@ -30,7 +31,11 @@ impl Channel {
         frames.extend_from_slice(frame.raw);
         let header = ContentHeader::decode(frame.payload);
         let left = header.as_ref().map_or(0, |header| header.body_size);
-        let concerned = !self.tx && header.as_ref().is_some_and(|header| concerned(shared, header));
+        let answers = |header: &ContentHeader<'_>| {
+            let is_call = task::peek(&header.properties) == Some(accumulate::TASK.as_bytes());
+            is_call && publish_method(&frames).is_some_and(|(publish, _)| is_value(&publish))
+        };
+        let concerned = !self.tx && header.as_ref().is_some_and(|header| concerned(shared, header) || answers(header));
         if !concerned || left > shared.settings.max_message as u64 {
             if concerned {
                 too_large(shared, header.as_ref(), "more than proxy.max_message");
@@ -181,7 +186,8 @@ impl Channel {
     /// True if this publish is for Oncegate itself.
     fn swallows(&mut self, shared: &mut Shared, collect: &Collect) -> bool {
         // The routing key tells; nothing more of other publishes is looked at here.
-        let Some((publish, _)) = publish_method(&collect.frames).filter(|(publish, _)| is_reply(shared, publish)) else {
+        let is_own = |publish: &basic::Publish<'_>| is_reply(shared, publish) || is_value(publish);
+        let Some((publish, _)) = publish_method(&collect.frames).filter(|(publish, _)| is_own(publish)) else {
             return false;
         };
         let Some(Split::Frame(frame)) = collect.frames.get(collect.header_at..).map(|rest| frame::split(rest, usize::MAX)) else {
@@ -190,7 +196,11 @@ impl Channel {
         let Some(header) = ContentHeader::decode(frame.payload) else {
             return false;
         };
-        self.take_reply(shared, &publish, &header.properties, &body_of(collect));
+        if is_value(&publish) {
+            self.take_value(shared, &publish, &header.properties, &body_of(collect));
+        } else {
+            self.take_reply(shared, &publish, &header.properties, &body_of(collect));
+        }
         true
     }
 

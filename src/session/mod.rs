@@ -37,6 +37,7 @@ mod owed;
 mod park;
 mod publish;
 mod query;
+mod read;
 mod refuse;
 mod renew;
 mod replace;
@@ -64,6 +65,7 @@ pub use ends::{BrokerEnd, ClientEnd};
 pub use event::{CloseReason, DeliveryEvent, Event, Kept, PublishEvent, Pulse, Run, TasksKnown};
 pub use hear::{Heard, Mailbox, Told, read_events};
 pub use publish::Grant;
+pub use read::{Fetch, Value, name_of_holder, name_of_token};
 pub use republish::{QueueKind, Republish, RepublishFault, Target};
 pub use spares::Spares;
 pub use window::{ReadsAhead, Window};
@@ -283,7 +285,9 @@ struct Shared {
     /// Messages that are to be published anew.
     republishes: Vec<(Ticket, Republish)>,
     /// Holders whose results are asked for.
-    fetches: Vec<(Ticket, Arc<str>)>,
+    fetches: Vec<(Ticket, Fetch)>,
+    /// The holders whose results a worker behind this connection is to read.
+    readings: HashMap<Arc<str>, read::Reading>,
     /// Nothing was there to park with: nothing is parked before this time in monotonic microseconds. 0 while it works.
     parks_from_us: u64,
     observing: HashMap<Ticket, Box<Grant>>,
@@ -449,6 +453,7 @@ impl Session {
                 quorum: HashSet::new(),
                 republishes: Vec::new(),
                 fetches: Vec::new(),
+                readings: HashMap::new(),
                 parks_from_us: 0,
                 observing: HashMap::new(),
                 watched: HashMap::new(),
