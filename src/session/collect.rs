@@ -32,8 +32,7 @@ impl Channel {
         let header = ContentHeader::decode(frame.payload);
         let left = header.as_ref().map_or(0, |header| header.body_size);
         let answers = |header: &ContentHeader<'_>| {
-            let is_call = task::peek(&header.properties) == Some(accumulate::TASK.as_bytes());
-            is_call && publish_method(&frames).is_some_and(|(publish, _)| is_value(&publish))
+            may_be_answer(header) && publish_method(&frames).is_some_and(|(publish, _)| is_value(&publish))
         };
         let concerned = !self.tx && header.as_ref().is_some_and(|header| concerned(shared, header) || answers(header));
         if !concerned || left > shared.settings.max_message as u64 {
@@ -238,6 +237,11 @@ pub(super) fn concerned(shared: &Shared, header: &ContentHeader<'_>) -> bool {
         // A task of protocol 1 shows itself only by its body.
         None => !shared.rules.is_empty() && header.properties.content_type.is_some(),
     }
+}
+
+/// True if a message with this header may be a worker's answer to Oncegate.
+pub(super) fn may_be_answer(header: &ContentHeader<'_>) -> bool {
+    task::peek(&header.properties) == Some(accumulate::TASK.as_bytes())
 }
 
 fn too_large(shared: &mut Shared, header: Option<&ContentHeader<'_>>, why: &str) {
