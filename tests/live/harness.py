@@ -690,6 +690,9 @@ def toml_string(text):
 
 def compose(upstream, port, admin_port, store, rules="", proxy="", admin="", store_extra="", extra="", listen=None):
     """A configuration file: the addresses of this test, then what the test adds."""
+    if "timeout" not in store_extra:
+        # On a busy machine the store may stand still for longer than the default, which counts as away.
+        store_extra += '\ntimeout = "5s"'
     return f"""
 [proxy]
 listen = [{toml_string(listen or f"127.0.0.1:{port}")}]

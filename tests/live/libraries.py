@@ -31,6 +31,10 @@ class Library:
         self._stack = stack
         self._options = {"library": name.replace("-", "_"), "result_url": result_url}
 
+    @property
+    def queue(self):
+        return self._stack.queue
+
     def worker(self, concurrency=1):
         return self._stack.worker(self.gate, concurrency=concurrency, **self._options)
 

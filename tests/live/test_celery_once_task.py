@@ -164,8 +164,10 @@ def test_a_retry_is_not_rejected_by_its_own_running_lock(once):
 
 def test_each_lock_goes_in_its_turn(once):
     once.worker()
+    once.occupy()
     once.produce("for _ in range(2): my_task.delay(42, 7)")
     once.dropped(1, "my-task")
+    once.vacate()
     once.wait_runs("my_task", 1, "SUCCESS")
     run_free(once)
     once.released(1, "my-task", "started")

@@ -66,6 +66,21 @@ def test_a_retry_keeps_the_lock_until_the_last_run(oncegate, stack, store, score
     assert gate.publishes("dropped", rule="g") == 0
 
 
+@pytest.mark.parametrize("task", ["again", "again_late"])
+@pytest.mark.parametrize("unique", ["until_started", "until_finished", "while_running", "until_started+while_running"])
+def test_a_retry_that_is_not_counted_is_no_duplicate_of_its_own(oncegate, stack, store, scoreboard, task, unique):
+    gate = oncegate(f'[[rule]]\nname = "g"\ntask = "live.{task}"\nunique = "{unique}"\n', store=store.url)
+    stack.worker(gate)
+    stack.produce(gate, f"{task}.delay(3)")
+    runs = scoreboard.wait_runs(4)
+    assert len({run["id"] for run in runs}) == 1 and [run["retries"] for run in runs] == [0] * 4
+    no_lock(store)
+    stack.produce(gate, f"{task}.delay(3)")
+    assert len({run["id"] for run in scoreboard.wait_runs(8)}) == 2
+    no_lock(store)
+    assert gate.publishes("dropped", rule="g") == gate.count("oncegate_deliveries_total", rule="g", decision="dropped") == 0
+
+
 def test_the_key_stays_locked_over_a_retrys_countdown(oncegate, stack, store, scoreboard):
     gate = oncegate(rule("live.gated_retry"), store=store.url)
     stack.worker(gate)

@@ -16,7 +16,7 @@ def rule(task, **keys):
 def delays(runs):
     """How long after the run before it each retry was due, in whole seconds: a retry is published as its run ends."""
     etas = [datetime.datetime.fromisoformat(run["eta"]).timestamp() for run in runs[1:]]
-    return [round(eta - before["at"]) for before, eta in zip(runs, etas)]
+    return [int(eta - before["at"]) for before, eta in zip(runs, etas)]
 
 
 def retried(scoreboard, count):

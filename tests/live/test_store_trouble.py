@@ -13,6 +13,12 @@ def rules(**options):
     return f'[[rule]]\nname = "bulk"\ntask = ["live.bulk", "live.add", "watched.*"]\nunique = "until_expired"\n{lines}'
 
 
+@pytest.fixture
+def oncegate(oncegate):
+    """As users have it: a store that does not answer is away soon."""
+    return lambda rules, store_extra='timeout = "250ms"', **options: oncegate(rules, store_extra=store_extra, **options)
+
+
 FREEZE = """
 import os, signal, threading
 conf = app.conf

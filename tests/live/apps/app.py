@@ -159,6 +159,24 @@ def flaky_late(self, fails):
     return self.request.retries
 
 
+def _put_off(self, times):
+    mark(self)
+    if board().incr(f"{NAME}:again:{self.request.id}") <= times:
+        self.request.retries -= 1
+        raise self.retry(countdown=0)
+
+
+@app.task(bind=True, name="live.again", max_retries=0)
+def again(self, times):
+    """Puts itself off as libraries' rate limits do, by retries that count for nothing."""
+    _put_off(self, times)
+
+
+@app.task(bind=True, name="live.again_late", max_retries=0, acks_late=True)
+def again_late(self, times):
+    _put_off(self, times)
+
+
 @app.task(bind=True, name="live.failing")
 def failing(self, *args):
     mark(self)
