@@ -170,4 +170,71 @@ pub(super) fn unwritable(serializer: &str, value: &Value) -> Unreadable {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        max_message: 1 << 16,
+        max_values: 1_000,
+    };
+
+    fn json(content: &[u8], result: &str) -> Result<String, Unreadable> {
+        let encoding = Encoding {
+            content_type: Some(b"application/json"),
+            content_encoding: Some(b"utf-8"),
+            compression: None,
+        };
+        body(&encoding, content, result.as_bytes(), LIMITS).map(|octets| String::from_utf8_lossy(&octets).into_owned())
+    }
+
+    #[test]
+    fn what_comes_after_the_task_stays_octet_for_octet() {
+        let embed = r#"{"chain": [{"a" : "]}\\\"," , "b":[ 1,2 ]}], "chord":null}"#;
+        let original = format!(r#" [[1, "],["], {{"x": [[]]}} , {embed} ] "#);
+        assert_eq!(
+            json(original.as_bytes(), " [NaN, \"}\"] "),
+            Ok(format!(r#"[[[NaN, "}}"]], {{"index": 0}}, {embed}]"#))
+        );
+    }
+
+    #[test]
+    fn what_is_no_task_of_three_parts_does_not_fit() {
+        for content in [
+            "",
+            "[",
+            "[]",
+            "[1, 2]",
+            "[1, 2, 3, 4]",
+            "[1, 2, 3",
+            "{\"args\": []}",
+            "[1,,3]",
+            "[[1, {}, {}]",
+            "[\"a, {}, {}]",
+        ] {
+            assert!(json(content.as_bytes(), "1").is_err(), "{content}");
+        }
+    }
+
+    #[test]
+    fn a_worker_gives_the_result_as_it_has_it() {
+        let properties = Properties {
+            content_type: Some(b"application/json"),
+            content_encoding: Some(b"utf-8"),
+            ..Properties::default()
+        };
+        let read = |body: &str| given(&properties, body.as_bytes(), LIMITS).map(|octets| String::from_utf8_lossy(&octets).into_owned());
+        assert_eq!(read(r#"[[[{"a": [1, 2]}]], {}, {}]"#), Ok(r#"{"a": [1, 2]}"#.to_owned()));
+        assert_eq!(read("[[[null]], {}, {}]"), Ok("null".to_owned()));
+        for wrong in [
+            "[[[1, 2]], {}, {}]",
+            "[[[1], 2], {}, {}]",
+            "[[[]], {}, {}]",
+            "[[1], {}, {}]",
+            "{}",
+            "",
+            "[[[x]], {}, {}]",
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,7 +1,9 @@
 //! What must hold between the keys of one rule, and what is better not written.
 
 use crate::rules::source::{Hears, Source};
-use crate::rules::spec::{AcksLate, Canvas, Completion, CompletionSource, LimitSpec, Mode, OnDuplicate, OnRunning, ResultMode, RuleSpec, Unique};
+use crate::rules::spec::{
+    AcksLate, Canvas, Completion, CompletionSource, LimitSpec, Mode, OnDuplicate, OnRunning, ResultMode, RuleSpec, Unique,
+};
 
 use super::account::Account;
 use super::reader::TableReader;

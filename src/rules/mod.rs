@@ -375,7 +375,8 @@ impl RuleSet {
     pub fn may_hold(&self, queue: Option<&str>) -> bool {
         let runs_alone = |unique| matches!(unique, Unique::WhileRunning | Unique::UntilStartedAndWhileRunning);
         let takes = |rule: &Rule| {
-            (rule.unique.is_some_and(runs_alone) || rule.carries()) && queue.is_none_or(|queue| rule.queue.is_any() || rule.queue.is_match(queue))
+            (rule.unique.is_some_and(runs_alone) || rule.carries())
+                && queue.is_none_or(|queue| rule.queue.is_any() || rule.queue.is_match(queue))
         };
         // `continue` may join the mode of one rule with the scope of another.
         self.admits && self.rules.iter().any(|rule| takes(rule))

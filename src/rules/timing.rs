@@ -43,7 +43,14 @@ impl RuleSet {
             let mut task = facts.task.clone();
             task.eta = Some(at_ms);
             let facts = Facts { task: &task, ..*facts };
-            if let Some(timed) = claimed(&claim.rule, claim.digest, Arc::clone(&claim.summary), &facts, is_member(&facts, body), now_ms) {
+            if let Some(timed) = claimed(
+                &claim.rule,
+                claim.digest,
+                Arc::clone(&claim.summary),
+                &facts,
+                is_member(&facts, body),
+                now_ms,
+            ) {
                 *claim = timed;
             }
         }

@@ -31,9 +31,8 @@ impl Channel {
         frames.extend_from_slice(frame.raw);
         let header = ContentHeader::decode(frame.payload);
         let left = header.as_ref().map_or(0, |header| header.body_size);
-        let answers = |header: &ContentHeader<'_>| {
-            may_be_answer(header) && publish_method(&frames).is_some_and(|(publish, _)| is_value(&publish))
-        };
+        let answers =
+            |header: &ContentHeader<'_>| may_be_answer(header) && publish_method(&frames).is_some_and(|(publish, _)| is_value(&publish));
         let concerned = !self.tx && header.as_ref().is_some_and(|header| concerned(shared, header) || answers(header));
         if !concerned || left > shared.settings.max_message as u64 {
             if concerned {

@@ -165,7 +165,9 @@ impl Channel {
 fn token_in<'a>(publish: &basic::Publish<'a>) -> Option<&'a str> {
     let token = publish.routing_key.strip_prefix(PREFIX.as_bytes())?;
     let is_token = token.len() == TOKEN_LEN && token.iter().all(u8::is_ascii_hexdigit);
-    std::str::from_utf8(token).ok().filter(|_| is_token && publish.exchange == EXCHANGE.as_bytes())
+    std::str::from_utf8(token)
+        .ok()
+        .filter(|_| is_token && publish.exchange == EXCHANGE.as_bytes())
 }
 
 /// True if a publish is a worker's answer.

@@ -573,6 +573,11 @@ impl Step<'_> {
     }
 
     fn admit(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<LockNote>, reentrant: bool, worker: &Arc<str>) -> (Digest, Admitted) {
+        if twin::waits(note)
+            && let Some(waits) = self.admit_twin(claim)
+        {
+            return (claim.digest, waits);
+        }
         let claims = self.table.claims(&claim.id, self.now);
         let known = claims.iter().any(|claimed| claimed.digest == claim.digest);
         let by_rule = |what| claims.iter().find(|claimed| claimed.what == what && claimed.rule == note.rule);
@@ -599,13 +604,6 @@ impl Step<'_> {
         }
         let life_end = self.now + note.queued_life_ms().clamp(1, LONGEST_MS);
         self.supersede_aside(claim.digest, &claim.id);
-        let is_holder = self.table.lock(&claim.digest, self.now).is_some_and(|lock| lock.holder == claim.id);
-        if twin::waits(note)
-            && !is_holder
-            && let Some(waits) = self.admit_twin(claim)
-        {
-            return waits;
-        }
         let Some(lock) = self.table.lock(&claim.digest, self.now) else {
             self.take(claim, delivery, note, LockState::Queued, life_end);
             self.delivered(claim, delivery, note, worker);

@@ -45,7 +45,7 @@ fn parts(body: &[u8], limits: Limits) -> Result<Parts, Unreadable> {
         let at = machine.now();
         if machine.marks.is_empty() {
             match machine.stack.len() {
-                1 if end.is_none() => second = at,
+                1 => second = at,
                 2 => third = at,
                 _ => {}
             }
@@ -53,7 +53,8 @@ fn parts(body: &[u8], limits: Limits) -> Result<Parts, Unreadable> {
         let code = machine.u8()?;
         match code {
             opcode::FRAME => frames.push(at),
-            opcode::TUPLE3 if machine.stack.len() == 3 && machine.marks.is_empty() => end = Some(at),
+            // It may be any such tuple; the last one is the whole.
+            opcode::TUPLE3 if machine.stack.len() == 3 && machine.marks.is_empty() => end = Some((second, third, at)),
             // It is only remembered.
             opcode::MEMOIZE | opcode::PUT | opcode::BINPUT | opcode::LONG_BINPUT | opcode::STOP => {}
             _ => end = None,
@@ -63,7 +64,7 @@ fn parts(body: &[u8], limits: Limits) -> Result<Parts, Unreadable> {
         }
     }
     match end {
-        Some(end) if 0 < second && second <= third && third < end => Ok(Parts {
+        Some((second, third, end)) if 0 < second && second <= third && third < end => Ok(Parts {
             second,
             third,
             end,

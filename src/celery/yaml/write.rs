@@ -13,9 +13,7 @@ pub(in crate::celery) fn accumulate(body: &[u8], result: Value, limits: Limits) 
     let Value::List(parts) = super::parse(body, limits)? else {
         return Err(super::refuse("it is not [args, kwargs, embed]"));
     };
-    let [_, _, embed]: [Value; 3] = parts
-        .try_into()
-        .map_err(|_| super::refuse("it is not [args, kwargs, embed]"))?;
+    let [_, _, embed]: [Value; 3] = parts.try_into().map_err(|_| super::refuse("it is not [args, kwargs, embed]"))?;
     let kwargs = Value::Map(vec![(Value::Str("index".to_owned()), Value::Int(0))]);
     let mut out = String::with_capacity(body.len() + 64);
     write(&mut out, &Value::List(vec![Value::List(vec![result]), kwargs, embed]))?;

@@ -46,16 +46,12 @@ fn fate_of(reason: ReleaseReason) -> Option<Fate> {
     match reason {
         ReleaseReason::Started => Some(Fate::Begun),
         ReleaseReason::Success | ReleaseReason::Ended => Some(Fate::Ended { since_ms: 0 }),
-        ReleaseReason::Failure
-        | ReleaseReason::Revoked
-        | ReleaseReason::Expired
-        | ReleaseReason::Crash
-        | ReleaseReason::Purged => Some(Fate::Failed),
-        ReleaseReason::Lapsed
-        | ReleaseReason::Unconfirmed
-        | ReleaseReason::Returned
-        | ReleaseReason::Replaced
-        | ReleaseReason::Admin => None,
+        ReleaseReason::Failure | ReleaseReason::Revoked | ReleaseReason::Expired | ReleaseReason::Crash | ReleaseReason::Purged => {
+            Some(Fate::Failed)
+        }
+        ReleaseReason::Lapsed | ReleaseReason::Unconfirmed | ReleaseReason::Returned | ReleaseReason::Replaced | ReleaseReason::Admin => {
+            None
+        }
     }
 }
 
@@ -112,6 +108,10 @@ impl Step<'_> {
     /// The admission of a message that may wait; `None` if it is decided anew.
     pub(super) fn admit_twin(&mut self, claim: &Claim) -> Option<Admitted> {
         let (now, twin) = (self.now, self.twin_of(claim)?);
+        let holds = |lock: &mut super::lock::Lock| lock.holder == claim.id && lock.state != LockState::Cooldown;
+        if self.table.lock(&claim.digest, now).is_some_and(holds) || self.table.is_superseded(&claim.id, claim.digest, now) {
+            return None;
+        }
         let mut rests = false;
         if let Some(lock) = self.table.lock(&claim.digest, now).filter(|lock| lock.holder == twin) {
             rests = lock.state == LockState::Cooldown;

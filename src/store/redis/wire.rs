@@ -10,8 +10,8 @@ use std::sync::Arc;
 use redis::{Cmd, RedisWrite, Script, ToRedisArgs, Value};
 
 use crate::rules::lock::{
-    Acquired, Admitted, Alive, Begun, Committed, Cooled, Digest, Extent, Fate, Freed, IfHeld, LockNote, LockRecord, LockState, ReleaseReason,
-    Renewed, Reply, Request, Running, Scope, Signal, Superseded,
+    Acquired, Admitted, Alive, Begun, Committed, Cooled, Digest, Extent, Fate, Freed, IfHeld, LockNote, LockRecord, LockState,
+    ReleaseReason, Renewed, Reply, Request, Running, Scope, Signal, Superseded,
 };
 use crate::rules::owed::Owed;
 use crate::rules::source::{Hears, Source};
@@ -511,9 +511,7 @@ fn admitted(computed: Digest, value: Value) -> Option<Reply> {
             fate: match &*text(fate)? {
                 "b" => Fate::Begun,
                 "f" => Fate::Failed,
-                _ => Fate::Ended {
-                    since_ms: number(since)?,
-                },
+                _ => Fate::Ended { since_ms: number(since)? },
             },
         },
         _ => return None,
