@@ -103,14 +103,13 @@ impl<'a> Scan<'a> {
         let start = self.at;
         let (mut depth, mut in_string) = (0_usize, false);
         while let Some(octet) = self.body.get(self.at) {
-            match (in_string, octet) {
-                (true, b'\\') => self.at += 1,
-                (_, b'"') => in_string = !in_string,
-                (true, _) => {}
-                (false, b'[' | b'{') => depth += 1,
-                (false, b']' | b'}') if depth > 0 => depth -= 1,
-                (false, b',' | b':' | b']' | b'}') if depth == 0 => break,
-                (false, _) => {}
+            match octet {
+                b'\\' if in_string => self.at += 1,
+                b'"' => in_string = !in_string,
+                b'[' | b'{' if !in_string => depth += 1,
+                b']' | b'}' if !in_string && depth > 0 => depth -= 1,
+                b',' | b':' | b']' | b'}' if !in_string && depth == 0 => break,
+                _ => {}
             }
             self.at += 1;
         }

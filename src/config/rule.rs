@@ -10,7 +10,7 @@ use crate::amqp::coding::SHORT_MAX;
 use crate::rules::RuleSet;
 use crate::rules::spec::{
     AcksLate, Canvas, Completion, CompletionSource, DeadLetter, Key, Mode, OnDuplicate, OnRunning, OnStoreError, Outcome, Override,
-    ResultMode, RuleSpec, SpecError, Summary, Unique,
+    ResultBy, ResultMode, RuleSpec, SpecError, Summary, Unique,
 };
 
 use super::check::{Offered, check_rule, warn};
@@ -316,7 +316,9 @@ pub(super) fn read_set(root: &mut TableReader<'_>, offered: Offered<'_>) -> (Arc
     let mut without_results = Vec::new();
     for rule in &mut rules {
         if offered.gives(&rule.spec) {
-            rule.spec.carries_results = offered.carried;
+            if offered.carried {
+                rule.spec.result_by = ResultBy::Worker;
+            }
         } else {
             let asked = std::mem::replace(&mut rule.spec.result, ResultMode::None);
             let drops = rule.spec.unique.is_some() && rule.spec.mode == Mode::Enforce && !rule.spec.bypass;

@@ -38,8 +38,8 @@ use matcher::Globs;
 use params::Params;
 use source::{Hears, Source};
 use spec::{
-    AcksLate, Canvas, DeadLetter, EnableEvents, Mode, OnDuplicate, OnRunning, OnStoreError, Override, ResultMode, RuleSpec, SpecError,
-    Summary, Unique,
+    AcksLate, Canvas, DeadLetter, EnableEvents, Mode, OnDuplicate, OnRunning, OnStoreError, Override, ResultBy, ResultMode, RuleSpec,
+    SpecError, Summary, Unique,
 };
 
 use crate::celery::body::Body;
@@ -140,8 +140,8 @@ pub struct Rule {
     pub on_running: OnRunning,
     /// What the id of a dropped task gets.
     pub result: ResultMode,
-    /// Whether a duplicate's own message brings it the result of its holder (`results.kind = "worker"`).
-    carries_results: bool,
+    /// Who brings that.
+    result_by: ResultBy,
     /// Where to a message is dead-lettered.
     pub dead_letter: Option<DeadLetter>,
     /// For how long a delivery is held here before it is parked.
@@ -177,9 +177,14 @@ impl Rule {
         self.canvas == Canvas::Dedupe && self.knows_ends()
     }
 
+    /// Whether a duplicate's own message brings it the result of its holder.
+    pub fn carries_results(&self) -> bool {
+        self.result_by == ResultBy::Worker && self.result == ResultMode::Join && self.mode == Mode::Enforce && self.knows_ends()
+    }
+
     /// Whether some duplicate waits for its holder.
     pub fn carries(&self) -> bool {
-        self.carries_members() || self.carries_results && self.result == ResultMode::Join && self.knows_ends()
+        self.carries_members() || self.carries_results()
     }
 
     /// An observing rule changes no frame, so it asks workers for nothing.

@@ -32,7 +32,7 @@ impl Owed {
             return Owed::Nothing;
         }
         match rule.result {
-            ResultMode::Join if rule.carries() && rule.carries_results => Owed::Carried,
+            ResultMode::Join if rule.carries_results() => Owed::Carried,
             ResultMode::Join => Owed::Joined,
             ResultMode::Revoke => Owed::Revoked,
             ResultMode::Success => Owed::Success,

@@ -93,9 +93,9 @@ impl Shared {
     }
 
     /// The client has settled a message that Oncegate gave it.
-    pub(super) fn reading_taken(&mut self, holder: Arc<str>) {
+    pub(super) fn reading_taken(&mut self, holder: &Arc<str>) {
         let now_us = self.now.us;
-        if let Some(reading) = self.readings.get_mut(&holder) {
+        if let Some(reading) = self.readings.get_mut(holder) {
             *reading = Reading::Taken(now_us);
         }
     }

@@ -498,7 +498,7 @@ impl Step<'_> {
                 continue;
             };
             let expires = lock.expires_ms;
-            let (waited, life_ms) = (lock.waited, lock.note.life_ms);
+            let (waited, life_ms) = (lock.twins > 0, lock.note.life_ms);
             let (told, dead_until) = (
                 lock.was_told(),
                 self.now + lock.note.life_ms.saturating_add(DEAD_KEPT_MS).min(DEAD_LONGEST_MS),

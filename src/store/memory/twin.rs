@@ -74,7 +74,7 @@ impl Step<'_> {
         };
         self.table.twins.insert((claim.digest, claim.id.clone()), twin, self.now);
         if let Some(lock) = self.table.lock(&claim.digest, self.now) {
-            lock.waited = true;
+            lock.twins = lock.twins.saturating_add(1);
         }
     }
 

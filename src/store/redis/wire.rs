@@ -302,11 +302,10 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
 fn dropped_as(reentrant: bool, note: &LockNote) -> &'static str {
     match (reentrant, note.owed) {
         (true, _) => "1",
+        (false, Owed::Joined) => "j",
         // What only observes waits for nobody.
         (false, Owed::Carried) if !note.shadow => "w",
-        (false, Owed::Carried) => "0",
-        (false, Owed::Joined) => "j",
-        (false, Owed::Nothing | Owed::Success | Owed::Revoked) => "0",
+        (false, Owed::Nothing | Owed::Success | Owed::Revoked | Owed::Carried) => "0",
     }
 }
 
