@@ -109,9 +109,9 @@ impl Rig {
 
     /// The result of the holder is asked for.
     fn fetch(&mut self, fetched: &Fetched) {
-        let mut fetches = std::mem::take(self.session.fetches());
-        let (ticket, fetch) = fetches.pop().expect("it is asked for");
-        assert_eq!((&*fetch.holder, fetches.len()), ("a", 0));
+        let mut asked = std::mem::take(self.session.fetches());
+        let (ticket, fetch) = asked.pop().expect("it is asked for");
+        assert_eq!((&*fetch.holder, asked.len()), ("a", 0));
         self.session.handle_fetched(ticket, fetched, self.now);
     }
 
