@@ -43,6 +43,7 @@
 //! | [`metrics`], [`logging`] | every counter and log line |
 //! | [`control`] | Oncegate's own account at the broker: events of workers that do not pass, and messages to them |
 //! | [`lifecycle`] | what becomes of tasks, where no connection that passes tells it |
+//! | [`events`] | decisions as messages for other programs |
 //! | [`results`] | what the ids of dropped tasks get, in Celery's result backend |
 //! | [`admin`], [`cli`] | the HTTP API and page; the commands |
 //! | [`proxy`] | listeners, worker threads, the two sockets around each session |
@@ -84,6 +85,7 @@ pub mod celery;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod events;
 pub mod lifecycle;
 pub mod logging;
 pub mod metrics;

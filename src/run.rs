@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwapOption;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::admin::{self, Admin, Command, Phase, Reload, Reloaded, State};
@@ -16,6 +16,7 @@ use crate::config::address::HostPort;
 use crate::config::error::Colour;
 use crate::config::reload::WithoutRules;
 use crate::config::{self, Config, LogDecisions, LogFormat, ProxyConfig};
+use crate::events;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::revokes::Revokes;
 use crate::logging::{self, DecisionLog, Logging};
@@ -89,6 +90,7 @@ struct Running<'a> {
     state: Arc<State>,
     hub: Arc<Hub>,
     lifecycle: Lifecycle,
+    events: watch::Sender<Option<events::Settings>>,
     upstreams: Arc<Upstreams>,
     admin: Arc<Admin>,
     limits: Arc<ArcSwapOption<ProxyConfig>>,
@@ -129,6 +131,14 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     let workers = Arc::new(Workers::start(threads, &hub, &clients)?);
     let lifecycle = Lifecycle::start(&store, &metrics, hub.purges(), hub.runs(), hub.control(), &instance)?;
     lifecycle.configure(&config);
+    let (events, wanted) = watch::channel(events::settings(&config));
+    let publisher = events::Publisher {
+        feed: Arc::clone(logging.decisions().feed()),
+        control: hub.control().clone(),
+        metrics: Arc::clone(&metrics.events),
+        instance: instance.clone(),
+    };
+    tokio::spawn(publisher.run(wanted));
     hub.results().start(&store)?;
     hub.results().configure(&config);
     let mut accepting = Vec::new();
@@ -159,6 +169,7 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
         state,
         hub,
         lifecycle,
+        events,
         upstreams,
         admin,
         limits,
@@ -320,6 +331,12 @@ impl Running<'_> {
         self.hub.witness().configured(new.results.is_some());
         self.hub.set_rules(&new.proxy, &new.rules);
         self.lifecycle.configure(&new);
+        let events = events::settings(&new);
+        self.events.send_if_modified(|current| {
+            let differs = *current != events;
+            *current = events;
+            differs
+        });
         self.hub.results().configure(&new);
         self.metrics.set_config(&new.sha256);
         let new = Arc::new(new);

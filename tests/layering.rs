@@ -11,12 +11,18 @@ const LAYERS: &[&[&str]] = &[
     &["rules"],
     &["session", "store", "config", "metrics", "logging"],
     &["tls"],
-    &["lifecycle", "control", "admin", "cli", "results"],
+    &["lifecycle", "control", "results", "events", "admin", "cli"],
     &["proxy", "shutdown"],
     &["run"],
 ];
-/// The sideways arrows: `check --connect` opens the connection that the proxy opens; attempts are spread alike.
-const SIDEWAYS: &[(&str, &str)] = &[("lifecycle", "control"), ("cli", "control"), ("results", "control")];
+/// The sideways arrows: `check --connect` opens the connection that the proxy opens, and decisions are published over it; attempts are spread
+/// alike.
+const SIDEWAYS: &[(&str, &str)] = &[
+    ("lifecycle", "control"),
+    ("cli", "control"),
+    ("results", "control"),
+    ("events", "control"),
+];
 const PURE: &[&str] = &["amqp", "celery", "rules", "session"];
 /// What a pure module never names: crates, and paths within `std`.
 const IMPURE: &[&[&str]] = &[

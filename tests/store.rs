@@ -24,6 +24,8 @@ macro_rules! scenarios {
 mod beat;
 #[path = "store/completion.rs"]
 mod completion;
+#[path = "store/debounce.rs"]
+mod debounce;
 #[path = "store/failures.rs"]
 mod failures;
 #[path = "store/join.rs"]

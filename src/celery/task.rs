@@ -15,6 +15,10 @@ use crate::amqp::content::Properties;
 use crate::amqp::table::{FieldValue, Table};
 use headers::read_headers;
 
+/// Property `app_id` of the messages with which Oncegate tells what it has decided. Their bodies name a task and its id, as those of
+/// protocol 1 do, and are none.
+pub const OWN_APP_ID: &[u8] = b"oncegate";
+
 /// Which message protocol of Celery a task came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
@@ -134,7 +138,7 @@ pub fn read_v1<'a>(properties: &Properties<'a>, body: &[u8], limits: Limits) -> 
 /// Results, events and remote control messages have no such key, and need not be parsed. `body` may be the beginning of a body; Celery
 /// itself writes the key first.
 pub fn may_be_v1(properties: &Properties<'_>, body: &[u8]) -> bool {
-    if peek(properties).is_some() {
+    if peek(properties).is_some() || properties.app_id == Some(OWN_APP_ID) {
         return false;
     }
     let Ok(encoding) = Encoding::of(properties) else { return false };

@@ -111,6 +111,23 @@ fn check_debounce(table: &TableReader<'_>, spec: &RuleSpec) {
             "Leave on_duplicate out, or write \"replace\".",
         );
     }
+    let (says, remedy) = match spec.unique {
+        Some(Unique::UntilStarted | Unique::UntilFinished | Unique::UntilStartedAndWhileRunning) => return,
+        // The rule that it continues with may say it.
+        None if spec.and_next => return,
+        None => ("stands in a rule without unique", "Write unique = \"until_started\" beside it."),
+        Some(Unique::WhileRunning) => (
+            "puts off what a key has in its queue, and unique = \"while_running\" locks keys for runs only",
+            "Write unique = \"until_started+while_running\".",
+        ),
+        Some(Unique::UntilExpired) => (
+            "replaces what has not started, and unique = \"until_expired\" never hears of a start",
+            "Write unique = \"until_started\" or \"until_finished\".",
+        ),
+    };
+    if spec.debounce.is_some() {
+        table.refuse("debounce", says, remedy);
+    }
 }
 
 /// Reports what is missing or too much in one `[[rule.limit]]`.

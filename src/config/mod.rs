@@ -11,6 +11,7 @@ mod check;
 mod context;
 mod control;
 pub mod error;
+mod events;
 mod file;
 mod layer;
 mod limit;
@@ -26,7 +27,6 @@ mod source;
 mod suggest;
 mod tables;
 mod tree;
-mod unbuilt;
 pub mod unit;
 pub mod watch;
 
@@ -39,6 +39,7 @@ use crate::rules::RuleSet;
 use crate::rules::spec::EnableEvents;
 
 pub use control::ControlConfig;
+pub use events::EventsConfig;
 pub use park::ParkConfig;
 
 use address::{HostPort, Listen, RedisUrl, StoreUrl, Upstream};
@@ -70,6 +71,8 @@ pub struct Config {
     pub without_results: Vec<String>,
     /// `[park]`.
     pub park: ParkConfig,
+    /// `[events]`.
+    pub events: EventsConfig,
     /// The rules, in order.
     pub rules: Arc<RuleSet>,
     /// Lower-case hex SHA-256 of the texts that this came from: files, variables, flags.

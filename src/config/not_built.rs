@@ -5,12 +5,9 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("proxy.proxy_protocol_from", &[]),
     ("proxy.send_proxy_protocol", &[]),
     ("results.kind", &["redis", "worker", "none"]),
-    ("events.exchange", &[]),
     ("decisions.keep", &[]),
     ("decisions.max", &[]),
     ("rule.on_duplicate", &["replace", "raise", "reject", "dead_letter"]),
-    ("rule.debounce", &[]),
-    ("rule.debounce_max", &[]),
     ("rule.limit", &[]),
 ];
 

@@ -7,6 +7,7 @@ use super::admin::{read_admin, read_token};
 use super::check::Offered;
 use super::context::Context;
 use super::control::{self, read_control};
+use super::events::{self, read_events};
 use super::layer::Layered;
 use super::park::read_park;
 use super::reader::TableReader;
@@ -15,7 +16,6 @@ use super::rule;
 use super::secrets::{check_tls, read_client_tls, read_secret, read_server_tls, warn_of_unused_tls};
 use super::setting::{Setting as _, Size};
 use super::tree::{Table, Value};
-use super::unbuilt::read_unbuilt_tables;
 use super::unit::show_size;
 use super::{
     Config, DecisionsConfig, LogConfig, LogDecisions, LogFormat, LogLevel, ProxyConfig, ResultsConfig, StoreConfig, UpstreamConfirms,
@@ -40,7 +40,7 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
     let decisions = read_decisions(&mut root);
     let (results, kind) = read_results(&mut root);
     let park = read_park(&mut root);
-    read_unbuilt_tables(&mut root);
+    let events = read_events(&mut root);
     let offered = Offered {
         events: proxy.enable_events != EnableEvents::False,
         redis: results.is_some() && kind != ResultsKind::Worker,
@@ -48,6 +48,7 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
         accounts: &control.accounts,
     };
     let (rules, without_results) = rule::read_set(&mut root, offered);
+    events::warn(&root, &events, &control, &rules);
     let shown = root.finish();
     let mut read = layered.included.clone();
     read.extend(reader.files());
@@ -63,6 +64,7 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
         results,
         without_results,
         park,
+        events: events.config,
         rules,
         sha256: layered.sha256.clone(),
         warnings: Vec::new(),

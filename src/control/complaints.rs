@@ -13,9 +13,9 @@ const PRECONDITION_FAILED: u16 = 406;
 /// So many are remembered.
 const REMEMBERED: usize = 10_000;
 /// The remedy for a right that is missing.
-const RIGHTS: &str = "Give the account the rights that `oncegate check` prints.";
+pub(super) const RIGHTS: &str = "Give the account the rights that `oncegate check` prints.";
 /// The remedy where there is no better one.
-const SEE_LOG: &str = "See the broker's log for its side of it.";
+pub(super) const SEE_LOG: &str = "See the broker's log for its side of it.";
 
 /// What is wrong, for each name once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

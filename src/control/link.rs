@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::announce::{Announcer, Notice, TAKEN};
 use super::post::Post;
 use super::prepare::{self, CONSUMING, EVENTS_TAG, PUBLISHING, REPLIES_TAG, StepFault};
 use super::told::Told;
@@ -17,6 +18,7 @@ use crate::amqp::encode;
 use crate::amqp::method::basic::Ack;
 use crate::celery::control::{self, Answer, Answers, Ask, DEFAULT_NAMESPACE, Message};
 use crate::celery::{Limits, event};
+use crate::metrics::{EventDrop, EventMetrics};
 use crate::rules::lock::{Nonce, Request};
 use crate::rules::source::Source;
 use crate::session::{Heard, Pulse, RepublishFault, TasksKnown, read_events};
@@ -57,14 +59,15 @@ pub(super) async fn run(settings: Settings, parts: Parts, status: Arc<Status>, m
                 parts.metrics.set_control_up(&vhost, true);
                 said = None;
                 // What was asked meanwhile has waited too long.
-                orders.discard();
+                orders.discard(&parts.metrics.events);
                 status.is_up.store(true, Ordering::Release);
                 let mut served = Served::new(&settings, &parts, &status, wire, replies);
                 let down = Down::from(served.serve(&mut orders).await);
                 status.is_up.store(false, Ordering::Release);
                 status.is_blocked.store(false, Ordering::Release);
                 served.post.end();
-                orders.discard();
+                served.announcer.end();
+                orders.discard(&parts.metrics.events);
                 down
             }
             Err(down) => down,
@@ -86,11 +89,14 @@ pub(super) async fn run(settings: Settings, parts: Parts, status: Arc<Status>, m
 }
 
 impl Orders {
-    fn discard(&mut self) {
+    fn discard(&mut self, metrics: &EventMetrics) {
         while self.says.try_recv().is_ok() {}
         while let Ok(job) = self.jobs.try_recv() {
             // Whoever waited may have given up.
             let _ = job.reply.send(Err(RepublishFault::NotAvailable));
+        }
+        while self.notices.try_recv().is_ok() {
+            metrics.count_dropped(EventDrop::Unavailable, 1);
         }
     }
 }
@@ -116,6 +122,7 @@ struct Served<'a> {
     vhost: Arc<str>,
     wire: Wire,
     post: Post,
+    announcer: Announcer,
     /// The queue to which workers answer; `None` where nothing is asked or heard.
     replies: Option<String>,
     told: Told,
@@ -132,6 +139,7 @@ impl<'a> Served<'a> {
     fn new(settings: &'a Settings, parts: &'a Parts, status: &'a Status, wire: Wire, replies: Option<String>) -> Served<'a> {
         let vhost = Arc::clone(&settings.dial.account.vhost);
         let post = Post::new(&vhost, Arc::clone(&settings.park_prefix), wire.frame_max());
+        let announcer = Announcer::new(&vhost, Arc::clone(&parts.metrics.events), wire.frame_max());
         Served {
             settings,
             parts,
@@ -139,6 +147,7 @@ impl<'a> Served<'a> {
             vhost,
             wire,
             post,
+            announcer,
             replies,
             told: Told::default(),
             asked: Vec::new(),
@@ -152,6 +161,7 @@ impl<'a> Served<'a> {
     async fn serve(&mut self, orders: &mut Orders) -> Fault {
         let mut tick = interval(TELL_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut notices: Vec<Notice> = Vec::with_capacity(TAKEN);
         loop {
             if self.taken.is_none() && self.settled < self.heard {
                 self.settled = self.heard;
@@ -171,6 +181,10 @@ impl<'a> Served<'a> {
                     self.post.hand_in(job);
                     Ok(())
                 }
+                1.. = orders.notices.recv_many(&mut notices, TAKEN), if self.announcer.has_room() => {
+                    self.announcer.hand_in(notices.drain(..));
+                    Ok(())
+                }
                 _ = tick.tick() => self.look().await,
             };
             if let Err(fault) = done {
@@ -179,10 +193,14 @@ impl<'a> Served<'a> {
         }
     }
 
-    /// Sends what can be sent of the messages in place of deliveries.
+    /// Sends what can be sent of the messages in place of deliveries, and then of those that tell what was decided.
     fn publish_letters(&mut self) -> Result<(), Fault> {
-        self.post.proceed(Instant::now(), self.wire.backlog());
+        let now = Instant::now();
+        self.post.proceed(now, self.wire.backlog());
         let mut frames = self.post.frames();
+        self.announcer
+            .proceed(now, self.post.is_blocked(), self.wire.backlog() + frames.len());
+        frames.append(&mut self.announcer.frames());
         self.wire.send(|out| {
             out.append(&mut frames);
             Ok(())
@@ -190,8 +208,12 @@ impl<'a> Served<'a> {
     }
 
     async fn take(&mut self, incoming: Incoming) -> Result<(), Fault> {
-        let Some(incoming) = self.post.hear(incoming, Instant::now())? else {
+        let now = Instant::now();
+        let Some(incoming) = self.post.hear(incoming, now)? else {
             self.status.is_blocked.store(self.post.is_blocked(), Ordering::Release);
+            return Ok(());
+        };
+        let Some(incoming) = self.announcer.hear(incoming, now)? else {
             return Ok(());
         };
         match incoming {

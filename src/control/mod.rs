@@ -7,7 +7,8 @@
 //! - messages to them go to the exchange of mailboxes, and always name whom they are for. Answers come to a queue of the connection's
 //!   own, whose name nobody can guess, through the default exchange, so that a worker declares nothing.
 //!
-//! Messages that Oncegate publishes in place of a delivery go this way, too: into delay queues, and to exchanges of dead letters.
+//! Messages that Oncegate publishes in place of a delivery go this way, too: into delay queues, and to exchanges of dead letters; and those
+//! that tell what was decided.
 //!
 //! The broker is dialled, never a proxy. A connection that is lost is made anew; until then what needs it is off, and the proxy works on.
 //!
@@ -15,11 +16,13 @@
 //! - `prepare`: what is declared and consumed, and the rights that this takes.
 //! - `link`: one virtual host.
 //! - `told`: which workers are to be told to publish events.
+//! - `announce`: messages that tell what was decided.
 //! - `post`: messages that are published in place of deliveries.
 //! - `publish`: those of them that the broker has not answered.
 //! - `delay`: the queues in which they wait.
 //! - `complaints`: what an operator is told of them.
 
+mod announce;
 mod complaints;
 mod delay;
 mod link;
@@ -41,10 +44,11 @@ use tokio::time::{Instant, timeout};
 
 use crate::config::Config;
 use crate::config::account::Account;
-use crate::metrics::Metrics;
+use crate::metrics::{EventDrop, Metrics};
 use crate::session::{Pulse, Republish, RepublishFault, TasksKnown};
 use crate::store::Client;
 
+pub use announce::Notice;
 pub use prepare::{Needs, Step, StepFault, check, least_rights};
 pub use wire::{Dial, Fault};
 
@@ -53,6 +57,9 @@ const ORDERS: usize = 1_000;
 /// So many messages in place of deliveries, and so many octets of them, may be without the broker's answer.
 const LETTERS: usize = 1_000;
 const LETTER_OCTETS: usize = 64 << 20;
+/// So many messages that tell what was decided wait to be sent, none longer than so many octets.
+const NOTICES: usize = 1_000;
+const NOTICE_OCTETS: usize = 1 << 14;
 /// So long the broker's answer to one is waited for.
 const ANSWER: Duration = Duration::from_secs(30);
 
@@ -123,6 +130,7 @@ struct Status {
 struct Orders {
     says: mpsc::Receiver<Order>,
     jobs: mpsc::Receiver<post::Job>,
+    notices: mpsc::Receiver<Notice>,
 }
 
 /// A virtual host that is looked after.
@@ -131,6 +139,7 @@ struct Link {
     status: Arc<Status>,
     says: mpsc::Sender<Order>,
     jobs: mpsc::Sender<post::Job>,
+    notices: mpsc::Sender<Notice>,
     /// What is left of the bounds on messages in place of deliveries.
     letters: Arc<Semaphore>,
     octets: Arc<Semaphore>,
@@ -141,12 +150,18 @@ impl Link {
     fn start(settings: Settings, parts: &Parts) -> Link {
         let (says, said) = mpsc::channel(ORDERS);
         let (jobs, given) = mpsc::channel(LETTERS);
+        let (notices, told) = mpsc::channel(NOTICES);
         let status = Arc::<Status>::default();
-        let orders = Orders { says: said, jobs: given };
+        let orders = Orders {
+            says: said,
+            jobs: given,
+            notices: told,
+        };
         Link {
             status: Arc::clone(&status),
             says,
             jobs,
+            notices,
             letters: Arc::new(Semaphore::new(LETTERS)),
             octets: Arc::new(Semaphore::new(LETTER_OCTETS)),
             task: tokio::spawn(link::run(settings.clone(), parts.clone(), status, orders)),
@@ -241,6 +256,18 @@ impl Control {
         }
     }
 
+    /// Hands in a message that tells what was decided, to be published in this virtual host in its turn. Nobody hears what becomes of it;
+    /// what is lost is counted.
+    pub fn announce(&self, vhost: &str, notice: Notice) -> Result<(), EventDrop> {
+        let links = self.links();
+        let link = links.get(vhost).filter(|link| link.status.is_up.load(Ordering::Acquire));
+        let link = link.ok_or(EventDrop::Unavailable)?;
+        if notice.body.len() > NOTICE_OCTETS {
+            return Err(EventDrop::Overflow);
+        }
+        link.notices.try_send(notice).map_err(|_| EventDrop::Overflow)
+    }
+
     /// Looks after the virtual hosts that the settings name, until their sender is gone.
     pub async fn run(self, store: Client, workers: Arc<dyn Workers>, metrics: Arc<Metrics>, mut settings: watch::Receiver<Vec<Settings>>) {
         let parts = Parts { store, workers, metrics };
@@ -275,6 +302,7 @@ pub fn needs(config: &Config) -> Needs {
     let dead_letters = config.rules.rules().iter().filter_map(|rule| rule.dead_letter.as_ref());
     Needs {
         park_prefix: config.rules.may_hold(None).then(|| Arc::clone(&config.park.prefix)),
+        events: config.events.exchange.clone(),
         dead_letter: dead_letters.map(|dead_letter| dead_letter.exchange.as_str().into()).collect(),
     }
 }

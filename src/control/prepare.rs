@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use super::announce::KIND;
 use super::delay::Delay;
 use super::wire::{Dial, Fault, Wire};
 use crate::amqp::coding::SHORT_MAX;
@@ -53,6 +54,8 @@ pub struct Needs {
     pub park_prefix: Option<Arc<str>>,
     /// The exchanges of dead letters; an empty name is the default exchange.
     pub dead_letter: BTreeSet<Arc<str>>,
+    /// The exchange to which decisions are published.
+    pub events: Option<Arc<str>>,
 }
 
 /// One step of the preparation, or of what comes later.
@@ -74,6 +77,8 @@ pub enum Step {
     Park,
     /// Messages can be sent to the exchanges of dead letters.
     DeadLetter,
+    /// Decisions can be published.
+    Announce,
 }
 
 impl Step {
@@ -91,6 +96,7 @@ impl Step {
             Step::Consume => "read the queue oncegate.events",
             Step::Park => "configure and to read the delay queues (park.prefix), and to write to the exchange amq.default",
             Step::DeadLetter => "write to the exchange (amq.default is the one without a name)",
+            Step::Announce => "configure the exchange that events.exchange names, unless it is there, and to write to it",
         }
     }
 }
@@ -106,6 +112,7 @@ impl fmt::Display for Step {
             Step::Consume => "the queue oncegate.events cannot be consumed",
             Step::Park => "messages cannot be parked",
             Step::DeadLetter => "nothing can be published to an exchange that a rule's dead_letter names",
+            Step::Announce => "decisions cannot be published to the exchange that events.exchange names",
         })
     }
 }
@@ -136,18 +143,20 @@ pub fn least_rights(account: &Account, needs: &Needs) -> String {
     let other = needs.park_prefix.iter().filter(|prefix| !prefix.starts_with("oncegate."));
     queues.extend(other.map(|prefix| format!(r"{}\..*", literal(prefix))));
     let default = needs.park_prefix.iter().map(|_| "");
-    let exchanges: BTreeSet<&str> = needs.dead_letter.iter().map(|name| &**name).chain(default).collect();
+    let dead_letters = needs.dead_letter.iter().map(|name| &**name);
+    let exchanges: BTreeSet<&str> = dead_letters.chain(default).chain(needs.events.as_deref()).collect();
     let exchanges = exchanges
         .into_iter()
         .map(|name| literal(if name.is_empty() { DEFAULT_EXCHANGE } else { name }));
     let pattern = |names: &[String], further: &[String]| quoted(&format!("^({})$", [names, further].concat().join("|")));
     let written: Vec<String> = [literal("celery.pidbox")].into_iter().chain(exchanges).collect();
     let events = [literal("celeryev")];
+    let configured: Vec<String> = events.iter().cloned().chain(needs.events.as_deref().map(literal)).collect();
     format!(
         "rabbitmqctl set_permissions -p {} {} {} {} {}",
         quoted(&account.vhost),
         quoted(&account.url.user),
-        pattern(&queues, &events),
+        pattern(&queues, &configured),
         pattern(&[r"oncegate\..*".to_owned()], &written),
         pattern(&queues, &events),
     )
@@ -168,12 +177,17 @@ pub async fn check(dial: &Dial, needs: &Needs) -> Result<Vec<StepFault>, Fault> 
     let mut wire = Wire::open(dial).await?;
     let replies = new_replies();
     let mut failed = Vec::new();
-    for (step, channel) in Step::FIRST.into_iter().chain([Step::Park, Step::DeadLetter]).zip(1..) {
+    for (step, channel) in Step::FIRST
+        .into_iter()
+        .chain([Step::Park, Step::DeadLetter, Step::Announce])
+        .zip(1..)
+    {
         let tried = async {
             open_channel(&mut wire, channel).await?;
             match step {
                 Step::Park => try_parking(&mut wire, channel, needs).await,
                 Step::DeadLetter => try_dead_letters(&mut wire, channel, needs).await,
+                Step::Announce => try_announcing(&mut wire, channel, needs).await,
                 _ => take(&mut wire, channel, step, &replies).await,
             }
         };
@@ -209,6 +223,12 @@ async fn try_dead_letters(wire: &mut Wire, channel: u16, needs: &Needs) -> Resul
     } else {
         try_publishing(wire, channel, &exchanges).await
     }
+}
+
+async fn try_announcing(wire: &mut Wire, channel: u16, needs: &Needs) -> Result<(), Fault> {
+    let Some(name) = &needs.events else { return Ok(()) };
+    exchange(wire, channel, name.as_bytes()).await?;
+    try_publishing(wire, channel, &[name]).await
 }
 
 /// Publishes in a transaction that is taken back: the broker looks at exchange and right at once, and routes nothing.
@@ -269,7 +289,7 @@ pub(super) async fn open_channel(wire: &mut Wire, channel: u16) -> Result<(), Fa
 
 async fn take(wire: &mut Wire, channel: u16, step: Step, replies: &str) -> Result<(), Fault> {
     match step {
-        Step::Exchange => exchange(wire, channel).await,
+        Step::Exchange => exchange(wire, channel, event::EXCHANGE).await,
         Step::Queue => {
             let mut arguments = Vec::new();
             put_entry(&mut arguments, b"x-expires", &FieldValue::I32(EVENTS_EXPIRE_MS))?;
@@ -296,16 +316,16 @@ async fn take(wire: &mut Wire, channel: u16, step: Step, replies: &str) -> Resul
             consume(wire, channel, EVENTS, EVENTS_TAG, Acks::Wanted).await
         }
         // What these need is there, or made when it is needed.
-        Step::Park | Step::DeadLetter => Ok(()),
+        Step::Park | Step::DeadLetter | Step::Announce => Ok(()),
     }
 }
 
 /// Only an exchange that is not there is made, which needs a right that asking does not.
-async fn exchange(wire: &mut Wire, channel: u16) -> Result<(), Fault> {
+async fn exchange(wire: &mut Wire, channel: u16, name: &[u8]) -> Result<(), Fault> {
     for declare in [Declare::Passive, Declare::Active] {
         let declared = wire
             .call(channel, MethodId::EXCHANGE_DECLARE_OK, |out| {
-                client::exchange_declare(out, channel, event::EXCHANGE, b"topic", declare).map_err(Fault::from)
+                client::exchange_declare(out, channel, name, KIND, declare).map_err(Fault::from)
             })
             .await;
         match declared {
@@ -431,7 +451,16 @@ mod tests {
         let all = rights(&Needs {
             park_prefix: Some("it's a (park)".into()),
             dead_letter: ["".into(), "dead+letters".into()].into(),
+            events: None,
         });
+        let told = rights(&Needs {
+            events: Some("oncegate".into()),
+            ..Needs::default()
+        });
+        let telling = nothing
+            .replacen("celeryev)", "celeryev|oncegate)", 1)
+            .replace("pidbox)", "pidbox|oncegate)");
+        assert_eq!(told, telling);
         let queues = r"'^(oncegate\..*|it\'\''s a \(park\)\..*|celeryev)$'";
         assert_eq!(
             all,

@@ -51,11 +51,13 @@ fn linked(up: bool) -> (Control, mpsc::Receiver<post::Job>, Arc<Status>) {
     status.is_up.store(up, Ordering::Release);
     let (says, _) = mpsc::channel(1);
     let (jobs, given) = mpsc::channel(LETTERS);
+    let (notices, _) = mpsc::channel(1);
     let link = Link {
         settings: settings(5672),
         status: Arc::clone(&status),
         says,
         jobs,
+        notices,
         letters: Arc::new(Semaphore::new(LETTERS)),
         octets: Arc::new(Semaphore::new(LETTER_OCTETS)),
         task: tokio::spawn(std::future::pending()),

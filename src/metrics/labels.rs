@@ -55,6 +55,18 @@ label_values! {
 }
 
 label_values! {
+    /// Why a decision was not published, as the `reason` label of `oncegate_events_dropped_total`.
+    EventDrop {
+        /// They were made faster than they could be sent, or it is too long.
+        Overflow = "overflow",
+        /// There is no control connection, or it ended before the broker had answered.
+        Unavailable = "unavailable",
+        /// The broker did not take it: the exchange, a right, a limit of a queue.
+        Refused = "refused",
+    }
+}
+
+label_values! {
     /// Which socket of a connection.
     Peer {
         /// The socket that a producer or worker opened.

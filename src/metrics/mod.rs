@@ -4,6 +4,7 @@
 //! it once and hashes no label. The series of a rule that vanishes at a reload stay, unmoving, until the process ends: a counter that
 //! disappears and returns would look like a reset. A series that nothing feeds is not exported.
 
+mod events;
 mod held;
 mod labels;
 mod process;
@@ -11,8 +12,9 @@ mod rule;
 #[cfg(test)]
 mod tests;
 
+pub use events::EventMetrics;
 pub use held::HeldMetrics;
-pub use labels::{CloseReason, ClosedBy, Direction, Mode, Peer, RejectReason, StoreOp};
+pub use labels::{CloseReason, ClosedBy, Direction, EventDrop, Mode, Peer, RejectReason, StoreOp};
 pub use rule::RuleMetrics;
 
 use std::collections::HashMap;
@@ -88,6 +90,8 @@ pub struct Metrics {
     pub channels: IntGauge,
     /// Deliveries that are held, over all connections.
     pub held: HeldMetrics,
+    /// What became of the decisions that are to be published.
+    pub events: Arc<EventMetrics>,
     /// 1 while the store answers.
     pub store_up: IntGauge,
     /// 1 while the circuit breaker keeps questions from the store.
@@ -201,6 +205,7 @@ impl Metrics {
                     )?,
                 )?,
             ),
+            events: Arc::new(EventMetrics::register(r)?),
             store_up: gauge(r, "oncegate_store_up", "1 while the store answers.")?,
             store_circuit_open: circuit.with_label_values(&["store"]),
             circuit,

@@ -82,7 +82,7 @@ pub fn report_freed(metrics: &Metrics, log: &DecisionLog, freed: &Freed) {
             decision: "released",
             reason: Some(freed.reason.as_str()),
             mode,
-            vhost: None,
+            vhost: Some(Arc::clone(&freed.vhost)).filter(|vhost| !vhost.is_empty()),
             task: Arc::clone(&freed.task),
             id: Arc::clone(&freed.holder),
             holder: Some(Arc::clone(&freed.holder)),

@@ -185,7 +185,7 @@ impl Reporter {
             Event::DueKept { rule, why, task, id } => {
                 if self.hub.undelayed().allow(&rule.name) {
                     tracing::warn!(rule = &*rule.name, reason = why, vhost, task = &*task, id = &*id, client = %self.peer,
-                        "a retry keeps its own delay (retry_delays) and is forwarded as it came; this is written once for a rule");
+                        "a message keeps its own due time (retry_delays, debounce) and is forwarded as it came; this is written once for a rule");
                 }
             }
             Event::Mailbox { node } => self.mailbox(node_of(vhost_name, node), seat),

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::expr::{Expr, NAMES};
-use super::lock::ReleaseOn;
+use super::lock::{Quiet, ReleaseOn};
 use super::matcher::{Glob, Globs};
 use super::params::Params;
 use super::source::Hears;
@@ -103,6 +104,10 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
             _ => ReleaseOn::Both,
         },
         cooldown: spec.cooldown.unwrap_or_default(),
+        debounce: spec.debounce.map(|period| Quiet {
+            period_ms: milliseconds(period).max(1),
+            longest_ms: spec.debounce_max.map(milliseconds),
+        }),
         on_duplicate: spec.on_duplicate,
         on_running: spec.on_running,
         result: spec.result,
@@ -115,6 +120,10 @@ pub(super) fn rule(index: usize, spec: &RuleSpec, signatures: &BTreeMap<String, 
         overrides: spec.allow_overrides.clone(),
     };
     (errors.len() == before && spec.mode != Mode::Off).then_some(rule)
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Refuses settings that contradict each other, or that would free every lock at once.

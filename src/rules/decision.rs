@@ -133,6 +133,8 @@ pub struct Claimed {
     pub unstarted_ms: Option<u64>,
     /// When its message is to expire, once it is published.
     pub expiry: Expiry,
+    /// What it does if its key is held.
+    pub if_held: IfHeld,
     /// What its id is owed if it is dropped.
     pub owed: Owed,
 }
@@ -156,12 +158,8 @@ impl Claimed {
             hears: self.rule.hears,
             release_on: self.rule.release_on,
             cooldown_ms: self.rule.cooldown.as_millis() as u64,
+            if_held: self.if_held,
             owed: self.owed,
-            if_held: match self.owed {
-                // What waits for its holder does not take its place.
-                Owed::Carried => IfHeld::Yield,
-                _ => self.rule.if_held(),
-            },
         })
     }
 
@@ -186,9 +184,10 @@ impl Claimed {
 impl Rule {
     /// What a publish does that finds its key held.
     pub fn if_held(&self) -> IfHeld {
-        match self.on_duplicate {
-            OnDuplicate::Replace => IfHeld::Replace,
-            _ => IfHeld::Yield,
+        match (self.debounce, self.on_duplicate) {
+            (Some(quiet), _) => IfHeld::Debounce(quiet),
+            (None, OnDuplicate::Replace) => IfHeld::Replace,
+            (None, _) => IfHeld::Yield,
         }
     }
 
@@ -380,6 +379,7 @@ pub(super) fn claimed(
         let expires = expires.filter(|_| lock_scope != Some(LockScope::UntilExpired))?;
         Some(u64::try_from(expires).unwrap_or(0).saturating_sub(now_ms).saturating_add(grace))
     };
+    let owed = Owed::of(rule, facts.task.ignore_result, member);
     let mut expiry = expiry(rule, facts.task, life_ms, now_ms);
     let mut unstarted_ms = until(facts.task.expires);
     if let Expiry::WithLock { at_ms, else_unstarted_ms } = &mut expiry {
@@ -395,7 +395,12 @@ pub(super) fn claimed(
         life_ms,
         unstarted_ms,
         expiry,
-        owed: Owed::of(rule, facts.task.ignore_result, member),
+        if_held: match owed {
+            // What waits for its holder does not take its place.
+            Owed::Carried => IfHeld::Yield,
+            _ => rule.if_held(),
+        },
+        owed,
     })
 }
 

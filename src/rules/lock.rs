@@ -218,6 +218,54 @@ pub enum IfHeld {
     /// It takes the lock over from a holder that has not begun. That one's lock is set aside for the newcomer's lease: it has it again if
     /// the newcomer fails, and is not to run any more once the broker has the newcomer's message.
     Replace,
+    /// As [`IfHeld::Replace`], and its run is put off: the store says until when.
+    Debounce(Quiet),
+}
+
+/// How long a key must be quiet before its newest task runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Quiet {
+    /// For so long after each publish its run is put off, in milliseconds.
+    pub period_ms: u64,
+    /// But not for longer than this after the first publish of a burst, in milliseconds.
+    pub longest_ms: Option<u64>,
+}
+
+impl Quiet {
+    /// When a task is due that is published now, in a burst that began then, in milliseconds since the Unix epoch.
+    pub fn due_ms(self, first_ms: u64, now_ms: u64) -> u64 {
+        let latest_ms = self.longest_ms.map_or(u64::MAX, |longest| first_ms.saturating_add(longest));
+        now_ms.saturating_add(self.period_ms).min(latest_ms)
+    }
+}
+
+impl IfHeld {
+    /// Whether it takes the lock over from a holder that has not begun.
+    pub fn replaces(self) -> bool {
+        matches!(self, IfHeld::Replace | IfHeld::Debounce(_))
+    }
+
+    /// Whether no worker hears of an id that a newer one has replaced: it gets the result of that one.
+    pub fn hides(self) -> bool {
+        matches!(self, IfHeld::Debounce(_))
+    }
+
+    /// How long its run is put off, if it is.
+    pub fn quiet(self) -> Option<Quiet> {
+        match self {
+            IfHeld::Debounce(quiet) => Some(quiet),
+            IfHeld::Yield | IfHeld::Replace => None,
+        }
+    }
+
+    /// The same where the run cannot be put off.
+    #[must_use]
+    pub fn at_once(self) -> IfHeld {
+        match self {
+            IfHeld::Debounce(_) => IfHeld::Replace,
+            other => other,
+        }
+    }
 }
 
 /// Which outcomes free a lock that lasts until the end; revoke, reject, expiry, purge and crash always do.
@@ -724,6 +772,11 @@ pub enum Admitted {
     Passes,
     /// The id has lost its lock to a newer one, or was revoked: it is not to run.
     Superseded,
+    /// The id has lost its lock to a newer one, and no worker is to hear of that ([`IfHeld::hides`]).
+    Outdated {
+        /// The newer one.
+        newer: Arc<str>,
+    },
     /// Another id has the lock, for a lease only; that of this id may be the one that was set aside.
     Leased {
         /// Who has it.
@@ -795,6 +848,14 @@ pub enum Acquired {
     Replaces {
         /// Who had it.
         holder: Arc<str>,
+    },
+    /// As [`Acquired::Taken`] or [`Acquired::Replaces`], and the message is to go out with this due time ([`IfHeld::Debounce`]). The same
+    /// again for another message of the holder.
+    PutOff {
+        /// Who had the lock, this id itself included; none if it was free.
+        holder: Option<Arc<str>>,
+        /// When it is due, in milliseconds since the Unix epoch, on the store's clock.
+        due_ms: u64,
     },
     /// While this publish waited for a lease to end, one that had come later has taken the lock ([`IfHeld::Replace`]): it goes out, and is
     /// not to run.
@@ -873,6 +934,8 @@ pub struct Freed {
     pub rule: Arc<str>,
     /// The task.
     pub task: Arc<str>,
+    /// The virtual host of the holder's message, empty if unknown.
+    pub vhost: Arc<str>,
     /// Why it was freed.
     pub reason: ReleaseReason,
     /// For how long it was held.

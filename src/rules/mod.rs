@@ -33,7 +33,7 @@ pub use digest::{Domain, digest};
 pub use timing::{Due, Publishing};
 
 use expr::Expr;
-use lock::{Digest, ReleaseOn};
+use lock::{Digest, Quiet, ReleaseOn};
 use matcher::Globs;
 use params::Params;
 use source::{Hears, Source};
@@ -134,6 +134,8 @@ pub struct Rule {
     beat_origins: Globs,
     release_on: ReleaseOn,
     cooldown: Duration,
+    /// How long a key must be quiet before its newest task runs.
+    debounce: Option<Quiet>,
     /// What becomes of a duplicate.
     pub on_duplicate: OnDuplicate,
     /// What becomes of a delivery whose key runs elsewhere.
@@ -228,8 +230,18 @@ impl Rule {
 
     /// Whether a delivery may be held until it may run.
     pub fn holds(&self) -> bool {
+        self.may_hold() && self.mode == Mode::Enforce
+    }
+
+    /// The same whatever its mode.
+    fn may_hold(&self) -> bool {
         let runs = matches!(self.unique, Some(Unique::WhileRunning | Unique::UntilStartedAndWhileRunning));
-        (runs || self.carries()) && self.mode == Mode::Enforce
+        runs || self.carries() || self.holds_until_due()
+    }
+
+    /// Whether a delivery is held until its due time although its run takes no running lock: it may be outdated by then.
+    pub fn holds_until_due(&self) -> bool {
+        self.debounce.is_some() && self.unique.is_some()
     }
 
     /// The virtual hosts that it is for, if it names them and no patterns.
@@ -378,11 +390,7 @@ impl RuleSet {
 
     /// Whether deliveries of this queue may be held: the name may not be known.
     pub fn may_hold(&self, queue: Option<&str>) -> bool {
-        let runs_alone = |unique| matches!(unique, Unique::WhileRunning | Unique::UntilStartedAndWhileRunning);
-        let takes = |rule: &Rule| {
-            (rule.unique.is_some_and(runs_alone) || rule.carries())
-                && queue.is_none_or(|queue| rule.queue.is_any() || rule.queue.is_match(queue))
-        };
+        let takes = |rule: &Rule| rule.may_hold() && queue.is_none_or(|queue| rule.queue.is_any() || rule.queue.is_match(queue));
         // `continue` may join the mode of one rule with the scope of another.
         self.admits && self.rules.iter().any(|rule| takes(rule))
     }

@@ -38,7 +38,7 @@ label_values! {
         Dropped = "dropped",
         /// It took the lock of an older one that had not started.
         Replaced = "replaced",
-        /// It took the lock of an older one and waits for the quiet period.
+        /// It took the lock of an older one and waits for the quiet period, or a newer one had it already.
         Debounced = "debounced",
         /// It became the one waiting behind a running holder.
         Kept = "kept",

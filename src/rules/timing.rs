@@ -1,21 +1,23 @@
-//! What a rule says of a publish beside its key: when a retry is due (`retry_delays`), and whose entry of a schedule it is (`beat_lease`).
+//! What a rule says of a publish beside its key: when it is due (`retry_delays`, `debounce`), and whose entry of a schedule it is
+//! (`beat_lease`).
 
 use std::sync::Arc;
 
 use super::beat::Entry;
-use super::decision::{Bypass, Facts, Verdict, claimed, is_member};
+use super::decision::{Bypass, Claimed, Facts, Verdict, claimed, is_member};
 use super::spec::Mode;
 use super::{Rule, RuleSet};
 use crate::celery::body::Body;
 use crate::celery::routing;
 use crate::celery::task::Protocol;
 
-/// What becomes of the time at which a publish is due (`retry_delays`).
+/// What becomes of the time at which a publish is due (`retry_delays`, `debounce`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
-    /// It stays as it is: the rule does not ask for another, or the message is no retry.
+    /// It stays as it is: the rule does not ask for another, or the message's own is later, or none of those that the rule is about.
     Own,
-    /// It is to be written into the header `eta`, in place of the one that Celery always writes: milliseconds since 1970.
+    /// It is to be written into the header `eta`, in place of the one that Celery always writes: milliseconds since 1970. Of a claim
+    /// that is put off ([`Quiet`](super::lock::Quiet)) the store says the right one later.
     At(i64),
     /// It should be another and cannot, which is why.
     Unwritable(&'static str),
@@ -38,7 +40,10 @@ impl RuleSet {
     /// If the time at which it is due cannot be written, that of [`RuleSet::decide`] holds.
     pub fn decide_publish(&self, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Publishing {
         let mut verdict = self.decide(facts, body, now_ms);
-        let due = verdict.amending().map_or(Due::Own, |rule| due(rule, facts, now_ms));
+        let mut due = verdict.amending().map_or(Due::Own, |rule| due(rule, facts, now_ms));
+        if let (Due::Own, Verdict::Claim(claim)) = (due, &mut verdict) {
+            due = put_off(claim, facts, now_ms);
+        }
         if let (Due::At(at_ms), Verdict::Claim(claim)) = (due, &mut verdict) {
             let mut task = facts.task.clone();
             task.eta = Some(at_ms);
@@ -91,12 +96,38 @@ fn due(rule: &Rule, facts: &Facts<'_>, now_ms: u64) -> Due {
     let Some(delay) = rule.retry_delays.get(before as usize).or(rule.retry_delays.last()) else {
         return Due::Own;
     };
-    if routing::is_delay_exchange(facts.exchange.as_bytes()) {
-        return Due::Unwritable("its delay stands in its routing key (Celery's native delayed delivery)");
-    }
-    if facts.task.protocol == Protocol::V1 || !matches!(facts.task.headers().get(b"eta"), Ok(Some(_))) {
-        return Due::Unwritable("its due time stands in its body (protocol 1)");
+    if let Some(why) = unwritable(facts) {
+        return Due::Unwritable(why);
     }
     let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
     Due::At(i64::try_from(now_ms.saturating_add(delay_ms)).unwrap_or(i64::MAX))
+}
+
+/// Until when the first run of a task is put off, if no publish has come before it. A message whose time cannot be written runs at once,
+/// in place of the one before it.
+fn put_off(claim: &mut Claimed, facts: &Facts<'_>, now_ms: u64) -> Due {
+    let ran_before = facts.task.retries > 0 || facts.task.replaced_task_nesting > 0;
+    let Some(quiet) = claim.if_held.quiet().filter(|_| claim.rule.mode == Mode::Enforce && !ran_before) else {
+        return Due::Own;
+    };
+    if let Some(why) = unwritable(facts) {
+        claim.if_held = claim.if_held.at_once();
+        return Due::Unwritable(why);
+    }
+    let at_ms = i64::try_from(quiet.due_ms(now_ms, now_ms)).unwrap_or(i64::MAX);
+    if facts.task.eta.is_some_and(|own| own >= at_ms) {
+        return Due::Own;
+    }
+    Due::At(at_ms)
+}
+
+/// Why the due time of a message cannot be written, if it cannot.
+fn unwritable(facts: &Facts<'_>) -> Option<&'static str> {
+    if routing::is_delay_exchange(facts.exchange.as_bytes()) {
+        return Some("its delay stands in its routing key (Celery's native delayed delivery)");
+    }
+    if facts.task.protocol == Protocol::V1 || !matches!(facts.task.headers().get(b"eta"), Ok(Some(_))) {
+        return Some("its due time stands in its body (protocol 1)");
+    }
+    None
 }

@@ -21,7 +21,7 @@ use crate::amqp::frame::{self, Split};
 use crate::amqp::method::basic::{self, Ack};
 use crate::celery::body::Body;
 use crate::celery::{Limits, routing, task};
-use crate::rules::lock::{Admitted, Freed, IfHeld, Reply, Request, Scope};
+use crate::rules::lock::{Admitted, Freed, Reply, Request, Scope};
 use crate::rules::outcome::DeliveryDecision;
 use crate::rules::owed::Owed;
 use crate::rules::park::Parked;
@@ -62,6 +62,8 @@ pub(super) enum Way {
     Killed,
     /// To nobody: it is acknowledged unrun, as a duplicate of this holder.
     Dropped(Arc<str>),
+    /// To nobody: it is acknowledged unrun, as this newer one runs in its place.
+    Outdated(Arc<str>),
     /// To nobody for now: this one runs, or waits before it, or its time has not come.
     Held(Option<Arc<str>>),
     /// To nobody: it is acknowledged unrun, as this one runs; its publish lock went.
@@ -98,8 +100,43 @@ pub(super) struct Admission {
     pub parking: Parking,
     /// What it needs to wait for a holder, if a duplicate like this one does.
     pub carry: Option<Box<Carry>>,
+    /// When it may begin, in milliseconds since the Unix epoch, if that was ahead when it came.
+    pub eta_ms: Option<u64>,
+    /// How often the broker has had the message back.
+    pub returns: u64,
     reentrant: bool,
     pub wait: Await,
+    /// What the store is asked about it while it is held.
+    pub asks: Asks,
+    pub asked: Asked,
+}
+
+/// For whom the store was asked last to admit a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// For the worker that has it next.
+    ForWorker,
+    /// For none: its time has not come, and it may be outdated by then.
+    BeforeItsTime,
+}
+
+impl Asked {
+    /// The worker that the store is told of.
+    pub(super) fn worker(self, worker: &Arc<str>) -> Arc<str> {
+        match self {
+            Asked::ForWorker => Arc::clone(worker),
+            Asked::BeforeItsTime => Arc::from(""),
+        }
+    }
+}
+
+/// What the store is asked about a held delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asks {
+    /// Whether it may still run at all.
+    Admission,
+    /// For its running lock.
+    Run,
 }
 
 impl Admission {
@@ -130,29 +167,37 @@ impl Admission {
     }
 
     pub(super) fn withhold(&mut self) {
-        if !matches!(self.wait, Await::Turn(Way::Dropped(_) | Way::Busy(..) | Way::Succeeded | Way::Over)) {
+        if !matches!(
+            self.wait,
+            Await::Turn(Way::Dropped(_) | Way::Outdated(_) | Way::Busy(..) | Way::Succeeded | Way::Over)
+        ) {
             self.wait = Await::Turn(Way::Withheld);
         }
     }
 
     /// What the store is to be asked next.
-    pub(super) fn question(&mut self, worker: &Arc<str>, now_us: u64) -> Option<Request> {
+    pub(super) fn question(&mut self, worker: &Arc<str>, now: Now) -> Option<Request> {
         if matches!(self.wait, Await::Run) {
             return self.run_question(worker);
         }
+        self.asked = if self.rule.holds_until_due() && self.eta_ahead(now).is_some() {
+            Asked::BeforeItsTime
+        } else {
+            Asked::ForWorker
+        };
         Some(Request::Admit {
             claim: self.hold.claim.clone(),
             delivery: self.hold.delivery,
             note: match &self.carry {
-                Some(carry) => self.hold.aged(&carry.note, now_us),
-                None => self.hold.note_at(now_us)?,
+                Some(carry) => self.hold.aged(&carry.note, now.us),
+                None => self.hold.note_at(now.us)?,
             },
             reentrant: self.reentrant,
-            worker: Arc::clone(worker),
+            worker: self.asked.worker(worker),
         })
     }
 
-    fn answered(&mut self, answer: Result<Reply, StoreSilent>, now: Now, max_message: usize) {
+    pub(super) fn answered(&mut self, answer: Result<Reply, StoreSilent>, now: Now, max_message: usize) {
         match (&self.wait, answer) {
             (Await::Answer { .. } | Await::Lease { .. }, Ok(Reply::Admit(digest, admitted))) => {
                 self.hold.answered(digest, now.us);
@@ -182,6 +227,7 @@ impl Admission {
             Admitted::Superseded => Await::Turn(Way::Killed),
             Admitted::Held { holder, .. } if self.carry.is_some() => self.waits_for(holder, None, max_message),
             Admitted::Ended { holder, fate } => self.waits_for(holder, Some(fate), max_message),
+            Admitted::Outdated { newer } => Await::Turn(Way::Outdated(newer)),
             Admitted::Held { holder, .. } => Await::Turn(Way::Dropped(holder)),
             Admitted::Leased { .. } => {
                 let lease_ms = self.hold.lock.as_ref().map_or(0, |note| note.lease_ms);
@@ -226,7 +272,7 @@ impl Session {
         };
         admission.answered(answer, shared.now, shared.settings.max_message);
         if matches!(admission.wait, Await::Run)
-            && let Some(question) = admission.question(&shared.worker, shared.now.us)
+            && let Some(question) = admission.question(&shared.worker, shared.now)
         {
             shared.asks.push((ticket.0, question));
         }
@@ -278,7 +324,6 @@ impl Channel {
             Box::new(Carry {
                 note: Arc::clone(note),
                 since_ms: place_ms,
-                returns: returns.unwrap_or(0),
                 fate: None,
             })
         });
@@ -289,12 +334,12 @@ impl Channel {
             note
         });
         let run = run.map(|note| {
-            let mut run = Run::new(note, &claimed.rule, eta, returns.unwrap_or(0));
+            let mut run = Run::new(note, &claimed.rule);
             run.place_ms = place_ms;
             Box::new(run)
         });
         let mut hold = Box::new(Hold::new(shared, claimed.digest, Arc::from(&*task.id), lock));
-        if let Some(eta) = eta.filter(|_| claimed.rule.if_held() == IfHeld::Replace) {
+        if let Some(eta) = eta.filter(|_| claimed.rule.if_held().replaces()) {
             hold.waits_until(eta, shared.now);
         }
         let mut admission = Admission {
@@ -308,8 +353,12 @@ impl Channel {
             task: task_name,
             parking,
             carry,
+            eta_ms: eta,
+            returns: returns.unwrap_or(0),
             reentrant: deliver.redelivered || published_before,
             wait: Await::Answer { until_us: None },
+            asks: Asks::Run,
+            asked: Asked::ForWorker,
         };
         if admission.hold.lock.is_none() {
             admission.wait = admission.may_run(Way::Running, shared.now);
@@ -332,7 +381,7 @@ impl Channel {
     pub(super) fn ask_about(&mut self, shared: &mut Shared, mut admission: Admission) {
         let ticket = Ticket::of_delivery(self.arrivals.next_position(), self.number);
         if admission.is_open()
-            && let Some(question) = admission.question(&shared.worker, shared.now.us)
+            && let Some(question) = admission.question(&shared.worker, shared.now)
         {
             shared.asks.push((ticket.0, question));
         }
@@ -351,7 +400,7 @@ impl Channel {
             self.advance_arrivals(shared);
         } else {
             admission.wait = Await::Answer { until_us: Some(until_us) };
-            if let Some(question) = admission.question(&shared.worker, shared.now.us) {
+            if let Some(question) = admission.question(&shared.worker, shared.now) {
                 shared.asks.push((ticket.0, question));
             }
         }
@@ -390,6 +439,7 @@ impl Channel {
             Way::Unchecked(reason) => (D::ForwardedUnchecked, *reason, None),
             Way::Killed => (D::Superseded, "superseded", None),
             Way::Dropped(holder) => (D::Dropped, "duplicate", Some(Arc::clone(holder))),
+            Way::Outdated(newer) => (D::Superseded, "outdated", Some(Arc::clone(newer))),
             Way::Busy(holder, freed) => {
                 shared.events.extend(freed.iter().cloned().map(Event::Freed));
                 (D::Dropped, "running", Some(Arc::clone(holder)))
@@ -417,7 +467,7 @@ impl Channel {
                 }
                 None => self.drop_unrun(shared, &admission),
             },
-            Way::Dropped(_) | Way::Busy(..) | Way::Succeeded => self.drop_unrun(shared, &admission),
+            Way::Dropped(_) | Way::Outdated(_) | Way::Busy(..) | Way::Succeeded => self.drop_unrun(shared, &admission),
             Way::Over => self.ack_unrun(shared, admission.tag),
             Way::Holding | Way::Running => {
                 shared.witness.delivered(&admission.hold.claim.id, &admission.task, &admission.rule);

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 use super::channel::Channel;
 use super::publish::{Wait, Waiting};
@@ -129,7 +130,8 @@ impl Channel {
             Place::Arrival(position) => self.arrival_is_due(shared, position),
             Place::Delivered(tag) => {
                 if let Some(hold) = self.deliveries.hold_mut(tag) {
-                    shared.renew_hold(hold);
+                    let worker = Arc::clone(&shared.worker);
+                    shared.renew_hold(hold, &worker);
                 }
             }
             Place::Held(number) => self.held_is_due(shared, number),

@@ -36,7 +36,7 @@ impl Session {
             // An acquire that lets its publish pass counts it, also when its id held the lock before; a silence may have hidden that.
             let counted = matches!(
                 answer,
-                Ok(Acquired::Taken | Acquired::Replaces { .. } | Acquired::Reentry { .. })
+                Ok(Acquired::Taken | Acquired::Replaces { .. } | Acquired::PutOff { .. } | Acquired::Reentry { .. })
                     | Err(StoreSilent::Timeout | StoreSilent::Unreachable)
             );
             if counted {
@@ -171,9 +171,10 @@ impl Shared {
                     publish.grant = None;
                 }
             }
-            Acquired::Replaces { holder } => self.replaces(publish, holder),
+            Acquired::Replaces { holder } => self.replaces(publish, holder, PublishDecision::Replaced),
+            Acquired::PutOff { holder, due_ms } => self.put_off(publish, holder.as_ref(), *due_ms),
             Acquired::Outrun { holder } => {
-                self.decided(publish, PublishDecision::Forwarded, "superseded", Some(Arc::clone(holder)));
+                self.decided(publish, publish.outrun(), "superseded", Some(Arc::clone(holder)));
                 // It has nothing to commit.
                 publish.grant = None;
             }
@@ -236,9 +237,21 @@ impl Shared {
     }
 
     /// The same for one that takes the lock over from this holder.
-    fn replaces(&mut self, publish: &mut Publish, holder: &Arc<str>) {
+    fn replaces(&mut self, publish: &mut Publish, holder: &Arc<str>, decision: PublishDecision) {
         self.leases(publish);
-        self.decided(publish, PublishDecision::Replaced, "replaces", Some(Arc::clone(holder)));
+        self.decided(publish, decision, "replaces", Some(Arc::clone(holder)));
+    }
+
+    /// The same for one whose run is put off.
+    fn put_off(&mut self, publish: &mut Publish, holder: Option<&Arc<str>>, due_ms: u64) {
+        if let Some(grant) = &mut publish.grant {
+            grant.due_ms = Some(due_ms);
+        }
+        match holder {
+            None => self.goes(publish, PublishDecision::Forwarded, "acquired"),
+            Some(holder) if publish.is_of(holder) => self.goes(publish, PublishDecision::Reentry, "reentry"),
+            Some(holder) => self.replaces(publish, holder, PublishDecision::Debounced),
+        }
     }
 
     /// A publish is a duplicate of this holder, and goes out to wait for it: it has no lock to commit.
@@ -278,13 +291,26 @@ impl Shared {
             beat: None,
         };
         match answer {
-            Ok(Acquired::Taken) => self.decided(&publish, PublishDecision::Forwarded, "acquired", None),
+            Ok(Acquired::Taken | Acquired::PutOff { holder: None, .. }) => {
+                self.decided(&publish, PublishDecision::Forwarded, "acquired", None);
+            }
             Ok(Acquired::Reentry { .. }) => self.decided(&publish, PublishDecision::Reentry, "reentry", None),
-            Ok(Acquired::Outrun { holder }) => self.decided(&publish, PublishDecision::Forwarded, "superseded", Some(holder)),
+            Ok(Acquired::Outrun { holder }) => self.decided(&publish, publish.outrun(), "superseded", Some(holder)),
             Ok(Acquired::Replaces { holder }) => self.decided(&publish, PublishDecision::Replaced, "replaces", Some(holder)),
+            Ok(Acquired::PutOff { holder: Some(holder), .. }) if publish.is_of(&holder) => {
+                self.decided(&publish, PublishDecision::Reentry, "reentry", None);
+            }
+            Ok(Acquired::PutOff { holder: Some(holder), .. }) => {
+                self.decided(&publish, PublishDecision::Debounced, "replaces", Some(holder));
+            }
             // It would wait for the other, and replace it.
             Ok(Acquired::Leased { holder }) if publish.replaces() => {
-                self.decided(&publish, PublishDecision::Replaced, "replaces", Some(holder));
+                let decision = if publish.is_put_off() {
+                    PublishDecision::Debounced
+                } else {
+                    PublishDecision::Replaced
+                };
+                self.decided(&publish, decision, "replaces", Some(holder));
             }
             Ok(Acquired::Held { holder, .. } | Acquired::Leased { holder }) => {
                 self.decided(&publish, duplicate, reason, Some(holder));

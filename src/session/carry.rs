@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use super::admit::{Admission, Await, Way};
+use super::admit::{Admission, Asks, Await, Way};
 use super::agenda::Place;
 use super::channel::Channel;
 use super::event::Event;
@@ -53,8 +53,6 @@ pub(super) struct Carry {
     pub note: Arc<LockNote>,
     /// Since when it waits, in milliseconds since the Unix epoch.
     pub since_ms: Option<u64>,
-    /// How often the broker has had the message back.
-    pub returns: u64,
     /// What the store has told of the holder last, if that has no lock any more.
     pub fate: Option<Fate>,
 }
@@ -103,6 +101,7 @@ impl Admission {
             carry.fate = fate;
         }
         self.hold.lock = None;
+        self.asks = Asks::Admission;
         Await::Turn(Way::Held(Some(holder)))
     }
 
@@ -229,6 +228,7 @@ impl Channel {
                 self.holder_ended(shared, number, fate);
             }
             Admitted::Superseded => self.let_go(shared, number, Way::Killed),
+            Admitted::Outdated { newer } => self.let_go(shared, number, Way::Outdated(newer)),
             Admitted::Holds | Admitted::Passes => {
                 admission.stops_waiting();
                 let way = match admitted {

@@ -455,6 +455,8 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, queue:
                 owed: note.owed,
                 note,
                 expiry: claimed.expiry,
+                eta_ms: task.eta,
+                due_ms: None,
             }))
         }
     }

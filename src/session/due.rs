@@ -1,4 +1,4 @@
-//! The time at which a retry is due, written when it is published (`retry_delays`).
+//! The time at which a message is due, written when it is published (`retry_delays`, `debounce`).
 
 use std::sync::Arc;
 
@@ -6,6 +6,8 @@ use super::Shared;
 use super::channel::Collect;
 use super::event::{Event, PublishEvent};
 use super::expiry::with_header;
+use super::publish::Grant;
+use crate::amqp::frame::{self, Split};
 use crate::celery::body::Body;
 use crate::celery::instant::write_iso8601;
 use crate::celery::task::Task;
@@ -40,6 +42,9 @@ impl Shared {
                     return decided;
                 }
                 decided.verdict = rules.decide(facts, body, self.now.unix_ms);
+                if let Verdict::Claim(claimed) = &mut decided.verdict {
+                    claimed.if_held = claimed.if_held.at_once();
+                }
                 "its headers have no room for it"
             }
         };
@@ -52,6 +57,23 @@ impl Shared {
             });
         }
         decided
+    }
+
+    /// Writes the header `eta` of a publish whose run is put off, unless its own is later.
+    pub(super) fn write_due(grant: &Grant, frames: &mut Vec<u8>, frame_max: usize) {
+        let Some(due_ms) = grant.due_ms.and_then(|due_ms| i64::try_from(due_ms).ok()) else {
+            return;
+        };
+        let due_ms = grant.eta_ms.map_or(due_ms, |own| own.max(due_ms));
+        let Split::Frame(method) = frame::split(frames, usize::MAX) else {
+            return;
+        };
+        let header_at = method.raw.len();
+        let text = write_iso8601(due_ms);
+        // There is room for it: a time was written there when the publish came, or its own is as long.
+        if let Some(written) = text.and_then(|text| with_header(frames, header_at, b"eta", text.as_bytes(), frame_max)) {
+            *frames = written;
+        }
     }
 
     /// A publish under a rule that has no say on its key: it passes.

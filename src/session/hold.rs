@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::admit::{Admission, Await, Way};
+use super::admit::{Admission, Asks, Await, Way};
 use super::agenda::Place;
 use super::channel::{Channel, Down, Life};
 use super::event::Event;
@@ -135,6 +135,26 @@ impl HeldList {
     }
 }
 
+impl Admission {
+    /// True if it may be held.
+    pub(super) fn may_be_held(&self) -> bool {
+        self.run.is_some() || self.carry.is_some() || self.rule.holds_until_due()
+    }
+
+    /// When the store is asked about it again that is held for so long, in microseconds from now. `eta`: for how long it may not begin yet,
+    /// in milliseconds. One that may be outdated by then is asked about meanwhile, ever more seldom.
+    fn pause_us(&self, eta: Option<u64>, held_us: u64) -> u64 {
+        let eta = eta.filter(|_| self.carry.is_none());
+        let Some(ahead_us) = eta.map(|ahead_ms| ahead_ms.saturating_mul(1000)) else {
+            return POLL_US;
+        };
+        match self.asks {
+            Asks::Admission => ahead_us.min(held_us.max(POLL_US)),
+            Asks::Run => ahead_us,
+        }
+    }
+}
+
 impl Session {
     /// How many deliveries are held, and since when the first of them, in monotonic microseconds.
     pub fn held(&self) -> (usize, Option<u64>) {
@@ -183,7 +203,7 @@ impl Channel {
             (None, Some(_)) => "eta",
             (None, None) => "running",
         };
-        let asks_us = eta.map_or(POLL_US, |ahead_ms| ahead_ms.saturating_mul(1000));
+        let asks_us = admission.pause_us(eta, 0);
         let hold_max = admission.rule.hold_max;
         let parkable = admission.is_parkable(now);
         let Some(held) = self.keep_held(shared, admission, holder) else {
@@ -269,9 +289,9 @@ impl Channel {
         let Some(held) = self.held.deliveries.get_mut(&number) else {
             return;
         };
-        let locks = &mut held.admission.hold;
-        if locks.renewal_us().is_some_and(|us| us <= now_us) {
-            shared.renew_hold(locks);
+        if held.admission.hold.renewal_us().is_some_and(|us| us <= now_us) {
+            let worker = held.admission.asked.worker(&shared.worker);
+            shared.renew_hold(&mut held.admission.hold, &worker);
         }
         match &held.until {
             Until::Poll(_) if held.back_us <= now_us && held.park_us > now_us => return self.holding_ends(shared, number),
@@ -284,23 +304,31 @@ impl Channel {
             Until::Poll(_) | Until::Answer(_) | Until::Boundary(_) | Until::Leaving(_) | Until::Fetching => {}
         }
         if matches!(held.until, Until::Poll(us) if us <= now_us) {
-            let ticket = Ticket::of_held(number, self.number);
-            held.until = Until::Answer(ticket);
-            held.admission.wait = match held.admission.carry {
-                Some(_) => Await::Answer { until_us: None },
-                None => Await::Run,
-            };
-            if let Some(question) = held.admission.question(&shared.worker, now_us) {
-                shared.asks.push((ticket.0, question));
-            }
+            self.ask_held(shared, number);
         }
+    }
+
+    /// The store is asked about a held delivery.
+    fn ask_held(&mut self, shared: &mut Shared, number: u64) {
+        let Some(held) = self.held.deliveries.get_mut(&number) else {
+            return;
+        };
+        let ticket = Ticket::of_held(number, self.number);
+        held.until = Until::Answer(ticket);
+        held.admission.wait = match held.admission.asks {
+            Asks::Admission => Await::Answer { until_us: None },
+            Asks::Run => Await::Run,
+        };
+        if let Some(question) = held.admission.question(&shared.worker, shared.now) {
+            shared.asks.push((ticket.0, question));
+        }
+        self.schedule(shared, Place::Held(number));
     }
 
     /// It cannot stay unsettled any longer.
     fn holding_ends(&mut self, shared: &mut Shared, number: u64) {
         let Some(held) = self.held.deliveries.get(&number) else { return };
-        let returns = held.admission.returns();
-        if returns < RETURNS_MAX {
+        if held.admission.returns < RETURNS_MAX {
             if let Some(held) = self.take_held(shared, number) {
                 self.give_back_held(shared, &held, "consumer_timeout");
             }
@@ -314,7 +342,7 @@ impl Channel {
     }
 
     fn held_answered(&mut self, shared: &mut Shared, number: u64, answer: Result<Reply, StoreSilent>) {
-        let now_us = shared.now.us;
+        let (now, now_us) = (shared.now, shared.now.us);
         let Some(held) = self.held.deliveries.get_mut(&number) else {
             return;
         };
@@ -323,26 +351,40 @@ impl Channel {
             Until::Leaving(_) => return self.leaving_answered(shared, number, &answer),
             Until::Poll(_) | Until::Boundary(_) | Until::Fetching => return,
         }
-        held.until = Until::Poll(now_us + POLL_US);
+        let eta = held.admission.eta_ahead(now);
+        held.until = Until::Poll(now_us.saturating_add(held.admission.pause_us(eta, now_us - held.since_us)));
+        let asked = matches!(
+            (held.admission.asks, &answer),
+            (Asks::Admission, Ok(Reply::Admit(..))) | (Asks::Run, Ok(Reply::Run(_)))
+        );
         let silent = match answer {
-            Ok(Reply::Run(ran)) if held.admission.carry.is_none() => {
-                held.silent_us = None;
-                match held.admission.ran(ran, now_us) {
-                    Way::Held(holder) => held.holder = holder.or(held.holder.take()),
-                    way => return self.let_go(shared, number, way),
-                }
-                None
-            }
             Ok(Reply::Admit(digest, admitted)) if held.admission.carry.is_some() => {
                 held.silent_us = None;
                 held.admission.hold.answered(digest, now_us);
                 return self.carry_answered(shared, number, admitted);
             }
+            Ok(reply) if asked => {
+                held.silent_us = None;
+                held.admission.answered(Ok(reply), now, shared.settings.max_message);
+                None
+            }
             // A reply of another kind says nothing of the question.
             Ok(_) => Some(StoreSilent::Unreachable),
             Err(silent) => Some(silent),
         };
-        if let Some(silent) = silent {
+        match (&mut held.admission.wait, silent) {
+            (_, Some(_)) | (Await::Answer { .. }, None) => {}
+            (Await::Turn(Way::Held(holder)), None) => held.holder = holder.take().or(held.holder.take()),
+            (Await::Turn(way), None) => {
+                let way = way.clone();
+                return self.let_go(shared, number, way);
+            }
+            (Await::Lease { again_us, .. }, None) => held.until = Until::Poll(*again_us),
+            // It may run at all: whether it may now is asked at once.
+            (Await::Run, None) => return self.ask_held(shared, number),
+        }
+        // Before its time nothing is lost by an answer that is missing.
+        if let Some(silent) = silent.filter(|_| eta.is_none() || held.admission.asks == Asks::Run) {
             // That another run has the lock was known a moment ago: one answer that is missing does not undo that.
             let since_us = *held.silent_us.get_or_insert(now_us);
             let store_wait_us = u64::try_from(held.admission.rule.store_wait.as_micros()).unwrap_or(u64::MAX);

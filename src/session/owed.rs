@@ -14,7 +14,7 @@ impl Shared {
     /// A delivery goes this way, which may be that it was dropped.
     pub(super) fn owes_for(&mut self, admission: &Admission, way: &Way) {
         let (owed, holder) = match way {
-            Way::Dropped(holder) => (admission.hold.lock.as_ref().map(|note| note.owed), holder),
+            Way::Dropped(holder) | Way::Outdated(holder) => (admission.hold.lock.as_ref().map(|note| note.owed), holder),
             Way::Busy(holder, _) => (admission.run.as_ref().map(|run| run.note.owed), holder),
             _ => return,
         };

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::rules::lock::{Claim, IfHeld, LockNote, Nonce};
+use crate::rules::lock::{Claim, LockNote, Nonce};
+use crate::rules::outcome::PublishDecision;
 use crate::rules::owed::Owed;
 use crate::rules::spec::Mode;
 use crate::rules::{Expiry, Rule};
@@ -36,6 +37,10 @@ pub struct Grant {
     pub owed: Owed,
     /// When the message is to expire, until that is written.
     pub expiry: Expiry,
+    /// When it is due by its own word, in milliseconds since the Unix epoch.
+    pub eta_ms: Option<i64>,
+    /// Until when the store has put its run off, in milliseconds since the Unix epoch.
+    pub due_ms: Option<u64>,
 }
 
 /// What a message says of where it comes from.
@@ -83,9 +88,28 @@ impl Publish {
         self.grant.as_ref().is_some_and(|grant| grant.owed == Owed::Carried)
     }
 
+    /// Whether it is of this id.
+    pub fn is_of(&self, id: &str) -> bool {
+        self.grant.as_ref().is_some_and(|grant| *grant.claim.id == *id)
+    }
+
+    /// Whether its run is put off.
+    pub fn is_put_off(&self) -> bool {
+        self.grant.as_ref().is_some_and(|grant| grant.note.if_held.quiet().is_some())
+    }
+
+    /// What is counted of it where one that came later has the lock already.
+    pub fn outrun(&self) -> PublishDecision {
+        if self.is_put_off() {
+            PublishDecision::Debounced
+        } else {
+            PublishDecision::Forwarded
+        }
+    }
+
     /// Whether it takes its key over from a holder that has not begun.
     pub fn replaces(&self) -> bool {
-        self.grant.as_ref().is_some_and(|grant| grant.note.if_held == IfHeld::Replace)
+        self.grant.as_ref().is_some_and(|grant| grant.note.if_held.replaces())
     }
 }
 

@@ -138,8 +138,8 @@ impl Channel {
 }
 
 impl Shared {
-    /// The delivery that holds these locks is with the client, or held.
-    pub(super) fn renew_hold(&mut self, hold: &mut Hold) {
+    /// The delivery that holds these locks is with the client, which is this worker, or held.
+    pub(super) fn renew_hold(&mut self, hold: &mut Hold, worker: &Arc<str>) {
         hold.renewed_us = self.now.us;
         hold.hastened_us = None;
         let running = self.witness.has_begun(&hold.claim.id);
@@ -148,7 +148,7 @@ impl Shared {
                 claim: hold.claim.clone(),
                 delivery: hold.delivery,
                 note: Arc::clone(note),
-                worker: Arc::clone(&self.worker),
+                worker: Arc::clone(worker),
             });
         }
         // A task that may not begin any more keeps no publish lock.
@@ -161,7 +161,7 @@ impl Shared {
             delivery: hold.delivery,
             note,
             alive: if running { Alive::Begun } else { Alive::Delivered },
-            worker: Arc::clone(&self.worker),
+            worker: Arc::clone(worker),
         });
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::admit::{Admission, Await, Way};
+use super::admit::{Admission, Asked as AskedFor, Asks, Await, Way};
 use super::renew::Hold;
 use super::{Now, Shared};
 use crate::rules::Rule;
@@ -22,10 +22,6 @@ enum Asked {
 pub(super) struct Run {
     /// What is written beside the running lock.
     pub note: Arc<RunNote>,
-    /// When it may begin, in milliseconds since the Unix epoch.
-    pub eta_ms: Option<u64>,
-    /// How often the broker has had the message back.
-    pub returns: u64,
     on_running: OnRunning,
     /// Its place among those that wait, as the store has told it.
     pub place_ms: Option<u64>,
@@ -36,11 +32,9 @@ pub(super) struct Run {
 
 impl Run {
     /// A run that the store was not asked about.
-    pub(super) fn new(note: Arc<RunNote>, rule: &Rule, eta_ms: Option<u64>, returns: u64) -> Run {
+    pub(super) fn new(note: Arc<RunNote>, rule: &Rule) -> Run {
         Run {
             note,
-            eta_ms,
-            returns,
             on_running: rule.on_running,
             place_ms: None,
             asked: Asked::Never,
@@ -50,15 +44,21 @@ impl Run {
 }
 
 impl Admission {
-    /// Nothing but the running lock stands between the delivery and this way.
+    /// Nothing but the running lock, or its time, stands between the delivery and this way.
     pub(super) fn may_run(&mut self, way: Way, now: Now) -> Await {
+        let ahead = self.eta_ahead(now).is_some();
+        if self.rule.holds_until_due() && (ahead || self.asked == AskedFor::BeforeItsTime) {
+            self.asks = Asks::Admission;
+            return Await::Turn(Way::Held(None));
+        }
         if !matches!(way, Way::Holding) {
             self.hold.lock = None;
         }
         let Some(run) = &mut self.run else { return Await::Turn(way) };
         run.then = way;
+        self.asks = Asks::Run;
         // A worker would have the lock while it waits for the time.
-        if run.eta_ms.is_some_and(|eta| eta > now.unix_ms) {
+        if ahead {
             return Await::Turn(Way::Held(None));
         }
         Await::Run
@@ -66,14 +66,7 @@ impl Admission {
 
     /// For how long it may not begin yet, in milliseconds.
     pub(super) fn eta_ahead(&self, now: Now) -> Option<u64> {
-        let eta = self.run.as_ref()?.eta_ms?;
-        eta.checked_sub(now.unix_ms).filter(|ahead| *ahead > 0)
-    }
-
-    /// How often the broker has had the message back.
-    pub(super) fn returns(&self) -> u64 {
-        let run = self.run.as_ref().map(|run| run.returns);
-        run.or(self.carry.as_ref().map(|carry| carry.returns)).unwrap_or(0)
+        self.eta_ms?.checked_sub(now.unix_ms).filter(|ahead| *ahead > 0)
     }
 
     /// The question for the running lock.
@@ -110,6 +103,11 @@ impl Admission {
             }
             Ran::Leaves { holder, freed } => Way::Busy(holder, freed),
             Ran::Succeeded => Way::Succeeded,
+            // It is asked again whether anybody is to hear of that.
+            Ran::Superseded if self.rule.holds_until_due() && self.hold.lock.is_some() => {
+                self.asks = Asks::Admission;
+                Way::Held(None)
+            }
             Ran::Superseded => Way::Killed,
         }
     }

@@ -66,8 +66,8 @@ impl Sought {
         let (deliver, header) = delivery_parts(collect)?;
         let seen = match token_of(&header.properties) {
             Some(token) => Seen::Copy(token),
-            // What takes no running lock and waits for nobody is never held, so it is never parked.
-            None if deliver.redelivered && judged.is_some_and(|judged| judged.run.is_some() || judged.carry.is_some()) => Seen::Original,
+            // What is never held is never parked.
+            None if deliver.redelivered && judged.is_some_and(Admission::may_be_held) => Seen::Original,
             None => return None,
         };
         let id = if let Some(judged) = judged {
@@ -135,7 +135,7 @@ impl Channel {
         shared.held_bytes += arrival.size();
         if let Arrival::Delivery(admission) = &mut arrival
             && admission.is_open()
-            && let Some(question) = admission.question(&shared.worker, shared.now.us)
+            && let Some(question) = admission.question(&shared.worker, shared.now)
         {
             let ticket = Ticket::of_delivery(position, self.number);
             shared.asks.push((ticket.0, question));

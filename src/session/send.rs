@@ -115,6 +115,7 @@ impl Channel {
             return;
         };
         shared.counts.added_us.push((shared.now.us - grant.arrived_us) as u32);
+        Shared::write_due(&grant, &mut frames, shared.frame_max);
         if !grant.observes() {
             if !self.ledger.counting() && shared.settings.upstream_confirms {
                 encode::confirm_select(&mut shared.to_broker, self.number, true);

@@ -412,6 +412,7 @@ mod beat;
 mod carry;
 mod confirms;
 mod dead_letter;
+mod debounce;
 mod deliveries;
 mod drain;
 mod due;

@@ -194,7 +194,7 @@ impl Keeper {
         let taken = matches!(
             answer,
             Ok(Reply::Acquire(
-                Acquired::Taken | Acquired::Replaces { .. } | Acquired::Reentry { holds: true }
+                Acquired::Taken | Acquired::Replaces { .. } | Acquired::PutOff { .. } | Acquired::Reentry { holds: true }
             ))
         );
         let mut ask = Vec::new();

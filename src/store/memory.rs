@@ -28,6 +28,8 @@ use crate::rules::source::Source;
 use lock::{Lock, SignalEffect};
 use table::{Claimed, Claims, EndedPublishes, Said, Table};
 
+/// For so long after a task that was put off has gone to a worker nothing takes its lock over: it is about to begin.
+pub(super) const HANDED_MS: u64 = 1_000;
 /// How long after a worker's signal a late commit is known to be late. A commit that the store could not take is repeated within
 /// seconds of the store's return, and one that waits for the broker prolongs this by its lease renewals.
 pub(super) const ENDED_KEPT_MS: u64 = 60_000;
@@ -367,17 +369,26 @@ impl Step<'_> {
             self.take(claim, publish, note, LockState::Leased, lease_end);
             self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
             self.takes_place(claim, note);
-            return Acquired::Taken;
+            let due_ms = if reentrant { None } else { self.put_off(claim, note, None) };
+            return due_ms.map_or(Acquired::Taken, |due_ms| Acquired::PutOff { holder: None, due_ms });
         };
         if lock.holder == claim.id {
             // A question that comes behind its own end brings nothing back.
             if lock.is_over(publish) {
                 return Acquired::Reentry { holds: true };
             }
+            let asked_before = lock.counts(publish);
             lock.publish(publish);
             lock.prolong(lease_end);
+            let aside = lock.aside.as_ref().map(|older| older.holder.clone());
+            let burst = lock
+                .burst
+                .filter(|_| !reentrant && note.if_held.quiet().is_some() && lock.state != LockState::Running);
             self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
-            return Acquired::Reentry { holds: true };
+            return burst.map_or(Acquired::Reentry { holds: true }, |burst| Acquired::PutOff {
+                holder: if asked_before { aside } else { Some(claim.id.clone()) },
+                due_ms: burst.due_ms,
+            });
         }
         let (holder, state, expires) = (lock.holder.clone(), lock.state, lock.expires_ms);
         if reentrant || self.table.knows(&claim.id, &claim.digest, self.now) {
@@ -385,6 +396,9 @@ impl Step<'_> {
             return Acquired::Reentry { holds: false };
         }
         if let Some(replaces) = self.replace(claim, publish, note, lease_end) {
+            if matches!(replaces, Acquired::Leased { .. }) {
+                return replaces;
+            }
             self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
             return replaces;
         }
@@ -597,7 +611,11 @@ impl Step<'_> {
 
     fn admit_to(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<LockNote>, reentrant: bool, worker: &Arc<str>) -> Admitted {
         if self.table.is_superseded(&claim.id, claim.digest, self.now) {
-            return Admitted::Superseded;
+            let newer = self.table.replaced_by(&claim.id, claim.digest, self.now);
+            return match newer.filter(|_| note.if_held.hides()) {
+                Some(newer) => Admitted::Outdated { newer: newer.clone() },
+                None => Admitted::Superseded,
+            };
         }
         if note.scope == Scope::UntilExpired {
             return Admitted::Passes;
@@ -640,6 +658,9 @@ impl Step<'_> {
     fn delivered(&mut self, claim: &Claim, delivery: Nonce, note: &LockNote, worker: &Arc<str>) {
         if let Some(lock) = self.table.lock(&claim.digest, self.now) {
             lock.deliver(delivery, worker, self.now + note.queued_life_ms().clamp(1, LONGEST_MS));
+            if !worker.is_empty() {
+                lock.handed_ms = Some(self.now);
+            }
             let until = lock.expires_ms;
             self.table.note_id(&claim.id, claim.digest, &note.rule, until, self.now);
         }

@@ -162,6 +162,27 @@ fn other_messages_are_no_tasks() {
 }
 
 #[test]
+fn what_oncegate_tells_of_a_task_is_none() {
+    let body = br#"{"decision":"dropped","event":"publish","id":"b","holder":"a","rule":"r","task":"shop.add"}"#;
+    let read = |app_id| {
+        let properties = Properties {
+            content_type: Some(b"application/json"),
+            app_id,
+            ..Properties::default()
+        };
+        assert_eq!(task::may_be_v1(&properties, body), app_id.is_none());
+        let alone = task::read_v1(&properties, body, limits())
+            .expect("readable")
+            .map(|(task, _)| task.name.into_owned());
+        let read = task::read_with_body(&properties, body, limits()).expect("readable");
+        assert_eq!(read.map(|(task, _)| task.name.into_owned()), alone);
+        alone
+    };
+    assert_eq!(read(Some(task::OWN_APP_ID)), None);
+    assert_eq!(read(None).as_deref(), Some("shop.add"));
+}
+
+#[test]
 fn a_hybrid_takes_from_the_body_what_the_headers_lack() {
     let body = r#"{"task": "in.body", "id": "b", "args": [1], "kwargs": {"x": 2}, "retries": 3, "eta": "2030-01-02T03:04:05+00:00", "callbacks": [1], "group": "g"}"#;
     let mut raw = b"\x04taskS\0\0\0\x09in.header\x07retriesI\0\0\0\x05".to_vec();

@@ -224,6 +224,35 @@ fn probable_mistakes_are_warned_about() {
 }
 
 #[test]
+fn decisions_that_nobody_can_publish_are_warned_about() {
+    let warnings = |text: &str| {
+        let config = load(text, &[], &Flags::default()).unwrap();
+        config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let events = "[events]\nexchange = \"oncegate\"\n";
+    let control = "[control]\nurl = \"amqp://me:p@h:5672/jobs\"\n";
+    let rule = |vhost: &str| format!("[[rule]]\ntask = \"a\"\nunique = \"until_started\"\nvhost = \"{vhost}\"\n");
+    assert_eq!(
+        warnings(events),
+        [
+            "o.toml:2:12: events.exchange takes an account of Oncegate's own at the broker ([control]), and there is none: no decision is \
+             published. Write [control] url = \"amqp://USER:PASSWORD@HOST:5672/VHOST\", or leave exchange out."
+        ]
+    );
+    assert_eq!(
+        warnings(&format!("{events}{control}{}", rule("shop"))),
+        [
+            "o.toml:2:12: events.exchange takes an account of Oncegate's own ([control]) in each virtual host, and there is none in \
+             \"shop\": its decisions are not published. Write [control.vhosts.\"shop\"] url = \"amqp://USER:PASSWORD@HOST:5672\"."
+        ]
+    );
+    for vhost in ["jobs", "sho*"] {
+        assert_eq!(warnings(&format!("{events}{control}{}", rule(vhost))), [""; 0], "{vhost}");
+    }
+    assert_eq!(warnings(control), [""; 0]);
+}
+
+#[test]
 fn ends_that_nobody_tells_are_warned_about() {
     let rule = "[[rule]]\ntask = \"a\"\nunique = \"until_finished\"\n";
     let warnings = |text: &str| {

@@ -157,6 +157,33 @@ rate = "2/x""#,
     (
         r#"[[rule]]
 task = "a"
+debounce = "5s"
+debounce_max = "3s"
+on_duplicate = "raise"
+[[rule]]
+task = "b"
+unique = "while_running"
+debounce = "5s"
+[[rule]]
+task = "c"
+unique = "until_started"
+debounce = "0s"
+[[rule]]
+task = "d"
+unique = "until_expired"
+debounce = "5s""#,
+        &[
+            r#"o.toml:3:13: debounce = "5s" stands in a rule without unique. Write unique = "until_started" beside it."#,
+            r#"o.toml:4:17: debounce_max = "3s" is shorter than debounce. Write a longer one."#,
+            r#"o.toml:5:17: on_duplicate = "raise" stands beside debounce, which replaces. Leave on_duplicate out, or write "replace"."#,
+            r#"o.toml:9:13: debounce = "5s" puts off what a key has in its queue, and unique = "while_running" locks keys for runs only. Write unique = "until_started+while_running"."#,
+            r#"o.toml:13:13: debounce = "0s" is no time at all. Write a longer one, or leave debounce out."#,
+            r#"o.toml:17:13: debounce = "5s" replaces what has not started, and unique = "until_expired" never hears of a start. Write unique = "until_started" or "until_finished"."#,
+        ],
+    ),
+    (
+        r#"[[rule]]
+task = "a"
 beat_lease = "0s"
 beat_origins = ["gen*"]
 [[rule]]
@@ -270,7 +297,6 @@ key = ["a"]"#,
             r#"o.toml:4:13: cooldown = "5m" begins after a success, and completion = ["ack"] never tells of one. Add "events", "rpc" or "redis" to completion, which tell success from failure."#,
             r#"o.toml:5:14: release_on = ["success"] needs the outcome of a task, and completion = ["ack"] never tells it. Add "events", "rpc" or "redis" to completion, which tell success from failure."#,
             r#"o.toml:6:17: on_duplicate = "dead_letter" has nowhere to go. Write dead_letter = { exchange = "", routing_key = "duplicates" }."#,
-            r#"o.toml:7:17: debounce_max = "3s" is not available in this version. Leave debounce_max out."#,
             r#"o.toml:7:17: debounce_max = "3s" bounds a debounce that is not set. Write debounce beside it."#,
             "o.toml:8:1: [[rule.limit]] is not available in this version. Leave it out.",
             "o.toml:11:9: burst = 3 is above times (2), which no window may exceed. Write at most burst = 2.",
@@ -353,7 +379,7 @@ held_max = 1.5"#,
     ),
     (
         r#"[events]
-exchange = "x"
+exchange = ""
 [park]
 prefix = "amq.y"
 [results]
@@ -361,11 +387,15 @@ kind = "rpc"
 expires = "2d"
 url = "sentinel://:pw@h:26379;sentinel://:pw@i:26379""#,
         &[
-            r#"o.toml:2:13: exchange = "x" is not available in this version. Leave exchange out."#,
+            r#"o.toml:2:13: exchange = "" is the exchange without a name, which takes the name of a queue for a routing key. Write exchange = "oncegate", or leave exchange out."#,
             r#"o.toml:4:11: prefix = "amq.y" begins with amq., which is the broker's own. Write prefix = "oncegate.park", or leave prefix out."#,
             r#"o.toml:6:9: kind = "rpc" is not available in this version. Write one of "redis", "worker", "none" or leave kind out."#,
             r#"o.toml:8:8: url = *** is not available in this version: sentinel:// is not built yet. Write "redis://HOST:6379/0" or "rediss://USER:PASSWORD@HOST:6379/0"."#,
         ],
+    ),
+    (
+        "[events]\nexchange = \"a\\tb\"",
+        &[r#"o.toml:2:13: exchange = "a\tb" has a control character. Write exchange = "oncegate", or leave exchange out."#],
     ),
     (
         r#"[park]

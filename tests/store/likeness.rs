@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use oncegate::rules::beat::Turn;
 use oncegate::rules::lock::{
-    Acquired, Admitted, Alive, Claim, Committed, Fate, IfHeld, LockNote, LockRecord, Nonce, ReleaseOn, ReleaseReason, Reply, Request,
-    Running, Scope, Signal,
+    Acquired, Admitted, Alive, Claim, Committed, Fate, IfHeld, LockNote, LockRecord, Nonce, Quiet, ReleaseOn, ReleaseReason, Reply,
+    Request, Running, Scope, Signal,
 };
 use oncegate::rules::owed::Owed;
 use oncegate::rules::park::{Fingerprint, ParkNote, ParkState, Seen, Token};
@@ -30,7 +30,7 @@ const BEHIND_ITS_END: u64 = 60_000;
 const NAMED: u64 = 1_000;
 
 /// One per kind of lock.
-const KEYS: u64 = 16;
+const KEYS: u64 = 18;
 
 /// Random numbers from a seed.
 pub struct Dice(pub u64);
@@ -104,9 +104,24 @@ fn request(dice: &mut Dice, notes: &[Arc<LockNote>]) -> Request {
     }
 }
 
+/// No time comes while a story is told.
+const QUIET: u64 = 1_000_000;
+
+fn put_off(longest_ms: Option<u64>) -> IfHeld {
+    IfHeld::Debounce(Quiet {
+        period_ms: QUIET,
+        longest_ms,
+    })
+}
+
 /// Without what depends on the clock; times as the class they fall into.
 fn timeless(reply: Reply) -> Reply {
     match reply {
+        Reply::Acquire(Acquired::PutOff { holder, due_ms }) => Reply::Acquire(Acquired::PutOff {
+            holder,
+            // The clocks count from different times.
+            due_ms: due_ms.min(1),
+        }),
         Reply::Acquire(Acquired::Held {
             holder,
             state,
@@ -445,6 +460,8 @@ async fn tell_the_same_story(seed: u64, steps: usize) {
         note_with(Scope::UntilStarted, |note| note.hears = Hears::only([Source::Events])),
         note_with(Scope::UntilStarted, |note| note.if_held = IfHeld::Replace),
         note_with(Scope::UntilFinished, |note| note.if_held = IfHeld::Replace),
+        note_with(Scope::UntilStarted, |note| note.if_held = put_off(None)),
+        note_with(Scope::UntilFinished, |note| note.if_held = put_off(Some(2 * QUIET))),
         note_with(Scope::UntilFinished, |note| {
             note.acks_late = true;
             note.if_held = IfHeld::Replace;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Protocol, Task, TimeLimit, header_error};
+use super::{OWN_APP_ID, Protocol, Task, TimeLimit, header_error};
 use crate::amqp::content::Properties;
 use crate::celery::Unreadable;
 use crate::celery::body::get;
@@ -12,6 +12,9 @@ use crate::celery::value::Value;
 impl<'a> Task<'a> {
     /// From a protocol 1 body.
     pub(super) fn from_v1(properties: &Properties<'a>, body: &Value) -> Result<Option<Self>, Unreadable> {
+        if properties.app_id == Some(OWN_APP_ID) {
+            return Ok(None);
+        }
         let Some(name) = get(body, "task") else { return Ok(None) };
         if get(body, "id").is_none() && get(body, "args").is_none() {
             return Ok(None);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::rules::lock::{IfHeld, Quiet};
 
 /// [`NOW`] is 2027-01-15T08:00:00Z; Celery's own countdown of a retry is 180 s.
 const OWN: &str = "2027-01-15T08:03:00.471471+00:00";
@@ -159,4 +160,73 @@ fn a_rule_may_have_nothing_else_and_another_may_go_on_from_it() {
     let alone = publishing(&retry(1), &one(first));
     assert!(matches!(&alone.verdict, Verdict::Keyless { rule } if &*rule.name == "delays"));
     assert_eq!(alone.due, Due::At(NOW_MS + 10_000));
+}
+
+fn debounced() -> RuleSpec {
+    RuleSpec {
+        ttl: Duration::from_secs(600),
+        debounce: Some(Duration::from_secs(10)),
+        debounce_max: Some(Duration::from_secs(60)),
+        ..rule("t")
+    }
+}
+
+fn claimed(publishing: Publishing) -> Claimed {
+    match publishing.verdict {
+        Verdict::Claim(claimed) => claimed,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_debounced_call_is_put_off_and_its_lock_lives_from_then() {
+    let rules = one(debounced());
+    for (own, due, life_ms) in [
+        (FieldValue::Void, Due::At(NOW_MS + 10_000), 610_000),
+        (text("2027-01-15T08:00:05+00:00"), Due::At(NOW_MS + 10_000), 610_000),
+        (text(OWN), Due::Own, 780_471),
+    ] {
+        let publishing = publishing(&message("t").header("eta", own), &rules);
+        assert_eq!(publishing.due, due);
+        let claimed = claimed(publishing);
+        let quiet = Quiet {
+            period_ms: 10_000,
+            longest_ms: Some(60_000),
+        };
+        assert_eq!((claimed.life_ms, claimed.if_held), (life_ms, IfHeld::Debounce(quiet)));
+    }
+}
+
+#[test]
+fn what_ran_before_and_what_is_observed_is_not_put_off() {
+    let rules = one(debounced());
+    for header in ["retries", "replaced_task_nesting"] {
+        let again = message("t").header("eta", FieldValue::Void).header(header, FieldValue::I32(1));
+        assert_eq!(publishing(&again, &rules).due, Due::Own, "{header}");
+    }
+    let observing = one(RuleSpec {
+        mode: Mode::Observe,
+        ..debounced()
+    });
+    let publishing = publishing(&message("t").header("eta", FieldValue::Void), &observing);
+    assert_eq!(publishing.due, Due::Own);
+    assert!(claimed(publishing).if_held.quiet().is_some(), "it is counted alike");
+}
+
+#[test]
+fn a_debounced_call_whose_time_cannot_be_written_replaces_at_once() {
+    let publishing = publishing(&message("t"), &one(debounced()));
+    assert!(matches!(publishing.due, Due::Unwritable(_)));
+    let claimed = claimed(publishing);
+    assert_eq!((claimed.life_ms, claimed.if_held), (600_000, IfHeld::Replace));
+}
+
+#[test]
+fn the_quiet_period_ends_at_the_bound_at_the_latest() {
+    let quiet = |longest_ms| Quiet { period_ms: 10, longest_ms };
+    assert_eq!(quiet(None).due_ms(0, 1_000), 1_010);
+    assert_eq!(quiet(Some(30)).due_ms(1_000, 1_015), 1_025);
+    assert_eq!(quiet(Some(30)).due_ms(1_000, 1_025), 1_030);
+    assert_eq!(quiet(Some(30)).due_ms(1_000, 2_000), 1_030, "in the past");
+    assert_eq!(quiet(Some(u64::MAX)).due_ms(1, u64::MAX), u64::MAX);
 }

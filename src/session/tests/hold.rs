@@ -391,6 +391,7 @@ fn dropped_and_succeeded_copies_are_acknowledged_unrun() {
         holder: "x".into(),
         rule: "r".into(),
         task: "t.unique".into(),
+        vhost: "".into(),
         reason: crate::rules::lock::ReleaseReason::Ended,
         held_ms: 5,
         shadow: false,

@@ -63,6 +63,30 @@ impl Step<'_> {
         waiting.ids.insert(Arc::clone(&claim.id), Arc::clone(rule));
     }
 
+    /// Who waits for the result of one id waits for that of another from now on.
+    pub(super) fn move_joins(&mut self, digest: Digest, from: &Arc<str>, to: &Arc<str>) {
+        for awaits in [Awaits::Result, Awaits::Nothing] {
+            let group = |holder: &Arc<str>| Group {
+                digest,
+                holder: Arc::clone(holder),
+                awaits,
+            };
+            let groups = &mut self.table.joins.groups;
+            let Some(waiting) = groups.remove(&group(from)) else { continue };
+            if let Some(others) = groups.get_mut(&group(to)) {
+                others.ids.extend(waiting.ids);
+            } else {
+                let (ended_ms, look_at_ms) = (None, self.now);
+                let waiting = Waiting {
+                    ended_ms,
+                    look_at_ms,
+                    ..waiting
+                };
+                groups.insert(group(to), waiting);
+            }
+        }
+    }
+
     fn stage(&mut self, group: &Group, extent: Extent, until_ms: u64) -> Option<Stage> {
         let (digest, now): (Digest, u64) = (group.digest, self.now);
         let held = match extent {

@@ -68,6 +68,19 @@ pub(super) struct Lock {
     pub(super) place: u64,
     /// The lock that this one is to replace.
     pub(super) aside: Option<Box<Lock>>,
+    /// The burst whose newest task holds it, until that has begun.
+    pub(super) burst: Option<Burst>,
+    /// When the message went to a worker last.
+    pub(super) handed_ms: Option<u64>,
+}
+
+/// Publishes of one key that follow each other before one of them has run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Burst {
+    /// When the first of them came.
+    pub(super) first_ms: u64,
+    /// When the newest is due.
+    pub(super) due_ms: u64,
 }
 
 impl Lock {
@@ -103,6 +116,8 @@ impl Lock {
             deliveries: Vec::new(),
             place: 0,
             aside: None,
+            burst: None,
+            handed_ms: None,
         }
     }
 
@@ -135,6 +150,11 @@ impl Lock {
     pub(super) fn is_over(&self, publish: Nonce) -> bool {
         let mut publishes = self.publishes.iter();
         publishes.any(|(nonce, stage)| *nonce == publish && matches!(stage, Stage::Settled(_)))
+    }
+
+    /// Whether this publish is counted.
+    pub(super) fn counts(&self, publish: Nonce) -> bool {
+        self.publishes.iter().any(|(nonce, _)| *nonce == publish)
     }
 
     /// Counts a publish, unless it is counted already.
@@ -273,6 +293,7 @@ impl Lock {
             Signal::Retried if self.told && self.publishes.len() > 1 => SignalEffect::None,
             Signal::Retried if self.note.scope == Scope::UntilFinished => {
                 self.state = LockState::Queued;
+                self.burst = None;
                 self.live(now);
                 SignalEffect::Lives
             }
@@ -405,6 +426,7 @@ impl Lock {
             holder: self.holder.clone(),
             rule: self.note.rule.clone(),
             task: self.note.task.clone(),
+            vhost: self.note.vhost.clone(),
             reason,
             held_ms: now.saturating_sub(self.since_ms),
             shadow: self.note.shadow,

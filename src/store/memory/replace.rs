@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::lapsing::Lapses;
-use super::lock::Lock;
-use super::table::Claims;
-use super::{DEAD_KEPT_MS, DEAD_LONGEST_MS, ENDED_KEPT_MS, Step};
+use super::lock::{Burst, Lock};
+use super::table::{Claims, Lost};
+use super::{DEAD_KEPT_MS, DEAD_LONGEST_MS, ENDED_KEPT_MS, HANDED_MS, Step};
 use crate::rules::lock::{
-    Acquired, Begun, Claim, Committed, Digest, Freed, IfHeld, LockNote, LockState, Nonce, ReleaseReason, Renewed, Signal, Superseded,
+    Acquired, Begun, Claim, Committed, Digest, Extent, Freed, LockNote, LockState, Nonce, ReleaseReason, Renewed, Signal, Superseded,
 };
 
 /// The publishes that are asked again until a lease ends, by id with their places.
@@ -46,10 +46,14 @@ impl Step<'_> {
     /// Takes the lock over from a holder that has not begun, if the note says so. The lock is there, and is another's.
     pub(super) fn replace(&mut self, claim: &Claim, publish: Nonce, note: &Arc<LockNote>, lease_end: u64) -> Option<Acquired> {
         let lock = self.table.lock(&claim.digest, self.now)?;
-        if note.if_held != IfHeld::Replace || lock.state != LockState::Queued || lock.has_ended() {
+        if !note.if_held.replaces() || lock.state != LockState::Queued || lock.has_ended() {
             return None;
         }
-        let (holder, holders) = (lock.holder.clone(), lock.place);
+        let (holder, holders, burst) = (lock.holder.clone(), lock.place, lock.burst);
+        if note.if_held.quiet().is_some() && lock.is_about_to_begin(self.now) {
+            self.note_asked(claim, note);
+            return Some(Acquired::Leased { holder });
+        }
         let asked = self.table.asked.get_mut(&claim.digest, self.now);
         let place = asked.and_then(|asked| asked.places.remove(&claim.id));
         if place.is_some_and(|place| place < holders) {
@@ -62,7 +66,23 @@ impl Step<'_> {
             lock.aside = Some(Box::new(older));
             lock.place = place;
         }
-        Some(Acquired::Replaces { holder })
+        match self.put_off(claim, note, burst) {
+            Some(due_ms) => Some(Acquired::PutOff {
+                holder: Some(holder),
+                due_ms,
+            }),
+            None => Some(Acquired::Replaces { holder }),
+        }
+    }
+
+    /// The id has taken the lock in this burst, or in one that begins with it: when it is due, if its run is put off.
+    pub(super) fn put_off(&mut self, claim: &Claim, note: &LockNote, burst: Option<Burst>) -> Option<u64> {
+        let (now, quiet) = (self.now, note.if_held.quiet()?);
+        let first_ms = burst.map_or(now, |burst| burst.first_ms);
+        let due_ms = quiet.due_ms(first_ms, now);
+        let lock = self.table.lock(&claim.digest, now)?;
+        lock.burst = Some(Burst { first_ms, due_ms });
+        Some(due_ms)
     }
 
     /// One that has waited finds a newer one: it goes out, and is not to run.
@@ -73,12 +93,20 @@ impl Step<'_> {
             holder: claim.id.clone(),
             rule: note.rule.clone(),
             task: note.task.clone(),
+            vhost: note.vhost.clone(),
             reason: ReleaseReason::Replaced,
             held_ms: 0,
             shadow: note.shadow,
         };
+        let lost = Lost {
+            lock: lost,
+            to: holder.clone(),
+        };
         self.table.supersede(&claim.id, claim.digest, Some(lost), until_ms, self.now);
         self.table.note_id(&claim.id, claim.digest, &note.rule, until_ms, self.now);
+        if note.if_held.hides() {
+            self.join(claim, &holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+        }
         Acquired::Outrun { holder }
     }
 
@@ -104,7 +132,7 @@ impl Step<'_> {
 
     /// A publish that replaces has found a lease: it is asked again, and then has come before those that ask meanwhile.
     pub(super) fn note_asked(&mut self, claim: &Claim, note: &LockNote) {
-        if note.if_held != IfHeld::Replace {
+        if !note.if_held.replaces() {
             return;
         }
         let now = self.now;
@@ -122,7 +150,7 @@ impl Step<'_> {
 
     /// One has taken a free lock; somebody may wait who came before.
     pub(super) fn takes_place(&mut self, claim: &Claim, note: &LockNote) {
-        if note.if_held != IfHeld::Replace {
+        if !note.if_held.replaces() {
             return;
         }
         let Some(asked) = self.table.asked.get_mut(&claim.digest, self.now) else {
@@ -147,7 +175,13 @@ impl Step<'_> {
         let until_ms = now + older.note.life_ms.max(1).saturating_add(DEAD_KEPT_MS).min(DEAD_LONGEST_MS);
         let freed = older.freed(digest, ReleaseReason::Replaced, now);
         let begun = if older.state == LockState::Running { Begun::Yes } else { Begun::No };
-        let lost = (begun == Begun::No).then(|| freed.clone());
+        let lost = (begun == Begun::No).then(|| Lost {
+            lock: freed.clone(),
+            to: holder.clone(),
+        });
+        if older.note.if_held.hides() && begun == Begun::No {
+            self.joins_follow(digest, &older, holder);
+        }
         self.table.supersede(&older.holder, digest, lost, until_ms, now);
         self.table.note_id(&older.holder, digest, &older.note.rule, until_ms, now);
         let over = Over {
@@ -164,6 +198,16 @@ impl Step<'_> {
         self.table.over.insert(digest, over, now);
     }
 
+    /// The older one gets the result of the newer, and so does who waits for that of the older. What a worker has is revoked there instead.
+    fn joins_follow(&mut self, digest: Digest, older: &Lock, holder: &Arc<str>) {
+        self.move_joins(digest, &older.holder, holder);
+        if older.worker().is_empty() {
+            let (note, id) = (&older.note, older.holder.clone());
+            let extent = Extent::Publish(note.scope);
+            self.join(&Claim { digest, id }, holder, note.owed, extent, &note.rule, note.life_ms);
+        }
+    }
+
     /// The locks that this id had lost to newer ones, if the signal tells that it ran all the same.
     pub(super) fn outlived(&mut self, id: &Arc<str>, signal: Signal) -> Vec<Freed> {
         if !signal.tells_of_run() {
@@ -178,6 +222,7 @@ impl Step<'_> {
         let lost = digests.into_iter().filter_map(|digest| self.table.outlived(id, digest, self.now));
         lost.map(|lost| Freed {
             task: "".into(),
+            vhost: "".into(),
             held_ms: 0,
             shadow: false,
             ..lost
@@ -187,7 +232,7 @@ impl Step<'_> {
 
     /// Why there is nothing to renew.
     pub(super) fn gone(&self, claim: &Claim) -> Renewed {
-        if self.table.is_replaced(&claim.id, claim.digest, self.now) {
+        if self.table.replaced_by(&claim.id, claim.digest, self.now).is_some() {
             Renewed::Superseded
         } else {
             Renewed::Gone
@@ -196,7 +241,7 @@ impl Step<'_> {
 
     /// What a commit tells beside what it has found.
     pub(super) fn committed(&mut self, claim: &Claim, publish: Nonce, note: &LockNote, found: Committed) -> Committed {
-        if note.if_held != IfHeld::Replace || matches!(found, Committed::Lost { .. }) {
+        if !note.if_held.replaces() || matches!(found, Committed::Lost { .. }) {
             return found;
         }
         match self.table.over.get_mut(&claim.digest, self.now) {
@@ -210,6 +255,13 @@ impl Step<'_> {
 }
 
 impl Lock {
+    /// Whether its time has come and a worker has had its message for a moment: to let a newer one take the lock over now, again and again,
+    /// would put its run off for ever.
+    fn is_about_to_begin(&self, now: u64) -> bool {
+        let is_due = self.burst.is_some_and(|burst| burst.due_ms <= now);
+        is_due && self.handed_ms.is_some_and(|handed| now < handed + HANDED_MS)
+    }
+
     /// This lock, or the one that was set aside for a lease that has lapsed.
     pub(super) fn seen(&self, now: u64) -> Option<&Lock> {
         if self.expires_ms > now {

@@ -155,6 +155,7 @@ impl Run {
             holder: self.holder.clone(),
             rule: self.note.rule.clone(),
             task: self.note.task.clone(),
+            vhost: self.note.vhost.clone(),
             reason,
             held_ms: now.saturating_sub(self.since_ms),
             shadow: false,

@@ -137,8 +137,16 @@ enum Key {
 struct Dead {
     until_ms: u64,
     /// Its lock that a newer id took, until it is known to have run.
-    lost: Option<Freed>,
+    lost: Option<Lost>,
     indexed: u64,
+}
+
+/// A lock that a newer id took.
+#[derive(Debug)]
+pub(super) struct Lost {
+    pub(super) lock: Freed,
+    /// Who took it.
+    pub(super) to: Arc<str>,
 }
 
 /// Digests are uniform already: two words of one, mixed with a secret so that nobody can aim at one bucket.
@@ -296,7 +304,7 @@ impl Table {
     }
 
     /// `lost`: its lock that a newer id took, if it has not run.
-    pub(super) fn supersede(&mut self, id: &Arc<str>, digest: Digest, lost: Option<Freed>, until_ms: u64, now: u64) {
+    pub(super) fn supersede(&mut self, id: &Arc<str>, digest: Digest, lost: Option<Lost>, until_ms: u64, now: u64) {
         let indexed = index(&mut self.due, Key::Dead(digest, id.clone()), until_ms, now);
         self.dead.insert((digest, id.clone()), Dead { until_ms, lost, indexed });
     }
@@ -307,13 +315,13 @@ impl Table {
             return None;
         }
         let dead = self.dead.get_mut(&(digest, id.clone())).filter(|dead| dead.until_ms > now)?;
-        dead.lost.take()
+        dead.lost.take().map(|lost| lost.lock)
     }
 
-    /// Whether the id has lost its lock to a newer one.
-    pub(super) fn is_replaced(&self, id: &Arc<str>, digest: Digest, now: u64) -> bool {
-        let dead = self.dead.get(&(digest, id.clone())).filter(|dead| dead.until_ms > now);
-        dead.is_some_and(|dead| dead.lost.is_some())
+    /// The newer id that the id has lost its lock to, if it has not run for all that.
+    pub(super) fn replaced_by(&self, id: &Arc<str>, digest: Digest, now: u64) -> Option<&Arc<str>> {
+        let dead = self.dead.get(&(digest, id.clone())).filter(|dead| dead.until_ms > now)?;
+        dead.lost.as_ref().map(|lost| &lost.to)
     }
 
     pub(super) fn is_superseded(&self, id: &Arc<str>, digest: Digest, now: u64) -> bool {

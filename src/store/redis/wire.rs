@@ -4,6 +4,7 @@ mod beat;
 mod park;
 mod running;
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -161,7 +162,20 @@ impl<'a> Notes<'a> {
             cmd.arg(span(note.lease_ms))
                 .arg(span(note.life_ms))
                 .arg(span(note.queued_life_ms()));
-            cmd.arg(u8::from(note.if_held == IfHeld::Replace)).arg(Fields(note, names));
+            cmd.arg(if_held(note)).arg(Fields(note, names));
+        }
+    }
+}
+
+/// What a publish does that finds its key held, as the script reads it.
+fn if_held(note: &LockNote) -> Cow<'static, str> {
+    match note.if_held {
+        IfHeld::Yield => "0".into(),
+        IfHeld::Replace => "1".into(),
+        IfHeld::Debounce(quiet) => {
+            let longest = quiet.longest_ms.map(|longest| span(longest).to_string()).unwrap_or_default();
+            let joins = if note.owed == Owed::Joined { "j" } else { "" };
+            format!("d{} {longest}{joins}", span(quiet.period_ms)).into()
         }
     }
 }
@@ -377,6 +391,9 @@ impl Fields<'_> {
         if note.shadow {
             put("shadow", "1");
         }
+        if note.if_held.hides() {
+            put("hides", if note.owed == Owed::Joined { "j" } else { "1" });
+        }
     }
 }
 
@@ -475,6 +492,10 @@ fn acquired(value: Value) -> Option<Acquired> {
             [holder] => Some(Acquired::Leased { holder: text(holder)? }),
             [holder, Value::Int(0)] => Some(Acquired::Replaces { holder: text(holder)? }),
             [holder, Value::Int(1)] => Some(Acquired::Outrun { holder: text(holder)? }),
+            [holder, Value::Int(2), due_ms] => Some(Acquired::PutOff {
+                holder: text(holder).filter(|holder| !holder.is_empty()),
+                due_ms: number(due_ms)?,
+            }),
             [holder, state, expires_in] => Some(Acquired::Held {
                 holder: text(holder)?,
                 state: LockState::from_name(&text(state)?)?,
@@ -499,6 +520,7 @@ fn admitted(computed: Digest, value: Value) -> Option<Reply> {
         ("h", []) => Admitted::Holds,
         ("p", []) => Admitted::Passes,
         ("x", []) => Admitted::Superseded,
+        ("o", [newer]) => Admitted::Outdated { newer: text(newer)? },
         ("l", [holder]) => Admitted::Leased { holder: text(holder)? },
         ("d", [holder, state, expires_in]) => Admitted::Held {
             holder: text(holder)?,
@@ -557,6 +579,7 @@ fn lost(value: &Value) -> Option<Freed> {
         holder: text(holder)?,
         rule: text(rule)?,
         task: "".into(),
+        vhost: "".into(),
         reason: ReleaseReason::Replaced,
         held_ms: 0,
         shadow: false,
@@ -565,7 +588,7 @@ fn lost(value: &Value) -> Option<Freed> {
 
 fn freed(value: &Value) -> Option<Freed> {
     let Value::Array(parts) = value else { return None };
-    let [digest, holder, rule, task, reason, held_ms, shadow] = parts.as_slice() else {
+    let [digest, holder, rule, task, reason, held_ms, shadow, vhost] = parts.as_slice() else {
         return None;
     };
     Some(Freed {
@@ -576,6 +599,7 @@ fn freed(value: &Value) -> Option<Freed> {
         reason: ReleaseReason::from_name(&text(reason)?)?,
         held_ms: number(held_ms)?,
         shadow: *shadow == Value::Int(1),
+        vhost: text(vhost)?,
     })
 }
 

@@ -29,6 +29,26 @@ function joins.add(digest, holder, id, tail, life)
   call('PEXPIRE', prefix .. ':joining', JOINS_KEPT)
 end
 
+-- Who waits for the result of one id waits for that of another from now on.
+function joins.move(digest, from, to)
+  for kind, name in pairs({ ['='] = ':join:{', ['+'] = ':more:{' }) do
+    local old, new = prefix .. name .. digest .. '}:' .. from, prefix .. name .. digest .. '}:' .. to
+    if call('EXISTS', old) == 1 then
+      call('HDEL', old, '\n')
+      call('ZREM', prefix .. ':joining', kind .. digest .. ' ' .. from)
+      if call('EXISTS', new) == 0 then
+        call('RENAME', old, new)
+      else
+        local ids = call('HGETALL', old)
+        for at = 1, #ids, 2 do call('HSETNX', new, ids[at], ids[at + 1]) end
+        call('DEL', old)
+      end
+      call('ZADD', prefix .. ':joining', now_text, kind .. digest .. ' ' .. to)
+      call('PEXPIRE', prefix .. ':joining', JOINS_KEPT)
+    end
+  end
+end
+
 -- Join: holder, note.
 function ops.J(lock, idkey, a)
   local note = notes[ARGV[a + 1]]

@@ -13,8 +13,8 @@
 -- runs, the digest has a `+` before it (see `run.lua`).
 -- `PREFIX:ended:ID` is what workers' signals leave behind for the commits that come after them: words, each with a blank before and behind,
 -- of how much a signal says (d begun, a acknowledged, r over), its source if no lock has heard it, and a publish that it ended, `~` for one that only its delivery was known of, or `*`.
--- `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key; its value is `n` if a newer id took its lock and it is
--- not known to have run.
+-- `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key; its value is `n` and the newer id if one took its lock
+-- and it is not known to have run.
 
 local ARGV, KEYS, call = ARGV, KEYS, redis.call
 local prefix = ARGV[1]
@@ -37,12 +37,16 @@ local now_text = int(now)
 
 local function digest_of(lock) return string.sub(lock, -65, -2) end
 -- Of each note: what frees such a lock, what of that is asked at an acquire, the rest of its entry in an id record, lease, life, life while
--- its holder has not begun, whether it replaces, and the fields of the lock that do not change, packed.
+-- its holder has not begun, what it does if its key is held (0 nothing, 1 it replaces, d it replaces and is put off for so long, at the
+-- longest for so long after the first of its burst, j if its id gets the result of a newer one), and the fields of the lock that do not change, packed.
 local notes, first_question = {}, 3 + 8 * ARGV[2]
 for at = 3, first_question - 1, 8 do
+  local held = ARGV[at + 6]
+  local quiet, longest, joins = string.match(held, '^d(%d+) (%d*)(j?)$')
   notes[tostring((at + 5) / 8)] = {
     ends = ARGV[at], asked = ARGV[at + 1], tail = ARGV[at + 2], lease = tonumber(ARGV[at + 3]), life = tonumber(ARGV[at + 4]),
-    queued = tonumber(ARGV[at + 5]), replaces = ARGV[at + 6] == '1', fields = cmsgpack.unpack(ARGV[at + 7]),
+    queued = tonumber(ARGV[at + 5]), replaces = held ~= '0', quiet = tonumber(quiet), longest = tonumber(longest), hides = quiet ~= nil, joins = joins == 'j',
+    fields = cmsgpack.unpack(ARGV[at + 7]),
   }
 end
 local function entry_of(digest, note) return '\n' .. digest .. note.tail end
@@ -53,6 +57,8 @@ local function lock_of(digest) return prefix .. ':lock:{' .. digest .. '}' end
 local function id_of(id) return prefix .. ':id:' .. id end
 local function ended_of(id) return prefix .. ':ended:' .. id end
 local function dead_of(digest, id) return prefix .. ':super:{' .. digest .. '}:' .. id end
+-- The newer id that the id has lost its lock to, if it is not known to have run.
+local function replaced_by(digest, id) return string.match(call('GET', dead_of(digest, id)) or '', '^n(.*)$') end
 local function is_dead(digest, id) return call('EXISTS', dead_of(digest, id)) == 1 end
 
 local function parse(publishes)
@@ -301,8 +307,8 @@ local function prolong_ended(id)
 end
 
 -- What `freed` tells of a lock, as fields to ask for and as an answer.
-local function freed(digest, reason, holder, rule, task, since, shadow)
-  return { digest, holder, rule or '', task or '', reason, now - (tonumber(since) or now), shadow and 1 or 0 }
+local function freed(digest, reason, holder, rule, task, since, shadow, vhost)
+  return { digest, holder, rule or '', task or '', reason, now - (tonumber(since) or now), shadow and 1 or 0, vhost or '' }
 end
 
 -- The publishes that a signal ends under a key whose lock the id does not hold.
@@ -335,6 +341,7 @@ function ops.A(lock, idkey, a)
     if not fresh then note_id(idkey, entry, lease + life) end
     take(lock, id, 'leased', nonce, lease, note, now + lease + life)
     if note.replaces then hands.takes_free(lock, digest, id) end
+    if note.quiet and ARGV[a + 1] ~= '1' then return hands.put_off(lock, note, false) end
     return 0
   end
   if holder == id then
@@ -347,6 +354,7 @@ function ops.A(lock, idkey, a)
     prolong(lock, l[3], lease)
     if l[6] then hands.aside_changed(lock) end
     note_id(idkey, entry_of(digest_of(lock), note), lease + life)
+    if note.quiet and ARGV[a + 1] ~= '1' and l[2] ~= 'running' then return hands.is_put_off(lock, publish and l[6] or not publish and id) end
     return 1
   end
   if l[6] == id and hands.is_there(lock) then return hands.ask_aside(ops.A, lock, idkey, a) end
@@ -442,7 +450,7 @@ end
 -- Unpublish: nonce, reason.
 function ops.U(lock, idkey, a)
   local id, nonce = id_in(idkey), ARGV[a]
-  local l = call('HMGET', lock, 'holder', 'state', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks', 'aside')
+  local l = call('HMGET', lock, 'holder', 'state', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks', 'aside', 'vhost')
   if l[1] ~= id then return l[9] == id and hands.is_there(lock) and hands.ask_aside(ops.U, lock, idkey, a) or {} end
   local list = parse(l[3])
   local publish = find(list, nonce)
@@ -456,7 +464,7 @@ function ops.U(lock, idkey, a)
   end
   if not l[9] or not hands.gives_back(lock) then call('DEL', lock) end
   forget_id(idkey, digest_of(lock))
-  return { freed(digest_of(lock), ARGV[a + 1], id, l[4], l[5], l[6], l[7]) }
+  return { freed(digest_of(lock), ARGV[a + 1], id, l[4], l[5], l[6], l[7], l[10]) }
 end
 
 end
@@ -483,7 +491,7 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'terms', 'aside', 'waited')
   if l[1] ~= id then
     if l[8] == id and hands.is_there(lock) then return nil end
-    if (signal == 's' or signal == 'k' or signal == 'f') and call('GET', dead_of(digest, id)) == 'n' then
+    if (signal == 's' or signal == 'k' or signal == 'f') and replaced_by(digest, id) then
       call('SET', dead_of(digest, id), '1', 'KEEPTTL')
       return true, nil, 'ran'
     end
@@ -508,8 +516,8 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
 
   local function tell(reason)
     if told then return nil end
-    local about = call('HMGET', lock, 'rule', 'task', 'since', 'shadow')
-    return freed(digest, reason, id, about[1], about[2], about[3], about[4])
+    local about = call('HMGET', lock, 'rule', 'task', 'since', 'shadow', 'vhost')
+    return freed(digest, reason, id, about[1], about[2], about[3], about[4], about[5])
   end
   local function frees(reason, publishes)
     local telling = tell(reason)
@@ -566,6 +574,7 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
   end
   -- The retry's own message was counted, and has ended: its word comes late.
   if signal == 't' and told and #list > 1 then return true end
+  if signal == 't' and scope == 'until_finished' then call('HDEL', lock, 'due') end
   if signal == 't' then return scope ~= 'until_finished' or goes_on(lock, idkey, 'queued', format(list), life, l, unmarked(marks, 't'), '') end
   if not listens then return true end
   if signal == 'k' or signal == 'f' then
@@ -684,6 +693,7 @@ local function reaches(lock, idkey, note, nonce, worker, l)
       'worker', worker)
   end
   if life > left then call('PEXPIRE', lock, int(life)) end
+  if note.quiet and worker ~= '' then call('HSET', lock, 'handed', now_text) end
 end
 
 local function retake(lock, idkey, digest, id, state, publishes, life, note, worker)
@@ -733,7 +743,11 @@ function ops.M(lock, idkey, a)
     return ops.M(lock_of(asked), idkey, a)
   end
   -- What is dead holds nothing: it has lost its lock by that.
-  if (holder ~= id or l[2] == 'cooldown') and is_dead(digest, id) then return { 'x', digest } end
+  if (holder ~= id or l[2] == 'cooldown') and is_dead(digest, id) then
+    local newer = note.hides and replaced_by(digest, id)
+    if newer then return { 'o', digest, newer } end
+    return { 'x', digest }
+  end
   if note.ends == 'n' then return { 'p', digest } end
   if not holder then
     retake(lock, idkey, digest, id, 'queued', nonce .. '*+', note.queued, note, worker)
@@ -753,7 +767,7 @@ function ops.M(lock, idkey, a)
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
-local function gone(digest, id) return call('GET', dead_of(digest, id)) == 'n' and 3 or 2 end
+local function gone(digest, id) return replaced_by(digest, id) and 3 or 2 end
 
 -- Renewal: delivery, how it is alive (d delivered, b begun, a acknowledged), note, worker. 0: it has its full life; 1: taken again;
 -- 2: there is nothing to renew; 3: it has lost its lock to a newer id.
@@ -779,7 +793,7 @@ end
 
 -- Release of the publish lock by an operator; the arguments of `ops.D`.
 local function release_lock(lock, a)
-  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow', 'state', 'marks', 'expires', 'aside')
+  local l = call('HMGET', lock, 'holder', 'rule', 'task', 'since', 'shadow', 'state', 'marks', 'expires', 'aside', 'vhost')
   if l[1] and has_lapsed(l[6], l[8]) then
     hands.lapses(lock)
     return release_lock(lock, a)
@@ -791,7 +805,7 @@ local function release_lock(lock, a)
   call('DEL', lock)
   forget_id(id_of(l[1]), digest_of(lock))
   if l[9] and call('DEL', hands.aside_of(digest_of(lock))) == 1 then forget_id(id_of(l[9]), digest_of(lock)) end
-  return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5]) }
+  return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5], l[10]) }
 end
 
 function make.operator()

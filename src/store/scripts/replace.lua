@@ -5,10 +5,14 @@
 -- A lock that has one lives as long as that one at least: that its lease has lapsed is seen by `expires`.
 -- `PREFIX:asked:{DIGEST}` are the places of the publishes that are asked again until a lease ends, by `:` and id, and the `last` place that
 -- was given; the field `place` of a lock is its holder's.
+-- The fields `due` and `first` of a lock say when its holder is due whose run is put off, until that has begun, and when the first publish of
+-- its burst came; `handed` when its message went to a worker last.
 -- `PREFIX:over:{DIGEST}` is what the commit of a newcomer tells: its id, the publish of the commit that has told it or nothing, what was
 -- freed, the virtual host, the worker, whether it had begun.
 
 function make.replace()
+
+local HANDED = 1000
 
 local function over_of(digest) return prefix .. ':over:{' .. digest .. '}' end
 local function asked_of(digest) return prefix .. ':asked:{' .. digest .. '}' end
@@ -80,22 +84,52 @@ end
 local function outrun(digest, idkey, id, note, holder)
   local kept = math.min(note.life + DEAD_KEPT, DEAD_LONGEST)
   call('HDEL', asked_of(digest), ':' .. id)
-  call('SET', dead_of(digest, id), 'n', 'PX', int(kept))
+  call('SET', dead_of(digest, id), 'n' .. holder, 'PX', int(kept))
+  if note.joins then joins.add(digest, holder, id, note.tail, note.life) end
   note_id(idkey, entry_of(digest, note), kept)
   return { holder, 1 }
+end
+
+-- The id has taken the lock in a burst that began then, or begins with it.
+function hands.put_off(lock, note, holder, first)
+  first = tonumber(first or nil) or now
+  local due = now + note.quiet
+  if note.longest then due = math.min(due, first + note.longest) end
+  call('HSET', lock, 'first', int(first), 'due', int(due))
+  return { holder or '', 2, int(due) }
+end
+
+-- The id has published again.
+function hands.is_put_off(lock, holder)
+  local due = call('HGET', lock, 'due')
+  if not due then return 1 end
+  return { holder or '', 2, due }
+end
+
+-- Whether the time of the holder has come and a worker has had its message for a moment: to let a newer one take the lock over now, again and
+-- again, would put its run off for ever.
+local function is_about_to_begin(lock)
+  local l = call('HMGET', lock, 'due', 'handed')
+  return l[1] and l[2] and tonumber(l[1]) <= now and now < tonumber(l[2]) + HANDED
 end
 
 -- Sets the lock of a holder that has not begun aside for a newcomer's lease. `at`: the place of the holder.
 function hands.replace(lock, idkey, nonce, note, holder, expires, at)
   local digest, id = digest_of(lock), id_in(idkey)
   local place = hands.place_asked(digest, id)
+  if note.quiet and is_about_to_begin(lock) then
+    hands.note_asked(digest, id)
+    return { holder }
+  end
   if place and place < (tonumber(at) or 0) then return outrun(digest, idkey, id, note, holder) end
+  local burst = note.quiet and call('HMGET', lock, 'due', 'first') or {}
   call('RENAME', lock, hands.aside_of(digest))
   take(lock, id, 'leased', nonce, note.lease, note, now + note.lease + note.life)
   call('HSET', lock, 'aside', holder)
   live_at_least(lock, (tonumber(expires) or now) - now)
   takes_place(lock, digest, id, place)
   note_id(idkey, entry_of(digest, note), note.lease + note.life)
+  if note.quiet then return hands.put_off(lock, note, holder, burst[1] and burst[2]) end
   return { holder, 0 }
 end
 
@@ -104,15 +138,22 @@ function hands.supersede(lock)
   local digest, l = digest_of(lock), call('HMGET', lock, 'holder', 'expires', 'aside')
   local aside, expires = hands.aside_of(digest), math.max(tonumber(l[2]) or 0, now + 1)
   call('HDEL', lock, 'aside')
-  local o = call('HMGET', aside, 'holder', 'state', 'terms', 'rule', 'task', 'since', 'shadow', 'vhost', 'worker', 'scope')
+  local o = call('HMGET', aside, 'holder', 'state', 'terms', 'rule', 'task', 'since', 'shadow', 'vhost', 'worker', 'scope', 'hides')
   if not o[1] or o[1] ~= l[3] then return end
   call('DEL', aside)
   call('HSET', lock, 'expires', int(expires))
   call('PEXPIRE', lock, int(expires - now))
   local kept, begun = math.min(terms_of(o[3]).life + DEAD_KEPT, DEAD_LONGEST), o[2] == 'running'
-  call('SET', dead_of(digest, o[1]), begun and '1' or 'n', 'PX', int(kept))
+  call('SET', dead_of(digest, o[1]), begun and '1' or 'n' .. l[1], 'PX', int(kept))
+  if o[11] and not begun then
+    -- The older one gets the result of the newer, and so does who waits for that of the older. What a worker has is revoked there instead.
+    joins.move(digest, o[1], l[1])
+    if o[11] == 'j' and (o[9] or '') == '' then
+      joins.add(digest, l[1], o[1], ' ' .. (o[10] or '') .. ' ' .. (o[4] or ''), terms_of(o[3]).life)
+    end
+  end
   note_id(id_of(o[1]), '\n' .. digest .. ' ' .. (o[10] or '') .. ' ' .. (o[4] or ''), kept)
-  local telling = freed(digest, 'replaced', o[1], o[4], o[5], o[6], o[7])
+  local telling = freed(digest, 'replaced', o[1], o[4], o[5], o[6], o[7], o[8])
   call('SET', over_of(digest), cmsgpack.pack({ l[1], '', telling, o[8] or '', o[9] or '', begun and 1 or 0 }), 'PX', ENDED_KEPT)
 end
 

@@ -149,7 +149,7 @@ end
 -- The publish lock of an id that is not to run goes, and does not come back with a late commit.
 local function leave(digest, idkey, id, delivery)
   leave_wait(digest, id)
-  local lock, l = own_lock(digest, id, 'holder', 'state', 'scope', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks')
+  local lock, l = own_lock(digest, id, 'holder', 'state', 'scope', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks', 'vhost')
   if l[1] ~= id then
     note_ended(id, 'r', '', UNJUDGED, UNKNOWN_KEPT)
     return nil
@@ -157,10 +157,10 @@ local function leave(digest, idkey, id, delivery)
   if l[2] == 'cooldown' or l[3] == 'until_expired' then return nil end
   local list = parse(l[4])
   settle(list, delivery)
-  if not l[10] or not hands.gives_back(lock) then call('DEL', lock) end
+  if not l[11] or not hands.gives_back(lock) then call('DEL', lock) end
   forget_id(idkey, digest)
   note_ended(id, 'r', '', settled(list), ENDED_KEPT)
-  return not is_marked(l[9], 't') and freed(digest, 'ended', id, l[5], l[6], l[7], l[8]) or nil
+  return not is_marked(l[9], 't') and freed(digest, 'ended', id, l[5], l[6], l[7], l[8], l[10]) or nil
 end
 
 -- Run: id, delivery, w (wait), l (leave) or j (leave, and wait for the holder's result), place or nothing, worker, retries, life, entry, blob.
@@ -248,12 +248,12 @@ end
 function ops.L(lock, idkey, a)
   local digest, id, delivery = digest_of(lock), ARGV[a], ARGV[a + 1]
   leave_wait(digest, id)
-  local r = call('HMGET', run_of(digest), 'holder', 'delivery', 'retried', 'told', 'rule', 'task', 'since')
+  local r = call('HMGET', run_of(digest), 'holder', 'delivery', 'retried', 'told', 'rule', 'task', 'since', 'vhost')
   if r[1] ~= id or r[2] ~= delivery or r[3] then return {} end
   call('DEL', run_of(digest))
   forget_run(idkey, digest)
   if r[4] then return {} end
-  return { freed(digest, 'ended', id, r[5], r[6], r[7]) }
+  return { freed(digest, 'ended', id, r[5], r[6], r[7], nil, r[8]) }
 end
 
 -- Show a run.
@@ -267,13 +267,13 @@ function ops.D(lock, _, a)
   local out, digest = release_lock(lock, a), digest_of(lock)
   if ARGV[a + 2] ~= '1' then return out end
   local run = run_of(digest)
-  local r = call('HMGET', run, 'holder', 'delivery', 'told', 'rule', 'task', 'since')
+  local r = call('HMGET', run, 'holder', 'delivery', 'told', 'rule', 'task', 'since', 'vhost')
   if not r[1] or (ARGV[a] == '1' and r[1] ~= ARGV[a + 1]) then return out end
   -- Its worker may go on: no renewal is to bring back what was freed.
   note_over(digest, r[1], r[2], math.max(ENDED_KEPT, call('PTTL', run)))
   call('DEL', run)
   forget_run(id_of(r[1]), digest)
-  if not r[3] then out[#out + 1] = freed(digest, 'admin', r[1], r[4], r[5], r[6]) end
+  if not r[3] then out[#out + 1] = freed(digest, 'admin', r[1], r[4], r[5], r[6], nil, r[7]) end
   return out
 end
 
@@ -291,7 +291,7 @@ local ENDS = { r = 'ended', k = 'success', f = 'failure', v = 'revoked', x = 'ex
 local function signal_run(digest, idkey, id, settlement, signal, worker, source)
   local run = run_of(digest)
   local r = call('HMGET', run, 'holder', 'delivery', 'worker', 'state', 'grace', 'life', 'expires', 'retried', 'told', 'rule', 'task',
-    'since', 'retries', 'copied', 'heir', 'late', 'hears')
+    'since', 'retries', 'copied', 'heir', 'late', 'hears', 'vhost')
   if r[1] ~= id then
     if signal == 'o' or not ENDS[signal] then return true end
     note_over(digest, id, signal == 'r' and settlement or '*', ENDED_KEPT)
@@ -331,7 +331,7 @@ local function signal_run(digest, idkey, id, settlement, signal, worker, source)
       call('HDEL', key, 'to')
       live_at_least(key, DONE_KEPT)
     end
-    return false, not r[9] and freed(digest, reason, id, r[10], r[11], r[12]) or nil
+    return false, not r[9] and freed(digest, reason, id, r[10], r[11], r[12], nil, r[18]) or nil
   end
   if r[8] then return true end
   if signal == 't' then
@@ -346,7 +346,7 @@ local function signal_run(digest, idkey, id, settlement, signal, worker, source)
     note_over(digest, id, delivery, ENDED_KEPT)
     call('HSET', run, 'expires', int(now + grace), 'told', '1')
     call('PEXPIRE', run, int(grace))
-    return true, freed(digest, 'ended', id, r[10], r[11], r[12]), grace
+    return true, freed(digest, 'ended', id, r[10], r[11], r[12], nil, r[18]), grace
   end
   call('HDEL', run, 'heir')
   return lives('state', 'running', 'worker', runs_on == '' and worker or runs_on)
