@@ -90,7 +90,8 @@ async fn read(backend: &mut Backend, holder: &Arc<str>) -> RedisResult<Fetched> 
             .json
             .as_deref()
             .and_then(value_of)
-            .map_or(Fetched::Nothing, |value| Fetched::Value(value.into())),
+            // In another serializer a worker can read it.
+            .map_or(Fetched::Unread, |value| Fetched::Value(value.into())),
         Status::Failure => Fetched::Failed,
         Status::Revoked => Fetched::Revoked,
         Status::Pending | Status::Started | Status::Retry | Status::Other => Fetched::Nothing,

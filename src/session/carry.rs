@@ -68,7 +68,7 @@ pub enum Fetched {
     Revoked,
     /// No end of it, or a result that cannot be read.
     Nothing,
-    /// No backend is known that could be asked.
+    /// No backend is known that could be asked, or it holds a result that only a worker can read.
     Unread,
     /// It cannot be asked at the moment.
     Silent,

@@ -351,7 +351,7 @@ impl Channel {
             Until::Leaving(_) => return self.leaving_answered(shared, number, &answer),
             Until::Poll(_) | Until::Boundary(_) | Until::Fetching => return,
         }
-        let eta = held.admission.eta_ahead(now);
+        let eta = held.admission.eta_ahead(now).filter(|_| held.admission.carry.is_none());
         held.until = Until::Poll(now_us.saturating_add(held.admission.pause_us(eta, now_us - held.since_us)));
         let asked = matches!(
             (held.admission.asks, &answer),
