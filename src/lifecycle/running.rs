@@ -7,7 +7,8 @@
 //! - The lock is renewed at a third of its life, or each half minute, while its worker is seen, by its mailbox or its heartbeats; and at
 //!   once when the store is back ([`crate::store::Client::connects`]). A renewal takes a lock that is missing, and never steals one.
 //! - A running lock is that of one delivery, so it is renewed by that, and only by the process that saw its ack: of another it lives for its
-//!   `running_ttl`. What ends another delivery of its id, or comes from another worker, does not end its tracking.
+//!   `running_ttl`. What ends another delivery of its id, or comes from another worker, does not end its tracking. One whose lock another
+//!   id has is renewed on, which makes it the next, and its worker is asked soon.
 //! - Each half minute, and when the store is back, the worker is asked which of its tasks it knows: the word of an end may have gone lost,
 //!   or nobody tells one. What it does not know twice, five seconds apart, has ended, how nobody knows: the lock is freed as that of an
 //!   orphan, unless the rule frees it only for one outcome. A worker that is younger than the task has its `orphan_grace` first.
@@ -259,7 +260,10 @@ impl Runs {
         };
         let ends = |run: &Run| run.is_ended_by(*settlement, *signal, *source, worker);
         match signal {
-            Signal::Retried => drop(self.state().forget(id, ends)),
+            Signal::Retried => {
+                let now_ms = self.nodes.now_ms();
+                self.state().retried(id, ends, now_ms);
+            }
             Signal::AckedLate
             | Signal::Rejected
             | Signal::Succeeded
@@ -287,6 +291,10 @@ impl Runs {
             (Request::RenewRun { claim, delivery, .. }, Reply::Renewed(Renewed::Gone)) => {
                 let meant = |run: &Run| matches!(run.kept, Kept::Run(_)) && run.delivery == *delivery;
                 self.state().forget_lock(claim, meant);
+            }
+            (Request::RenewRun { claim, delivery, .. }, Reply::Renewed(Renewed::Lost)) => {
+                let now_ms = self.nodes.now_ms();
+                self.state().loses(claim, *delivery, now_ms);
             }
             _ => {}
         }
@@ -367,8 +375,8 @@ fn free(store: &Client, run: &Run) {
     );
     store.tell(Request::Signal {
         id: Arc::clone(&run.claim.id),
-        // It is no settlement.
-        settlement: Nonce(0),
+        // Of a running lock it names the run: the next one of its id may have come to the same worker meanwhile.
+        settlement: run.orphan(),
         signal: Signal::Orphaned,
         source: Source::Other,
         worker: Arc::clone(&run.worker),
@@ -398,6 +406,16 @@ impl State {
         }
     }
 
+    /// Those runs of an id end in a retry. Of the lock of a later try that may be told late of an earlier one: the store knows, and the
+    /// worker.
+    fn retried(&mut self, id: &str, ends: impl Fn(&Run) -> bool, now_ms: u64) {
+        let may_go_on = |run: &Run| matches!(&run.kept, Kept::Run(note) if note.retries > 0);
+        self.forget(id, |run| ends(run) && !may_go_on(run));
+        for tracked in self.tracked.get_mut(id).into_iter().flatten().filter(|tracked| ends(&tracked.run)) {
+            tracked.hasten(now_ms);
+        }
+    }
+
     /// Forgets those runs of an id. False if none was known.
     fn forget(&mut self, id: &str, goes: impl Fn(&Run) -> bool) -> bool {
         let Some(tracked) = self.tracked.get_mut(id) else { return false };
@@ -418,6 +436,17 @@ impl State {
             if tracked.is_empty() {
                 self.tracked.remove(&claim.id);
             }
+        }
+    }
+
+    /// Another id has the lock of this run: it may have ended, or a run that had ended has taken it while the store knew of neither.
+    fn loses(&mut self, claim: &Claim, delivery: Nonce, now_ms: u64) {
+        let Some(tracked) = self.tracked.get_mut(&claim.id) else { return };
+        let meant = |tracked: &Tracked| tracked.run.claim == *claim && tracked.run.delivery == delivery;
+        if tracked.iter().any(meant)
+            && let Some(first) = tracked.first_mut()
+        {
+            first.check_ms = first.check_ms.min(now_ms + ANSWER_MS);
         }
     }
 

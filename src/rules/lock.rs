@@ -65,6 +65,13 @@ impl fmt::Display for Digest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Nonce(pub u64);
 
+impl Nonce {
+    /// Whether it names this delivery, or, as nought, no one in particular.
+    pub fn names(self, delivery: Nonce) -> bool {
+        self == Nonce(0) || self == delivery
+    }
+}
+
 /// How long a publish lock lasts: which signal ends it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
@@ -407,6 +414,14 @@ pub enum Request {
         /// The worker's node name, empty if it is not known.
         worker: Arc<str>,
     },
+    /// The id was published under the key as a retry: a run of an earlier try ends in it, and the id keeps the running lock for the next.
+    /// It may be told before that run's ack, or long after the next has begun. Answered by [`Reply::Done`].
+    Republished {
+        /// The key and the id.
+        claim: Claim,
+        /// Which retry it is, from one.
+        retries: u32,
+    },
     /// The run goes on: its lock gets its full life anew; one that is missing is taken again, never one that another run holds, nor one
     /// whose run has ended. Answered by [`Reply::Renewed`].
     RenewRun {
@@ -554,7 +569,7 @@ pub enum Signal {
     Crashed,
     /// The worker that is named with it is gone, or does not know it any more: crashed, if the lock still names that worker and none of
     /// the holder's messages is in flight, since what the broker has will run elsewhere. Where no proxy has carried the message to its
-    /// worker, the count says nothing, and is not looked at.
+    /// worker, the count says nothing, and is not looked at. A settlement that is not nought names the run that is meant, of a running lock.
     Orphaned,
     /// Its queue was purged or deleted while the message lay in it.
     Purged,
@@ -746,7 +761,7 @@ pub enum Reply {
     },
     /// To [`Request::Show`] and [`Request::ShowRun`].
     Lock(Option<Box<LockRecord>>),
-    /// To [`Request::RenewLease`], [`Request::Join`], [`Request::Park`] and [`Request::MarkParked`].
+    /// To [`Request::RenewLease`], [`Request::Republished`], [`Request::Join`], [`Request::Park`] and [`Request::MarkParked`].
     Done,
     /// To [`Request::Admit`]: which key the id has, and what was found.
     Admit(Digest, Admitted),
@@ -823,6 +838,8 @@ pub enum Renewed {
     Retaken,
     /// The holder has ended, or another id has the lock: there is nothing to renew.
     Gone,
+    /// Another id has the running lock, and no end of this run is known. It is the next to get it, as long as it renews.
+    Lost,
     /// The id has lost its lock to a newer one, and is not to run.
     Superseded,
 }

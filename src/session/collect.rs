@@ -429,6 +429,7 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, queue:
             None
         }
         Verdict::Claim(claimed) => {
+            shared.tell_republished(&claimed, task, &id);
             let Some(note) = claimed.note(Arc::from(&*task.name), queue).map(Arc::new) else {
                 run_alone(shared, claimed, task, id);
                 return None;
@@ -462,12 +463,8 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, queue:
     }
 }
 
-/// A publish whose key is locked for runs only: it passes. One of a task that was tried before tells that it will run again.
+/// A publish whose key is locked for runs only: it passes.
 fn run_alone(shared: &mut Shared, claimed: Claimed, task: &task::Task<'_>, id: Arc<str>) {
-    if task.retries > 0 && claimed.rule.mode == Mode::Enforce {
-        let worker = Arc::clone(&shared.worker);
-        shared.tell_signal(Arc::clone(&id), Signal::Retried, Source::Other, worker, None);
-    }
     shared.events.push(Event::Publish(super::event::PublishEvent {
         rule: claimed.rule,
         decision: PublishDecision::Forwarded,
@@ -497,6 +494,23 @@ fn reason_of(unreadable: &Unreadable) -> UnkeyableReason {
 }
 
 impl Shared {
+    /// One of a task whose runs exclude each other, and that was tried before, tells that it will run again, and which try is over.
+    fn tell_republished(&mut self, claimed: &Claimed, task: &task::Task<'_>, id: &Arc<str>) {
+        let retries = task.retries;
+        if retries == 0 || !claimed.runs_alone || claimed.rule.mode != Mode::Enforce {
+            return;
+        }
+        self.run_ended(id);
+        self.witness.heard(id, Signal::Retried, Source::Other, self.now.us);
+        self.tells.push(Request::Republished {
+            claim: Claim {
+                digest: claimed.digest,
+                id: Arc::clone(id),
+            },
+            retries,
+        });
+    }
+
     /// Asks the store about a claim.
     pub(super) fn ask(&mut self, ticket: Ticket, grant: &Grant) {
         debug_assert!(grant.rule.mode != Mode::Off, "a rule that is off claims nothing");

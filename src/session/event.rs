@@ -304,12 +304,21 @@ impl Kept {
 }
 
 impl Run {
+    /// By what the word names it that its worker is gone, or does not know it any more: nought if it is not one delivery's.
+    pub fn orphan(&self) -> Nonce {
+        match self.kept {
+            Kept::Lock(_) => Nonce(0),
+            Kept::Run(_) => self.delivery,
+        }
+    }
+
     /// Whether something that was learnt of the task is of this run, and frees this lock or leaves it to the next run. A running lock
     /// is of one delivery, and of one worker.
     pub fn is_ended_by(&self, settlement: Nonce, signal: Signal, source: Source, worker: &str) -> bool {
         let of_it = match self.kept {
             Kept::Lock(_) => true,
             Kept::Run(_) if signal.settles() => settlement == self.delivery,
+            Kept::Run(_) if signal == Signal::Orphaned && !settlement.names(self.delivery) => false,
             Kept::Run(_) => worker.is_empty() || *worker == *self.worker,
         };
         of_it && signal.is_heard(source, self.kept.hears())

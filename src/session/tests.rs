@@ -167,6 +167,7 @@ impl Rig {
                 Request::RenewRun { claim, .. } => format!("runs on {}", claim.id),
                 Request::Join { claim, holder, .. } => format!("{} joins {holder}", claim.id),
                 Request::LeaveRun { claim, .. } => format!("leaves {}", claim.id),
+                Request::Republished { claim, retries } => format!("republished {} {retries}", claim.id),
                 Request::MarkParked { id, token, state, .. } => format!("{} {id} {}", state.as_str(), token.0),
                 other => panic!("not an order: {other:?}"),
             })

@@ -314,6 +314,10 @@ impl Step<'_> {
                 note,
                 worker,
             } => Reply::Renewed(self.renew_run(claim, *delivery, note, worker)),
+            Request::Republished { claim, retries } => {
+                self.republished(claim, *retries);
+                Reply::Done
+            }
             Request::Join { claim, holder, note } => {
                 self.join(claim, holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
                 Reply::Done
@@ -425,6 +429,12 @@ impl Step<'_> {
 
     fn commit_to(&mut self, claim: &Claim, publish: Nonce, note: &Arc<LockNote>) -> Committed {
         let life_end = self.now + note.queued_life_ms().clamp(1, LONGEST_MS);
+        let lock = self.table.lock_for(&claim.digest, &claim.id, self.now);
+        // Its end may have come first, and the lock be that of a later message.
+        let unknown = lock.is_some_and(|lock| lock.holder == claim.id && lock.is_unknown(publish));
+        if unknown && self.ended(claim, publish, note) {
+            return Committed::Ended;
+        }
         let (holder, own) = match self.table.lock_for(&claim.digest, &claim.id, self.now) {
             Some(lock) if lock.holder == claim.id => (None, Some(lock)),
             Some(lock) => (Some(lock.holder.clone()), None),
@@ -460,9 +470,9 @@ impl Step<'_> {
             if lock.holder == claim.id && lock.state == LockState::Leased && lock.in_flight() > 0 {
                 lock.prolong(lease_end);
             }
-            self.table.prolong_ended(&claim.id, self.now);
+            self.table.prolong_ended(&claim.id, self.now + ENDED_KEPT_MS, self.now);
         } else if self.ended(claim, publish, note) {
-            self.table.prolong_ended(&claim.id, self.now);
+            self.table.prolong_ended(&claim.id, self.now + ENDED_KEPT_MS, self.now);
         } else {
             self.take(claim, publish, note, LockState::Leased, lease_end);
             let record_end = lease_end + note.life_ms.min(LONGEST_MS);
@@ -671,7 +681,7 @@ impl Step<'_> {
         let until = self.now + life.clamp(1, LONGEST_MS);
         if let Some(lock) = self.table.lock_for(&claim.digest, &claim.id, self.now) {
             if lock.holder != claim.id || lock.has_ended() {
-                return self.gone(claim);
+                return self.renewed_in_vain(claim, note);
             }
             lock.prolong(until);
             let until = lock.expires_ms;
@@ -682,7 +692,7 @@ impl Step<'_> {
         let ended = ended.is_some_and(|ended| ended.by(|said| frees(said, note), None));
         let dead = self.table.is_superseded(&claim.id, claim.digest, self.now);
         if dead || ended {
-            return self.gone(claim);
+            return self.renewed_in_vain(claim, note);
         }
         let state = if alive == Alive::Acknowledged {
             LockState::Running
@@ -699,6 +709,13 @@ impl Step<'_> {
         }
         self.table.note_id(&claim.id, claim.digest, &note.rule, until, self.now);
         Renewed::Retaken
+    }
+
+    /// Who has not heard of the end by now renews again.
+    fn renewed_in_vain(&mut self, claim: &Claim, note: &LockNote) -> Renewed {
+        let kept_ms = note.life_ms.clamp(ENDED_KEPT_MS, LONGEST_MS);
+        self.table.prolong_ended(&claim.id, self.now + kept_ms, self.now);
+        self.gone(claim)
     }
 
     fn cool(&mut self, claim: &Claim, note: &Arc<LockNote>) -> Cooled {

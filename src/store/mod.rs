@@ -68,7 +68,7 @@ pub enum Op {
     Join,
     /// [`Request::Unpublish`].
     Unpublish,
-    /// [`Request::Signal`].
+    /// [`Request::Signal`] and [`Request::Republished`].
     Signal,
     /// [`Request::Admit`].
     Admit,
@@ -151,7 +151,7 @@ impl Op {
             Request::RenewLease { .. } => Op::RenewLease,
             Request::Join { .. } => Op::Join,
             Request::Unpublish { .. } => Op::Unpublish,
-            Request::Signal { .. } => Op::Signal,
+            Request::Signal { .. } | Request::Republished { .. } => Op::Signal,
             Request::Admit { .. } => Op::Admit,
             Request::Renew { .. } => Op::Renew,
             Request::Run { .. } => Op::Run,

@@ -208,8 +208,8 @@ impl World {
             let facts = &self.facts.tasks[task];
             // One that was with a worker before its queue was purged is nobody's to free, nor is one that the broker confirmed later.
             let unpurged = facts.purged && (facts.delivered || facts.passed_over);
-            // Nobody tells of a retry that expires in its queue, and a retry of one copy may be heard when another has just ended.
-            let missed = unpurged || facts.retried && (facts.expired || facts.doubled);
+            // Nobody tells of what expires in its queue after a run, and a retry of one copy may be heard when another has just ended.
+            let missed = unpurged || facts.begun > 0 && facts.expired || facts.retried && facts.doubled;
             // What was decided without the store may be committed after all that was told of its end.
             if lock.scope == Extent::Publish(Scope::UntilExpired) || facts.untold || facts.unchecked || missed {
                 continue;

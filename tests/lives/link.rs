@@ -14,7 +14,7 @@ use oncegate::store::Clock;
 use crate::broker::AtBroker;
 use crate::facts::Facts;
 use crate::plan::Plan;
-use crate::runs::{Handed, Name};
+use crate::runs::{Asked, Handed, Name};
 use crate::wire::{Reader, method};
 use crate::world::World;
 
@@ -69,10 +69,10 @@ pub enum Order {
     Tell(Request),
 }
 
-/// The question for a running lock, if it is one.
-fn run_of(order: &Order) -> Option<Request> {
+/// The delivery that does not run, if this says so of one.
+fn left_by(order: &Order) -> Option<Name> {
     match order {
-        Order::Ask(_, request @ Request::Run { .. }) => Some(request.clone()),
+        Order::Tell(Request::LeaveRun { claim, delivery }) => Some((Facts::index(&claim.id), *delivery)),
         _ => None,
     }
 }
@@ -109,8 +109,8 @@ pub struct Link {
     pub published: BTreeSet<usize>,
     /// How many deliveries of each task the client has acknowledged of which the broker has not heard.
     pub acked: BTreeMap<usize, usize>,
-    /// By which delivery the store was last asked about each task's run.
-    pub asked: BTreeMap<usize, Name>,
+    /// The deliveries whose runs the store was asked about, in their order.
+    pub asked: Vec<Asked>,
     /// The deliveries that are on their way to the worker.
     pub handed: Vec<Handed>,
     /// When the session hears that the store is back, in microseconds.
@@ -151,7 +151,7 @@ impl Link {
             writing: Vec::new(),
             published: BTreeSet::new(),
             acked: BTreeMap::new(),
-            asked: BTreeMap::new(),
+            asked: Vec::new(),
             handed: Vec::new(),
             store_back_us: None,
         }
@@ -290,6 +290,7 @@ impl World {
     pub fn answer(&mut self, at: usize) {
         let Some(link) = self.links.get_mut(&at) else { return };
         if let Some((_, ticket, answer)) = link.answers.pop_front() {
+            link.run_answered(ticket, &answer);
             link.session.handle_answer(Ticket(ticket), answer, self.now);
             self.collect(at);
         }
@@ -323,7 +324,8 @@ impl World {
             .map(|(ticket, request)| Order::Ask(ticket, request));
         let tells = std::mem::take(tells).into_iter().map(Order::Tell);
         let orders: Vec<Order> = asks.chain(tells).collect();
-        let runs: Vec<Request> = orders.iter().filter_map(run_of).collect();
+        let runs: Vec<Asked> = orders.iter().filter_map(Asked::of).collect();
+        let left: Vec<Name> = orders.iter().filter_map(left_by).collect();
         link.orders.extend(orders.into_iter().map(|order| (now.us, order)));
         for ticket in std::mem::take(link.session.cancelled()) {
             link.kept.retain(|kept| kept.ticket != ticket.0);
@@ -331,8 +333,11 @@ impl World {
         }
         link.session.take_counts();
         let events = std::mem::take(link.session.events());
-        for request in runs {
-            self.run_asked(at, &request);
+        for asked in runs {
+            self.run_asked(at, asked);
+        }
+        for name in left {
+            self.run_left(at, name);
         }
         for event in events {
             self.happened(at, event);

@@ -7,14 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use oncegate::rules::lock::{Digest, LockRecord, LockState, Nonce, ReleaseReason, Renewed, Reply, Request, Signal};
 use oncegate::rules::running::{IfBusy, Ran};
-use oncegate::rules::spec::Unique;
 use oncegate::session;
 
 use crate::facts::Facts;
-use crate::link::Owner;
+use crate::link::{Answer, Link, Order, Owner};
 use crate::plan::Acks;
 use crate::store::Heard;
-use crate::worker::Worker;
+use crate::worker::{Life, Worker};
 use crate::world::World;
 
 /// The task, and the delivery that brought it.
@@ -25,6 +24,61 @@ const KNOWN_AGAIN_MS: u64 = 5_000;
 /// How often a follower renews, and how often it asks the worker; and how soon again after an answer that does not know the task.
 const FOLLOW_MS: u64 = 30_000;
 const AGAIN_MS: u64 = 5_000;
+
+/// A delivery whose run the store was asked about.
+pub struct Asked {
+    name: Name,
+    ticket: u64,
+    answer: Answered,
+}
+
+/// What the connection knows of a run that it has asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answered {
+    NotYet,
+    Runs,
+    /// It is not to go to its worker yet, or never.
+    Otherwise,
+    /// The store does not answer.
+    Silence,
+}
+
+impl Asked {
+    pub fn of(order: &Order) -> Option<Asked> {
+        let Order::Ask(ticket, Request::Run { claim, delivery, .. }) = order else {
+            return None;
+        };
+        Some(Asked {
+            name: (Facts::index(&claim.id), *delivery),
+            ticket: *ticket,
+            answer: Answered::NotYet,
+        })
+    }
+}
+
+impl Link {
+    /// The session hears an answer.
+    pub fn run_answered(&mut self, ticket: u64, answer: &Answer) {
+        if let Some(asked) = self.asked.iter_mut().find(|asked| asked.ticket == ticket) {
+            asked.answer = match answer {
+                Ok(Reply::Run(Ran::Runs)) => Answered::Runs,
+                Ok(_) => Answered::Otherwise,
+                Err(_) => Answered::Silence,
+            };
+        }
+    }
+
+    /// Which delivery of this task goes to its worker: deliveries go in the order in which they came.
+    fn goes(&mut self, task: usize, checked: bool) -> Option<Name> {
+        let fits = |asked: &Asked| match asked.answer {
+            Answered::Runs => checked,
+            Answered::NotYet | Answered::Silence => !checked,
+            Answered::Otherwise => false,
+        };
+        let index = self.asked.iter().position(|asked| asked.name.0 == task && fits(asked))?;
+        Some(self.asked.remove(index).name)
+    }
+}
 
 /// A delivery that is on its way to its worker.
 pub struct Handed {
@@ -68,6 +122,8 @@ pub struct Runs {
     unlocked: BTreeMap<Name, &'static str>,
     /// The tasks that were published, or given to a worker, without a decision.
     unchecked: BTreeSet<usize>,
+    /// The tasks that had been retried when the store was emptied: of that it may hear late, and it knows of none of their runs.
+    retries_forgotten: BTreeSet<usize>,
     /// The runs of which the store has forgotten, and when it was there again.
     forgotten: BTreeMap<Digest, Name>,
     back_ms: u64,
@@ -92,13 +148,19 @@ impl World {
     }
 
     /// A connection asks for a running lock.
-    pub fn run_asked(&mut self, at: usize, request: &Request) {
-        if let Request::Run { claim, delivery, .. } = request {
-            let name = (Facts::index(&claim.id), *delivery);
-            self.runs.links.insert(name, at);
-            if let Some(link) = self.links.get_mut(&at) {
-                link.asked.insert(name.0, name);
-            }
+    pub fn run_asked(&mut self, at: usize, asked: Asked) {
+        self.runs.links.insert(asked.name, at);
+        let Some(link) = self.links.get_mut(&at) else { return };
+        match link.asked.iter_mut().find(|known| known.name == asked.name) {
+            Some(known) => *known = asked,
+            None => link.asked.push(asked),
+        }
+    }
+
+    /// A connection gives back a delivery, or the lock that it was given late.
+    pub fn run_left(&mut self, at: usize, name: Name) {
+        if let Some(link) = self.links.get_mut(&at) {
+            link.asked.retain(|asked| asked.name != name);
         }
     }
 
@@ -110,7 +172,7 @@ impl World {
     /// A delivery goes to its worker. One that nothing was decided about has no lock.
     pub fn run_handed(&mut self, at: usize, task: usize, checked: bool) {
         let Some(link) = self.links.get_mut(&at) else { return };
-        let name = link.asked.remove(&task);
+        let name = link.goes(task, checked);
         link.handed.push(Handed { task, name });
         if !checked {
             self.run_unchecked(task);
@@ -222,7 +284,10 @@ impl World {
     }
 
     fn is_in_progress(&self, name: Name) -> bool {
-        self.workers.iter().any(|worker| worker.names().any(|other| other == name))
+        // One that leaves takes no more.
+        let takes = |owner| matches!(owner, Owner::Worker(index) if self.workers[index].life == Life::Up);
+        let mut handed = self.links.values().filter(|link| takes(link.owner)).flat_map(|link| &link.handed);
+        handed.any(|handed| handed.name == Some(name)) || self.workers.iter().any(|worker| worker.names().any(|other| other == name))
     }
 
     /// The worker of this run, or its proxy, has lost the connection over which it came.
@@ -235,8 +300,11 @@ impl World {
     fn run_loses(&mut self, name: Name, loss: Loss) {
         let task = name.0;
         let facts = &self.facts.tasks[task];
-        let worker = self.workers.iter().find(|worker| worker.names().any(|other| other == name));
-        let again = worker.is_some_and(|worker| {
+        let owner = self.runs.links.get(&name).and_then(|at| Some(self.links.get(at)?.owner));
+        let again = self.workers.iter().enumerate().any(|(index, worker)| {
+            if owner != Some(Owner::Worker(index)) && !worker.names().any(|other| other == name) {
+                return false;
+            }
             let begun = self.runs.begun.get(&(task, worker.name.clone())).copied().unwrap_or(0);
             begun > u32::from(worker.running().any(|(_, of)| of == Some(name)))
         });
@@ -249,8 +317,8 @@ impl World {
                 facts.revoked.then_some("it was revoked, and not known to have begun")
             }
             // What is told of a task names its worker, and no more.
-            Loss::Freed(_, _) => again.then_some("its worker has run it before, which is told late"),
-            Loss::Taken(by) if by == task && facts.retried && again => Some("its worker has run it before, and a retry is told late"),
+            Loss::Freed(_, _) => (again && (facts.doubled || self.runs.unchecked.contains(&task)))
+                .then_some("its worker has run another copy of it, which is told late"),
             Loss::Taken(by) => (by == task && facts.retried && facts.doubled).then_some("another copy of it was retried"),
         };
         let Some(right) = right else {
@@ -326,10 +394,17 @@ impl World {
             signal,
             Signal::Acked | Signal::DeliveredNoAck | Signal::Started | Signal::RevokeAsked | Signal::Purged
         );
-        self.runs.followed.retain(|followed| {
+        let now_ms = self.now.unix_ms;
+        self.runs.followed.retain_mut(|followed| {
             let run = &followed.run;
             let ended = run.claim.id == *id && run.is_ended_by(*settlement, *signal, *source, worker);
-            goes_on || followed.proxy != proxy || !ended
+            if goes_on || followed.proxy != proxy || !ended {
+                return true;
+            }
+            // It may be told late of an earlier try.
+            let may_go_on = *signal == Signal::Retried && matches!(&run.kept, session::Kept::Run(note) if note.retries > 0);
+            (followed.renewed_ms, followed.check_ms) = (0, now_ms);
+            may_go_on
         });
     }
 
@@ -339,6 +414,13 @@ impl World {
             self.runs
                 .followed
                 .retain(|followed| followed.run.claim.id != claim.id || followed.run.delivery != *delivery);
+        }
+        if let (Request::RenewRun { claim, delivery, .. }, Reply::Renewed(Renewed::Lost)) = (request, reply) {
+            let again_ms = self.now.unix_ms + AGAIN_MS;
+            let name = (Facts::index(&claim.id), *delivery);
+            for followed in self.runs.followed.iter_mut().filter(|followed| followed.name() == name) {
+                followed.check_ms = followed.check_ms.min(again_ms);
+            }
         }
     }
 
@@ -393,7 +475,7 @@ impl World {
             if followed.unknown >= 2 {
                 let request = Request::Signal {
                     id: run.claim.id.clone(),
-                    settlement: Nonce(0),
+                    settlement: run.orphan(),
                     signal: Signal::Orphaned,
                     source: oncegate::rules::source::Source::Other,
                     worker: run.worker.clone(),
@@ -428,6 +510,8 @@ impl World {
     pub fn empty_store(&mut self) {
         self.facts.note_all("the store is empty");
         self.memory = self.new_memory();
+        let retried = self.facts.tasks.iter().enumerate().filter(|(_, facts)| facts.retried);
+        self.runs.retries_forgotten.extend(retried.map(|(task, _)| task));
         let holders = std::mem::take(&mut self.runs.holders);
         for (digest, (name, _)) in holders {
             if self.is_in_progress(name) || !self.is_cut_off(name) {
@@ -447,14 +531,10 @@ impl World {
             let task = Facts::index(&lock.holder);
             let facts = &self.facts.tasks[task];
             let early = self.plan.rows[facts.row].acks == Acks::Early;
-            // A retry that never comes leaves the lock to its life, and so does one that begins before it is told, or while the store
-            // does not answer; and one whose publish was not counted before its delivery looks like two messages, so like a retry.
+            // A retry that never comes leaves the lock to its life, and so does one that begins while the store does not answer.
             let retry_lost = facts.purged || facts.expired || facts.revoked || facts.dropped || facts.untold || facts.unconfirmed;
-            let told_late = self.runs.begun.iter().any(|((of, _), begun)| *of == task && *begun > 1);
             let unseen = self.runs.unchecked.contains(&task);
-            let row = &self.plan.rows[facts.row];
-            let two_counted = row.scope == Unique::UntilStartedAndWhileRunning && row.acks == Acks::Late;
-            let may_wait = unseen || two_counted || facts.retried && (retry_lost || facts.doubled || told_late);
+            let may_wait = unseen || facts.retried && (retry_lost || facts.doubled || self.runs.retries_forgotten.contains(&task));
             let waits_for_retry = lock.worker.is_empty() && may_wait;
             if !waits_for_retry {
                 self.facts.fail(

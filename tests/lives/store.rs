@@ -26,6 +26,7 @@ fn about(request: &Request) -> Option<(usize, Option<Digest>)> {
         | Request::Renew { claim, .. }
         | Request::Run { claim, .. }
         | Request::RenewRun { claim, .. }
+        | Request::Republished { claim, .. }
         | Request::LeaveRun { claim, .. } => Some((Facts::index(&claim.id), Some(claim.digest))),
         Request::Signal { id, .. } => Some((Facts::index(id), None)),
         _ => None,
@@ -44,6 +45,7 @@ fn brief(request: &Request) -> String {
         Request::Signal { signal, worker, .. } => format!("Signal {signal:?} {worker}"),
         Request::Run { delivery, busy, .. } => format!("Run {:x} {busy:?}", delivery.0),
         Request::RenewRun { delivery, .. } => format!("RenewRun {:x}", delivery.0),
+        Request::Republished { retries, .. } => format!("Republished {retries}"),
         Request::LeaveRun { delivery, .. } => format!("LeaveRun {:x}", delivery.0),
         other => format!("{other:?}"),
     }
@@ -212,12 +214,13 @@ impl World {
 
     /// A proxy hears something of a task.
     pub fn hears(&mut self, task: usize, signal: Signal, worker: &str, late_ms: u64) {
+        let nonce = self.random.next();
         let heard = Heard {
             due_us: self.now.us + 1_000 * (self.random.next() % late_ms),
             proxy: self.random.below(self.plan.proxies),
             request: Request::Signal {
                 id: self.facts.tasks[task].id.clone(),
-                settlement: Nonce(self.random.next()),
+                settlement: Nonce(if signal == Signal::Orphaned { 0 } else { nonce }),
                 signal,
                 source: source_of(signal),
                 worker: worker.into(),

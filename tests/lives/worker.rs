@@ -268,7 +268,8 @@ impl World {
             return self.tells(task, if expired { Signal::Expired } else { Signal::Revoked }, &name);
         }
         let acks = self.plan.rows[facts.row].acks;
-        let (outcome, takes_us) = self.outcome(&taken, acks);
+        let is_followed = acks == Acks::Late || self.plan.rows[facts.row].excludes();
+        let (outcome, takes_us) = self.outcome(&taken, acks, is_followed);
         // What the broker has taken back comes again.
         let taken_back = !self.links.get(&taken.link).is_some_and(|link| link.broker.open);
         self.facts.tasks[task].doubled |= taken_back || taken.redelivered && self.facts.tasks[task].begun > 0;
@@ -290,7 +291,7 @@ impl World {
         self.judge_run_begins(index, task);
     }
 
-    fn outcome(&mut self, taken: &Taken, acks: Acks) -> (Outcome, u64) {
+    fn outcome(&mut self, taken: &Taken, acks: Acks, is_followed: bool) -> (Outcome, u64) {
         let outcome = match self.random.below(100) {
             0..12 => Outcome::Failure,
             12..24 if taken.retries < 2 => Outcome::Retry(1),
@@ -307,12 +308,8 @@ impl World {
             1..5 => 4_000,
             _ => 400,
         };
-        // What acknowledges late is known to be alive for as long as it takes.
-        let long = if acks == Acks::Late && self.random.per_mille(20) {
-            150_000
-        } else {
-            0
-        };
+        // What acknowledges late, or is followed, is known to be alive for as long as it takes.
+        let long = if is_followed && self.random.per_mille(20) { 150_000 } else { 0 };
         (outcome, 1_000 * (long + 10 + self.random.next() % takes_ms))
     }
 

@@ -50,6 +50,7 @@ scenarios! {
     renewal_gives_the_full_life
     renewal_retakes_and_never_steals
     renewal_after_the_end_is_of_no_use
+    renewals_after_the_end_never_bring_it_back
     renewal_of_what_runs_takes_a_lock_that_a_crash_frees
     locked_by_hand
     release_spares_what_runs
@@ -548,6 +549,21 @@ async fn renewal_retakes_and_never_steals(w: &World) {
     queued(w, 1, "b", &note).await;
     assert_eq!(renew(w, &a, &note, Alive::Acknowledged).await, Renewed::Gone);
     assert_eq!(w.holder(digest(1)).await.as_deref(), Some("b"));
+}
+
+async fn renewals_after_the_end_never_bring_it_back(w: &World) {
+    let note = note(Scope::UntilStarted);
+    let a = queued(w, 1, "a", &note).await;
+    assert_eq!(tell(w, "a", Signal::Started).await, [ReleaseReason::Started]);
+    for round in 0..9 {
+        w.pass(30_000);
+        assert_eq!(renew(w, &a, &note, Alive::Delivered).await, Renewed::Gone);
+        match round {
+            3 => drop(queued(w, 1, "b", &note).await),
+            6 => assert_eq!(tell(w, "b", Signal::Started).await, [ReleaseReason::Started]),
+            _ => {}
+        }
+    }
 }
 
 async fn renewal_of_what_runs_takes_a_lock_that_a_crash_frees(w: &World) {

@@ -275,6 +275,10 @@ fn run_request(dice: &mut Dice, notes: &[Arc<LockNote>]) -> Request {
             note,
             worker,
         },
+        10 if dice.roll(2) == 0 => Request::Republished {
+            claim,
+            retries: dice.roll(4) as u32,
+        },
         10 => Request::LeaveRun { claim, delivery },
         11..15 => Request::Signal {
             id: claim.id,

@@ -202,7 +202,8 @@ impl Story<'_> {
         match self.renewal(at).await {
             Reply::Renewed(Renewed::Held) => self.begins(at).await,
             Reply::Renewed(Renewed::Retaken) if lapsed => self.begins(at).await,
-            // Another has taken what had lapsed: it runs without a lock.
+            // Another has taken what had lapsed, or is its id's next run: it runs without a lock.
+            Reply::Renewed(Renewed::Lost) if lapsed => {}
             Reply::Renewed(Renewed::Gone) if lapsed => self.deliveries[at].stage = Stage::Gone,
             other => panic!("{other:?} to {:?}", self.deliveries[at]),
         }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use oncegate::rules::lock::{
-    Acquired, Admitted, Claim, Committed, Extent, Freed, LockRecord, LockState, Nonce, ReleaseReason, Renewed, Reply, Request, Running,
-    Scope, Signal,
+    Acquired, Admitted, Alive, Claim, Committed, Extent, Freed, LockRecord, LockState, Nonce, ReleaseReason, Renewed, Reply, Request,
+    Running, Scope, Signal,
 };
 use oncegate::rules::running::{IfBusy, Ran, RunNote};
 use oncegate::rules::source::{Hears, Source};
@@ -37,9 +37,15 @@ scenarios! {
     a_retry_within_the_grace_keeps_the_lock
     a_late_ack_behind_a_retry_changes_nothing
     a_publish_of_the_id_before_its_late_ack_keeps_the_lock
+    a_publish_that_is_counted_after_its_delivery_is_no_second_one
+    a_late_commit_of_what_was_retried_counts_no_message
+    a_publish_lock_that_is_taken_again_counts_its_own_run_once
     a_higher_retry_takes_the_lock_over
     a_retry_that_is_told_late_of_a_former_run_stops_no_renewal
     what_is_told_late_of_the_former_run_ends_no_later_one
+    a_retry_that_is_told_late_leaves_no_lock_behind
+    a_retry_that_is_published_keeps_the_lock
+    a_retry_that_is_published_within_the_grace_keeps_the_lock
     a_redelivery_of_what_was_retried_is_not_overtaken
     a_second_copy_waits_and_runs_after_a_failure
     a_second_copy_of_a_success_does_not_run
@@ -52,11 +58,14 @@ scenarios! {
     what_is_given_back_is_free
     renewal_gives_the_full_life_and_retakes
     renewal_never_steals
+    a_run_that_goes_on_and_has_lost_its_lock_is_the_next
+    a_run_that_has_lost_its_lock_and_ends_is_not_waited_for
     renewal_behind_the_end_is_of_no_use
     renewal_does_not_undo_a_release
     renewal_behind_an_end_that_met_no_lock_is_of_no_use
     renewals_of_what_was_given_up_never_bring_it_back
     an_orphan_is_freed_if_its_worker_is_named
+    an_orphan_that_is_named_is_no_later_run_of_its_worker
     a_revoke_that_is_asked_for_ends_a_run_that_has_not_begun
     publish_lock_and_run_of_one_key_are_two
     the_record_of_an_id_keeps_both
@@ -159,6 +168,12 @@ async fn renew(w: &World, claim: &Claim, delivery: u64, note: &Arc<RunNote>) -> 
         Reply::Renewed(renewed) => renewed,
         other => panic!("{other:?}"),
     }
+}
+
+/// The id is published as a retry.
+async fn republished(w: &World, claim: &Claim, retries: u32) {
+    let claim = claim.clone();
+    assert_eq!(w.ask(Request::Republished { claim, retries }).await, Reply::Done);
 }
 
 fn reasons(freed: Vec<Freed>) -> Vec<ReleaseReason> {
@@ -630,6 +645,63 @@ async fn a_publish_of_the_id_before_its_late_ack_keeps_the_lock(w: &World) {
     }
 }
 
+async fn admit(w: &World, claim: &Claim, delivery: u64) {
+    let request = Request::Admit {
+        claim: claim.clone(),
+        delivery: Nonce(delivery),
+        note: note(Scope::UntilStarted),
+        reentrant: true,
+        worker: ONE.into(),
+    };
+    assert_eq!(w.ask(request).await, Reply::Admit(claim.digest, Admitted::Holds));
+}
+
+async fn a_publish_that_is_counted_after_its_delivery_is_no_second_one(w: &World) {
+    let (a, publish) = (claim(1, "a"), note(Scope::UntilStarted));
+    // Its first message was decided without the store.
+    admit(w, &a, 7).await;
+    assert_eq!(w.commit(&a, 1, &publish).await, Committed::Held);
+    assert_eq!(w.commit(&a, 1, &publish).await, Committed::Held, "told again");
+    assert_eq!(w.show(digest(1)).await.map(|lock| lock.in_flight), Some(1));
+    running(w, 1, "a", 7, &late()).await;
+    let freed = settle(w, "a", 7, Signal::Acked).await;
+    assert_eq!(freed, [ReleaseReason::Ended, ReleaseReason::Started]);
+    assert_eq!(w.commit(&a, 1, &publish).await, Committed::Ended);
+}
+
+async fn a_late_commit_of_what_was_retried_counts_no_message(w: &World) {
+    let (a, publish) = (claim(1, "a"), note(Scope::UntilStarted));
+    w.acquire(&a, 1, &publish).await;
+    admit(w, &a, 7).await;
+    running(w, 1, "a", 7, &late()).await;
+    assert_eq!(tell(w, "a", Signal::Started).await, [ReleaseReason::Started]);
+    w.acquire_as(&a, 2, &publish, true).await;
+    assert_eq!(settle(w, "a", 7, Signal::Acked).await, [ReleaseReason::Started]);
+    w.acquire_as(&a, 3, &publish, true).await;
+    assert_eq!(w.commit(&a, 1, &publish).await, Committed::Ended);
+    assert_eq!(w.commit(&a, 3, &publish).await, Committed::Held);
+    admit(w, &a, 8).await;
+    assert_eq!(ask(w, &a, 8, &late(), WAIT).await, Ran::Runs);
+    let freed = settle(w, "a", 8, Signal::Acked).await;
+    assert_eq!(freed, [ReleaseReason::Ended, ReleaseReason::Started]);
+}
+
+async fn a_publish_lock_that_is_taken_again_counts_its_own_run_once(w: &World) {
+    let a = running(w, 1, "a", 7, &late()).await;
+    tell(w, "a", Signal::Started).await;
+    // The store has forgotten that it was begun.
+    let request = Request::Renew {
+        claim: a,
+        delivery: Nonce(7),
+        note: note(Scope::UntilStarted),
+        alive: Alive::Delivered,
+        worker: ONE.into(),
+    };
+    assert_eq!(w.ask(request).await, Reply::Renewed(Renewed::Retaken));
+    let freed = settle(w, "a", 7, Signal::Acked).await;
+    assert_eq!(freed, [ReleaseReason::Ended, ReleaseReason::Started]);
+}
+
 async fn a_higher_retry_takes_the_lock_over(w: &World) {
     let a = running(w, 1, "a", 7, &late()).await;
     let higher = run_note_with(|note| (note.acks_late, note.retries) = (true, 1));
@@ -652,7 +724,8 @@ async fn a_retry_that_is_told_late_of_a_former_run_stops_no_renewal(w: &World) {
     tick(w).await;
     assert_eq!(renew(w, &a, 8, &second).await, Renewed::Held);
     assert!(span(w, 1).await > LIFE, "its full life anew");
-    assert_eq!(run_of(w, 1).await.worker.as_ref(), "", "no worker is known to have it");
+    assert_eq!(run_of(w, 1).await.worker.as_ref(), ONE, "it has it still");
+    waits(w, &a, 9, &second, WAIT).await;
     assert_eq!(renew(w, &a, 7, &late()).await, Renewed::Gone, "it is over");
     assert_eq!(tell(w, "a", Signal::Succeeded).await, [ReleaseReason::Success]);
 }
@@ -667,8 +740,67 @@ async fn what_is_told_late_of_the_former_run_ends_no_later_one(w: &World) {
     );
     waits(w, &a, 9, &retry(1), WAIT).await;
     tell(w, "a", Signal::Started).await;
-    assert_eq!(tell(w, "a", Signal::Retried).await, []);
+    assert_eq!(tell(w, "a", Signal::Retried).await, [], "and once more");
+    republished(w, &a, 1).await;
+    waits(w, &a, 9, &retry(1), WAIT).await;
+    republished(w, &a, 2).await;
     assert_eq!(ask(w, &a, 9, &retry(1), WAIT).await, Ran::Runs, "this one was its own");
+}
+
+async fn a_retry_that_is_told_late_leaves_no_lock_behind(w: &World) {
+    // An ack ends the run; nobody tells how.
+    let a = running(w, 1, "a", 7, &late()).await;
+    republished(w, &a, 1).await;
+    let second = run_note_with(|note| (note.acks_late, note.retries) = (true, 1));
+    assert_eq!(ask(w, &a, 8, &second, WAIT).await, Ran::Runs);
+    tell(w, "a", Signal::Retried).await;
+    republished(w, &a, 1).await;
+    assert_eq!(settle(w, "a", 8, Signal::Acked).await, [ReleaseReason::Ended]);
+    tell(w, "a", Signal::Retried).await;
+    assert!(span(w, 1).await < LIFE, "it goes after the grace");
+    // Its worker does not know it any more.
+    let b = running(w, 2, "b", 7, &early()).await;
+    republished(w, &b, 1).await;
+    assert_eq!(ask(w, &b, 8, &retry(1), WAIT).await, Ran::Runs);
+    tell(w, "b", Signal::Started).await;
+    tell(w, "b", Signal::Retried).await;
+    assert_eq!(renew(w, &b, 8, &retry(1)).await, Renewed::Held);
+    assert_eq!(tell(w, "b", Signal::Orphaned).await, [ReleaseReason::Crash]);
+}
+
+async fn a_retry_that_is_published_keeps_the_lock(w: &World) {
+    for (key, retries) in [(1, 0), (2, 1), (3, 5)] {
+        let of = |retries| run_note_with(|note| (note.acks_late, note.retries) = (key == 2, retries));
+        let id = format!("task {key}");
+        let a = running(w, key, &id, 7, &of(retries)).await;
+        tell(w, &id, Signal::Started).await;
+        republished(w, &claim(key, "another"), retries + 1).await;
+        republished(w, &a, retries).await;
+        assert_eq!(run_of(w, key).await.worker.as_ref(), ONE, "it is this run");
+        for told in 0..2 {
+            republished(w, &a, retries + 1).await;
+            assert_eq!(run_of(w, key).await.worker.as_ref(), "", "{told}");
+        }
+        if key == 2 {
+            assert_eq!(settle(w, &id, 7, Signal::Acked).await, []);
+        }
+        assert!(span(w, key).await >= LIFE);
+        waits(w, &claim(key, "another"), 9, &of(0), WAIT).await;
+        assert_eq!(ask(w, &a, 8, &of(retries + 1), WAIT).await, Ran::Runs);
+        assert_eq!(tell(w, &id, Signal::Succeeded).await, [ReleaseReason::Success]);
+    }
+    republished(w, &claim(4, "nobody"), 1).await;
+    assert_eq!(w.show_run(digest(4)).await, None);
+}
+
+async fn a_retry_that_is_published_within_the_grace_keeps_the_lock(w: &World) {
+    let second = run_note_with(|note| (note.acks_late, note.retries) = (true, 1));
+    let a = running(w, 1, "a", 8, &second).await;
+    assert_eq!(settle(w, "a", 8, Signal::Acked).await, [ReleaseReason::Ended]);
+    republished(w, &a, 2).await;
+    assert!(span(w, 1).await >= LIFE);
+    waits(w, &claim(1, "b"), 9, &late(), WAIT).await;
+    assert_eq!(tell(w, "a", Signal::Failed).await, [ReleaseReason::Failure]);
 }
 
 async fn a_redelivery_of_what_was_retried_is_not_overtaken(w: &World) {
@@ -679,8 +811,9 @@ async fn a_redelivery_of_what_was_retried_is_not_overtaken(w: &World) {
         Ran::Runs,
         "its ack was lost, and it came again"
     );
+    assert_eq!(tell(w, "a", Signal::Retried).await, [], "told late of the first");
     waits(w, &a, 9, &retry(1), WAIT).await;
-    assert_eq!(tell(w, "a", Signal::Retried).await, []);
+    republished(w, &a, 1).await;
     assert_eq!(ask(w, &a, 9, &retry(1), WAIT).await, Ran::Runs);
 }
 
@@ -810,13 +943,42 @@ async fn renewal_never_steals(w: &World) {
     let a = running(w, 1, "a", 7, &lapsing()).await;
     lapses(w, 1).await;
     running(w, 1, "b", 8, &early()).await;
-    assert_eq!(renew(w, &a, 7, &early()).await, Renewed::Gone);
+    assert_eq!(renew(w, &a, 7, &early()).await, Renewed::Lost);
     assert_eq!(holder(w, 1).await.as_deref(), Some("b"));
     assert_eq!(
         renew(w, &claim(1, "b"), 9, &early()).await,
         Renewed::Gone,
         "nor from another delivery of the id"
     );
+}
+
+async fn a_run_that_goes_on_and_has_lost_its_lock_is_the_next(w: &World) {
+    let renewed = run_note_with(|note| note.life_ms = 3 * SILENCE);
+    let [stray, live, next, last] = ["stray", "live", "next", "last"].map(|id| claim(1, id));
+    // The store has forgotten both, and nobody has told it that the first had ended.
+    assert_eq!(renew(w, &stray, 7, &renewed).await, Renewed::Retaken);
+    let (place, _) = waits(w, &next, 9, &early(), WAIT).await;
+    assert_eq!(renew(w, &live, 8, &renewed).await, Renewed::Lost);
+    assert_eq!(tell(w, "stray", Signal::Orphaned).await, [ReleaseReason::Crash]);
+    // It is renewed at a third of its life.
+    w.pass(SILENCE);
+    let waited = waits(w, &next, 9, &early(), at(place)).await;
+    assert_eq!(waited, (place, "live".into()), "it does not overtake");
+    let left = ask(w, &last, 10, &early(), LEAVE).await;
+    assert!(matches!(left, Ran::Leaves { holder, .. } if *holder == *"live"), "it runs");
+    assert_eq!(renew(w, &live, 8, &renewed).await, Renewed::Retaken);
+    assert_eq!(holder(w, 1).await.as_deref(), Some("live"));
+}
+
+async fn a_run_that_has_lost_its_lock_and_ends_is_not_waited_for(w: &World) {
+    for (key, signal) in (1..).zip([Signal::Succeeded, Signal::Failed, Signal::Orphaned]) {
+        let [stray, live, next] = ["stray", "live", "next"].map(|id| claim(key, &format!("{id} {key}")));
+        assert_eq!(renew(w, &stray, 7, &early()).await, Renewed::Retaken);
+        assert_eq!(renew(w, &live, 8, &early()).await, Renewed::Lost);
+        assert_eq!(tell(w, &live.id, signal).await, []);
+        assert_eq!(tell(w, &stray.id, Signal::Succeeded).await, [ReleaseReason::Success]);
+        assert_eq!(ask(w, &next, 9, &early(), WAIT).await, Ran::Runs, "{signal:?}");
+    }
 }
 
 async fn renewal_behind_the_end_is_of_no_use(w: &World) {
@@ -862,6 +1024,14 @@ async fn renewals_of_what_was_given_up_never_bring_it_back(w: &World) {
         w.pass(LIFE / 2);
         assert_eq!(renew(w, &a, 7, &early()).await, Renewed::Gone);
     }
+}
+
+async fn an_orphan_that_is_named_is_no_later_run_of_its_worker(w: &World) {
+    let a = running(w, 1, "a", 7, &early()).await;
+    republished(w, &a, 1).await;
+    assert_eq!(ask(w, &a, 8, &retry(1), WAIT).await, Ran::Runs);
+    assert_eq!(settle(w, "a", 7, Signal::Orphaned).await, []);
+    assert_eq!(settle(w, "a", 8, Signal::Orphaned).await, [ReleaseReason::Crash]);
 }
 
 async fn an_orphan_is_freed_if_its_worker_is_named(w: &World) {

@@ -22,7 +22,7 @@ fn keyless() -> RuleSpec {
 }
 
 /// A retry whose header `eta` stands between others.
-fn publish_retry(retries: i32, eta: FieldValue<'_>, exchange: &str, mandatory: bool) -> Vec<u8> {
+pub(super) fn publish_retry(retries: i32, eta: FieldValue<'_>, exchange: &str, mandatory: bool) -> Vec<u8> {
     publish_expiring(retries, eta, FieldValue::Void, exchange, mandatory)
 }
 

@@ -690,3 +690,23 @@ fn its_publish_lock_lives_while_a_delivery_is_held() {
     }
     assert_eq!(rig.told(), ["alive x None"]);
 }
+
+#[test]
+fn a_retry_tells_its_number_where_runs_exclude_each_other() {
+    let both = Some(Unique::UntilStartedAndWhileRunning);
+    let observing = RuleSpec {
+        mode: Mode::Observe,
+        ..running()
+    };
+    for (spec, retries, told) in [
+        (running(), 2, vec!["republished a 2"]),
+        (RuleSpec { unique: both, ..running() }, 1, vec!["republished a 1"]),
+        (running(), 0, vec![]),
+        (spec(), 1, vec![]),
+        (observing, 1, vec![]),
+    ] {
+        let mut rig = Rig::new(spec);
+        rig.client(&super::due::publish_retry(retries, FieldValue::Void, "", false));
+        assert_eq!(rig.told(), told);
+    }
+}

@@ -170,8 +170,29 @@ impl Lock {
         match self.stage(publish) {
             Some(stage @ Stage::Open) => *stage = Stage::Confirmed,
             Some(_) => {}
-            None => self.push(publish, Stage::Confirmed),
+            None => match self.unknown() {
+                // A delivery of it came first.
+                Some((nonce, _)) => *nonce = publish,
+                None => self.push(publish, Stage::Confirmed),
+            },
         }
+    }
+
+    /// The oldest delivery that stands in place of a publish.
+    fn unknown(&mut self) -> Option<&mut (Nonce, Stage)> {
+        let deliveries = &self.deliveries;
+        self.publishes.iter_mut().find(|(nonce, _)| deliveries.contains(nonce))
+    }
+
+    /// Whether nothing that it counts can be this publish.
+    pub(super) fn is_unknown(&mut self, publish: Nonce) -> bool {
+        self.stage(publish).is_none() && self.unknown().is_none()
+    }
+
+    /// Whether this message is counted, and neither settled nor withdrawn.
+    pub(super) fn is_in_flight(&self, nonce: Nonce) -> bool {
+        let mut publishes = self.publishes.iter();
+        publishes.any(|(known, stage)| *known == nonce && !matches!(stage, Stage::Settled(_)))
     }
 
     /// The broker does not have this publish. False if it was not counted.

@@ -14,8 +14,6 @@ use crate::rules::source::Source;
 pub(super) enum Stage {
     /// A worker has it.
     Handed,
-    /// So has it, and its start is not known; the lock was an earlier run's of its id, whose retry was not heard of.
-    Heir,
     /// A worker runs it.
     Started,
     /// It has ended in a retry: the id keeps the lock, and no worker is named.
@@ -90,6 +88,15 @@ impl Run {
         self.lives(now)
     }
 
+    /// The id was published as this retry: whether this run ends in it.
+    pub(super) fn republished(&mut self, retries: u32, now: u64) -> bool {
+        let ends = self.stage != Stage::Retried && retries > self.note.retries;
+        if ends {
+            self.retried(now);
+        }
+        ends
+    }
+
     fn started(&mut self, worker: &Arc<str>, now: u64) -> RunEffect {
         self.stage = Stage::Started;
         if self.worker.is_empty() {
@@ -102,7 +109,7 @@ impl Run {
     fn is_meant(&self, settlement: Nonce, signal: Signal, worker: &str) -> bool {
         match signal {
             _ if signal.settles() => settlement == self.delivery,
-            Signal::Orphaned => !worker.is_empty() && *self.worker == *worker,
+            Signal::Orphaned => !worker.is_empty() && *self.worker == *worker && settlement.names(self.delivery),
             // A worker that has not begun it will not.
             Signal::RevokeAsked => self.stage != Stage::Started,
             Signal::Purged => false,
@@ -135,8 +142,9 @@ impl Run {
         match signal {
             Signal::RevokeAsked => RunEffect::Ends(ReleaseReason::Revoked),
             _ if self.stage == Stage::Retried => RunEffect::None,
-            Signal::Retried if self.stage == Stage::Heir => self.lives(now),
-            Signal::Retried => self.retried(now),
+            Signal::Retried if self.retries == 0 => self.retried(now),
+            // It may be told late of an earlier one; this one's is known by its number when it is published.
+            Signal::Retried => RunEffect::None,
             // Per run, started never follows ended.
             _ if self.told => RunEffect::None,
             _ if acks_late && again => self.retried(now),
@@ -211,7 +219,7 @@ pub(super) fn end_of(signal: Signal) -> Option<ReleaseReason> {
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     places: BTreeSet<(u64, Arc<str>)>,
-    /// The place of each, and when it was seen last.
+    /// The place of each, and when it is to be seen again.
     seen: HashMap<Arc<str>, (u64, u64)>,
     /// Until when nobody gets the lock: who waited was forgotten.
     forgotten_until_ms: u64,
@@ -249,14 +257,14 @@ impl Waiting {
         self.forgotten_until_ms = 0;
     }
 
-    /// Notes that it waits; of too many the last are not noted.
-    pub(super) fn note(&mut self, id: &Arc<str>, place: u64, now: u64) {
+    /// Notes that it waits, and is heard of again within this time; of too many the last are not noted.
+    pub(super) fn note(&mut self, id: &Arc<str>, place: u64, again_ms: u64, now: u64) {
         if !self.seen.contains_key(id) && self.seen.len() >= WAITERS_KEPT {
             return;
         }
         self.leave(id);
         self.places.insert((place, id.clone()));
-        self.seen.insert(id.clone(), (place, now));
+        self.seen.insert(id.clone(), (place, now + again_ms));
         self.until_ms = now + WAIT_KEPT_MS;
     }
 

@@ -9,6 +9,11 @@ use crate::rules::lock::{Claim, Digest, Extent, Freed, LockState, Nonce, Release
 use crate::rules::running::{IfBusy, Ran, RunNote};
 use crate::rules::source::Source;
 
+/// The place of a run that goes on and has lost its lock to another id: before all that wait.
+const LOST_PLACE_MS: u64 = 0;
+/// A run is renewed at a third of its life, or after so long.
+const RENEWED_MS: u64 = 30_000;
+
 impl Step<'_> {
     pub(super) fn run(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<RunNote>, busy: IfBusy, worker: &Arc<str>) -> Ran {
         let life = note.life_ms.clamp(1, LONGEST_MS);
@@ -55,13 +60,23 @@ impl Step<'_> {
         if let Some(place_ms) = self.forgotten(claim, named_ms) {
             return Ran::Forgotten { place_ms };
         }
-        if !leaves {
-            let now = self.now;
-            let waiting = self.table.waiting.get_mut(&claim.digest, now);
-            let ahead = waiting.and_then(|waiting| waiting.ahead(&claim.id, waiting.place_of(&claim.id, named_ms, now), now));
-            if let Some((first, silence)) = ahead {
-                return self.waits(claim, named_ms, first, silence);
+        let now = self.now;
+        let ahead = self.table.waiting.get_mut(&claim.digest, now).and_then(|waiting| {
+            let place_ms = if leaves {
+                LOST_PLACE_MS + 1
+            } else {
+                waiting.place_of(&claim.id, named_ms, now)
+            };
+            waiting.ahead(&claim.id, place_ms, now)
+        });
+        match ahead {
+            Some((holder, _)) if leaves => {
+                self.join(claim, &holder, note.owed, Extent::Run, &note.rule, note.life_ms);
+                let freed = self.leave(claim, delivery).into_iter().collect();
+                return Ran::Leaves { holder, freed };
             }
+            Some((first, silence)) => return self.waits(claim, named_ms, first, silence),
+            None => {}
         }
         // A question that comes behind its own end does not lock for long.
         let is_over = self.table.done.get(&key, self.now).is_some_and(|done| done.is_over(delivery));
@@ -82,8 +97,6 @@ impl Step<'_> {
             if former.stage == Stage::Retried {
                 // A redelivery of what was retried is not to be taken for the retry, which then would take the lock from it.
                 run.retries = note.retries.max(former.retries.saturating_add(1));
-            } else {
-                run.stage = Stage::Heir;
             }
         }
         Ran::Runs
@@ -91,10 +104,12 @@ impl Step<'_> {
 
     pub(super) fn renew_run(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<RunNote>, worker: &Arc<str>) -> Renewed {
         let life = note.life_ms.clamp(1, LONGEST_MS);
-        if let Some(run) = self.table.runs.get_mut(&claim.digest, self.now) {
+        let run = self.table.runs.get_mut(&claim.digest, self.now);
+        let lost = run.as_ref().is_some_and(|run| run.holder != claim.id);
+        if let Some(run) = run.filter(|run| run.holder == claim.id) {
             let retried = run.stage == Stage::Retried;
             // What is unsettled where the ack ends a run goes on: it may have been an earlier one that was retried.
-            if !run.is_of(&claim.id, delivery) || run.told || retried && !run.note.acks_late {
+            if run.delivery != delivery || run.told || retried && !run.note.acks_late {
                 return Renewed::Gone;
             }
             let worker = if retried { &run.worker } else { worker };
@@ -113,11 +128,29 @@ impl Step<'_> {
         if ended.is_some_and(|ended| ended.by(|said| said.verdict == SignalVerdict::Ends && note.hears.hears(said.source), None)) {
             return Renewed::Gone;
         }
+        if lost {
+            // It may be of one that has ended, whose proxy did not hear of it and brought it back when the store had forgotten all.
+            self.place(claim, Some(LOST_PLACE_MS), (life / 3).min(RENEWED_MS));
+            self.note_run(claim, note, self.now + life);
+            return Renewed::Lost;
+        }
         self.take_run(claim, delivery, note, worker, life);
         if let Some(waiting) = self.table.waiting.get_mut(&claim.digest, self.now) {
             waiting.is_remembered();
         }
         Renewed::Retaken
+    }
+
+    /// The id was published under the key as this retry.
+    pub(super) fn republished(&mut self, claim: &Claim, retries: u32) {
+        let now = self.now;
+        let run = self.table.runs.get_mut(&claim.digest, now).filter(|run| run.holder == claim.id);
+        if let Some(run) = run
+            && run.republished(retries, now)
+        {
+            let (note, until) = (run.note.clone(), run.expires_ms);
+            self.note_run(claim, &note, until);
+        }
     }
 
     pub(super) fn leave_run(&mut self, claim: &Claim, delivery: Nonce) -> Vec<Freed> {
@@ -126,6 +159,7 @@ impl Step<'_> {
         if !run.is_some_and(|run| run.is_of(&claim.id, delivery) && run.stage != Stage::Retried) {
             return Vec::new();
         }
+        self.note_over(claim.digest, &claim.id, Some(delivery), ENDED_KEPT_MS);
         self.free_run(claim.digest, ReleaseReason::Ended).into_iter().collect()
     }
 
@@ -152,7 +186,12 @@ impl Step<'_> {
     ) -> Option<Freed> {
         let again = self.publishes_again(digest, id);
         let Some(run) = self.table.runs.get_mut(&digest, self.now).filter(|run| run.holder == *id) else {
-            if end_of(signal).is_some() && signal != Signal::Orphaned {
+            end_of(signal)?;
+            // A run that had lost its lock waits no longer; a copy that waits keeps its place, which it names.
+            if let Some(waiting) = self.table.waiting.get_mut(&digest, self.now) {
+                waiting.leave(id);
+            }
+            if signal != Signal::Orphaned {
                 let which = (signal == Signal::Rejected).then_some(settlement);
                 self.note_over(digest, id, which, ENDED_KEPT_MS);
                 self.table.forget_id(id, &digest, Claims::Run, self.now);
@@ -192,11 +231,14 @@ impl Step<'_> {
         }
     }
 
-    /// Whether the id has published again under the key: of what its publish lock counts, one is this run until its start is known.
+    /// Whether the id has published again under the key: of what its publish lock counts, one is this run until its start is known, or
+    /// for as long as its delivery stands for it.
     fn publishes_again(&mut self, digest: Digest, id: &Arc<str>) -> bool {
         let run = self.table.runs.get(&digest, self.now);
-        let own = usize::from(run.is_none_or(|run| run.stage != Stage::Started));
+        let starts = run.is_none_or(|run| run.stage != Stage::Started);
+        let delivery = run.map(|run| run.delivery);
         self.table.lock_for(&digest, id, self.now).is_some_and(|lock| {
+            let own = usize::from(starts || delivery.is_some_and(|delivery| lock.is_in_flight(delivery)));
             let follows = lock.state != LockState::Cooldown && lock.note.scope != Scope::UntilExpired;
             lock.holder == *id && follows && lock.in_flight() > own
         })
@@ -255,7 +297,7 @@ impl Step<'_> {
     fn waits(&mut self, claim: &Claim, named_ms: Option<u64>, holder: Arc<str>, expires_in_ms: u64) -> Ran {
         Ran::Waits {
             holder,
-            place_ms: self.place(claim, named_ms),
+            place_ms: self.place(claim, named_ms, 0),
             expires_in_ms,
         }
     }
@@ -269,11 +311,11 @@ impl Step<'_> {
             self.table.waiting.insert(claim.digest, waiting, now);
         }
         let waiting = self.table.waiting.get(&claim.digest, now)?;
-        waiting.is_forgotten(now).then(|| self.place(claim, named_ms))
+        waiting.is_forgotten(now).then(|| self.place(claim, named_ms, 0))
     }
 
-    /// Notes that it waits, and gives its place.
-    fn place(&mut self, claim: &Claim, named_ms: Option<u64>) -> u64 {
+    /// Notes that it waits, and is heard of again within this time; gives its place.
+    fn place(&mut self, claim: &Claim, named_ms: Option<u64>, again_ms: u64) -> u64 {
         let now = self.now;
         if self.table.waiting.get(&claim.digest, now).is_none() {
             self.table.waiting.insert(claim.digest, Waiting::new(0, now), now);
@@ -281,7 +323,7 @@ impl Step<'_> {
         let waiting = self.table.waiting.get_mut(&claim.digest, now);
         waiting.map_or(now, |waiting| {
             let place_ms = waiting.place_of(&claim.id, named_ms, now);
-            waiting.note(&claim.id, place_ms, now);
+            waiting.note(&claim.id, place_ms, again_ms, now);
             place_ms
         })
     }

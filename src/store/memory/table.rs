@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use super::ENDED_KEPT_MS;
 use super::beat::Owner;
 use super::lapsing::Lapsing;
 use super::lock::Lock;
@@ -399,11 +398,11 @@ impl Table {
         self.ids.get(id)?.ended.as_ref().filter(|ended| ended.until_ms > now)
     }
 
-    /// A late commit is still to come.
-    pub(super) fn prolong_ended(&mut self, id: &str, now: u64) {
+    /// A commit or a renewal that does not know of the end is still to come.
+    pub(super) fn prolong_ended(&mut self, id: &str, until_ms: u64, now: u64) {
         let ended = self.ids.get_mut(id).and_then(|record| record.ended.as_mut());
         if let Some(ended) = ended.filter(|ended| ended.until_ms > now) {
-            ended.until_ms = now + ENDED_KEPT_MS;
+            ended.until_ms = ended.until_ms.max(until_ms);
         }
     }
 

@@ -210,6 +210,7 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
         | Request::Run { claim, .. }
         | Request::RenewRun { claim, .. }
         | Request::LeaveRun { claim, .. }
+        | Request::Republished { claim, .. }
         | Request::Cool { claim, .. } => {
             names.write_lock(cmd, claim.digest);
             names.write_id(cmd, &claim.id);
@@ -292,7 +293,11 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
             });
             cmd.arg(note).arg(&**worker);
         }
-        Request::Run { .. } | Request::RenewRun { .. } | Request::LeaveRun { .. } | Request::ShowRun { .. } => {
+        Request::Run { .. }
+        | Request::RenewRun { .. }
+        | Request::LeaveRun { .. }
+        | Request::Republished { .. }
+        | Request::ShowRun { .. } => {
             running::write_arguments(cmd, names, request);
         }
         Request::BeatLease { origin, life_ms, .. } => beat::write_arguments(cmd, origin, *life_ms),
@@ -451,7 +456,11 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
     match request {
         Request::Acquire { .. } => acquired(value).map(Reply::Acquire).ok_or(unread),
         Request::Commit { .. } => committed(value).map(Reply::Commit).ok_or(unread),
-        Request::RenewLease { .. } | Request::Join { .. } | Request::Park { .. } | Request::MarkParked { .. } => Ok(Reply::Done),
+        Request::RenewLease { .. }
+        | Request::Republished { .. }
+        | Request::Join { .. }
+        | Request::Park { .. }
+        | Request::MarkParked { .. } => Ok(Reply::Done),
         Request::FindParked { .. } => park::found(value).map(Reply::Parked).ok_or(unread),
         Request::Unpublish { .. } | Request::Signal { .. } | Request::LeaveRun { .. } | Request::Release { .. } => {
             let Value::Array(locks) = value else { return Err(unread) };
@@ -463,6 +472,7 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
             Value::Int(1) => Ok(Reply::Renewed(Renewed::Retaken)),
             Value::Int(2) => Ok(Reply::Renewed(Renewed::Gone)),
             Value::Int(3) => Ok(Reply::Renewed(Renewed::Superseded)),
+            Value::Int(4) => Ok(Reply::Renewed(Renewed::Lost)),
             _ => Err(unread),
         },
         Request::Run { .. } => running::ran(value).map(Reply::Run).ok_or(unread),

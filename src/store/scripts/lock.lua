@@ -92,6 +92,13 @@ local function find(list, nonce)
   end
 end
 
+-- The oldest delivery that stands in place of a publish.
+local function unknown(list)
+  for _, p in ipairs(list) do
+    if p[4] ~= '' then return p end
+  end
+end
+
 local function push(list, nonce, mark, star)
   if #list >= PUBLISHES_KEPT then
     local oldest = 1
@@ -163,7 +170,7 @@ end
 local make, ops = {}, {}
 local made_by = {
   A = 'publish', C = 'publish', R = 'publish', U = 'publish', S = 'signal', M = 'delivery', N = 'delivery', W = 'operator', Q = 'operator',
-  G = 'run', K = 'run', L = 'run', V = 'run', D = 'run', J = 'join',
+  G = 'run', K = 'run', E = 'run', L = 'run', V = 'run', D = 'run', J = 'join',
 }
 setmetatable(ops, { __index = function(_, op)
   make[made_by[op]]()
@@ -391,7 +398,15 @@ function ops.C(lock, idkey, a)
       local list = parse(l[4])
       local publish = find(list, nonce)
       if not publish then
-        push(list, nonce, '+')
+        -- A delivery of it came first, or its end.
+        local delivery = unknown(list)
+        if delivery then
+          delivery[1], delivery[4] = nonce, ''
+        elseif ended(digest_of(lock), id, nonce, note.ends) then
+          return note.replaces and hands.committed(lock, id, nonce, 1) or 1
+        else
+          push(list, nonce, '+')
+        end
       elseif publish[2] == '' then
         publish[2] = '+'
       end
@@ -767,7 +782,11 @@ function ops.M(lock, idkey, a)
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
-local function gone(digest, id) return replaced_by(digest, id) and 3 or 2 end
+-- What a renewal is told of a holder that has ended. Who has not heard of the end by now renews again.
+local function gone(digest, id, note)
+  live_at_least(ended_of(id), math.max(ENDED_KEPT, note.life))
+  return replaced_by(digest, id) and 3 or 2
+end
 
 -- Renewal: delivery, how it is alive (d delivered, b begun, a acknowledged), note, worker. 0: it has its full life; 1: taken again;
 -- 2: there is nothing to renew; 3: it has lost its lock to a newer id.
@@ -777,13 +796,13 @@ function ops.N(lock, idkey, a)
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'marks', 'aside')
   if l[1] then
     if l[5] == id and hands.is_there(lock) then return hands.ask_aside(ops.N, lock, idkey, a) end
-    if l[1] ~= id or l[2] == 'cooldown' or is_marked(l[4], 't') then return gone(digest, id) end
+    if l[1] ~= id or l[2] == 'cooldown' or is_marked(l[4], 't') then return gone(digest, id, note) end
     prolong(lock, l[3], life)
     if l[5] then hands.aside_changed(lock) end
     note_id(idkey, entry_of(digest, note), math.max(life, (tonumber(l[3]) or now) - now))
     return 0
   end
-  if ended(digest, id, nil, note.ends) then return gone(digest, id) end
+  if ended(digest, id, nil, note.ends) then return gone(digest, id, note) end
   local list = alive == 'a' and nonce .. '*-' .. nonce or nonce .. '*+'
   retake(lock, idkey, digest, id, alive == 'd' and 'queued' or 'running', list, life, note, ARGV[a + 3])
   return 1

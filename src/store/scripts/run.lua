@@ -3,8 +3,8 @@
 --
 -- `PREFIX:run:{DIGEST}` is a hash like a lock. It names the run by `holder` and `delivery`. `told`, `grace`, `late` and `hears` are as in a
 -- lock. `retried` is
--- there once the run has ended in a retry: the id keeps the lock, and no worker is named. `heir` is there while the start of a run is not
--- known that took the lock from an earlier one of its id whose retry was not heard of. `copied` is there once a second copy has asked.
+-- there once the run has ended in a retry: the id keeps the lock, and no worker is named. `try` is there if the message of the run
+-- says of itself that it is another retry than `retries`. `copied` is there once a second copy has asked.
 -- `PREFIX:wait:{DIGEST}` are the ids that wait by their places, `PREFIX:seen:{DIGEST}` when each was seen last.
 -- `PREFIX:waited:{DIGEST}` is there for as long as it is known that somebody waited; its value is when the lock may be given again, after
 -- the store had forgotten that, and so who runs.
@@ -15,6 +15,10 @@ function make.run()
 
 local WAITERS_KEPT, UNSEEN, WAIT_KEPT, PASSED_OVER, DONE_KEPT, OVER_WORDS = 100000, 5000, 60000, 1000, 3600000, 16
 local FORGOTTEN = 5000
+-- The place of a run that goes on and has lost its lock to another id: before all that wait.
+local LOST_PLACE = 0
+-- A run is renewed at a third of its life, or after so long.
+local RENEWED = 30000
 
 local function run_of(digest) return prefix .. ':run:{' .. digest .. '}' end
 local function wait_of(digest) return prefix .. ':wait:{' .. digest .. '}' end
@@ -103,12 +107,12 @@ local function place_of(digest, id, named)
   return math.min(named or now, tonumber(call('ZSCORE', wait_of(digest), id) or now))
 end
 
--- Notes that it waits, and gives its place.
-local function note_wait(digest, id, named)
+-- Notes that it waits, and is heard of again within this time, if one is given; gives its place.
+local function note_wait(digest, id, named, again)
   local wait, seen, place = wait_of(digest), seen_of(digest), place_of(digest, id, named)
   if call('HEXISTS', seen, id) == 1 or call('ZCARD', wait) < WAITERS_KEPT then
     call('ZADD', wait, int(place), id)
-    call('HSET', seen, id, now_text)
+    call('HSET', seen, id, int(now + (again or 0)))
     call('PEXPIRE', wait, WAIT_KEPT)
     call('PEXPIRE', seen, WAIT_KEPT)
     if call('PEXPIRE', waited_of(digest), WAIT_KEPT) == 0 then call('SET', waited_of(digest), 0, 'PX', WAIT_KEPT) end
@@ -163,6 +167,19 @@ local function leave(digest, idkey, id, delivery)
   return not is_marked(l[9], 't') and freed(digest, 'ended', id, l[5], l[6], l[7], l[8], l[10]) or nil
 end
 
+-- The run has its full life again. `expires` is what is known of its end.
+local function lives(run, idkey, expires, life, ...)
+  call('HSET', run, 'expires', int(math.max(now + life, tonumber(expires) or 0)), ...)
+  call('PEXPIRE', run, int(math.max(life, (tonumber(expires) or now) - now)))
+  live_at_least(idkey, life)
+end
+
+-- It has ended in a retry: the id keeps the lock until its next run.
+local function retry_run(run, idkey, expires, life)
+  call('HDEL', run, 'told')
+  lives(run, idkey, expires, life, 'state', 'queued', 'worker', '', 'retried', '1')
+end
+
 -- Run: id, delivery, w (wait), l (leave) or j (leave, and wait for the holder's result), place or nothing, worker, retries, life, entry, blob.
 -- 0: it runs; 1: its run has succeeded before; 2: it is not to run; holder, place, how long: it waits; nothing, place: it waits, since the store
 -- has forgotten; holder, what was freed: it leaves.
@@ -198,9 +215,10 @@ function ops.G(lock, idkey, a)
     end
     note_over(digest, id, r[2], ENDED_KEPT)
     -- A redelivery of what was retried is not to be taken for the retry, which then would take the lock from it.
+    local try = retries
     if r[5] then retries = math.max(retries, former + 1) end
     take_run(digest, idkey, id, delivery, worker, retries, life, entry, blob)
-    if not r[5] then call('HSET', run, 'heir', '1') end
+    if try ~= retries then call('HSET', run, 'try', int(try)) end
     if r[7] then call('HSET', run, 'copied', '1') end
     return 0
   end
@@ -210,24 +228,28 @@ function ops.G(lock, idkey, a)
     return { r[1], leave(digest, idkey, id, delivery) }
   end
   if is_forgotten(digest, named) then return { false, note_wait(digest, id, named) } end
-  if ARGV[a + 2] == 'w' then
-    local first, silence = ahead(digest, id, place_of(digest, id, named))
-    if first then return waits(digest, id, named, first, silence) end
+  local leaves = ARGV[a + 2] ~= 'w'
+  local first, silence = ahead(digest, id, leaves and LOST_PLACE + 1 or place_of(digest, id, named))
+  if first and leaves then
+    if ARGV[a + 2] == 'j' then joins.add(digest, first, id, string.sub(entry, 67), life) end
+    return { first, leave(digest, idkey, id, delivery) }
   end
+  if first then return waits(digest, id, named, first, silence) end
   -- A question that comes behind its own end does not lock for long.
   if is_over(digest, id, delivery) then life = math.min(life, ENDED_KEPT) end
   take_run(digest, idkey, id, delivery, worker, retries, life, entry, blob)
   return 0
 end
 
--- Renewal of a run: id, delivery, worker, retries, life, entry, blob, ends. 0: it has its full life; 1: taken again; 2: there is nothing to renew.
+-- Renewal of a run: id, delivery, worker, retries, life, entry, blob, ends. 0: it has its full life; 1: taken again; 2: there is nothing to renew;
+-- 4: another id has it.
 function ops.K(lock, idkey, a)
   local digest, id, delivery, worker = digest_of(lock), ARGV[a], ARGV[a + 1], ARGV[a + 2]
   local life, entry, run = tonumber(ARGV[a + 4]), ARGV[a + 5], run_of(digest)
   local r = call('HMGET', run, 'holder', 'delivery', 'expires', 'told', 'retried', 'late')
-  if r[1] then
+  if r[1] == id then
     -- What is unsettled where the ack ends a run goes on: it may have been an earlier one that was retried.
-    if r[1] ~= id or r[2] ~= delivery or r[4] or r[5] and not r[6] then return 2 end
+    if r[2] ~= delivery or r[4] or r[5] and not r[6] then return 2 end
     if worker ~= '' and not r[5] then call('HSET', run, 'worker', worker) end
     prolong(run, r[3], life)
     note_run(idkey, entry, life)
@@ -239,9 +261,24 @@ function ops.K(lock, idkey, a)
     return 2
   end
   if heard(id, nil, ARGV[a + 7]) then return 2 end
+  if r[1] then
+    -- It may be of one that has ended, whose proxy did not hear of it and brought it back when the store had forgotten all.
+    note_wait(digest, id, LOST_PLACE, math.min(life / 3, RENEWED))
+    note_run(idkey, entry, life)
+    return 4
+  end
   take_run(digest, idkey, id, delivery, worker, tonumber(ARGV[a + 3]), life, entry, ARGV[a + 6])
   call('SET', waited_of(digest), 0, 'XX', 'KEEPTTL')
   return 1
+end
+
+-- The id was published as a retry: id, which retry it is. A run of an earlier try ends in it.
+function ops.E(lock, idkey, a)
+  local run, id = run_of(digest_of(lock)), ARGV[a]
+  local r = call('HMGET', run, 'holder', 'expires', 'life', 'retried', 'retries', 'try')
+  if r[1] ~= id or r[4] or tonumber(ARGV[a + 1]) <= tonumber(r[6] or r[5]) then return 0 end
+  retry_run(run, idkey, r[2], tonumber(r[3]) or 1)
+  return 0
 end
 
 -- A run is given back, or does not wait any more: id, delivery.
@@ -250,6 +287,7 @@ function ops.L(lock, idkey, a)
   leave_wait(digest, id)
   local r = call('HMGET', run_of(digest), 'holder', 'delivery', 'retried', 'told', 'rule', 'task', 'since', 'vhost')
   if r[1] ~= id or r[2] ~= delivery or r[3] then return {} end
+  note_over(digest, id, delivery, ENDED_KEPT)
   call('DEL', run_of(digest))
   forget_run(idkey, digest)
   if r[4] then return {} end
@@ -277,11 +315,15 @@ function ops.D(lock, _, a)
   return out
 end
 
--- Whether the id has published again under the key: of what its publish lock counts, one is this run until its start is known.
-local function publishes_again(digest, id, state)
+-- Whether the id has published again under the key: of what its publish lock counts, one is this run until its start is known, or for as
+-- long as this delivery stands for it.
+local function publishes_again(digest, id, state, delivery)
   local _, l = own_lock(digest, id, 'holder', 'state', 'scope', 'publishes')
   if l[1] ~= id or l[2] == 'cooldown' or l[3] == 'until_expired' then return false end
-  return in_flight(parse(l[4])) > (state == 'running' and 0 or 1)
+  local list = parse(l[4])
+  local counted = find(list, delivery)
+  local own = counted and counted[2] ~= '-' or state ~= 'running'
+  return in_flight(list) > (own and 1 or 0)
 end
 
 -- Those that end a run, and why it then goes.
@@ -291,9 +333,12 @@ local ENDS = { r = 'ended', k = 'success', f = 'failure', v = 'revoked', x = 'ex
 local function signal_run(digest, idkey, id, settlement, signal, worker, source)
   local run = run_of(digest)
   local r = call('HMGET', run, 'holder', 'delivery', 'worker', 'state', 'grace', 'life', 'expires', 'retried', 'told', 'rule', 'task',
-    'since', 'retries', 'copied', 'heir', 'late', 'hears', 'vhost')
+    'since', 'retries', 'copied', 'late', 'hears', 'vhost')
   if r[1] ~= id then
-    if signal == 'o' or not ENDS[signal] then return true end
+    if not ENDS[signal] then return true end
+    -- A run that had lost its lock waits no longer; a copy that waits keeps its place, which it names.
+    leave_wait(digest, id)
+    if signal == 'o' then return true end
     note_over(digest, id, signal == 'r' and settlement or '*', ENDED_KEPT)
     return false
   end
@@ -302,23 +347,19 @@ local function signal_run(digest, idkey, id, settlement, signal, worker, source)
   local delivery, runs_on, life, reason = r[2], r[3] or '', tonumber(r[6]) or 1, signal == 'q' and 'revoked' or ENDS[signal]
   if SETTLING[signal] then
     if settlement ~= delivery then return true end
-  elseif signal ~= 'q' and worker ~= '' and runs_on ~= '' and worker ~= runs_on or signal == 'o' and (worker == '' or worker ~= runs_on) then
+  elseif signal ~= 'q' and worker ~= '' and runs_on ~= '' and worker ~= runs_on then
+    return true
+  elseif signal == 'o' and (worker == '' or worker ~= runs_on or settlement ~= '0' and settlement ~= delivery) then
     return true
   end
-  if LISTENED[signal] and r[17] and not string.find(r[17], source, 1, true) then
-    if not (signal == 'a' and not r[16] or signal == 'd' or signal == 's') then return true end
+  if LISTENED[signal] and r[16] and not string.find(r[16], source, 1, true) then
+    if not (signal == 'a' and not r[15] or signal == 'd' or signal == 's') then return true end
     -- From a source that does not count, a start shows nevertheless that the worker has begun.
     signal = 's'
   end
-  local function lives(...)
-    call('HSET', run, 'expires', int(math.max(now + life, tonumber(r[7]) or 0)), ...)
-    call('PEXPIRE', run, int(math.max(life, (tonumber(r[7]) or now) - now)))
-    live_at_least(idkey, life)
-    return true
-  end
   local function retried()
-    call('HDEL', run, 'told')
-    return lives('state', 'queued', 'worker', '', 'retried', '1')
+    retry_run(run, idkey, r[7], life)
+    return true
   end
 
   if reason then
@@ -331,25 +372,25 @@ local function signal_run(digest, idkey, id, settlement, signal, worker, source)
       call('HDEL', key, 'to')
       live_at_least(key, DONE_KEPT)
     end
-    return false, not r[9] and freed(digest, reason, id, r[10], r[11], r[12], nil, r[18]) or nil
+    return false, not r[9] and freed(digest, reason, id, r[10], r[11], r[12], nil, r[17]) or nil
   end
   if r[8] then return true end
   if signal == 't' then
-    if r[15] then return lives() end
-    return retried()
+    -- It may be told late of an earlier one; this one's is known by its number when it is published.
+    return (tonumber(r[13]) or 0) > 0 or retried()
   end
   -- Per run, started never follows ended.
   if r[9] then return true end
-  if signal == 'l' or signal == 'a' and r[16] then
-    if publishes_again(digest, id, r[4]) then return retried() end
+  if signal == 'l' or signal == 'a' and r[15] then
+    if publishes_again(digest, id, r[4], delivery) then return retried() end
     local grace = math.min(tonumber(r[5]) or 0, math.max(0, (tonumber(r[7]) or now) - now))
     note_over(digest, id, delivery, ENDED_KEPT)
     call('HSET', run, 'expires', int(now + grace), 'told', '1')
     call('PEXPIRE', run, int(grace))
-    return true, freed(digest, 'ended', id, r[10], r[11], r[12], nil, r[18]), grace
+    return true, freed(digest, 'ended', id, r[10], r[11], r[12], nil, r[17]), grace
   end
-  call('HDEL', run, 'heir')
-  return lives('state', 'running', 'worker', runs_on == '' and worker or runs_on)
+  lives(run, idkey, r[7], life, 'state', 'running', 'worker', runs_on == '' and worker or runs_on)
+  return true
 end
 
 -- What a signal does to all running locks of an id: which entries the record keeps, how many there were, when the last goes if that is soon.
@@ -366,7 +407,7 @@ function runs.signal(record, idkey, id, settlement, signal, worker, source, out)
   return kept, entries, shortest
 end
 
-arguments.G, arguments.K, arguments.L, arguments.V = 9, 8, 2, 0
+arguments.G, arguments.K, arguments.E, arguments.L, arguments.V = 9, 8, 2, 2, 0
 
 end
 

@@ -53,6 +53,19 @@ impl World {
         }
     }
 
+    async fn renews(&self, id: &str, delivery: u64) -> Renewed {
+        let request = Request::RenewRun {
+            claim: claim(id),
+            delivery: Nonce(delivery),
+            note: run_note(),
+            worker: "w@two".into(),
+        };
+        match self.store.ask(request).await {
+            Ok(Reply::Renewed(renewed)) => renewed,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn tells(&self, id: &str, settlement: u64, signal: Signal, worker: &str) {
         self.store.tell(Request::Signal {
             id: id.into(),
@@ -142,4 +155,84 @@ async fn a_renewal_that_finds_nothing_ends_the_tracking_of_its_own_delivery_alon
     assert_eq!(world.asks_to_run("b", 10).await, Ran::Runs);
     world.store.tell(renewal(9));
     assert_eq!(world.runs.state().count, 0, "another has the lock");
+}
+
+/// A run that had ended is renewed by a proxy that has not heard of it, in a store that has forgotten all.
+async fn lost() -> World {
+    let mut world = World::running_alone().await;
+    world.store_forgets();
+    assert_eq!(world.renews("stray", 8).await, Renewed::Retaken);
+    world.runs.store_is_back();
+    world.pass(1);
+    assert_eq!(world.renews("stray", 8).await, Renewed::Held);
+    world
+}
+
+#[tokio::test]
+async fn a_lock_that_was_lost_to_another_is_taken_again_when_it_is_free() {
+    let world = lost().await;
+    world.pass_answering(3 * TTL_MS / 2, &["a"]);
+    assert_eq!(world.renews("stray", 8).await, Renewed::Lost, "it lapsed, and who runs has it");
+    assert_ne!(world.asks_to_run("b", 10).await, Ran::Runs);
+    world.pass_answering(3 * TTL_MS, &["a"]);
+    assert!(world.runs().await);
+}
+
+#[tokio::test]
+async fn what_has_ended_does_not_wait_for_a_lock_that_was_lost() {
+    let world = lost().await;
+    world.pass_answering(TTL_MS / 2, &[]);
+    assert!(
+        world.runs.state().tracked.values().flatten().all(|tracked| tracked.over),
+        "its worker does not know it"
+    );
+    world.tells("stray", 0, Signal::Succeeded, "w@two");
+    world.pass_answering(TTL_MS / 4, &[]);
+    assert!(!world.runs().await);
+    assert_eq!(world.asks_to_run("b", 10).await, Ran::Runs);
+}
+
+/// A later try runs on the same worker.
+async fn tried_again() -> World {
+    let world = World::new();
+    world.attach();
+    let second = Arc::new(RunNote {
+        retries: 1,
+        ..RunNote::clone(&run_note())
+    });
+    let question = Request::Run {
+        claim: claim("a"),
+        delivery: Nonce(10),
+        note: Arc::clone(&second),
+        busy: IfBusy::Wait { place_ms: None },
+        worker: "w@one".into(),
+    };
+    assert_eq!(world.store.ask(question).await.ok(), Some(Reply::Run(Ran::Runs)));
+    world.runs.began(Run {
+        kept: Kept::Run(second),
+        ..run_of("a", 10)
+    });
+    world
+}
+
+#[tokio::test]
+async fn a_later_try_is_kept_when_a_retry_is_told_late() {
+    let world = tried_again().await;
+    world.tells("a", 0, Signal::Retried, "w@one");
+    world.pass_answering(3 * TTL_MS, &["a"]);
+    assert!(world.runs().await);
+    world.tells("a", 0, Signal::Retried, "w@one");
+    world.pass_answering(2 * ANSWER_MS, &[]);
+    assert!(!world.runs().await, "its worker is asked at once");
+}
+
+#[tokio::test]
+async fn an_orphan_of_an_earlier_try_ends_no_later_one() {
+    let world = tried_again().await;
+    world.tells("a", 9, Signal::Orphaned, "w@one");
+    assert_eq!(world.runs.state().count, 1);
+    assert!(world.runs().await);
+    world.tells("a", 10, Signal::Orphaned, "w@one");
+    assert_eq!(world.runs.state().count, 0);
+    assert!(!world.runs().await);
 }

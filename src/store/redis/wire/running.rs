@@ -40,6 +40,9 @@ pub(super) fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
         Request::LeaveRun { claim, delivery } => {
             cmd.arg("L").arg(&*claim.id).arg(Hex(delivery.0));
         }
+        Request::Republished { claim, retries } => {
+            cmd.arg("E").arg(&*claim.id).arg(*retries);
+        }
         _ => {
             cmd.arg("V");
         }
