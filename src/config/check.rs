@@ -5,6 +5,7 @@ use crate::rules::spec::{
     AcksLate, Canvas, Completion, CompletionSource, LimitSpec, Mode, OnDuplicate, OnRunning, ResultMode, RuleSpec, Unique,
 };
 
+use super::WhyUnanswered;
 use super::account::Account;
 use super::reader::TableReader;
 use super::report::Reader;
@@ -178,17 +179,19 @@ pub(super) struct Offered<'a> {
     pub events: bool,
     /// The Redis result backend is read.
     pub redis: bool,
-    /// A duplicate's own message brings its result.
+    /// A duplicate's own message brings its result (`results.kind = "worker"`).
     pub carried: bool,
+    /// Why the ids of dropped tasks may get no result; none if they get theirs.
+    pub unanswered: Option<WhyUnanswered>,
     /// The proxy's own accounts at the broker.
     pub accounts: &'a [Account],
 }
 
 impl Offered<'_> {
-    /// Whether the dropped ids of this rule get their results.
-    pub(super) fn gives(self, spec: &RuleSpec) -> bool {
+    /// Whether the duplicates of this rule bring their results themselves.
+    pub(super) fn carries(self, spec: &RuleSpec) -> bool {
         let knows_ends = !matches!(spec.unique, Some(Unique::UntilExpired | Unique::WhileRunning));
-        self.redis || self.carried && spec.result == ResultMode::Join && knows_ends
+        self.carried && spec.result == ResultMode::Join && knows_ends
     }
 }
 
@@ -345,14 +348,19 @@ pub(super) fn warn(reader: &Reader, rules: &[Written<'_>], offered: Offered<'_>)
             );
         }
         let written = spec.given.as_ref().is_some_and(|given| given.contains("result"));
-        if written && spec.result != ResultMode::None && !offered.gives(spec) {
-            let result = spec.result.as_str();
+        if let Some(why) = offered.unanswered.filter(|why| *why != WhyUnanswered::OnlyRpc)
+            && written
+            && spec.result != ResultMode::None
+            && !offered.carries(spec)
+        {
+            let (result, remedy) = (spec.result.as_str(), why.remedy());
+            let what = match why {
+                WhyUnanswered::NoAccount => "no account is there to publish results with",
+                WhyUnanswered::NoBackend | WhyUnanswered::OnlyRpc => "no result backend is known",
+            };
             say(
                 "result",
-                format!(
-                    "says result = {result:?}, and no result backend is known: the ids of dropped tasks get no result. Set results.url to \
-                     Celery's Redis result backend, or write result = \"none\"."
-                ),
+                format!("says result = {result:?}, and {what}: the ids of dropped tasks get no result. {remedy}."),
             );
         }
         if let Some(message) = unheard(spec, offered) {

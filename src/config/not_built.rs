@@ -4,9 +4,6 @@
 const NOT_BUILT: &[(&str, &[&str])] = &[
     ("proxy.proxy_protocol_from", &[]),
     ("proxy.send_proxy_protocol", &[]),
-    ("results.kind", &["redis", "worker", "none"]),
-    ("decisions.keep", &[]),
-    ("decisions.max", &[]),
     ("rule.on_duplicate", &["replace", "raise", "reject", "dead_letter"]),
     ("rule.limit", &[]),
 ];

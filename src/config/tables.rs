@@ -1,7 +1,9 @@
 //! The tables beside the rules: each key with its default, and what must hold between keys.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::account::Account;
 use super::address::{HostPort, Listen, RedisUrl, StoreUrl, Transport, Upstream};
 use super::admin::{read_admin, read_token};
 use super::check::Offered;
@@ -19,8 +21,9 @@ use super::tree::{Table, Value};
 use super::unit::show_size;
 use super::{
     Config, DecisionsConfig, LogConfig, LogDecisions, LogFormat, LogLevel, ProxyConfig, ResultsConfig, StoreConfig, UpstreamConfirms,
-    UpstreamPolicy,
+    UpstreamPolicy, WhyUnanswered,
 };
+use crate::rules::owed::{Callers, Told};
 use crate::rules::spec::EnableEvents;
 
 const MIB: usize = 1 << 20;
@@ -38,16 +41,17 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
     let admin = read_admin(&mut root);
     let log = read_log(&mut root);
     let decisions = read_decisions(&mut root);
-    let (results, kind) = read_results(&mut root);
+    let (results, told, why_unanswered, carried) = read_results(&mut root, &control.accounts);
     let park = read_park(&mut root);
     let events = read_events(&mut root);
     let offered = Offered {
         events: proxy.enable_events != EnableEvents::False,
-        redis: results.is_some() && kind != ResultsKind::Worker,
-        carried: kind == ResultsKind::Worker,
+        redis: results.is_some(),
+        carried,
+        unanswered: why_unanswered,
         accounts: &control.accounts,
     };
-    let (rules, without_results) = rule::read_set(&mut root, offered);
+    let (rules, unanswered) = rule::read_set(&mut root, offered, told);
     events::warn(&root, &events, &control, &rules);
     let shown = root.finish();
     let mut read = layered.included.clone();
@@ -62,7 +66,7 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
         log,
         decisions,
         results,
-        without_results,
+        unanswered,
         park,
         events: events.config,
         rules,
@@ -298,7 +302,7 @@ fn read_log(root: &mut TableReader<'_>) -> LogConfig {
 
 fn read_decisions(root: &mut TableReader<'_>) -> DecisionsConfig {
     let mut table = open(root, "decisions", "decisions");
-    let keep = table.get("keep", Duration::from_secs(24 * 3600));
+    let keep = positive(&mut table, "keep", Duration::from_secs(24 * 3600));
     let max = table.get("max", 1_000_000);
     let shown = table.finish();
     root.show("decisions", shown);
@@ -323,8 +327,9 @@ const RESULTS_KINDS: [(&str, ResultsKind); 5] = [
     ("none", ResultsKind::None),
 ];
 
-/// `[results]`; `None` if no result backend is to be read.
-fn read_results(root: &mut TableReader<'_>) -> (Option<ResultsConfig>, ResultsKind) {
+/// `[results]`: the result backend that is read, if any, how the results of dropped ids are told, why some may not be, and whether duplicates
+/// bring their results themselves.
+fn read_results(root: &mut TableReader<'_>, accounts: &[Account]) -> (Option<ResultsConfig>, Told, Option<WhyUnanswered>, bool) {
     let mut table = open(root, "results", "results");
     let url = read_secret::<RedisUrl>(&mut table, "url", "url_file");
     let kind = table.choice("kind", ResultsKind::Auto, &RESULTS_KINDS);
@@ -339,6 +344,16 @@ fn read_results(root: &mut TableReader<'_>) -> (Option<ResultsConfig>, ResultsKi
     }
     let shown = table.finish();
     root.show("results", shown);
-    let url = url.filter(|_| matches!(kind, ResultsKind::Auto | ResultsKind::Redis));
-    (url.map(|url| ResultsConfig { url, key_prefix, expires }), kind)
+    let published = |to| {
+        let vhosts = accounts.iter().map(|account| Arc::clone(&account.vhost)).collect();
+        Told::Published { vhosts, to }
+    };
+    let (results, told, why) = match (kind, url) {
+        (ResultsKind::Auto | ResultsKind::Redis, Some(url)) => (Some(ResultsConfig { url, key_prefix, expires }), Told::Written, None),
+        (ResultsKind::Rpc, _) if accounts.is_empty() => (None, Told::Written, Some(WhyUnanswered::NoAccount)),
+        (ResultsKind::Rpc, _) => (None, published(Callers::All), None),
+        (ResultsKind::Auto, None) if !accounts.is_empty() => (None, published(Callers::Declaring), Some(WhyUnanswered::OnlyRpc)),
+        _ => (None, Told::Written, Some(WhyUnanswered::NoBackend)),
+    };
+    (results, told, why, kind == ResultsKind::Worker)
 }

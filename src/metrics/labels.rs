@@ -23,6 +23,8 @@ label_values! {
         RenewLease = "renew_lease",
         /// Its id waits for the result of the holder.
         Join = "join",
+        /// A worker has published its result.
+        Result = "result",
         /// The broker does not have it.
         Unpublish = "unpublish",
         /// Something was learnt of a task.
@@ -63,6 +65,16 @@ label_values! {
         Unavailable = "unavailable",
         /// The broker did not take it: the exchange, a right, a limit of a queue.
         Refused = "refused",
+    }
+}
+
+label_values! {
+    /// Why a decision is not on record, as the `reason` label of `oncegate_decisions_unrecorded_total`.
+    Unrecorded {
+        /// They were made faster than the store is to be given them.
+        Overflow = "overflow",
+        /// The store did not take them.
+        Store = "store",
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) enum Question {
 pub(super) async fn run(
     store: Client,
     mut questions: mpsc::UnboundedReceiver<Question>,
-    mut settings: watch::Receiver<Option<Settings>>,
+    mut settings: watch::Receiver<Settings>,
     failures: Arc<Failures>,
 ) {
     let mut backend: Option<Backend> = None;
@@ -42,10 +42,7 @@ pub(super) async fn run(
                 continue;
             }
         };
-        let wanted = settings.borrow_and_update().clone();
-        if backend.as_ref().map(Backend::settings) != wanted.as_ref() {
-            backend = wanted.map(Backend::new);
-        }
+        Backend::becomes(&mut backend, settings.borrow_and_update().written.clone());
         let fetched = match &mut backend {
             None => kept(&store, &fetch).await,
             Some(backend) => read(backend, &fetch.holder).await.unwrap_or_else(|trouble| {

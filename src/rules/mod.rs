@@ -10,6 +10,7 @@ mod digest;
 mod expr;
 pub mod lock;
 mod matcher;
+pub mod modes;
 pub mod outcome;
 pub mod owed;
 mod params;
@@ -35,6 +36,7 @@ pub use timing::{Due, Publishing};
 use expr::Expr;
 use lock::{Digest, Quiet, ReleaseOn};
 use matcher::Globs;
+use owed::Told;
 use params::Params;
 use source::{Hears, Source};
 use spec::{
@@ -301,6 +303,8 @@ pub struct RuleSet {
     admits: bool,
     /// True if a rule asks for the queue of a message.
     queues: bool,
+    /// How the results of dropped ids are told.
+    told: Told,
     /// Rules that `continue` has joined, by their places.
     joined: RwLock<HashMap<Vec<usize>, Arc<Rule>>>,
 }
@@ -326,10 +330,15 @@ impl RuleSet {
             }
         }
         compile::names(&specs, &mut errors);
+        RuleSet::of(specs, parsed, errors)
+    }
+
+    /// `errors`: the faults that were found before.
+    fn of(specs: Vec<RuleSpec>, signatures: BTreeMap<String, Arc<Params>>, mut errors: Vec<SpecError>) -> Result<RuleSet, Vec<SpecError>> {
         let rules: Vec<_> = specs
             .iter()
             .enumerate()
-            .filter_map(|(index, spec)| compile::rule(index, spec, &parsed, &mut errors))
+            .filter_map(|(index, spec)| compile::rule(index, spec, &signatures, &mut errors))
             .map(Arc::new)
             .collect();
         if !errors.is_empty() {
@@ -348,13 +357,38 @@ impl RuleSet {
             // `continue` may join the mode of one rule with the scope of another.
             admits: follows_tasks && rules.iter().any(|rule| rule.mode == Mode::Enforce),
             specs,
-            signatures: parsed,
+            signatures,
             queues: rules.iter().any(|rule| rule.asks_for_queue()),
             rules,
             named,
             patterns,
+            told: Told::default(),
             joined: RwLock::default(),
         })
+    }
+
+    /// The same rules where the results of dropped ids are told so.
+    #[must_use]
+    pub fn telling(mut self, told: Told) -> RuleSet {
+        self.told = told;
+        self
+    }
+
+    /// How the results of dropped ids are told.
+    pub fn told(&self) -> &Told {
+        &self.told
+    }
+
+    /// True if results are published to callers.
+    pub fn tells_callers(&self) -> bool {
+        let tells = |rule: &Arc<Rule>| rule.result != ResultMode::None;
+        matches!(self.told, Told::Published { .. }) && self.rules.iter().any(tells)
+    }
+
+    /// True if the results that workers publish may be those that others wait for.
+    pub fn joins_replies(&self) -> bool {
+        let joins = |rule: &Arc<Rule>| rule.result == ResultMode::Join;
+        matches!(self.told, Told::Published { .. }) && self.rules.iter().any(joins)
     }
 
     /// True if nothing can match.

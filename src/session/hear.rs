@@ -206,10 +206,11 @@ fn hear_result(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], li
     let Ok(Some(result)) = result::read_rpc(properties, body, limits) else {
         return false;
     };
+    let id: Arc<str> = Arc::from(&*result.id);
+    shared.tell_result(&id, &result);
     if shared.rules.follows_tasks()
         && let Some(signal) = Signal::of_result(result.status)
     {
-        let id: Arc<str> = Arc::from(&*result.id);
         if signal == Signal::Succeeded
             && shared.witness.carries(&id)
             && let Some(value) = result.json.as_deref().and_then(result::value_of)

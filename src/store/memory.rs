@@ -19,7 +19,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::{Answer, Filter, Page, Ticket};
+use super::records::Records;
+use super::{Answer, Filter, Keep, Page, Record, Ticket};
 use crate::rules::lock::{
     Acquired, Admitted, Alive, Claim, Committed, Cooled, Digest, Extent, Freed, LockNote, LockState, Nonce, ReleaseReason, Renewed, Reply,
     Request, Running, Scope, Signal, SignalVerdict,
@@ -97,6 +98,8 @@ pub struct Memory {
     clock: Arc<dyn Clock>,
     proxy: Arc<str>,
     table: Mutex<Table>,
+    /// What was decided about ids. Apart, so that writing it down holds up no lock.
+    records: Mutex<Records>,
 }
 
 impl fmt::Debug for Memory {
@@ -112,6 +115,7 @@ impl Memory {
             clock,
             proxy,
             table: Mutex::default(),
+            records: Mutex::default(),
         }
     }
 
@@ -159,6 +163,25 @@ impl Memory {
         let now = self.clock.now_ms();
         let table = self.table();
         names.iter().map(|name| table.announced(name, now).map(str::to_owned)).collect()
+    }
+
+    /// See [`super::Client::record`].
+    pub(super) fn record(&self, records: &[Record], keep: Keep) {
+        self.records().write(records, keep, self.clock.now_ms());
+    }
+
+    pub(super) fn recorded(&self, id: &str) -> Vec<String> {
+        self.records().read(id, self.clock.now_ms())
+    }
+
+    fn records(&self) -> MutexGuard<'_, Records> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// See [`super::Client::claimed`].
+    pub(super) fn claimed(&self, id: &str) -> Vec<Digest> {
+        let now = self.clock.now_ms();
+        self.table().claims(id, now).iter().map(|claimed| claimed.digest).collect()
     }
 
     /// How many locks and id records are held, lapsed ones included until they are swept.
@@ -319,7 +342,11 @@ impl Step<'_> {
                 Reply::Done
             }
             Request::Join { claim, holder, note } => {
-                self.join(claim, holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+                self.join(claim, holder, &note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+                Reply::Done
+            }
+            Request::Result { id, weight, json } => {
+                self.result(id, *weight, json);
                 Reply::Done
             }
             Request::LeaveRun { claim, delivery } => Reply::Released(self.leave_run(claim, *delivery)),
@@ -410,7 +437,7 @@ impl Step<'_> {
             self.note_asked(claim, note);
             return Acquired::Leased { holder };
         }
-        self.join(claim, &holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+        self.join(claim, &holder, &note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
         if twin::waits(note) {
             self.note_twin(claim, &holder, note);
         }
@@ -582,6 +609,9 @@ impl Step<'_> {
         if let Some(ended) = ended {
             self.note_ended(id, signal, Source::Other, unknown, ended);
         }
+        if !freed.is_empty() {
+            self.joins_are_due(id);
+        }
         freed
     }
 
@@ -654,7 +684,7 @@ impl Step<'_> {
         if state == LockState::Leased {
             return Admitted::Leased { holder };
         }
-        self.join(claim, &holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+        self.join(claim, &holder, &note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
         if twin::waits(note) {
             self.note_twin(claim, &holder, note);
         }

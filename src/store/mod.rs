@@ -12,7 +12,9 @@ mod breaker;
 pub mod join;
 mod keeper;
 mod memory;
+pub mod modes;
 pub mod operator;
+mod records;
 mod redis;
 
 use std::collections::HashSet;
@@ -24,9 +26,10 @@ use tokio::sync::watch;
 
 use crate::rules::lock::{Acquired, Digest, LockRecord, ReleaseReason, Reply, Request};
 pub use breaker::Circuit;
-use join::{Group, Joined, Stage};
+use join::{Due, Group, Joined};
 use keeper::{Keeper, Waiter};
 pub use memory::{Clock, Memory, SystemClock};
+pub use records::{Keep, Record};
 pub use redis::ServerInfo;
 
 /// Names a question among those of one asker.
@@ -66,6 +69,8 @@ pub enum Op {
     RenewLease,
     /// [`Request::Join`].
     Join,
+    /// [`Request::Result`].
+    Result,
     /// [`Request::Unpublish`].
     Unpublish,
     /// [`Request::Signal`] and [`Request::Republished`].
@@ -98,11 +103,12 @@ pub enum Op {
 
 impl Op {
     /// Every kind, so that metrics can be made for all of them at the start.
-    pub const ALL: [Op; 18] = [
+    pub const ALL: [Op; 19] = [
         Op::Acquire,
         Op::Commit,
         Op::RenewLease,
         Op::Join,
+        Op::Result,
         Op::Unpublish,
         Op::Signal,
         Op::Admit,
@@ -126,6 +132,7 @@ impl Op {
             Op::Commit => "commit",
             Op::RenewLease => "renew_lease",
             Op::Join => "join",
+            Op::Result => "result",
             Op::Unpublish => "unpublish",
             Op::Signal => "signal",
             Op::Admit => "admit",
@@ -150,6 +157,7 @@ impl Op {
             Request::Commit { .. } => Op::Commit,
             Request::RenewLease { .. } => Op::RenewLease,
             Request::Join { .. } => Op::Join,
+            Request::Result { .. } => Op::Result,
             Request::Unpublish { .. } => Op::Unpublish,
             Request::Signal { .. } | Request::Republished { .. } => Op::Signal,
             Request::Admit { .. } => Op::Admit,
@@ -494,7 +502,7 @@ impl Client {
 
     /// Groups of ids that wait for a holder's result and are to be looked at now, at most some hundreds. They are not told again, to
     /// anybody, for half a second or more.
-    pub async fn joins_due(&self) -> Result<Vec<(Group, Stage)>, Unavailable> {
+    pub async fn joins_due(&self) -> Result<Vec<Due>, Unavailable> {
         match &self.backend {
             Backend::Memory(memory) => Ok(memory.joins_due()),
             Backend::Redis(handle) => handle.joins_due().await,
@@ -509,6 +517,14 @@ impl Client {
         }
     }
 
+    /// The result of this holder in JSON, if its worker has published one and it is kept.
+    pub async fn kept_result(&self, holder: &Arc<str>) -> Result<Option<Arc<[u8]>>, Unavailable> {
+        match &self.backend {
+            Backend::Memory(memory) => Ok(memory.kept_result(holder)),
+            Backend::Redis(handle) => handle.kept_result(holder).await,
+        }
+    }
+
     /// These ids of the group wait no longer.
     pub async fn joins_done(&self, group: &Group, ids: &[Arc<str>]) -> Result<(), Unavailable> {
         match &self.backend {
@@ -517,6 +533,41 @@ impl Client {
                 Ok(())
             }
             Backend::Redis(handle) => handle.joins_done(group, ids).await,
+        }
+    }
+
+    /// As [`Client::announced`], over a connection that is kept: for who asks all the time.
+    pub async fn followed(&self, names: &[String]) -> Result<Vec<Option<String>>, Unavailable> {
+        match &self.backend {
+            Backend::Memory(memory) => Ok(memory.announced(names)),
+            Backend::Redis(handle) => handle.followed(names).await,
+        }
+    }
+
+    /// Writes down what was decided about ids. What of it goes, and when, is said by `keep`, each time.
+    pub async fn record(&self, records: &[Record], keep: Keep) -> Result<(), Unavailable> {
+        match &self.backend {
+            Backend::Memory(memory) => {
+                memory.record(records, keep);
+                Ok(())
+            }
+            Backend::Redis(handle) => handle.record(records, keep).await,
+        }
+    }
+
+    /// What is written down of an id: the lines, the oldest first.
+    pub async fn recorded(&self, id: &str) -> Result<Vec<String>, Unavailable> {
+        match &self.backend {
+            Backend::Memory(memory) => Ok(memory.recorded(id)),
+            Backend::Redis(handle) => handle.recorded(id).await,
+        }
+    }
+
+    /// The keys that an id is noted for, in no order: it has their locks, or had, or may have them yet.
+    pub async fn claimed(&self, id: &str) -> Result<Vec<Digest>, Unavailable> {
+        match &self.backend {
+            Backend::Memory(memory) => Ok(memory.claimed(id)),
+            Backend::Redis(handle) => handle.claimed(id).await,
         }
     }
 

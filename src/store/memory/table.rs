@@ -211,6 +211,8 @@ pub(super) struct Table {
     pub(super) twins: Lapsing<(Digest, Arc<str>), super::twin::Twin>,
     /// What became of holders that somebody waits for.
     pub(super) fates: Lapsing<(Digest, Arc<str>), super::twin::Known>,
+    /// Results that workers have published, by id.
+    pub(super) results: Lapsing<Arc<str>, super::join::KeptResult>,
     /// The parked messages of an id.
     pub(super) parked: Lapsing<Arc<str>, Messages>,
     /// What was announced, and until when.
@@ -430,6 +432,7 @@ impl Table {
         self.parked.sweep(now);
         self.twins.sweep(now);
         self.fates.sweep(now);
+        self.results.sweep(now);
         for _ in 0..SWEPT_PER_REQUEST {
             let Some(mut slot) = self.due.first_entry().filter(|slot| *slot.key() <= now / SLOT_MS) else {
                 return;
