@@ -4,8 +4,6 @@
 const NOT_BUILT: &[(&str, &[&str])] = &[
     ("proxy.proxy_protocol_from", &[]),
     ("proxy.send_proxy_protocol", &[]),
-    ("results.kind", &["redis", "rpc", "none"]),
-    ("rule.canvas", &[]),
     ("rule.limit", &[]),
 ];
 

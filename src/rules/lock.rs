@@ -841,6 +841,27 @@ pub enum Admitted {
         /// How long until it lapses by itself.
         expires_in_ms: u64,
     },
+    /// The message waits for a holder (its note has [`Owed::Carried`]), and that has no lock any more, or one that rests.
+    Ended {
+        /// Who it is.
+        holder: Arc<str>,
+        /// What is known of it.
+        fate: Fate,
+    },
+}
+
+/// What is known of a holder whose lock has gone, or rests, by a word of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// A worker has begun it, and its end was not heard.
+    Begun,
+    /// It has ended, and may have succeeded.
+    Ended {
+        /// For how long that is known, in milliseconds.
+        since_ms: u64,
+    },
+    /// It has failed, or will never run.
+    Failed,
 }
 
 /// What a renewal found.

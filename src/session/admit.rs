@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::agenda::Place;
 use super::arrive::Arrival;
+use super::carry::Carry;
 use super::channel::{Channel, Collect, Life};
 use super::collect::body_of;
 use super::deliver::Known;
@@ -23,6 +24,7 @@ use crate::celery::body::Body;
 use crate::celery::{Limits, routing, task};
 use crate::rules::lock::{Admitted, Freed, Reply, Request, Scope};
 use crate::rules::outcome::DeliveryDecision;
+use crate::rules::owed::Owed;
 use crate::rules::park::Parked;
 use crate::rules::spec::{Mode, OnDuplicate};
 use crate::rules::{Claimed, Facts, Rule, Verdict};
@@ -73,6 +75,12 @@ pub(super) enum Way {
     Succeeded,
     /// Back to its queue.
     Withheld,
+    /// To the client as a task that returns this value, which is JSON: its holder's.
+    Joined(Arc<[u8]>),
+    /// To the client as a task whose time has passed: it has no result of its holder, for this reason.
+    Lost(&'static str),
+    /// To the client, without a lock: it should wait for its holder, and could not be rewritten then.
+    Unfit,
 }
 
 /// A delivery that the store was asked about.
@@ -91,6 +99,8 @@ pub(super) struct Admission {
     pub rule: Arc<Rule>,
     pub task: Arc<str>,
     pub parking: Parking,
+    /// What it needs to wait for a holder, if a duplicate like this one does.
+    pub carry: Option<Box<Carry>>,
     /// When it may begin, in milliseconds since the Unix epoch, if that was ahead when it came.
     pub eta_ms: Option<u64>,
     /// Since when it waits for another's end, in milliseconds since the Unix epoch, on the store's clock.
@@ -181,17 +191,20 @@ impl Admission {
         Some(Request::Admit {
             claim: self.hold.claim.clone(),
             delivery: self.hold.delivery,
-            note: self.hold.note_at(now.us)?,
+            note: match &self.carry {
+                Some(carry) => self.hold.aged(&carry.note, now.us),
+                None => self.hold.note_at(now.us)?,
+            },
             reentrant: self.reentrant,
             worker: self.asked.worker(worker),
         })
     }
 
-    pub(super) fn answered(&mut self, answer: Result<Reply, StoreSilent>, now: Now) {
+    pub(super) fn answered(&mut self, answer: Result<Reply, StoreSilent>, now: Now, max_message: usize) {
         match (&self.wait, answer) {
             (Await::Answer { .. } | Await::Lease { .. }, Ok(Reply::Admit(digest, admitted))) => {
                 self.hold.answered(digest, now.us);
-                self.admitted(admitted, now);
+                self.admitted(admitted, now, max_message);
             }
             (Await::Run, Ok(Reply::Run(ran))) => self.wait = Await::Turn(self.ran(ran, now.us)),
             (Await::Turn(_), _) => {}
@@ -201,17 +214,22 @@ impl Admission {
         }
     }
 
-    fn admitted(&mut self, admitted: Admitted, now: Now) {
+    fn admitted(&mut self, admitted: Admitted, now: Now, max_message: usize) {
         let now_us = now.us;
         let until_us = match self.wait {
             Await::Answer { until_us } => until_us,
             Await::Lease { until_us, .. } => Some(until_us),
             Await::Run | Await::Turn(_) => return,
         };
+        if matches!(admitted, Admitted::Holds | Admitted::Passes | Admitted::Superseded) {
+            self.carry = None;
+        }
         self.wait = match admitted {
             Admitted::Holds => self.may_run(Way::Holding, now),
             Admitted::Passes => self.may_run(Way::Passing, now),
             Admitted::Superseded => Await::Turn(Way::Killed),
+            Admitted::Held { holder, .. } if self.carry.is_some() => self.waits_for(holder, None, max_message),
+            Admitted::Ended { holder, fate } => self.waits_for(holder, Some(fate), max_message),
             Admitted::Outdated { newer } => Await::Turn(Way::Outdated(newer)),
             Admitted::Waits { holder, since_ms } => {
                 self.asks = Asks::Admission;
@@ -236,7 +254,7 @@ impl Admission {
     }
 
     /// The delivery as one of a task whose time has passed; `None` if it has no header to say so.
-    fn killed(&self) -> Option<Vec<u8>> {
+    pub(super) fn killed(&self) -> Option<Vec<u8>> {
         let Split::Frame(header_frame) = frame::split(self.frames.get(self.header_at..)?, usize::MAX) else {
             return None;
         };
@@ -261,7 +279,7 @@ impl Session {
         let Some(admission) = channel.open_admission(position) else {
             return;
         };
-        admission.answered(answer, shared.now);
+        admission.answered(answer, shared.now, shared.settings.max_message);
         if matches!(admission.wait, Await::Run)
             && let Some(question) = admission.question(&shared.worker, shared.now)
         {
@@ -310,6 +328,21 @@ impl Channel {
             .and_then(|eta| u64::try_from(eta).ok())
             .filter(|eta| *eta > shared.now.unix_ms);
         let place_ms = parked.and_then(|parked| parked.place_ms);
+        let published_before = task.retries > 0 || task.replaced_task_nesting > 0;
+        let waits = lock.as_ref().filter(|note| note.owed == Owed::Carried && !published_before);
+        let carry = waits.map(|note| {
+            Box::new(Carry {
+                note: Arc::clone(note),
+                since_ms: place_ms,
+                fate: None,
+            })
+        });
+        let lock = lock.map(|mut note| {
+            if published_before {
+                Arc::make_mut(&mut note).owed = Owed::Nothing;
+            }
+            note
+        });
         let run = run.map(|note| {
             let mut run = Run::new(note, &claimed.rule);
             run.place_ms = place_ms;
@@ -329,10 +362,11 @@ impl Channel {
             rule: claimed.rule,
             task: task_name,
             parking,
+            carry,
             eta_ms: eta,
             since_ms: place_ms,
             returns: returns.unwrap_or(0),
-            reentrant: deliver.redelivered || task.retries > 0 || task.replaced_task_nesting > 0,
+            reentrant: deliver.redelivered || published_before,
             wait: Await::Answer { until_us: None },
             asks: Asks::Run,
             asked: Asked::ForWorker,
@@ -423,10 +457,16 @@ impl Channel {
             }
             Way::Succeeded => (D::Dropped, "succeeded", None),
             Way::Over => (D::Dropped, "parked", None),
+            Way::Joined(value) => return self.joins(shared, admission, value),
+            Way::Lost(reason) => return self.loses(shared, admission, reason),
+            Way::Unfit => (D::Forwarded, "unfit", None),
             Way::Held(holder) => (D::Held, "running", holder.clone()),
             Way::Withheld => return,
         };
         shared.owes_for(&admission, way);
+        if matches!(way, Way::Unfit) {
+            shared.not_carried(&admission);
+        }
         shared.admission(&admission, decision, reason, holder);
         match way {
             Way::Killed => match admission.killed() {
@@ -462,7 +502,7 @@ impl Channel {
     }
 
     /// A delivery goes to the client.
-    fn show(&mut self, shared: &mut Shared, admission: Admission) {
+    pub(super) fn show(&mut self, shared: &mut Shared, admission: Admission) {
         shared.note_handed(&admission);
         let Admission {
             mut frames,
@@ -485,6 +525,7 @@ impl Channel {
             hold: (hold.lock.is_some() || hold.run.is_some()).then_some(hold),
             source,
             parked: parking.newest.map(Box::new),
+            reads: None,
         };
         self.windows.shows(source);
         self.deliveries.shown(tag, broker, known);

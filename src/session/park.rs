@@ -149,25 +149,25 @@ impl Admission {
         self.rule.on_running == OnRunning::DeadLetter && self.rule.dead_letter.is_some()
     }
 
-    /// Since when it waits for another, in milliseconds since the Unix epoch, on the store's clock.
-    fn place_ms(&self) -> Option<u64> {
-        match &self.run {
-            Some(run) => run.place_ms,
-            None => self.since_ms,
-        }
-    }
-
     /// For how long it is to stay away, in milliseconds.
     fn wait_ms(&self, now: Now) -> u64 {
-        if let Some(ahead_ms) = self.eta_ahead(now) {
+        if let (None, Some(ahead_ms)) = (&self.carry, self.eta_ahead(now)) {
             return ahead_ms.max(WAIT_MIN_MS);
         }
-        let place_ms = self.place_ms();
-        let waited_ms = place_ms.map_or(0, |since| now.unix_ms.saturating_sub(since));
+        let waited_ms = self.place_ms().map_or(0, |since| now.unix_ms.saturating_sub(since));
         (waited_ms / 2).clamp(WAIT_MIN_MS, WAIT_MAX_MS)
     }
 
-    fn content(&self) -> &[u8] {
+    /// Since when it waits for another, in milliseconds since the Unix epoch, on the store's clock.
+    fn place_ms(&self) -> Option<u64> {
+        match (&self.carry, &self.run) {
+            (Some(carry), _) => carry.since_ms,
+            (None, Some(run)) => run.place_ms,
+            (None, None) => self.since_ms,
+        }
+    }
+
+    pub(super) fn content(&self) -> &[u8] {
         self.frames.get(self.header_at..).unwrap_or_default()
     }
 
@@ -335,9 +335,10 @@ impl Channel {
     fn parked(&mut self, shared: &mut Shared, number: u64) {
         let Some(held) = self.take_left(shared, number) else { return };
         let admission = &held.admission;
-        let reason = match admission.eta_ahead(shared.now) {
-            Some(_) => "eta",
-            None => "running",
+        let reason = match (&admission.carry, admission.eta_ahead(shared.now)) {
+            (Some(_), _) => "holder",
+            (None, Some(_)) => "eta",
+            (None, None) => "running",
         };
         shared.admission(admission, DeliveryDecision::Parked, reason, held.holder.clone());
         // Nobody is to wait behind it.

@@ -209,6 +209,10 @@ pub(super) struct Table {
     pub(super) beats: Lapsing<Digest, Owner>,
     /// Who waits for a holder's result.
     pub(super) joins: super::join::Joins,
+    /// Of whom a message is a duplicate that waits.
+    pub(super) twins: Lapsing<(Digest, Arc<str>), super::twin::Twin>,
+    /// What became of holders that somebody waits for.
+    pub(super) fates: Lapsing<(Digest, Arc<str>), super::twin::Known>,
     /// Results that workers have published, by id.
     pub(super) results: Lapsing<Arc<str>, super::join::KeptResult>,
     /// The parked messages of an id.
@@ -419,6 +423,8 @@ impl Table {
         self.asked.sweep(now);
         self.beats.sweep(now);
         self.parked.sweep(now);
+        self.twins.sweep(now);
+        self.fates.sweep(now);
         self.results.sweep(now);
         for _ in 0..SWEPT_PER_REQUEST {
             let Some(mut slot) = self.due.first_entry().filter(|slot| *slot.key() <= now / SLOT_MS) else {

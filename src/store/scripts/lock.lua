@@ -195,6 +195,13 @@ setmetatable(joins, { __index = function(_, name)
   return rawget(joins, name)
 end })
 
+-- Of messages that wait for the end of a holder, see `twin.lua`.
+local twins = {}
+setmetatable(twins, { __index = function(_, name)
+  make.twin()
+  return rawget(twins, name)
+end })
+
 -- Of locks that change hands, see `replace.lua`.
 local hands = {}
 setmetatable(hands, { __index = function(_, name)
@@ -330,7 +337,7 @@ local SETTLING = { a = true, l = true, r = true, d = true }
 
 function make.publish()
 
--- Acquire: nonce, reentrant (1; or j if the id waits for the holder's result where it is dropped), note.
+-- Acquire: nonce, reentrant (1; or j if the id waits for the holder's result where it is dropped, w if its message does), note.
 function ops.A(lock, idkey, a)
   local id, nonce, note = id_in(idkey), ARGV[a], notes[ARGV[a + 2]]
   local lease, life = note.lease, note.life
@@ -338,6 +345,8 @@ function ops.A(lock, idkey, a)
   local holder = l[1]
   if not holder and note.keeps and lasts.follows(lock) then return ops.A(lock, idkey, a) end
   if not holder then
+    local twin = ARGV[a + 1] == 'w' and twins.holder(digest_of(lock), id)
+    if twin then return { twin, 'queued', 0 } end
     -- What only observes does not wait for this answer, and may have ended.
     if heard(id, nonce, note.asked) then return 0 end
     -- The record goes first: only an id that has one, or a retry, can be dead.
@@ -386,6 +395,7 @@ function ops.A(lock, idkey, a)
     return { holder }
   end
   if string.byte(ARGV[a + 1]) == 106 then joins.add(digest_of(lock), holder, id, note.tail, life, string.sub(ARGV[a + 1], 2)) end
+  if ARGV[a + 1] == 'w' then twins.add(lock, holder, id, life) end
   return { holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
@@ -515,7 +525,7 @@ end
 
 -- What a signal does to one lock: whether the id still claims the key, the publishes it ends if any, and what is told if the lock goes.
 local function signal_one(lock, digest, idkey, id, settlement, signal, worker, source)
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'terms', 'aside')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'terms', 'aside', 'waited')
   if l[1] ~= id then
     if not l[1] and lasts.follows(lock) then return signal_one(lock, digest, idkey, id, settlement, signal, worker, source) end
     if l[8] and hands.key_of(lock, id) then return nil end
@@ -524,6 +534,7 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
       return true, nil, 'ran'
     end
     if signal == 't' or signal == 'o' or is_dead(digest, id) then return true end
+    if twins.hears(digest, id, signal) then return true, UNJUDGED end
     return false, UNJUDGED
   end
   if l[8] and signal ~= 'p' and signal ~= 'o' then hands.supersede(lock) end
@@ -548,11 +559,13 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
   end
   local function frees(reason, publishes)
     local telling = tell(reason)
+    if l[9] then twins.ends(digest, id, reason, life) end
     if not l[8] or not hands.gives_back(lock) then call('DEL', lock) end
-    return false, publishes, telling
+    return l[9] and reason == 'started', publishes, telling
   end
   local function supersedes(reason)
     local kept, telling = math.min(life + DEAD_KEPT, DEAD_LONGEST), tell(reason)
+    if l[9] then twins.ends(digest, id, reason, life) end
     if not l[8] or not hands.gives_back(lock) then call('DEL', lock) end
     call('SET', dead_of(digest, id), '1', 'PX', int(kept))
     live_at_least(idkey, kept)
@@ -580,6 +593,7 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
       if in_flight(list) > 0 then return counts() end
       local grace = math.min(ends.grace, math.max(0, (tonumber(l[3]) or now) - now))
       local telling = tell('ended')
+      if l[9] then twins.ends(digest, id, 'ended', life) end
       call('HSET', lock, 'expires', int(now + grace), 'publishes', format(list), 'marks', told and marks or marks .. 't')
       call('PEXPIRE', lock, int(grace))
       return true, settled(list), telling, grace
@@ -611,6 +625,7 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
       rest = ends.cooldown
     end
     if rest == 0 then return frees(outcome, all(list)) end
+    if l[9] then twins.ends(digest, id, outcome, life) end
     call('HSET', lock, 'state', 'cooldown', 'expires', int(now + rest))
     call('PEXPIRE', lock, int(rest))
     live_at_least(idkey, rest)
@@ -730,7 +745,7 @@ local function retake(lock, idkey, digest, id, state, publishes, life, note, wor
   note_id(idkey, entry_of(digest, note), life)
 end
 
--- Admission: delivery, reentrant (as at an acquire), note, worker. 0: the id holds the key that was asked about; else what, of which key.
+-- Admission: delivery, reentrant (as at an acquire; v for w where a message without a holder passes), note, worker. 0: the id holds the key that was asked about; else what, of which key.
 function ops.M(lock, idkey, a)
   local id, nonce, note, worker = id_in(idkey), ARGV[a], notes[ARGV[a + 2]], ARGV[a + 3]
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'aside')
@@ -741,7 +756,11 @@ function ops.M(lock, idkey, a)
     return 0
   end
   local digest, record = digest_of(lock), call('GET', idkey)
-  local asked = digest
+  local asked, may_wait = digest, ARGV[a + 1] == 'w' or ARGV[a + 1] == 'v'
+  if may_wait and not is_dead(digest, id) then
+    local waits = twins.admit(lock, digest, id, l[1], l[2], l[3], l[7])
+    if waits then return waits end
+  end
   local known = record and lists(record, digest)
   local runs_it = record and not known and runs.find(record, digest)
   if record and not known and not runs_it then
@@ -788,9 +807,10 @@ function ops.M(lock, idkey, a)
   if key and is_last(key) then return lasts.waits(lock, idkey, note, nonce, holder, reaches) end
   if key then return { 'l', digest, holder } end
   if note.keeps then return lasts.admit(lock, idkey, note, nonce, holder, ARGV[a + 1] == '1' or known or runs_it) end
-  if ARGV[a + 1] == '1' or known or runs_it then return { 'p', digest } end
+  if ARGV[a + 1] == '1' or ARGV[a + 1] == 'v' or known or runs_it then return { 'p', digest } end
   if l[2] == 'leased' then return { 'l', digest, holder } end
   if string.byte(ARGV[a + 1]) == 106 then joins.add(digest, holder, id, note.tail, note.life, string.sub(ARGV[a + 1], 2)) end
+  if may_wait then twins.add(lock, holder, id, note.life) end
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
