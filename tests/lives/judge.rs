@@ -35,6 +35,7 @@ impl World {
         }
         if let Some(before) = before
             && after.as_ref().is_none_or(|after| after.holder != before.holder)
+            && !matches!(reply, Reply::Acquire(Acquired::Replaces { .. }))
         {
             self.judge_freed(before, reply);
         }
@@ -79,7 +80,7 @@ impl World {
     fn judge_freed(&mut self, lock: &LockRecord, reply: &Reply) {
         let task = Facts::index(&lock.holder);
         let lives = self.lives(task);
-        let (Reply::Released(freed) | Reply::Run(Ran::Leaves { freed, .. })) = reply else {
+        let (Reply::Released(freed) | Reply::Outlived { freed, .. } | Reply::Run(Ran::Leaves { freed, .. })) = reply else {
             self.facts.fail(task, "its lock went without a reason");
         };
         if matches!(reply, Reply::Run(_)) {
@@ -171,7 +172,8 @@ impl World {
         // Never a duplicate, and so no sign of a lock that went early: what was begun or published before, or not asked about.
         let excused = |task: usize| {
             let facts = &self.facts.tasks[task];
-            facts.unchecked || facts.lapsed || facts.doubled || facts.untold || facts.revoked || facts.unconfirmed
+            let excused = facts.unchecked || facts.lapsed || facts.doubled || facts.untold || facts.revoked || facts.unconfirmed;
+            excused || self.is_dead(task)
         };
         if again || excused(task) || !follows {
             return held;
@@ -189,9 +191,9 @@ impl World {
     /// Nothing moves any more, and nobody publishes.
     pub fn judge_tasks(&mut self) {
         for (task, facts) in self.facts.tasks.iter().enumerate() {
-            let accounted = facts.begun > 0 || facts.dropped || facts.revoked || facts.purged || facts.expired;
+            let accounted = facts.begun > 0 || facts.dropped || facts.revoked || facts.purged || facts.expired || self.is_dead(task);
             // Where nothing breaks, a publish without confirms is as good as one with them.
-            let owed = facts.confirmed || self.plan.is_calm();
+            let owed = facts.confirmed || self.plan.is_calm() || self.has_killed(task);
             if owed && !accounted {
                 self.facts.fail(task, "was confirmed and never ran");
             }

@@ -113,6 +113,8 @@ pub struct Link {
     pub asked: Vec<Asked>,
     /// The deliveries that are on their way to the worker.
     pub handed: Vec<Handed>,
+    /// The deliveries that the store let through, with the task of each.
+    pub passed: BTreeSet<Name>,
     /// When the session hears that the store is back, in microseconds.
     pub store_back_us: Option<u64>,
 }
@@ -153,6 +155,7 @@ impl Link {
             acked: BTreeMap::new(),
             asked: Vec::new(),
             handed: Vec::new(),
+            passed: BTreeSet::new(),
             store_back_us: None,
         }
     }
@@ -369,6 +372,9 @@ impl World {
                 let holder = event.holder.as_deref().unwrap_or("-");
                 self.facts
                     .note(task, format!("admission {:?} ({}), holder {holder}", event.decision, event.reason));
+                if event.decision == DeliveryDecision::Forwarded {
+                    self.judge_let_through(at, task);
+                }
                 match event.decision {
                     DeliveryDecision::Forwarded => self.run_handed(at, task, true),
                     DeliveryDecision::ForwardedUnchecked => self.run_handed(at, task, false),
@@ -385,6 +391,7 @@ impl World {
                 self.scan_purged(&queue, before_ms);
             }
             Event::Runs(run) => self.follows(at, run),
+            Event::Owed(debt) => self.owes(at, &debt),
             _ => {}
         }
     }

@@ -212,7 +212,7 @@ impl World {
             }
             let state = before.map_or(LockState::Queued, |before| before.state);
             let loss = match (reply, now) {
-                (Reply::Released(freed), _) => {
+                (Reply::Released(freed) | Reply::Outlived { freed, .. }, _) => {
                     let reason = freed.iter().find(|freed| *freed.holder == *self.facts.tasks[former.0].id);
                     Loss::Freed(reason.map_or(ReleaseReason::Ended, |freed| freed.reason), state)
                 }
@@ -496,6 +496,11 @@ impl World {
         }
     }
 
+    /// Whether a run of this task has lost its lock, as is documented.
+    pub fn has_lost_run(&self, task: usize) -> bool {
+        self.runs.unlocked.keys().any(|name| name.0 == task)
+    }
+
     /// The store will be there again at this time.
     pub fn runs_wait_until(&mut self, back_ms: u64) {
         self.runs.back_ms = back_ms;
@@ -510,6 +515,8 @@ impl World {
     pub fn empty_store(&mut self) {
         self.facts.note_all("the store is empty");
         self.memory = self.new_memory();
+        self.replaces.forget();
+        self.results.forget(&self.facts);
         let retried = self.facts.tasks.iter().enumerate().filter(|(_, facts)| facts.retried);
         self.runs.retries_forgotten.extend(retried.map(|(task, _)| task));
         let holders = std::mem::take(&mut self.runs.holders);
