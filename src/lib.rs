@@ -43,7 +43,7 @@
 //! | [`metrics`], [`logging`] | every counter and log line |
 //! | [`control`] | Oncegate's own account at the broker: events of workers that do not pass, and messages to them |
 //! | [`lifecycle`] | what becomes of tasks, where no connection that passes tells it |
-//! | [`events`] | decisions as messages for other programs |
+//! | [`events`] | decisions as messages for other programs, and on record for who asks later |
 //! | [`results`] | what the ids of dropped tasks get, in Celery's result backend |
 //! | [`admin`], [`cli`] | the HTTP API and page; the commands |
 //! | [`proxy`] | listeners, worker threads, the two sockets around each session |

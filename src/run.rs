@@ -1,5 +1,7 @@
 //! `oncegate run`: from a configuration to a process that serves, reloads and ends.
 
+mod modes;
+
 use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -7,7 +9,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwapOption;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admin::{self, Admin, Command, Phase, Reload, Reloaded, State};
@@ -16,15 +18,18 @@ use crate::config::address::HostPort;
 use crate::config::error::Colour;
 use crate::config::reload::WithoutRules;
 use crate::config::{self, Config, LogDecisions, LogFormat, ProxyConfig};
-use crate::events;
+use crate::events::Events;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::revokes::Revokes;
 use crate::logging::{self, DecisionLog, Logging};
 use crate::metrics::Metrics;
 use crate::proxy::upstream::Upstreams;
 use crate::proxy::{Hub, Listener, StoreObserver, Workers, drain};
+use crate::rules::spec::Mode;
+use crate::store::modes::ALL;
 use crate::store::{self, Store};
 use crate::tls;
+use modes::Followed;
 
 /// Why the proxy does not run.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +40,8 @@ enum StartError {
         address: String,
         source: io::Error,
     },
+    #[error("ONCEGATE_MODE = {0:?} is not understood. Write off, or leave it out.")]
+    Mode(String),
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
     #[error(transparent)]
@@ -51,7 +58,7 @@ impl StartError {
     fn exit(&self) -> Exit {
         match self {
             StartError::Listen { .. } => Exit::Unavailable,
-            StartError::Tls(_) | StartError::Store(_) => Exit::Config,
+            StartError::Mode(_) | StartError::Tls(_) | StartError::Store(_) => Exit::Config,
             StartError::System(_) | StartError::Metrics(_) | StartError::Logging(_) => Exit::TryAgain,
         }
     }
@@ -90,7 +97,8 @@ struct Running<'a> {
     state: Arc<State>,
     hub: Arc<Hub>,
     lifecycle: Lifecycle,
-    events: watch::Sender<Option<events::Settings>>,
+    events: Events,
+    modes: Followed,
     upstreams: Arc<Upstreams>,
     admin: Arc<Admin>,
     limits: Arc<ArcSwapOption<ProxyConfig>>,
@@ -99,6 +107,7 @@ struct Running<'a> {
 }
 
 async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
+    let is_off = modes::off_at_start(&config::environment()).map_err(StartError::Mode)?;
     let instance = instance();
     let logging = Logging::init(&log_settings(&config), &instance, &config.sha256)?;
     let metrics = Arc::new(Metrics::new()?);
@@ -131,16 +140,12 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     let workers = Arc::new(Workers::start(threads, &hub, &clients)?);
     let lifecycle = Lifecycle::start(&store, &metrics, hub.purges(), hub.runs(), hub.control(), &instance)?;
     lifecycle.configure(&config);
-    let (events, wanted) = watch::channel(events::settings(&config));
-    let publisher = events::Publisher {
-        feed: Arc::clone(logging.decisions().feed()),
-        control: hub.control().clone(),
-        metrics: Arc::clone(&metrics.events),
-        instance: instance.clone(),
-    };
-    tokio::spawn(publisher.run(wanted));
+    let events = Events::start(logging.decisions().feed(), hub.control(), store.client(), &metrics, &instance);
+    events.configure(&config);
     hub.results().start(&store)?;
     hub.results().configure(&config);
+    let modes = Followed::start(store.client(), &config.rules, is_off).await;
+    hub.set_rules(&config.proxy, &modes.in_force(&config.rules));
     let mut accepting = Vec::new();
     for listen in &config.proxy.listen {
         let listener = Listener::bind(listen).await.map_err(|source| StartError::Listen {
@@ -170,12 +175,14 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
         hub,
         lifecycle,
         events,
+        modes,
         upstreams,
         admin,
         limits,
         acceptor,
         watch,
     };
+    running.follow_modes();
     announce(&running);
     running.until_end(orders, changes, accepting).await?;
     for task in admin_tasks {
@@ -271,11 +278,21 @@ impl Running<'_> {
         accepting: Vec<tokio::task::JoinHandle<()>>,
     ) -> Result<(), StartError> {
         let mut hangup = signal(SignalKind::hangup())?;
+        let mut off = signal(SignalKind::user_defined1())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         loop {
             tokio::select! {
-                _ = hangup.recv() => drop(self.reload("SIGHUP")),
+                _ = hangup.recv() => {
+                    self.modes.set_off(false);
+                    drop(self.reload("SIGHUP"));
+                    self.follow_modes();
+                }
+                _ = off.recv() => {
+                    self.modes.set_off(true);
+                    self.follow_modes();
+                }
+                () = self.modes.changed() => self.follow_modes(),
                 Some(_) = next(&mut changes) => drop(self.reload("a file has changed")),
                 Some(order) = orders.recv() => match order {
                     Command::Reload(answer) => drop(answer.send(self.reload("an operator asks"))),
@@ -287,6 +304,29 @@ impl Running<'_> {
         }
         self.drain(&mut terminate, &mut interrupt, accepting).await;
         Ok(())
+    }
+
+    /// The configuration with its rules in the modes that are in force.
+    fn in_force(&self, config: &Arc<Config>) -> Arc<Config> {
+        let rules = self.modes.in_force(&config.rules);
+        if Arc::ptr_eq(&rules, &config.rules) {
+            return Arc::clone(config);
+        }
+        let mut config = Config::clone(config);
+        config.rules = rules;
+        Arc::new(config)
+    }
+
+    /// Puts the modes in force that are set now.
+    fn follow_modes(&self) {
+        let config = self.in_force(&self.config);
+        self.hub.set_rules(&config.proxy, &config.rules);
+        self.admin.set_config(config);
+        let set = self.modes.set();
+        let off_here = set.is_off.then_some((ALL, Mode::Off.as_str()));
+        let overrides = set.overrides.iter().map(|set| (&*set.rule, set.mode.as_str()));
+        self.metrics.set_modes(off_here.into_iter().chain(overrides));
+        self.state.set_modes(set.clone());
     }
 
     /// Loads the configuration anew. When the new one is wrong, the old one stays.
@@ -329,18 +369,13 @@ impl Running<'_> {
         self.limits.store(Some(Arc::new(new.proxy.clone())));
         self.metrics.connections_limit.set(new.proxy.max_connections as i64);
         self.hub.witness().configured(new.results.is_some());
-        self.hub.set_rules(&new.proxy, &new.rules);
+        self.hub.set_rules(&new.proxy, &self.modes.in_force(&new.rules));
         self.lifecycle.configure(&new);
-        let events = events::settings(&new);
-        self.events.send_if_modified(|current| {
-            let differs = *current != events;
-            *current = events;
-            differs
-        });
+        self.events.configure(&new);
         self.hub.results().configure(&new);
         self.metrics.set_config(&new.sha256);
         let new = Arc::new(new);
-        self.admin.set_config(Arc::clone(&new));
+        self.admin.set_config(self.in_force(&new));
         if let Some(watch) = &self.watch {
             watch.set(&new);
         }
@@ -375,6 +410,7 @@ impl Running<'_> {
             }
         };
         drain::drain(&self.hub, patience, stop_accepting, again).await;
+        self.events.finish().await;
         tracing::info!(connections = self.hub.connection_count(), "ended");
         self.logging.flush();
     }

@@ -44,6 +44,8 @@ mod notes;
 mod overlap;
 #[path = "store/parking.rs"]
 mod parking;
+#[path = "store/records.rs"]
+mod records;
 #[path = "store/replace.rs"]
 mod replace;
 #[path = "store/results.rs"]

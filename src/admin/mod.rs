@@ -9,19 +9,21 @@ mod base64;
 mod census;
 mod decisions;
 mod locks;
+mod modes;
 mod page;
 mod probes;
 mod process;
 mod rules;
 mod server;
 mod state;
+mod tasks;
 #[cfg(test)]
 mod tests;
 
 pub use answer::Reach;
 pub use census::count_locks;
 pub use server::{Peer, serve};
-pub use state::{Phase, Readiness, ReadyStatus, Reload, State};
+pub use state::{ModesSet, Phase, Readiness, ReadyStatus, Reload, State};
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -196,8 +198,10 @@ pub fn router(admin: &Arc<Admin>) -> Router {
         .route("/api/v1/lookup", post(rules::lookup))
         .route("/api/v1/cooldown", post(rules::cooldown))
         .route("/api/v1/explain", post(rules::explain))
+        .route("/api/v1/tasks/{id}", get(tasks::show))
         .route("/api/v1/decisions", get(decisions::recent))
         .route("/api/v1/decisions/stream", get(decisions::stream))
+        .route("/api/v1/mode", get(modes::show).put(modes::set).delete(modes::reset))
         .route("/api/v1/rules", get(rules::list))
         .route("/api/v1/status", get(process::status))
         .route("/api/v1/config", get(process::config))
@@ -235,7 +239,7 @@ fn with_fallbacks(routes: Router<Arc<Admin>>, admin: &Arc<Admin>) -> Router<Arc<
 async fn guard(
     extract::State(admin): extract::State<Arc<Admin>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
@@ -244,7 +248,10 @@ async fn guard(
     let caller = admin.current.load().access.check(&method, request.headers(), needed);
     let name = caller.as_ref().map_or("-", |caller| caller.name.as_str()).to_owned();
     let response = match caller {
-        Ok(_) => next.run(request).await,
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
         Err(refusal) => Problem::from(refusal).into_response(&admin.instance),
     };
     if needed == Role::Operate {

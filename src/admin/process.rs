@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::answer::{Problem, Reach, respond};
 use super::{Admin, Answered, Command};
 use crate::store::Circuit;
+use crate::store::modes::ModeOverride;
 
 /// How long a reload may take before the operator is told to look into the log.
 const RELOAD_WAIT: Duration = Duration::from_secs(30);
@@ -42,6 +43,7 @@ pub(super) async fn status(State(admin): State<Arc<Admin>>) -> Answered {
         "channels": admin.metrics.channels.get(),
         "upstreams": upstreams,
         "store": { "type": admin.store_kind, "up": health.up, "circuit": circuit, "orders_kept": health.orders_kept },
+        "mode": mode_of(&admin),
         "config": {
             "file": current.config.file,
             "sha256": current.config.sha256,
@@ -51,6 +53,13 @@ pub(super) async fn status(State(admin): State<Arc<Admin>>) -> Answered {
         },
     });
     respond(StatusCode::OK, &admin.instance, Reach::Instance, fields)
+}
+
+/// The modes above those of the configuration that this process follows.
+pub(super) fn mode_of(admin: &Admin) -> Value {
+    let modes = admin.state.modes();
+    let overrides: Vec<Value> = modes.overrides.iter().map(ModeOverride::to_json).collect();
+    json!({ "off_here": modes.is_off, "overrides": overrides })
 }
 
 pub(super) async fn config(State(admin): State<Arc<Admin>>) -> Answered {

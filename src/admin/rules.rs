@@ -26,7 +26,7 @@ const COOLDOWN_MAX: f64 = 315_360_000.0;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The body of a request, all of it.
-pub(super) struct Body(Bytes);
+pub(super) struct Body(pub(super) Bytes);
 
 impl FromRequest<Arc<Admin>> for Body {
     type Rejection = Response;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use crate::store::modes::ModeOverride;
 use crate::store::{Circuit, Health};
 
 /// Where the process is in its life.
@@ -46,6 +47,16 @@ struct Inner {
     phase: Phase,
     upstreams: BTreeMap<String, Option<bool>>,
     reload: Reload,
+    modes: ModesSet,
+}
+
+/// The modes that are set above those of the configuration, and that this process follows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ModesSet {
+    /// A signal, or the start, has every rule off in this process.
+    pub is_off: bool,
+    /// What operators have set for all proxies.
+    pub overrides: Vec<ModeOverride>,
 }
 
 /// The answer of `/readyz`.
@@ -89,6 +100,7 @@ impl Default for State {
             phase: Phase::Starting,
             upstreams: BTreeMap::new(),
             reload,
+            modes: ModesSet::default(),
         }))
     }
 }
@@ -134,6 +146,16 @@ impl State {
     /// The last load or reload.
     pub fn reload(&self) -> Reload {
         self.inner().reload.clone()
+    }
+
+    /// These modes are followed from now on.
+    pub fn set_modes(&self, modes: ModesSet) {
+        self.inner().modes = modes;
+    }
+
+    /// The modes that are followed.
+    pub fn modes(&self) -> ModesSet {
+        self.inner().modes.clone()
     }
 
     /// Whether clients should be sent here. An upstream that was not dialled yet counts as there.

@@ -1,5 +1,7 @@
 mod decisions;
 mod locks;
+mod modes;
+mod tasks;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

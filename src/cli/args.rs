@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Flags;
 use crate::config::unit::parse_duration;
@@ -69,6 +69,16 @@ pub(super) enum Command {
     Check(CheckArgs),
     /// Say which rule takes a message and what its key is, without a running proxy.
     Explain(ExplainArgs),
+    /// Say what was decided about a task, and by which rule and holder.
+    Why {
+        #[command(flatten)]
+        proxy: ProxyArgs,
+        /// The id of the task.
+        #[arg(value_name = "TASK_ID")]
+        id: String,
+    },
+    /// Show, set or reset modes above those of the configuration, on all proxies of a store.
+    Mode(ModeArgs),
     /// Show what a running proxy does.
     Status(ProxyArgs),
     /// Have a running proxy load its configuration anew.
@@ -128,6 +138,40 @@ pub(super) struct ExplainArgs {
     /// The configuration: without it the one that `run` would read.
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
+}
+
+/// Options of `mode`.
+#[derive(Debug, Args)]
+pub(super) struct ModeArgs {
+    /// What to do.
+    #[arg(value_enum)]
+    pub(super) action: ModeAction,
+    #[command(flatten)]
+    pub(super) proxy: ProxyArgs,
+    /// Only this rule: without it all that the configuration does not have off.
+    #[arg(long)]
+    pub(super) rule: Option<String>,
+    /// How long it holds, such as 30m: without it an hour.
+    #[arg(long = "for", value_name = "DURATION", value_parser = check_duration)]
+    pub(super) duration: Option<String>,
+    /// Why, for those who find it set.
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: Option<String>,
+}
+
+/// What `mode` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ModeAction {
+    /// Show what is set.
+    Show,
+    /// Rules are as if they were not there.
+    Off,
+    /// Rules decide and count, and forward all.
+    Observe,
+    /// Rules act.
+    Enforce,
+    /// Back to the configuration.
+    Reset,
 }
 
 /// Which running proxy is meant.

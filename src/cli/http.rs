@@ -48,20 +48,24 @@ impl Proxy {
     }
 
     pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, Failure> {
-        self.ask(Method::GET, path, query, "")
+        self.ask(Method::GET, path, query, String::new())
     }
 
     pub(super) fn post(&self, path: &str) -> Result<Value, Failure> {
-        self.ask(Method::POST, path, &[], "{}")
+        self.ask(Method::POST, path, &[], "{}".to_owned())
     }
 
     pub(super) fn delete(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, Failure> {
-        self.ask(Method::DELETE, path, query, "{}")
+        self.ask(Method::DELETE, path, query, "{}".to_owned())
+    }
+
+    pub(super) fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.ask(Method::PUT, path, &[], body.to_string())
     }
 
     /// An answer that goes on until the proxy ends it.
     pub(super) fn stream(&self, path: &str) -> Result<impl BufRead + use<>, Failure> {
-        let request = self.request(Method::GET, path, &[], "")?;
+        let request = self.request(Method::GET, path, &[], String::new())?;
         let request = self.agent.configure_request(request).timeout_global(None).build();
         let response = self.agent.run(request).map_err(|error| self.unreachable(&error.to_string()))?;
         if !response.status().is_success() || !response.headers().contains_key("x-oncegate-instance") {
@@ -80,7 +84,7 @@ impl Proxy {
         unreachable_at(&self.base, why)
     }
 
-    fn request(&self, method: Method, path: &str, query: &[(&str, &str)], body: &'static str) -> Result<Request<&'static str>, Failure> {
+    fn request(&self, method: Method, path: &str, query: &[(&str, &str)], body: String) -> Result<Request<String>, Failure> {
         let pairs: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
         let mark = if pairs.is_empty() { "" } else { "?" };
         let url = format!("{}{path}{mark}{}", self.base, pairs.join("&"));
@@ -94,7 +98,7 @@ impl Proxy {
         request.body(body).map_err(|error| usage(format!("{url}: {error}")))
     }
 
-    fn ask(&self, method: Method, path: &str, query: &[(&str, &str)], body: &'static str) -> Result<Value, Failure> {
+    fn ask(&self, method: Method, path: &str, query: &[(&str, &str)], body: String) -> Result<Value, Failure> {
         let request = self.request(method, path, query, body)?;
         let response = self.agent.run(request).map_err(|error| self.unreachable(&error.to_string()))?;
         self.read(response)
@@ -147,7 +151,7 @@ fn refused(status: StatusCode, answer: &Value) -> Failure {
 }
 
 /// Percent-encodes everything but the unreserved characters (RFC 3986, section 2.3).
-fn encode(value: &str) -> String {
+pub(super) fn encode(value: &str) -> String {
     let mut encoded = String::with_capacity(value.len());
     for octet in value.bytes() {
         if octet.is_ascii_alphanumeric() || b"-._~".contains(&octet) {

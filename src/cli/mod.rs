@@ -1,6 +1,6 @@
 //! The command line: reads the arguments, and does every command but `run`, which main does.
 //!
-//! `explain` and `check` need no running proxy; `status`, `reload`, `drain` and `watch` speak to one; `locks` to one, or straight to the store.
+//! `explain` and `check` need no running proxy; `why`, `mode`, `status`, `reload`, `drain` and `watch` speak to one; `locks` to one, or straight to the store.
 
 mod args;
 mod check;
@@ -8,11 +8,13 @@ mod connect;
 mod explain;
 mod http;
 mod locks;
+mod mode;
 mod output;
 mod process;
 #[cfg(test)]
 mod tests;
 mod watch;
+mod why;
 
 pub use args::{Cli, RunArgs};
 pub use output::{Exit, Output};
@@ -63,6 +65,8 @@ pub fn invoke(arguments: impl IntoIterator<Item = OsString>, output: &mut Output
         Command::Status(proxy) => process::status(&proxy, output),
         Command::Reload(proxy) => process::reload(&proxy, output),
         Command::Drain(proxy) => process::drain(&proxy, output),
+        Command::Why { id, proxy } => why::why(&proxy, &id, output),
+        Command::Mode(args) => mode::mode(&args, output),
         Command::Watch(proxy) => watch::watch(&proxy, output),
         Command::Locks(command) => locks::locks(command, output),
     };

@@ -68,6 +68,9 @@ fn status_text(status: &Value) -> String {
             plain(&store["orders_kept"])
         ),
     );
+    for mode in mode_lines(&status["mode"]) {
+        line("mode", mode);
+    }
     let config = &status["config"];
     let file = config["file"].as_str().map_or("no file".to_owned(), printable);
     line(
@@ -83,6 +86,13 @@ fn status_text(status: &Value) -> String {
         line("", format!("the last reload was refused: {}", printable(refused)));
     }
     text
+}
+
+/// What is set above the modes of the configuration.
+pub(super) fn mode_lines(mode: &Value) -> Vec<String> {
+    let off = (mode["off_here"] == true).then(|| "off on this proxy until its next SIGHUP".to_owned());
+    let set = mode["overrides"].as_array().into_iter().flatten().map(super::mode::line);
+    off.into_iter().chain(set).collect()
 }
 
 /// A value without quotes, safe for a terminal.

@@ -1,4 +1,6 @@
 mod locks;
+mod mode;
+mod why;
 
 use std::io::{Cursor, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -135,8 +137,8 @@ fn wrong_usage_is_64_and_help_is_0() {
     let wrong: [&[&str]; 16] = [
         &["--nonsense"],
         &["nonsense"],
-        &["why", "id"],
-        &["mode", "show"],
+        &["why"],
+        &["mode", "on"],
         &["watch", "more"],
         &["limits", "list"],
         &["locks"],

@@ -72,7 +72,6 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("admin.probes_listen", old.admin.probes_listen != new.admin.probes_listen),
         ("admin.tls", old.admin.tls != new.admin.tls),
         ("log.format", old.log.format != new.log.format),
-        ("decisions.max", old.decisions.max != new.decisions.max),
         ("watch_config", old.watch_config != new.watch_config),
     ];
     settings.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()

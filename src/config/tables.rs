@@ -297,7 +297,7 @@ fn read_log(root: &mut TableReader<'_>) -> LogConfig {
 
 fn read_decisions(root: &mut TableReader<'_>) -> DecisionsConfig {
     let mut table = open(root, "decisions", "decisions");
-    let keep = table.get("keep", Duration::from_secs(24 * 3600));
+    let keep = positive(&mut table, "keep", Duration::from_secs(24 * 3600));
     let max = table.get("max", 1_000_000);
     let shown = table.finish();
     root.show("decisions", shown);

@@ -1,115 +1,81 @@
-//! Decisions for other programs: each one, as `watch` shows it, is published to an exchange of the virtual host that it was made in.
+//! What becomes of decisions beside metrics and log lines.
 //!
-//! Nothing waits for that. Decisions come from the feed that everybody reads who watches, and go to Oncegate's own connection of that
-//! virtual host; where they come faster than the broker takes them some are left out, and counted.
+//! - [`publish`]: they are messages for other programs.
+//! - [`record`]: they are written down for who asks later.
+//!
+//! Both take them from the feed ([`crate::logging::Feed`]) that all read who watch. No message waits for either.
+
+pub mod publish;
+pub mod record;
 
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio_stream::StreamExt;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
-use crate::amqp::coding::SHORT_MAX;
 use crate::config::Config;
-use crate::control::{Control, Notice};
-use crate::logging::{Decision, Feed, Made, Once, Told};
-use crate::metrics::{EventDrop, EventMetrics};
+use crate::control::Control;
+use crate::logging::Feed;
+use crate::metrics::Metrics;
+use crate::store::{Client, Keep};
+use publish::Publisher;
+use record::Recorder;
 
-/// What is published.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// The exchange.
-    pub exchange: Arc<str>,
-    /// The virtual hosts in which Oncegate has an account of its own.
-    pub vhosts: Vec<Arc<str>>,
-}
-
-/// What this configuration says: `None` if nothing is published.
-pub fn settings(config: &Config) -> Option<Settings> {
-    let exchange = config.events.exchange.clone()?;
-    let vhosts = config.control.accounts.iter().map(|account| Arc::clone(&account.vhost)).collect();
-    Some(Settings { exchange, vhosts })
-}
-
-/// Publishes the decisions of this process.
+/// What becomes of the decisions of this process. It ends when this is dropped.
 #[derive(Debug)]
-pub struct Publisher {
-    /// The decisions.
-    pub feed: Arc<Feed>,
-    /// The connections.
-    pub control: Control,
-    /// What is counted.
-    pub metrics: Arc<EventMetrics>,
-    /// The name of this process.
-    pub instance: String,
+pub struct Events {
+    published: watch::Sender<Option<publish::Settings>>,
+    recorded: watch::Sender<Option<Keep>>,
+    writing: JoinHandle<()>,
 }
 
-impl Publisher {
-    /// Publishes what is decided while the settings say so, until their sender is gone.
-    pub async fn run(self, mut settings: watch::Receiver<Option<Settings>>) {
-        loop {
-            let wanted = settings.borrow_and_update().clone();
-            let done = match wanted {
-                Some(wanted) => {
-                    tokio::select! {
-                        changed = settings.changed() => changed,
-                        () = self.publish_all(&wanted) => return,
-                    }
-                }
-                None => settings.changed().await,
-            };
-            if done.is_err() {
-                return;
-            }
-        }
-    }
+/// How long the end waits for the last decisions to be written down.
+const AT_END: Duration = Duration::from_secs(1);
 
-    /// Ends with the feed.
-    async fn publish_all(&self, settings: &Settings) {
-        let mut decisions = self.feed.watch();
-        let unserved = Once::default();
-        while let Some(told) = decisions.next().await {
-            match told {
-                Told::Made(made) => self.publish(settings, &made, &unserved),
-                Told::Missed(missed) => self.metrics.count_dropped(EventDrop::Overflow, missed),
-            }
-        }
-    }
-
-    fn publish(&self, settings: &Settings, made: &Made, unserved: &Once) {
-        let Some(vhost) = made.decision.vhost.as_deref() else { return };
-        if !settings.vhosts.iter().any(|served| **served == *vhost) {
-            if unserved.allow(vhost) {
-                tracing::warn!(
-                    vhost,
-                    "the decisions of this virtual host are not published (events.exchange): Oncegate has no account of its own there \
-                     ([control])"
-                );
-            }
-            return;
-        }
-        let notice = Notice {
-            exchange: Arc::clone(&settings.exchange),
-            routing_key: routing_key(&made.decision),
-            body: made.to_json(&self.instance).to_string().into_bytes(),
-            at_s: made.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+impl Events {
+    /// Starts the tasks, on the present runtime. Nothing is published or written down yet. `instance` is the name of this process.
+    pub fn start(feed: &Arc<Feed>, control: &Control, store: Client, metrics: &Metrics, instance: &str) -> Events {
+        let (published, settings) = watch::channel(None);
+        let task = Publisher {
+            feed: Arc::clone(feed),
+            control: control.clone(),
+            metrics: Arc::clone(&metrics.events),
+            instance: instance.to_owned(),
         };
-        if let Err(reason) = self.control.announce(vhost, notice) {
-            self.metrics.count_dropped(reason, 1);
+        tokio::spawn(task.run(settings));
+        let (recorded, settings) = watch::channel(None);
+        let task = Recorder {
+            feed: Arc::clone(feed),
+            store,
+            metrics: Arc::clone(&metrics.records),
+            instance: instance.to_owned(),
+        };
+        let writing = tokio::spawn(task.run(settings));
+        Events {
+            published,
+            recorded,
+            writing,
         }
     }
-}
 
-/// `RULE.DECISION`; of a rule whose name is too long for that, what fits of it.
-fn routing_key(decision: &Decision) -> String {
-    let rule = &decision.rule;
-    let room = SHORT_MAX - 1 - decision.decision.len().min(SHORT_MAX - 1);
-    let end = (0..=room.min(rule.len()))
-        .rev()
-        .find(|end| rule.is_char_boundary(*end))
-        .unwrap_or_default();
-    format!("{}.{}", rule.get(..end).unwrap_or_default(), decision.decision)
-}
+    /// Writes down what is left, for a second at most.
+    pub async fn finish(self) {
+        let Events { recorded, writing, .. } = self;
+        drop(recorded);
+        // What the store has not taken by then is lost.
+        let _ = timeout(AT_END, writing).await;
+    }
 
-#[cfg(test)]
-mod tests;
+    /// Does what this configuration says, from now on.
+    pub fn configure(&self, config: &Config) {
+        let settings = publish::settings(config);
+        self.published.send_if_modified(|current| {
+            let differs = *current != settings;
+            *current = settings;
+            differs
+        });
+        self.recorded.send_replace(record::settings(config));
+    }
+}

@@ -92,7 +92,7 @@ impl DecisionLog {
             self.write(&decision);
         }
         if self.feed.wants(kind) {
-            self.feed.push(decision);
+            self.feed.push(kind, decision);
         }
     }
 

@@ -20,12 +20,16 @@ use crate::rules::lock::Digest;
 
 /// So many decisions are kept, and so many wait for one reader.
 const KEPT: usize = 1_000;
+/// So many of duplicates wait to be collected.
+const COLLECTED: usize = 10_000;
 
 /// A decision, and when it was made.
 #[derive(Debug)]
 pub struct Made {
     /// When.
     pub at: SystemTime,
+    /// Whether it is about a duplicate.
+    pub kind: DecisionKind,
     /// The decision.
     pub decision: Decision,
 }
@@ -69,15 +73,25 @@ impl Made {
 #[derive(Debug)]
 pub struct Feed {
     watchers: AtomicUsize,
-    last: Mutex<VecDeque<Arc<Made>>>,
+    kept: Mutex<Kept>,
     sender: broadcast::Sender<Arc<Made>>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// The last ones.
+    last: VecDeque<Arc<Made>>,
+    /// What was decided about duplicates since the last collection, if anybody collects.
+    collected: Option<VecDeque<Arc<Made>>>,
+    /// How many more there were.
+    missed: u64,
 }
 
 impl Default for Feed {
     fn default() -> Feed {
         Feed {
             watchers: AtomicUsize::new(0),
-            last: Mutex::default(),
+            kept: Mutex::default(),
             sender: broadcast::Sender::new(KEPT),
         }
     }
@@ -89,28 +103,54 @@ impl Feed {
         kind == DecisionKind::Duplicate || self.watchers.load(Ordering::Relaxed) > 0
     }
 
-    pub(super) fn push(&self, decision: Decision) {
+    pub(super) fn push(&self, kind: DecisionKind, decision: Decision) {
         let made = Arc::new(Made {
             at: SystemTime::now(),
+            kind,
             decision,
         });
-        let mut last = self.last();
-        if last.len() == KEPT {
-            last.pop_front();
+        let mut kept = self.kept();
+        if kept.last.len() == KEPT {
+            kept.last.pop_front();
         }
-        last.push_back(Arc::clone(&made));
-        drop(last);
+        kept.last.push_back(Arc::clone(&made));
+        if kind == DecisionKind::Duplicate {
+            kept.collect(&made);
+        }
+        drop(kept);
         // Mostly nobody watches.
         let _ = self.sender.send(made);
     }
 
-    fn last(&self) -> MutexGuard<'_, VecDeque<Arc<Made>>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The last decisions, `limit` at most, the newest first.
     pub fn recent(&self, limit: usize) -> Vec<Arc<Made>> {
-        self.last().iter().rev().take(limit).cloned().collect()
+        self.kept().last.iter().rev().take(limit).cloned().collect()
+    }
+
+    /// Whether what is decided about duplicates waits to be collected, from now on. Whoever collects is not woken: a decision costs no more
+    /// than a place in a list.
+    pub fn collect(&self, is_collected: bool) {
+        let mut kept = self.kept();
+        if is_collected {
+            kept.collected.get_or_insert_default();
+        } else {
+            (kept.collected, kept.missed) = (None, 0);
+        }
+    }
+
+    /// Takes what waits to be collected, `most` at most, the oldest first; and how many did not find room since the last time.
+    pub fn take_collected(&self, most: usize) -> (Vec<Arc<Made>>, u64) {
+        let mut kept = self.kept();
+        let missed = std::mem::take(&mut kept.missed);
+        let Some(collected) = &mut kept.collected else {
+            return (Vec::new(), missed);
+        };
+        let count = collected.len().min(most);
+        (collected.drain(..count).collect(), missed)
     }
 
     /// Watches from now on: decisions of every kind are kept as long as somebody does.
@@ -119,6 +159,16 @@ impl Feed {
         Watch {
             decisions: BroadcastStream::new(self.sender.subscribe()),
             feed: Arc::clone(self),
+        }
+    }
+}
+
+impl Kept {
+    fn collect(&mut self, made: &Arc<Made>) {
+        match &mut self.collected {
+            Some(collected) if collected.len() < COLLECTED => collected.push_back(Arc::clone(made)),
+            Some(_) => self.missed += 1,
+            None => {}
         }
     }
 }
@@ -197,6 +247,33 @@ mod tests {
         };
         assert_eq!(*first.decision.id, *missed.to_string());
         assert!(missed as usize <= KEPT * 2, "{missed}");
+    }
+
+    #[test]
+    fn duplicates_are_collected_in_bounded_number() {
+        let log = DecisionLog::new(Decisions::None, 0);
+        let made = |range: std::ops::Range<usize>| range.for_each(|id| log.log(DecisionKind::Duplicate, decision(id)));
+        let take = |most| {
+            let (collected, missed) = log.feed().take_collected(most);
+            let ids: Vec<String> = collected.iter().map(|made| made.decision.id.to_string()).collect();
+            (ids, missed)
+        };
+        made(0..5);
+        assert_eq!(take(9), (Vec::new(), 0), "nobody collects");
+        log.feed().collect(true);
+        made(5..8);
+        let _watch = log.feed().watch();
+        log.log(DecisionKind::Other, decision(8));
+        log.feed().collect(true);
+        assert_eq!(take(2), (vec!["5".to_owned(), "6".to_owned()], 0));
+        assert_eq!(take(9), (vec!["7".to_owned()], 0), "only duplicates");
+        made(0..COLLECTED + 7);
+        let (ids, missed) = take(COLLECTED);
+        assert_eq!((ids.len(), missed), (COLLECTED, 7));
+        assert_eq!(take(1), (Vec::new(), 0));
+        made(0..1);
+        log.feed().collect(false);
+        assert_eq!(take(1), (Vec::new(), 0));
     }
 
     #[tokio::test]

@@ -1,8 +1,8 @@
-//! What becomes of the decisions that are to be published (`events.exchange`).
+//! What becomes of the decisions that are to be published (`events.exchange`) and written down (`[decisions]`).
 
 use prometheus::{IntCounter, IntCounterVec, Registry};
 
-use super::labels::EventDrop;
+use super::labels::{EventDrop, Unrecorded};
 use super::{counters, register};
 
 /// Decisions that are to be published.
@@ -36,6 +36,40 @@ impl EventMetrics {
     pub fn count_dropped(&self, reason: EventDrop, count: u64) {
         if count > 0 {
             self.dropped.with_label_values(&[reason.as_str()]).inc_by(count);
+        }
+    }
+}
+
+/// Decisions that are to be written down.
+#[derive(Debug)]
+pub struct RecordMetrics {
+    /// Those that the store has taken.
+    pub recorded: IntCounter,
+    unrecorded: IntCounterVec,
+}
+
+impl RecordMetrics {
+    pub(super) fn register(registry: &Registry) -> prometheus::Result<RecordMetrics> {
+        let unrecorded = counters(
+            registry,
+            "oncegate_decisions_unrecorded_total",
+            "Decisions that could not be written down for `oncegate why`.",
+            &["reason"],
+        )?;
+        for reason in Unrecorded::ALL {
+            unrecorded.with_label_values(&[reason.as_str()]);
+        }
+        let recorded = IntCounter::new("oncegate_decisions_recorded_total", "Decisions written down for `oncegate why`.")?;
+        Ok(RecordMetrics {
+            recorded: register(registry, recorded)?,
+            unrecorded,
+        })
+    }
+
+    /// Counts those that are not on record.
+    pub fn count_unrecorded(&self, reason: Unrecorded, count: u64) {
+        if count > 0 {
+            self.unrecorded.with_label_values(&[reason.as_str()]).inc_by(count);
         }
     }
 }

@@ -67,6 +67,16 @@ label_values! {
 }
 
 label_values! {
+    /// Why a decision is not on record, as the `reason` label of `oncegate_decisions_unrecorded_total`.
+    Unrecorded {
+        /// They were made faster than the store is to be given them.
+        Overflow = "overflow",
+        /// The store did not take them.
+        Store = "store",
+    }
+}
+
+label_values! {
     /// Which socket of a connection.
     Peer {
         /// The socket that a producer or worker opened.

@@ -12,9 +12,9 @@ mod rule;
 #[cfg(test)]
 mod tests;
 
-pub use events::EventMetrics;
+pub use events::{EventMetrics, RecordMetrics};
 pub use held::HeldMetrics;
-pub use labels::{CloseReason, ClosedBy, Direction, EventDrop, Mode, Peer, RejectReason, StoreOp};
+pub use labels::{CloseReason, ClosedBy, Direction, EventDrop, Mode, Peer, RejectReason, StoreOp, Unrecorded};
 pub use rule::RuleMetrics;
 
 use std::collections::HashMap;
@@ -72,6 +72,7 @@ pub struct Metrics {
     store_info: IntGaugeVec,
     locks: IntGaugeVec,
     circuit: IntGaugeVec,
+    mode_override: IntGaugeVec,
     reloads_ok: IntCounter,
     reloads_failed: IntCounter,
     last_reload_ok: IntGauge,
@@ -92,6 +93,8 @@ pub struct Metrics {
     pub held: HeldMetrics,
     /// What became of the decisions that are to be published.
     pub events: Arc<EventMetrics>,
+    /// What became of the decisions that are to be written down.
+    pub records: Arc<RecordMetrics>,
     /// 1 while the store answers.
     pub store_up: IntGauge,
     /// 1 while the circuit breaker keeps questions from the store.
@@ -206,9 +209,11 @@ impl Metrics {
                 )?,
             ),
             events: Arc::new(EventMetrics::register(r)?),
+            records: Arc::new(RecordMetrics::register(r)?),
             store_up: gauge(r, "oncegate_store_up", "1 while the store answers.")?,
             store_circuit_open: circuit.with_label_values(&["store"]),
             circuit,
+            mode_override: mode_override(r)?,
             rule_families: families,
             rules: Mutex::new(HashMap::new()),
             registry,
@@ -309,6 +314,14 @@ impl Metrics {
         self.circuit.with_label_values(&[RESULTS]).set(i64::from(!up));
     }
 
+    /// Notes the modes that are set above those of the configuration, by rule.
+    pub fn set_modes<'a>(&self, modes: impl IntoIterator<Item = (&'a str, &'a str)>) {
+        self.mode_override.reset();
+        for (rule, mode) in modes {
+            self.mode_override.with_label_values(&[rule, mode]).set(1);
+        }
+    }
+
     /// Notes that no result backend is followed any more.
     pub fn forget_results(&self) {
         // It is not there if none was followed before.
@@ -389,6 +402,11 @@ fn rule_families(registry: &Registry) -> prometheus::Result<RuleFamilies> {
         )?,
         held: register(registry, HistogramVec::new(held.buckets(HELD_SECONDS.to_vec()), &["rule"])?)?,
     })
+}
+
+fn mode_override(registry: &Registry) -> prometheus::Result<IntGaugeVec> {
+    let help = "1 while a mode is set above that of the configuration; rule * is all of them.";
+    gauges(registry, "oncegate_mode_override", help, &["rule", "mode"])
 }
 
 fn traffic(registry: &Registry) -> prometheus::Result<[[Traffic; Direction::COUNT]; Peer::COUNT]> {

@@ -10,6 +10,7 @@ mod digest;
 mod expr;
 pub mod lock;
 mod matcher;
+pub mod modes;
 pub mod outcome;
 pub mod owed;
 mod params;
@@ -300,10 +301,15 @@ impl RuleSet {
             }
         }
         compile::names(&specs, &mut errors);
+        RuleSet::of(specs, parsed, errors)
+    }
+
+    /// `errors`: the faults that were found before.
+    fn of(specs: Vec<RuleSpec>, signatures: BTreeMap<String, Arc<Params>>, mut errors: Vec<SpecError>) -> Result<RuleSet, Vec<SpecError>> {
         let rules: Vec<_> = specs
             .iter()
             .enumerate()
-            .filter_map(|(index, spec)| compile::rule(index, spec, &parsed, &mut errors))
+            .filter_map(|(index, spec)| compile::rule(index, spec, &signatures, &mut errors))
             .map(Arc::new)
             .collect();
         if !errors.is_empty() {
@@ -322,7 +328,7 @@ impl RuleSet {
             // `continue` may join the mode of one rule with the scope of another.
             admits: follows_tasks && rules.iter().any(|rule| rule.mode == Mode::Enforce),
             specs,
-            signatures: parsed,
+            signatures,
             queues: rules.iter().any(|rule| rule.asks_for_queue()),
             rules,
             named,

@@ -18,7 +18,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::{Answer, Filter, Page, Ticket};
+use super::records::Records;
+use super::{Answer, Filter, Keep, Page, Record, Ticket};
 use crate::rules::lock::{
     Acquired, Admitted, Alive, Claim, Committed, Cooled, Digest, Extent, Freed, LockNote, LockState, Nonce, ReleaseReason, Renewed, Reply,
     Request, Running, Scope, Signal, SignalVerdict,
@@ -96,6 +97,8 @@ pub struct Memory {
     clock: Arc<dyn Clock>,
     proxy: Arc<str>,
     table: Mutex<Table>,
+    /// What was decided about ids. Apart, so that writing it down holds up no lock.
+    records: Mutex<Records>,
 }
 
 impl fmt::Debug for Memory {
@@ -111,6 +114,7 @@ impl Memory {
             clock,
             proxy,
             table: Mutex::default(),
+            records: Mutex::default(),
         }
     }
 
@@ -158,6 +162,25 @@ impl Memory {
         let now = self.clock.now_ms();
         let table = self.table();
         names.iter().map(|name| table.announced(name, now).map(str::to_owned)).collect()
+    }
+
+    /// See [`super::Client::record`].
+    pub(super) fn record(&self, records: &[Record], keep: Keep) {
+        self.records().write(records, keep, self.clock.now_ms());
+    }
+
+    pub(super) fn recorded(&self, id: &str) -> Vec<String> {
+        self.records().read(id, self.clock.now_ms())
+    }
+
+    fn records(&self) -> MutexGuard<'_, Records> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// See [`super::Client::claimed`].
+    pub(super) fn claimed(&self, id: &str) -> Vec<Digest> {
+        let now = self.clock.now_ms();
+        self.table().claims(id, now).iter().map(|claimed| claimed.digest).collect()
     }
 
     /// How many locks and id records are held, lapsed ones included until they are swept.

@@ -12,7 +12,9 @@ mod breaker;
 pub mod join;
 mod keeper;
 mod memory;
+pub mod modes;
 pub mod operator;
+mod records;
 mod redis;
 
 use std::collections::HashSet;
@@ -27,6 +29,7 @@ pub use breaker::Circuit;
 use join::{Group, Joined, Stage};
 use keeper::{Keeper, Waiter};
 pub use memory::{Clock, Memory, SystemClock};
+pub use records::{Keep, Record};
 pub use redis::ServerInfo;
 
 /// Names a question among those of one asker.
@@ -517,6 +520,41 @@ impl Client {
                 Ok(())
             }
             Backend::Redis(handle) => handle.joins_done(group, ids).await,
+        }
+    }
+
+    /// As [`Client::announced`], over a connection that is kept: for who asks all the time.
+    pub async fn followed(&self, names: &[String]) -> Result<Vec<Option<String>>, Unavailable> {
+        match &self.backend {
+            Backend::Memory(memory) => Ok(memory.announced(names)),
+            Backend::Redis(handle) => handle.followed(names).await,
+        }
+    }
+
+    /// Writes down what was decided about ids. What of it goes, and when, is said by `keep`, each time.
+    pub async fn record(&self, records: &[Record], keep: Keep) -> Result<(), Unavailable> {
+        match &self.backend {
+            Backend::Memory(memory) => {
+                memory.record(records, keep);
+                Ok(())
+            }
+            Backend::Redis(handle) => handle.record(records, keep).await,
+        }
+    }
+
+    /// What is written down of an id: the lines, the oldest first.
+    pub async fn recorded(&self, id: &str) -> Result<Vec<String>, Unavailable> {
+        match &self.backend {
+            Backend::Memory(memory) => Ok(memory.recorded(id)),
+            Backend::Redis(handle) => handle.recorded(id).await,
+        }
+    }
+
+    /// The keys that an id is noted for, in no order: it has their locks, or had, or may have them yet.
+    pub async fn claimed(&self, id: &str) -> Result<Vec<Digest>, Unavailable> {
+        match &self.backend {
+            Backend::Memory(memory) => Ok(memory.claimed(id)),
+            Backend::Redis(handle) => handle.claimed(id).await,
         }
     }
 

@@ -10,6 +10,8 @@ use crate::rules::lock::{Claim, Cooled, Digest, Freed, LockNote, LockRecord, Loc
 
 /// Locks that are asked for at once.
 const PAGE: usize = 1000;
+/// Of how many keys the locks are shown for one id.
+const KEYS_SHOWN: usize = 50;
 /// How many digests the answer to a bulk release names.
 const RELEASED_SHOWN: usize = 1000;
 
@@ -170,6 +172,31 @@ pub async fn clear(store: &Client, choice: &Choice, mut on_freed: impl FnMut(&[F
             return Ok(cleared);
         }
     }
+}
+
+/// What is on record of an id.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Known {
+    /// What was decided about it, the oldest first, as it was written down.
+    pub decisions: Vec<Value>,
+    /// The locks of the keys that it is noted for, its own or another's.
+    pub locks: Vec<Value>,
+}
+
+/// What is on record of an id. Of many keys some are left out.
+pub async fn task(store: &Client, id: &str) -> Result<Known, Unavailable> {
+    let lines = store.recorded(id).await?;
+    let mut decisions: Vec<Value> = lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    decisions.dedup();
+    let mut digests = store.claimed(id).await?;
+    digests.sort_unstable_by_key(|digest| digest.0);
+    digests.dedup();
+    let mut locks = Vec::new();
+    for digest in digests.into_iter().take(KEYS_SHOWN) {
+        let Locks { publish, run } = show(store, digest).await?;
+        locks.extend([publish, run].into_iter().flatten().map(|lock| lock_json(&lock)));
+    }
+    Ok(Known { decisions, locks })
 }
 
 /// A lock as JSON, with the field names of the store.

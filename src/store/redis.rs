@@ -2,12 +2,13 @@
 //!
 //! Keys: `PREFIX:lock:{DIGEST}`, `PREFIX:run:{DIGEST}`, `PREFIX:wait:{DIGEST}`, `PREFIX:seen:{DIGEST}`, `PREFIX:done:{DIGEST}:ID`,
 //! `PREFIX:super:{DIGEST}:ID`, `PREFIX:beat:{DIGEST}`, `PREFIX:id:ID`, `PREFIX:ended:ID`, `PREFIX:park:ID`, `PREFIX:node:VHOST:NODE`,
-//! `PREFIX:proxy:NAME`, `PREFIX:join:{DIGEST}:ID`, `PREFIX:more:{DIGEST}:ID`, `PREFIX:joining`; every one has a ttl. All questions of
-//! messages go through one script.
+//! `PREFIX:proxy:NAME`, `PREFIX:join:{DIGEST}:ID`, `PREFIX:more:{DIGEST}:ID`, `PREFIX:joining`, `PREFIX:decided:{NN}`,
+//! `PREFIX:decided:{NN}:order`; every one has a ttl. All questions of messages go through one script.
 
 mod driver;
 mod join;
 mod queue;
+mod records;
 mod wire;
 
 use std::fmt;
@@ -47,6 +48,10 @@ pub(super) struct Redis {
     names: Names,
     timeout: Duration,
     joining: join::Connection,
+    /// The connection over which decisions are written down, once there is one.
+    records: tokio::sync::Mutex<Option<MultiplexedConnection>>,
+    /// The connection over which notes are followed, once there is one.
+    notes: tokio::sync::Mutex<Option<MultiplexedConnection>>,
 }
 
 impl fmt::Debug for Redis {
@@ -80,6 +85,8 @@ impl Redis {
             names,
             timeout: settings.timeout,
             joining: join::Connection::default(),
+            records: tokio::sync::Mutex::default(),
+            notes: tokio::sync::Mutex::default(),
         })
     }
 
@@ -281,13 +288,29 @@ impl Handle {
             return Ok(Vec::new());
         }
         let mut connection = self.redis.connect().await.map_err(|error| unavailable(&error))?;
+        self.read_notes(&mut connection, names).await
+    }
+
+    /// As [`Handle::announced`], over a connection that is kept. One whose answer did not come is not used again.
+    pub(super) async fn followed(&self, names: &[String]) -> Result<Vec<Option<String>>, Unavailable> {
+        let mut kept = self.redis.notes.lock().await;
+        let mut connection = match kept.take() {
+            Some(connection) => connection,
+            None => self.redis.connect().await.map_err(|error| unavailable(&error))?,
+        };
+        let values = self.read_notes(&mut connection, names).await?;
+        *kept = Some(connection);
+        Ok(values)
+    }
+
+    async fn read_notes(&self, connection: &mut MultiplexedConnection, names: &[String]) -> Result<Vec<Option<String>>, Unavailable> {
         let mut values = Vec::with_capacity(names.len());
         for names in names.chunks(NOTES) {
             let mut pipeline = redis::pipe();
             for name in names {
                 pipeline.cmd("GET").arg(self.redis.names.note(name));
             }
-            let found: Vec<Option<String>> = pipeline.query_async(&mut connection).await.map_err(|error| unavailable(&error))?;
+            let found: Vec<Option<String>> = pipeline.query_async(connection).await.map_err(|error| unavailable(&error))?;
             values.extend(found);
         }
         Ok(values)

@@ -70,6 +70,7 @@ scenarios! {
     publish_lock_and_run_of_one_key_are_two
     the_record_of_an_id_keeps_both
     an_id_that_runs_is_known_to_its_key
+    an_id_is_noted_for_the_key_that_it_runs
     signals_of_an_id_that_only_runs_still_meet_a_late_commit
     runs_are_listed_and_cleared_with_their_kind
 }
@@ -1103,6 +1104,24 @@ async fn the_record_of_an_id_keeps_both(w: &World) {
     w.acquire(&a, 3, &publish).await;
     w.commit(&a, 3, &publish).await;
     assert_eq!(tell(w, "a", Signal::Succeeded).await, [ReleaseReason::Success; 2]);
+}
+
+async fn an_id_is_noted_for_the_key_that_it_runs(w: &World) {
+    let (one, other) = (claim(1, "a"), claim(2, "a"));
+    w.acquire(&other, 1, &note(Scope::UntilFinished)).await;
+    ask(w, &one, 2, &early(), WAIT).await;
+    let mut claimed = w.client.claimed("a").await.expect("the store answers");
+    claimed.sort_unstable_by_key(|digest| digest.0);
+    assert_eq!(claimed, [digest(1), digest(2)]);
+    for key in [1, 2] {
+        let freed = w.release(digest(key), None).await;
+        assert_eq!(
+            freed.iter().map(|freed| &*freed.vhost).collect::<Vec<_>>(),
+            ["shop"],
+            "what is freed names its virtual host"
+        );
+    }
+    assert_eq!(w.client.claimed("a").await, Ok(Vec::new()));
 }
 
 async fn an_id_that_runs_is_known_to_its_key(w: &World) {

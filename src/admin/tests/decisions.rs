@@ -5,7 +5,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use super::*;
 use crate::logging::{Decision, DecisionKind, DecisionLog, Decisions};
 
-fn decision(id: &str) -> Decision {
+pub(super) fn decision(id: &str) -> Decision {
     Decision {
         event: "publish",
         rule: "r".into(),
@@ -22,7 +22,7 @@ fn decision(id: &str) -> Decision {
 }
 
 /// A proxy with the log of what it decides.
-async fn deciding(tokens: Vec<AdminToken>) -> (Proxy, DecisionLog) {
+pub(super) async fn deciding(tokens: Vec<AdminToken>) -> (Proxy, DecisionLog) {
     let log = DecisionLog::new(Decisions::None, 0);
     let store = Store::memory(
         Arc::new(Memory::new(Arc::new(SystemClock::default()), "p1".into())),
