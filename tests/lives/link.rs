@@ -105,6 +105,8 @@ pub struct Link {
     pub cancelled: BTreeSet<u64>,
     /// Publishes that the client has written and that have neither reached the broker nor been dropped.
     pub writing: Vec<usize>,
+    /// Those that its session has said will not reach the broker.
+    pub given_up: BTreeSet<usize>,
     /// All that the client has published here.
     pub published: BTreeSet<usize>,
     /// How many deliveries of each task the client has acknowledged of which the broker has not heard.
@@ -151,6 +153,7 @@ impl Link {
             kept: Vec::new(),
             cancelled: BTreeSet::new(),
             writing: Vec::new(),
+            given_up: BTreeSet::new(),
             published: BTreeSet::new(),
             acked: BTreeMap::new(),
             asked: Vec::new(),
@@ -402,6 +405,17 @@ impl World {
             && let Some(index) = link.writing.iter().position(|other| *other == task)
         {
             link.writing.remove(index);
+        }
+    }
+
+    /// A session tells that a publish will not reach the broker, or has not: the one that it has kept, when its client is gone.
+    pub fn gives_up(&mut self, at: usize, request: &Request) {
+        if let Request::Unpublish { claim, .. } = request
+            && let Some(link) = self.links.get_mut(&at)
+        {
+            let task = Facts::index(&claim.id);
+            link.given_up.insert(task);
+            self.written(at, task);
         }
     }
 

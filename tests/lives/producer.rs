@@ -82,6 +82,7 @@ impl World {
         let Some(link) = self.links.get_mut(&at) else { return };
         link.up.put(&bytes, self.now);
         link.writing.push(task);
+        link.given_up.remove(&task);
         link.published.insert(task);
         self.facts.tasks[task].came_ms = self.now.unix_ms;
         self.facts.note(task, format!("publish written (link {at}, retries {retries})"));

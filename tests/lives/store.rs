@@ -114,6 +114,7 @@ impl World {
         match order.1 {
             Order::Tell(request) => {
                 self.follower_hears(proxy, &request);
+                self.gives_up(at, &request);
                 let reply = self.execute(&request);
                 self.told(proxy, &request, &reply);
             }

@@ -30,6 +30,7 @@ scenarios! {
     signals_of_the_older_change_nothing_of_the_newer
     superseded_one_that_runs_is_told_once
     older_that_begins_meanwhile_is_told
+    worker_of_a_superseded_retry_is_told_whatever_is_heard_of_an_earlier_run
     older_that_ends_meanwhile_is_not_dead
     older_that_fails_meanwhile_leaves_nothing_to_give_back
     delivery_of_the_newer_overtakes_its_commit
@@ -410,6 +411,47 @@ async fn older_that_begins_meanwhile_is_told(w: &World) {
     w.signal("c", 11, Signal::Started).await;
     w.unpublish(&fourth, 2, ReleaseReason::Unconfirmed).await;
     assert_eq!(w.show(digest(2)).await.expect("a lock").state, LockState::Running);
+}
+
+async fn worker_of_a_superseded_retry_is_told_whatever_is_heard_of_an_earlier_run(w: &World) {
+    let note = replacing(Scope::UntilFinished);
+    let renew = |claim: &Claim| Request::Renew {
+        claim: claim.clone(),
+        delivery: Nonce(12),
+        note: Arc::clone(&note),
+        alive: Alive::Delivered,
+        worker: "w2".into(),
+    };
+    for (key, heard_before_commit) in [(1, false), (2, true)] {
+        let (a, b) = (claim(key, &format!("a{key}")), claim(key, &format!("b{key}")));
+        let start = async || {
+            w.ask(Request::Signal {
+                id: a.id.clone(),
+                settlement: Nonce(11),
+                signal: Signal::Started,
+                source: Source::Events,
+                worker: "w1".into(),
+            })
+            .await
+        };
+        queued(w, &a, 1, &note).await;
+        admit(w, &a, 11, &note, "w1").await;
+        start().await;
+        w.acquire_as(&a, 2, &note, true).await;
+        w.commit(&a, 2, &note).await;
+        w.signal(&a.id, 11, Signal::Retried).await;
+        admit(w, &a, 12, &note, "w2").await;
+        w.acquire(&b, 3, &note).await;
+        if heard_before_commit {
+            start().await;
+        }
+        let begun = if heard_before_commit { Begun::Yes } else { Begun::No };
+        assert_eq!(superseded(w.commit(&b, 3, &note).await).begun, begun);
+        assert_eq!(w.ask(renew(&a)).await, Reply::Renewed(Renewed::Superseded));
+        let told = matches!(start().await, Reply::Outlived { .. });
+        assert_eq!(told, !heard_before_commit, "it is told once");
+        assert_eq!(w.ask(renew(&a)).await, Reply::Renewed(Renewed::Superseded), "{key}");
+    }
 }
 
 async fn older_that_ends_meanwhile_is_not_dead(w: &World) {
