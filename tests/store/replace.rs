@@ -35,6 +35,7 @@ scenarios! {
     older_that_fails_meanwhile_leaves_nothing_to_give_back
     delivery_of_the_newer_overtakes_its_commit
     start_of_the_newer_overtakes_its_commit
+    newer_that_is_revoked_before_the_broker_has_it_leaves_the_older
     worker_of_the_older_is_told
     repeated_commit_tells_the_same
     older_is_renewed_while_it_is_set_aside
@@ -482,6 +483,21 @@ async fn delivery_of_the_newer_overtakes_its_commit(w: &World) {
     assert_eq!(admit(w, &a, 12, &note, "w1").await, Admitted::Superseded, "the broker has it");
     assert_eq!(w.span(digest(1)).await.map(|span| span > LEASE), Some(true));
     assert_eq!(&*superseded(w.commit(&b, 2, &note).await).freed.holder, "a");
+}
+
+async fn newer_that_is_revoked_before_the_broker_has_it_leaves_the_older(w: &World) {
+    for scope in [Scope::UntilStarted, Scope::UntilFinished] {
+        let key = if scope == Scope::UntilStarted { 1 } else { 2 };
+        let (a, b, note) = (claim(key, &format!("a{key}")), claim(key, &format!("b{key}")), replacing(scope));
+        queued(w, &a, 1, &note).await;
+        w.acquire(&b, 2, &note).await;
+        assert_eq!(w.signal(&b.id, 11, Signal::RevokeAsked).await, [ReleaseReason::Revoked]);
+        assert_eq!(w.holder(digest(key)).await.as_deref(), Some(&*a.id));
+        // Whether or not the broker takes its message after all.
+        assert_eq!(w.commit(&b, 2, &note).await, Committed::Ended);
+        assert_eq!(admit(w, &b, 12, &note, "w1").await, Admitted::Superseded);
+        assert_eq!(admit(w, &a, 13, &note, "w1").await, Admitted::Holds);
+    }
 }
 
 async fn start_of_the_newer_overtakes_its_commit(w: &World) {

@@ -505,7 +505,8 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
     if signal == 't' or signal == 'o' or is_dead(digest, id) then return true end
     return false, UNJUDGED
   end
-  if l[8] and signal ~= 'p' and signal ~= 'o' then hands.supersede(lock) end
+  -- All but these are of a message that the broker has had.
+  if l[8] and signal ~= 'p' and signal ~= 'o' and signal ~= 'q' then hands.supersede(lock) end
   local ends, marks = terms_of(l[7]), l[5] or ''
   local scope, runs, life, told = ends.scope, l[2] == 'running', ends.life, is_marked(marks, 't')
   if scope == 'until_expired' or l[2] == 'cooldown' then return true end
@@ -532,7 +533,7 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
   end
   local function supersedes(reason)
     local kept, telling = math.min(life + DEAD_KEPT, DEAD_LONGEST), tell(reason)
-    call('DEL', lock)
+    if not l[8] or not hands.gives_back(lock) then call('DEL', lock) end
     call('SET', dead_of(digest, id), '1', 'PX', int(kept))
     live_at_least(idkey, kept)
     return true, all(list), telling
