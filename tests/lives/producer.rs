@@ -117,6 +117,7 @@ impl World {
             Some((task, tries)) => (task, tries, None),
             None => self.new_task(),
         };
+        self.facts.tasks[task].republished |= tries > 0;
         self.publish(at, task, 0, eta_ms);
         let pause_us = 1_000 * (100 + self.random.next() % 2_500);
         let producer = &mut self.producers[index];

@@ -132,7 +132,12 @@ impl World {
         }
         if let Reply::Commit(Committed::Replaced(superseded)) = reply {
             let older = Facts::index(&superseded.freed.holder);
-            self.dies(older, task, true, if superseded.begun == Begun::No { Count::Owed } else { Count::Done });
+            self.dies(
+                older,
+                task,
+                true,
+                if superseded.begun == Begun::No { Count::Owed } else { Count::Done },
+            );
         }
         if let Some(aside) = self.replaces.asides.get_mut(&digest).filter(|aside| aside.older == task) {
             aside.heard |= matches!(request, Request::Signal { .. } | Request::Unpublish { .. });
@@ -179,7 +184,8 @@ impl World {
             Acquired::Outrun { holder } => {
                 let newer = Facts::index(holder);
                 if replaces.place(newer) < replaces.place(task) {
-                    self.facts.fail(task, format!("is not to run for the sake of t{newer}, which is older"));
+                    self.facts
+                        .fail(task, format!("is not to run for the sake of t{newer}, which is older"));
                 }
                 self.dies(task, newer, true, Count::Owed);
             }
@@ -198,14 +204,18 @@ impl World {
         let comes_back = !aside.heard && aside.until_ms > self.now.unix_ms;
         self.replaces.asides.remove(&digest);
         if comes_back && holder != Some(older) {
-            self.facts
-                .fail(older, format!("does not have its lock again after t{newcomer} has failed: {holder:?}"));
+            self.facts.fail(
+                older,
+                format!("does not have its lock again after t{newcomer} has failed: {holder:?}"),
+            );
         }
     }
 
     /// The broker has the message of a holder.
     fn confirmed(&mut self, task: usize, digest: Digest) {
-        let Some(aside) = self.replaces.asides.remove(&digest) else { return };
+        let Some(aside) = self.replaces.asides.remove(&digest) else {
+            return;
+        };
         let certain = !aside.heard && aside.until_ms > self.now.unix_ms;
         let count = if certain { Count::Owed } else { Count::Unknown };
         self.dies(aside.older, task, certain, count);
@@ -213,8 +223,10 @@ impl World {
 
     fn dies(&mut self, older: usize, newer: usize, certain: bool, count: Count) {
         if !self.facts.tasks[newer].reached {
-            self.facts
-                .fail(older, format!("is not to run for the sake of t{newer}, which the broker does not have"));
+            self.facts.fail(
+                older,
+                format!("is not to run for the sake of t{newer}, which the broker does not have"),
+            );
         }
         self.replaces.killers.insert(newer);
         let since_ms = self.now.unix_ms;
@@ -234,7 +246,9 @@ impl World {
     fn judge_dead(&mut self, task: usize, request: &Request, reply: &Reply) {
         let Some(dead) = self.replaces.dead.get_mut(&task) else { return };
         match reply {
-            Reply::Admit(_, Admitted::Superseded) | Reply::Run(Ran::Superseded) | Reply::Renewed(Renewed::Superseded) => dead.certain = true,
+            Reply::Admit(_, Admitted::Superseded) | Reply::Run(Ran::Superseded) | Reply::Renewed(Renewed::Superseded) => {
+                dead.certain = true
+            }
             Reply::Admit(..) | Reply::Run(Ran::Runs) | Reply::Renewed(Renewed::Held | Renewed::Retaken) if dead.certain => {
                 let is_run = matches!(reply, Reply::Run(_)) || matches!(request, Request::RenewRun { .. });
                 if !is_run {
@@ -264,7 +278,8 @@ impl World {
 
     /// The store has decided about a delivery.
     pub fn let_through(&mut self, at: usize, request: &Request, reply: Option<&Reply>) {
-        let (Request::Admit { claim, delivery, .. } | Request::Run { claim, delivery, .. }, Some(link)) = (request, self.links.get_mut(&at))
+        let (Request::Admit { claim, delivery, .. } | Request::Run { claim, delivery, .. }, Some(link)) =
+            (request, self.links.get_mut(&at))
         else {
             return;
         };
@@ -283,7 +298,10 @@ impl World {
         }
         let Some(link) = self.links.get_mut(&at) else { return };
         let Some(name) = link.passed.iter().find(|name| name.0 == task).copied() else {
-            self.facts.fail(task, format!("goes to its worker (link {at}), and the store did not let it through"));
+            self.facts.fail(
+                task,
+                format!("goes to its worker (link {at}), and the store did not let it through"),
+            );
         };
         link.passed.remove(&name);
     }

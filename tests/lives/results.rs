@@ -132,7 +132,8 @@ impl World {
             ResultMode::Join | ResultMode::None => None,
         };
         if owed != Some(debt.outcome) {
-            self.facts.fail(task, format!("gets what its rule does not say: {:?}", debt.outcome));
+            self.facts
+                .fail(task, format!("gets what its rule does not say: {:?}", debt.outcome));
         }
         self.dropped_for(task, Facts::index(&debt.holder));
         self.writes(proxy, task, Record::Plain(debt.outcome));
@@ -141,7 +142,12 @@ impl World {
     fn writes(&mut self, proxy: Option<usize>, task: usize, record: Record) {
         let due_us = self.now.us + self.random.next() % WRITES_US;
         // What one worker or proxy writes of a task does not overtake itself.
-        let before = self.results.writes.iter().filter(|write| write.task == task).map(|write| write.due_us);
+        let before = self
+            .results
+            .writes
+            .iter()
+            .filter(|write| write.task == task)
+            .map(|write| write.due_us);
         let due_us = before.max().unwrap_or(0).max(due_us);
         let write = Write {
             due_us,
@@ -218,7 +224,9 @@ impl World {
 
     /// A joiner takes its next step. While the store is away it gives up, and begins anew some time later.
     pub fn joiner_acts(&mut self, proxy: usize) {
-        let Some(step) = self.results.joiners[proxy].steps.pop() else { return };
+        let Some(step) = self.results.joiners[proxy].steps.pop() else {
+            return;
+        };
         let silent = self.random.percent(self.plan.silent_percent);
         if self.is_down(proxy) || silent {
             self.results.joiners[proxy] = Joiner {
@@ -296,8 +304,10 @@ impl World {
         let excused = excused || facts.expires_ms.is_some() || self.is_dead(holder) || self.has_lost_run(holder);
         let unwritten = self.results.writes.iter().any(|write| write.task == holder);
         if (self.lives(holder) || unwritten) && !excused {
-            self.facts
-                .fail(holder, "has not ended, and those that wait for it are told that its outcome is unknown");
+            self.facts.fail(
+                holder,
+                "has not ended, and those that wait for it are told that its outcome is unknown",
+            );
         }
     }
 
@@ -335,12 +345,14 @@ impl World {
             };
             if !right {
                 let holders = self.results.holders.get(&task);
-                self.facts.fail(task, format!("was dropped for {holders:?}, and its result is {record:?}"));
+                self.facts
+                    .fail(task, format!("was dropped for {holders:?}, and its result is {record:?}"));
             }
         }
         let waiting = now(self.joins().joins_due()).expect("it answers");
         if let Some((group, _)) = waiting.first() {
-            self.facts.fail(Facts::index(&group.holder), "is over, and others wait for its result");
+            self.facts
+                .fail(Facts::index(&group.holder), "is over, and others wait for its result");
         }
     }
 

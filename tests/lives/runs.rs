@@ -317,7 +317,7 @@ impl World {
                 facts.revoked.then_some("it was revoked, and not known to have begun")
             }
             // What is told of a task names its worker, and no more.
-            Loss::Freed(_, _) => (again && (facts.doubled || self.runs.unchecked.contains(&task)))
+            Loss::Freed(_, _) => (again && (facts.doubled || facts.republished || self.runs.unchecked.contains(&task)))
                 .then_some("its worker has run another copy of it, which is told late"),
             Loss::Taken(by) => (by == task && facts.retried && facts.doubled).then_some("another copy of it was retried"),
         };
