@@ -105,6 +105,7 @@ fn owing() -> Vec<plan::Row> {
         row(5, Unique::UntilFinished, Acks::Early).owing(ResultMode::Revoke),
         row(6, Unique::UntilFinished, Acks::Late).owing(ResultMode::Success),
         row(7, Unique::UntilFinished, Acks::Late).replacing().owing(ResultMode::Join),
+        row(8, Unique::UntilStartedAndWhileRunning, Acks::Early).owing(ResultMode::Join),
     ];
     rows.into()
 }

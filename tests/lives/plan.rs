@@ -152,6 +152,7 @@ pub fn row(number: usize, scope: Unique, acks: Acks) -> Row {
             running_ttl: Duration::from_secs(120),
             settle_grace: Duration::from_secs(5),
             orphan_grace: Duration::from_secs(10),
+            result: ResultMode::None,
             ..RuleSpec::default()
         },
         scope,

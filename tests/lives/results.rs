@@ -14,7 +14,7 @@ use std::time::Duration;
 use oncegate::rules::lock::{Acquired, Admitted, Reply, Request};
 use oncegate::rules::owed::{Debt, Outcome};
 use oncegate::rules::running::Ran;
-use oncegate::rules::spec::ResultMode;
+use oncegate::rules::spec::{ResultMode, Unique};
 use oncegate::store::join::{Awaits, Group, Stage};
 use oncegate::store::{Client, Store, Unobserved};
 
@@ -80,6 +80,8 @@ pub struct Results {
     joiners: Vec<Joiner>,
     /// For whom each was dropped, as the store has said.
     holders: BTreeMap<usize, BTreeSet<usize>>,
+    /// Since when somebody waits for each holder.
+    waited_ms: BTreeMap<usize, u64>,
     /// What these were owed was lost with a proxy, or with the store.
     lost: BTreeSet<usize>,
 }
@@ -119,7 +121,9 @@ impl World {
 
     /// A worker stores the result of a run.
     pub fn stores(&mut self, task: usize, stored: Stored) {
-        self.writes(None, task, Record::Own(stored));
+        if self.owes_results(task) != ResultMode::None {
+            self.writes(None, task, Record::Own(stored));
+        }
     }
 
     /// A session tells that a dropped id gets a result.
@@ -187,6 +191,7 @@ impl World {
 
     fn dropped_for(&mut self, task: usize, holder: usize) {
         self.results.holders.entry(task).or_default().insert(holder);
+        self.results.waited_ms.entry(holder).or_insert(self.now.unix_ms);
     }
 
     /// What a proxy owed is lost with it. What its joiner had begun, another does.
@@ -302,6 +307,11 @@ impl World {
         // A holder whose lock goes early, as is documented, is taken to have ended; so is one that has lost its connection to the store.
         let excused = facts.lapsed || facts.unchecked || facts.untold || facts.unconfirmed || facts.doubled || facts.revoked;
         let excused = excused || facts.expires_ms.is_some() || self.is_dead(holder) || self.has_lost_run(holder);
+        // The end of one that has lost its lock by its start is waited for as long as a lock lives.
+        let rule = &self.plan.rows[facts.row].rule;
+        let waited_ms = self.now.unix_ms - self.results.waited_ms.get(&holder).copied().unwrap_or(0);
+        let by_start = matches!(rule.unique, Some(Unique::UntilStarted | Unique::UntilStartedAndWhileRunning));
+        let excused = excused || by_start && waited_ms >= rule.ttl.as_millis() as u64;
         let unwritten = self.results.writes.iter().any(|write| write.task == holder);
         if (self.lives(holder) || unwritten) && !excused {
             self.facts.fail(
@@ -327,7 +337,14 @@ impl World {
     pub fn judge_results(&mut self) {
         for (task, facts) in self.facts.tasks.iter().enumerate() {
             let record = self.results.records.get(&task).copied();
-            if self.is_dead(task) && facts.begun == 0 && !facts.purged && !facts.expired && record != Some(Record::Own(Stored::Revoked)) {
+            let stores = self.owes_results(task) != ResultMode::None;
+            if stores
+                && self.is_dead(task)
+                && facts.begun == 0
+                && !facts.purged
+                && !facts.expired
+                && record != Some(Record::Own(Stored::Revoked))
+            {
                 self.facts.fail(task, format!("was replaced, and its result is {record:?}"));
             }
             let lost = self.results.lost.contains(&task) || facts.untold || facts.unchecked;
