@@ -142,7 +142,7 @@ async fn serve(args: &RunArgs, config: Arc<Config>) -> Result<(), StartError> {
     lifecycle.configure(&config);
     let events = Events::start(logging.decisions().feed(), hub.control(), store.client(), &metrics, &instance);
     events.configure(&config);
-    hub.results().start(&store)?;
+    hub.results().start(&store, hub.control())?;
     hub.results().configure(&config);
     let modes = Followed::start(store.client(), &config.rules, is_off).await;
     hub.set_rules(&config.proxy, &modes.in_force(&config.rules));
@@ -211,16 +211,13 @@ fn announce(running: &Running<'_>) {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    tell_without_results(config);
+    tell_unanswered(config);
 }
 
-fn tell_without_results(config: &Config) {
-    if !config.without_results.is_empty() {
-        let rules = config.without_results.join(", ");
-        tracing::info!(
-            rules,
-            "the ids of tasks that these rules drop get no result, since results.url is not set: get() on them waits for ever"
-        );
+fn tell_unanswered(config: &Config) {
+    if let Some(unanswered) = &config.unanswered {
+        let (rules, remedy) = (unanswered.rules.join(", "), unanswered.why.remedy());
+        tracing::info!(rules, remedy, "{}", unanswered.why.says());
     }
 }
 
@@ -382,8 +379,8 @@ impl Running<'_> {
         for warning in &reloaded.new_warnings {
             tracing::warn!("{warning}");
         }
-        if new.without_results != self.config.without_results {
-            tell_without_results(&new);
+        if new.unanswered != self.config.unanswered {
+            tell_unanswered(&new);
         }
         let warnings = new.warnings.iter().map(ToString::to_string).collect();
         self.config = new;

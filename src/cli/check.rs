@@ -55,16 +55,11 @@ pub(super) fn check(args: &CheckArgs, output: &mut Output<'_>) -> Exit {
     exit
 }
 
-/// Which rules would give results to the ids that they drop, and cannot.
+/// Which rules would give results to the ids that they drop, and cannot to all.
 fn results_note(config: &Config) -> Option<String> {
-    let rules = &config.without_results;
-    (!rules.is_empty()).then(|| {
-        format!(
-            "the ids of tasks that these rules drop get no result, so that get() on them waits for ever: {}. Set results.url to Celery's Redis \
-             result backend, or write result = \"none\" if nobody asks for results",
-            rules.join(", ")
-        )
-    })
+    let unanswered = config.unanswered.as_ref()?;
+    let why = unanswered.why;
+    Some(format!("{}: {}. {}", why.says(), unanswered.rules.join(", "), why.remedy()))
 }
 
 /// What an account of the proxy's own at the broker is for, or what rights it takes.

@@ -334,6 +334,35 @@ fn check_names_the_rules_whose_dropped_ids_get_nothing() {
 }
 
 #[test]
+fn check_tells_whose_callers_are_answered_by_messages() {
+    let rules = "[[rule]]\ntask = \"a\"\nunique = \"until_expired\"\nresult = \"join\"\n[[rule]]\ntask = \"b\"\nunique = \"until_expired\"\nresult = \"none\"\n";
+    let control = "[control]\nurl = \"amqp://gate@broker/\"\n";
+    let rpc = "[results]\nkind = \"rpc\"\n";
+    let check = |name: &str, text: String| run(&["check", &file(name, &text), "--json"]).json();
+    // Those of other backends are not: which it is shows itself only at run time.
+    let auto = check("answers-auto.toml", format!("{control}{rules}"));
+    assert!(
+        auto["results"]
+            .as_str()
+            .is_some_and(|note| note.contains("rpc:// backend through Oncegate") && note.contains(": a. ")),
+        "{auto}"
+    );
+    assert_eq!(auto["warnings"], json!([]));
+    assert!(auto["control"].to_string().contains("amq\\\\.default"), "{auto}");
+    let all = check("answers-rpc.toml", format!("{control}{rpc}{rules}"));
+    assert_eq!((&all["results"], &all["warnings"]), (&json!(null), &json!([])));
+    let none = check("answers-none.toml", format!("{rpc}{rules}"));
+    assert!(
+        none["results"]
+            .as_str()
+            .is_some_and(|note| note.contains("[control]") && note.contains(": a. ")),
+        "{none}"
+    );
+    let warning = "rule \"a\" says result = \"join\", and no account is there to publish results with";
+    assert!(none["warnings"].to_string().contains(&warning.replace('"', "\\\"")), "{none}");
+}
+
+#[test]
 fn check_tells_which_rules_cannot_park() {
     let parking = |name: &str, text: &str| {
         let rule = format!("[proxy]\nconsumer_timeout = \"20m\"\n{text}");

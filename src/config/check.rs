@@ -3,6 +3,7 @@
 use crate::rules::source::{Hears, Source};
 use crate::rules::spec::{AcksLate, Completion, CompletionSource, LimitSpec, Mode, OnDuplicate, OnRunning, ResultMode, RuleSpec, Unique};
 
+use super::WhyUnanswered;
 use super::account::Account;
 use super::reader::TableReader;
 use super::report::Reader;
@@ -150,6 +151,8 @@ pub(super) struct Offered<'a> {
     pub events: bool,
     /// The Redis result backend is read.
     pub redis: bool,
+    /// Why the ids of dropped tasks may get no result; none if they get theirs.
+    pub unanswered: Option<WhyUnanswered>,
     /// The proxy's own accounts at the broker.
     pub accounts: &'a [Account],
 }
@@ -307,14 +310,18 @@ pub(super) fn warn(reader: &Reader, rules: &[Written<'_>], offered: Offered<'_>)
             );
         }
         let written = spec.given.as_ref().is_some_and(|given| given.contains("result"));
-        if written && spec.result != ResultMode::None && !offered.redis {
-            let result = spec.result.as_str();
+        if let Some(why) = offered.unanswered.filter(|why| *why != WhyUnanswered::OnlyRpc)
+            && written
+            && spec.result != ResultMode::None
+        {
+            let (result, remedy) = (spec.result.as_str(), why.remedy());
+            let what = match why {
+                WhyUnanswered::NoAccount => "no account is there to publish results with",
+                WhyUnanswered::NoBackend | WhyUnanswered::OnlyRpc => "no result backend is known",
+            };
             say(
                 "result",
-                format!(
-                    "says result = {result:?}, and no result backend is known: the ids of dropped tasks get no result. Set results.url to \
-                     Celery's Redis result backend, or write result = \"none\"."
-                ),
+                format!("says result = {result:?}, and {what}: the ids of dropped tasks get no result. {remedy}."),
             );
         }
         if let Some(message) = unheard(spec, offered) {

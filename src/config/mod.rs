@@ -67,8 +67,8 @@ pub struct Config {
     pub decisions: DecisionsConfig,
     /// `[results]`; `None` if no result backend is to be read.
     pub results: Option<ResultsConfig>,
-    /// The names of the rules whose dropped ids get no result although their `result` asks for one: no backend is known.
-    pub without_results: Vec<String>,
+    /// The rules whose dropped ids may get no result although their `result` asks for one; none if all get theirs.
+    pub unanswered: Option<Unanswered>,
     /// `[park]`.
     pub park: ParkConfig,
     /// `[events]`.
@@ -295,6 +295,58 @@ pub struct ResultsConfig {
     pub key_prefix: String,
     /// How long the results live that are written for dropped ids.
     pub expires: Duration,
+}
+
+/// Rules whose dropped ids may get no result although their `result` asks for one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unanswered {
+    /// Their names.
+    pub rules: Vec<String>,
+    /// Why.
+    pub why: WhyUnanswered,
+}
+
+/// Why dropped ids get no result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhyUnanswered {
+    /// No result backend is known.
+    NoBackend,
+    /// Results are to be published to callers of Celery's RPC backend, and there is no account to do that with.
+    NoAccount,
+    /// They are published to callers of that backend alone.
+    OnlyRpc,
+}
+
+impl WhyUnanswered {
+    /// What becomes of the ids.
+    pub fn says(self) -> &'static str {
+        match self {
+            WhyUnanswered::NoBackend | WhyUnanswered::NoAccount => {
+                "the ids of tasks that these rules drop get no result, so that get() on them waits for ever"
+            }
+            WhyUnanswered::OnlyRpc => {
+                "the ids of tasks that these rules drop get a result only where the caller uses Celery's rpc:// backend through Oncegate; get() \
+                 on others waits for ever"
+            }
+        }
+    }
+
+    /// What can be done about it.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            WhyUnanswered::NoBackend => {
+                "Set results.url to Celery's Redis result backend, or for its rpc:// backend write [control] with an account of Oncegate's \
+                 own, or write result = \"none\" if nobody asks for results"
+            }
+            WhyUnanswered::NoAccount => {
+                "For results.kind = \"rpc\" write [control] with an account of Oncegate's own, which publishes them"
+            }
+            WhyUnanswered::OnlyRpc => {
+                "Set results.url to Celery's Redis result backend, or results.kind = \"rpc\" where all use rpc://, or write result = \"none\" if \
+                 nobody asks for results"
+            }
+        }
+    }
 }
 
 /// What the command line sets; it beats the environment, which beats the file.

@@ -4,7 +4,7 @@
 const NOT_BUILT: &[(&str, &[&str])] = &[
     ("proxy.proxy_protocol_from", &[]),
     ("proxy.send_proxy_protocol", &[]),
-    ("results.kind", &["redis", "none"]),
+    ("results.kind", &["redis", "rpc", "none"]),
     ("rule.on_duplicate", &["replace", "raise", "reject", "dead_letter"]),
     ("rule.canvas", &[]),
     ("rule.limit", &[]),

@@ -22,6 +22,8 @@ use super::setting::{Setting, read_items};
 use super::source::Span;
 use super::tables::{open, positive};
 use super::tree::{Node, Table, Value};
+use super::{Unanswered, WhyUnanswered};
+use crate::rules::owed::Told;
 
 /// One rule as it was written.
 pub(super) struct Written<'r> {
@@ -307,21 +309,26 @@ fn element(table: &TableReader<'_>, key: &str, index: usize) -> Option<Node> {
 }
 
 /// Reads all rules and makes one set of them; what the set refuses is told at the place of the key.
-/// Also the names of the rules whose dropped ids should get a result, where no backend is known that could be written.
-pub(super) fn read_set(root: &mut TableReader<'_>, offered: Offered<'_>) -> (Arc<RuleSet>, Vec<String>) {
+/// Also the rules whose dropped ids may get no result that should.
+pub(super) fn read_set(root: &mut TableReader<'_>, offered: Offered<'_>, told: Told) -> (Arc<RuleSet>, Option<Unanswered>) {
     let reader = root.reader();
     let mut rules = read_rules(root);
     let signatures = read_signatures(root);
     warn(reader, &rules, offered);
-    let mut without_results = Vec::new();
-    if !offered.redis {
+    let mut unanswered = None;
+    if let Some(why) = offered.unanswered {
+        let mut names = Vec::new();
         for rule in &mut rules {
-            let asked = std::mem::replace(&mut rule.spec.result, ResultMode::None);
+            let asked = rule.spec.result;
+            if why != WhyUnanswered::OnlyRpc {
+                rule.spec.result = ResultMode::None;
+            }
             let drops = rule.spec.unique.is_some() && rule.spec.mode == Mode::Enforce && !rule.spec.bypass;
             if asked != ResultMode::None && drops {
-                without_results.push(rule.spec.name.clone().or(rule.spec.task.first().cloned()).unwrap_or_default());
+                names.push(rule.spec.name.clone().or(rule.spec.task.first().cloned()).unwrap_or_default());
             }
         }
+        unanswered = (!names.is_empty()).then_some(Unanswered { rules: names, why });
     }
     let specs = rules.iter().map(|rule| rule.spec.clone()).collect();
     let texts: Vec<_> = signatures
@@ -329,7 +336,7 @@ pub(super) fn read_set(root: &mut TableReader<'_>, offered: Offered<'_>) -> (Arc
         .map(|signature| (signature.task.clone(), signature.text.clone()))
         .collect();
     let set = match RuleSet::compile(specs, &texts) {
-        Ok(set) => Arc::new(set),
+        Ok(set) => Arc::new(set.telling(told)),
         Err(errors) => {
             for error in errors {
                 refuse(reader, &rules, &signatures, &error);
@@ -337,7 +344,7 @@ pub(super) fn read_set(root: &mut TableReader<'_>, offered: Offered<'_>) -> (Arc
             Arc::default()
         }
     };
-    (set, without_results)
+    (set, unanswered)
 }
 
 /// Tells what is wrong with a spec at its place.

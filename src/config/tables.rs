@@ -1,7 +1,9 @@
 //! The tables beside the rules: each key with its default, and what must hold between keys.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::account::Account;
 use super::address::{HostPort, Listen, RedisUrl, StoreUrl, Transport, Upstream};
 use super::admin::{read_admin, read_token};
 use super::check::Offered;
@@ -19,8 +21,9 @@ use super::tree::{Table, Value};
 use super::unit::show_size;
 use super::{
     Config, DecisionsConfig, LogConfig, LogDecisions, LogFormat, LogLevel, ProxyConfig, ResultsConfig, StoreConfig, UpstreamConfirms,
-    UpstreamPolicy,
+    UpstreamPolicy, WhyUnanswered,
 };
+use crate::rules::owed::{Callers, Told};
 use crate::rules::spec::EnableEvents;
 
 const MIB: usize = 1 << 20;
@@ -38,15 +41,16 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
     let admin = read_admin(&mut root);
     let log = read_log(&mut root);
     let decisions = read_decisions(&mut root);
-    let results = read_results(&mut root);
+    let (results, told, why_unanswered) = read_results(&mut root, &control.accounts);
     let park = read_park(&mut root);
     let events = read_events(&mut root);
     let offered = Offered {
         events: proxy.enable_events != EnableEvents::False,
         redis: results.is_some(),
+        unanswered: why_unanswered,
         accounts: &control.accounts,
     };
-    let (rules, without_results) = rule::read_set(&mut root, offered);
+    let (rules, unanswered) = rule::read_set(&mut root, offered, told);
     events::warn(&root, &events, &control, &rules);
     let shown = root.finish();
     let mut read = layered.included.clone();
@@ -61,7 +65,7 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
         log,
         decisions,
         results,
-        without_results,
+        unanswered,
         park,
         events: events.config,
         rules,
@@ -322,8 +326,8 @@ const RESULTS_KINDS: [(&str, ResultsKind); 5] = [
     ("none", ResultsKind::None),
 ];
 
-/// `[results]`; `None` if no result backend is to be read.
-fn read_results(root: &mut TableReader<'_>) -> Option<ResultsConfig> {
+/// `[results]`: the result backend that is read, if any, how the results of dropped ids are told, and why some may not be.
+fn read_results(root: &mut TableReader<'_>, accounts: &[Account]) -> (Option<ResultsConfig>, Told, Option<WhyUnanswered>) {
     let mut table = open(root, "results", "results");
     let url = read_secret::<RedisUrl>(&mut table, "url", "url_file");
     let kind = table.choice("kind", ResultsKind::Auto, &RESULTS_KINDS);
@@ -338,6 +342,15 @@ fn read_results(root: &mut TableReader<'_>) -> Option<ResultsConfig> {
     }
     let shown = table.finish();
     root.show("results", shown);
-    let url = url.filter(|_| matches!(kind, ResultsKind::Auto | ResultsKind::Redis))?;
-    Some(ResultsConfig { url, key_prefix, expires })
+    let published = |to| {
+        let vhosts = accounts.iter().map(|account| Arc::clone(&account.vhost)).collect();
+        Told::Published { vhosts, to }
+    };
+    match (kind, url) {
+        (ResultsKind::Auto | ResultsKind::Redis, Some(url)) => (Some(ResultsConfig { url, key_prefix, expires }), Told::Written, None),
+        (ResultsKind::Rpc, _) if accounts.is_empty() => (None, Told::Written, Some(WhyUnanswered::NoAccount)),
+        (ResultsKind::Rpc, _) => (None, published(Callers::All), None),
+        (ResultsKind::Auto, None) if !accounts.is_empty() => (None, published(Callers::Declaring), Some(WhyUnanswered::OnlyRpc)),
+        _ => (None, Told::Written, Some(WhyUnanswered::NoBackend)),
+    }
 }

@@ -301,6 +301,7 @@ impl Control {
 pub fn needs(config: &Config) -> Needs {
     let dead_letters = config.rules.rules().iter().filter_map(|rule| rule.dead_letter.as_ref());
     Needs {
+        replies: config.rules.tells_callers(),
         park_prefix: config.rules.may_hold(None).then(|| Arc::clone(&config.park.prefix)),
         events: config.events.exchange.clone(),
         dead_letter: dead_letters.map(|dead_letter| dead_letter.exchange.as_str().into()).collect(),

@@ -70,21 +70,34 @@ struct Letter {
     waits: Waits,
 }
 
+/// Whether an operator is told that no queue took it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missed {
+    Yes,
+    No,
+}
+
 #[derive(Debug)]
 struct Waits {
     reply: Reply,
+    missed: Missed,
     at: Instant,
     _room: [OwnedSemaphorePermit; 2],
 }
 
 impl Letter {
     fn new(job: Job, prefix: &str) -> Letter {
+        let missed = match job.message.target {
+            Target::Caller { .. } => Missed::No,
+            Target::Delay { .. } | Target::Exchange { .. } => Missed::Yes,
+        };
         let (exchange, routing_key, delay) = match job.message.target {
             Target::Delay { queue, wait_ms, kind } => {
                 let delay = Delay::new(prefix, &queue, wait_ms, kind, job.at_s);
                 (Arc::from(""), Arc::clone(&delay.name), Some(delay))
             }
             Target::Exchange { exchange, routing_key } => (exchange, routing_key, None),
+            Target::Caller { queue } => (Arc::from(""), queue, None),
         };
         Letter {
             exchange,
@@ -94,6 +107,7 @@ impl Letter {
             body: job.message.body,
             waits: Waits {
                 reply: job.reply,
+                missed,
                 at: job.at,
                 _room: job.room,
             },
@@ -369,7 +383,9 @@ impl Post {
             if let Some(fault) = fault {
                 // It may be a delay queue that went.
                 self.declared.remove(&sent.routing_key);
-                self.complaints.message(&sent.exchange, &sent.routing_key, fault);
+                if fault != RepublishFault::Returned || sent.waits.missed == Missed::Yes {
+                    self.complaints.message(&sent.exchange, &sent.routing_key, fault);
+                }
             }
             let _ = sent.waits.reply.send(fault.map_or(Ok(()), Err));
         }

@@ -54,6 +54,8 @@ pub struct Needs {
     pub park_prefix: Option<Arc<str>>,
     /// The exchanges of dead letters; an empty name is the default exchange.
     pub dead_letter: BTreeSet<Arc<str>>,
+    /// Whether results are published to callers.
+    pub replies: bool,
     /// The exchange to which decisions are published.
     pub events: Option<Arc<str>>,
 }
@@ -142,7 +144,7 @@ pub fn least_rights(account: &Account, needs: &Needs) -> String {
     let mut queues = vec![r"oncegate\..*".to_owned()];
     let other = needs.park_prefix.iter().filter(|prefix| !prefix.starts_with("oncegate."));
     queues.extend(other.map(|prefix| format!(r"{}\..*", literal(prefix))));
-    let default = needs.park_prefix.iter().map(|_| "");
+    let default = (needs.park_prefix.is_some() || needs.replies).then_some("");
     let dead_letters = needs.dead_letter.iter().map(|name| &**name);
     let exchanges: BTreeSet<&str> = dead_letters.chain(default).chain(needs.events.as_deref()).collect();
     let exchanges = exchanges
@@ -448,9 +450,15 @@ mod tests {
             ..Needs::default()
         });
         assert_eq!(parking, nothing.replace(r"pidbox)", r"pidbox|amq\.default)"));
+        let replying = rights(&Needs {
+            replies: true,
+            ..Needs::default()
+        });
+        assert_eq!(replying, parking);
         let all = rights(&Needs {
             park_prefix: Some("it's a (park)".into()),
             dead_letter: ["".into(), "dead+letters".into()].into(),
+            replies: true,
             events: None,
         });
         let told = rights(&Needs {

@@ -23,6 +23,8 @@ label_values! {
         RenewLease = "renew_lease",
         /// Its id waits for the result of the holder.
         Join = "join",
+        /// A worker has published its result.
+        Result = "result",
         /// The broker does not have it.
         Unpublish = "unpublish",
         /// Something was learnt of a task.

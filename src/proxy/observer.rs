@@ -140,6 +140,14 @@ impl Observer for StoreObserver {
         if matches!(request, Request::Renew { .. } | Request::RenewRun { .. }) {
             return;
         }
+        if let Request::Result { id, .. } = request {
+            tracing::debug!(
+                id = &**id,
+                ?why,
+                "the result of a task was not told to the store: of those that wait for it the outcome is unknown"
+            );
+            return;
+        }
         let rule = match request {
             Request::Commit { note, .. } => Some(&note.rule),
             _ => None,
@@ -175,6 +183,7 @@ fn label(op: Op) -> StoreOp {
         Op::Commit => StoreOp::Commit,
         Op::RenewLease => StoreOp::RenewLease,
         Op::Join => StoreOp::Join,
+        Op::Result => StoreOp::Result,
         Op::Unpublish => StoreOp::Unpublish,
         Op::Signal => StoreOp::Signal,
         Op::Admit => StoreOp::Admit,

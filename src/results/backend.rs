@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisResult, Script};
 
-use super::Settings;
+use super::BackendSettings;
 use crate::celery::Limits;
 use crate::celery::result::{self, Given, Status, quoted};
 
@@ -42,7 +42,7 @@ pub(super) struct Record {
 
 /// A result backend that is connected when it is needed.
 pub(super) struct Backend {
-    settings: Settings,
+    settings: BackendSettings,
     /// What the name of each key begins with.
     prefix: String,
     write: Script,
@@ -50,7 +50,7 @@ pub(super) struct Backend {
 }
 
 impl Backend {
-    pub(super) fn new(settings: Settings) -> Backend {
+    pub(super) fn new(settings: BackendSettings) -> Backend {
         Backend {
             prefix: result::key_prefix(&settings.key_prefix),
             settings,
@@ -59,8 +59,11 @@ impl Backend {
         }
     }
 
-    pub(super) fn settings(&self) -> &Settings {
-        &self.settings
+    /// The one that is wanted from now on, if any.
+    pub(super) fn becomes(backend: &mut Option<Backend>, wanted: Option<BackendSettings>) {
+        if backend.as_ref().map(|backend| &backend.settings) != wanted.as_ref() {
+            *backend = wanted.map(Backend::new);
+        }
     }
 
     async fn connection(&mut self) -> RedisResult<MultiplexedConnection> {

@@ -1,9 +1,10 @@
 //! Gives the ids that wait for a holder the holder's result.
 //!
 //! The store holds who waits, so any process goes on with what another has begun ([`crate::store::join`]). The result is read where the
-//! holder's worker has written it. Only what is written in JSON is passed on: of anything else, and of a holder that has ended and left
+//! holder's worker has written it, or in the store, if the worker has published it through a proxy. Only what is written in JSON is passed on: of anything else, and of a holder that has ended and left
 //! nothing, the outcome is unknown, and its duplicates are revoked.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,48 +12,75 @@ use redis::RedisError;
 use tokio::sync::watch;
 
 use super::backend::{Backend, Record};
+use super::publisher::{self, Published};
 use super::writer::now_ms;
 use super::{Failures, Settings};
-use crate::celery::result::{Given, Status};
-use crate::control::spread;
-use crate::store::join::{Awaits, Group, Stage};
+use crate::celery::Limits;
+use crate::celery::result::{self, Given, Status};
+use crate::control::{Control, spread};
+use crate::session::RepublishFault;
+use crate::store::join::{Awaits, Due, Group, Joined, Kept, Stage};
 use crate::store::{Client, Unavailable};
 
 /// How often the store is asked whom to look at.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The longest pause after trouble.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// For how long the result of a holder that has ended may keep its callers waiting: its worker writes it before or after its end is told.
 const AWAITED: Duration = Duration::from_secs(5);
 
-/// Why nobody can be given anything at the moment.
+/// Why somebody cannot be given anything at the moment.
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
     #[error("the result backend: {0}")]
     Backend(#[from] RedisError),
     #[error(transparent)]
     Store(#[from] Unavailable),
+    #[error("results cannot be published in the virtual host {vhost:?}: {}", .fault.as_str())]
+    Control { vhost: Arc<str>, fault: RepublishFault },
+}
+
+impl Trouble {
+    /// Whether others may have more luck.
+    fn is_of_one(&self) -> bool {
+        match self {
+            Trouble::Backend(refused) => !refused.is_io_error(),
+            Trouble::Store(_) => false,
+            Trouble::Control { .. } => true,
+        }
+    }
+}
+
+/// Who reads, writes and publishes.
+struct Joiner {
+    store: Client,
+    control: Control,
+    failures: Arc<Failures>,
+    backend: Option<Backend>,
 }
 
 /// Works until the settings are gone.
-pub(super) async fn run(store: Client, mut settings: watch::Receiver<Option<Settings>>, failures: Arc<Failures>) {
-    let mut backend: Option<Backend> = None;
+pub(super) async fn run(store: Client, control: Control, mut settings: watch::Receiver<Settings>, failures: Arc<Failures>) {
+    let mut joiner = Joiner {
+        store,
+        control,
+        failures,
+        backend: None,
+    };
     let mut pause = LOOK_EVERY;
     loop {
         let wanted = settings.borrow_and_update().clone();
-        if backend.as_ref().map(Backend::settings) != wanted.as_ref() {
-            backend = wanted.map(Backend::new);
-        }
-        let Some(backend) = &mut backend else {
+        Backend::becomes(&mut joiner.backend, wanted.written);
+        if joiner.backend.is_none() && !wanted.published {
             if settings.changed().await.is_err() {
                 return;
             }
             continue;
-        };
-        match look(&store, backend, &failures).await {
+        }
+        match joiner.look().await {
             Ok(()) => pause = LOOK_EVERY,
             Err(trouble) => {
-                failures.waits(&trouble.to_string());
+                joiner.failures.waits(&trouble.to_string());
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
@@ -60,48 +88,127 @@ pub(super) async fn run(store: Client, mut settings: watch::Receiver<Option<Sett
     }
 }
 
-/// Looks at all that are to be looked at now.
-async fn look(store: &Client, backend: &mut Backend, failures: &Failures) -> Result<(), Trouble> {
-    let mut trouble = Ok(());
-    loop {
-        let due = store.joins_due().await?;
-        if due.is_empty() {
-            return trouble;
-        }
-        let awaiting = |(group, _): &&(Group, Stage)| group.awaits == Awaits::Result;
-        let holders: Vec<Arc<str>> = due.iter().filter(awaiting).map(|(group, _)| Arc::clone(&group.holder)).collect();
-        let mut sizes = backend.sizes(&holders).await?.into_iter();
-        for (group, stage) in &due {
-            let size = match group.awaits {
-                Awaits::Nothing => 0,
-                Awaits::Result => sizes.next().unwrap_or_default(),
-            };
-            match look_at(store, backend, failures, group, *stage, size).await {
-                // The others may have more luck.
-                Err(Trouble::Backend(refused)) if !refused.is_io_error() => trouble = Err(Trouble::Backend(refused)),
-                looked => looked?,
+impl Joiner {
+    /// Looks at all that are to be looked at now.
+    async fn look(&mut self) -> Result<(), Trouble> {
+        let mut trouble = Ok(());
+        loop {
+            let due = self.store.joins_due().await?;
+            if due.is_empty() {
+                return trouble;
+            }
+            let awaiting = |due: &&Due| due.group.awaits == Awaits::Result;
+            let holders: Vec<Arc<str>> = due.iter().filter(awaiting).map(|due| Arc::clone(&due.group.holder)).collect();
+            let mut sizes = match &mut self.backend {
+                Some(backend) => backend.sizes(&holders).await?,
+                None => Vec::new(),
+            }
+            .into_iter();
+            for due in &due {
+                let size = match due.group.awaits {
+                    Awaits::Nothing => 0,
+                    Awaits::Result => sizes.next().unwrap_or_default(),
+                };
+                match self.look_at(due, size).await {
+                    Err(refused) if refused.is_of_one() => trouble = Err(refused),
+                    looked => looked?,
+                }
             }
         }
     }
-}
 
-/// Looks at one group, of whose holder there is a record of this size.
-async fn look_at(
-    store: &Client,
-    backend: &mut Backend,
-    failures: &Failures,
-    group: &Group,
-    stage: Stage,
-    size: usize,
-) -> Result<(), Trouble> {
-    let holder = &group.holder;
-    let given = match group.awaits {
-        Awaits::Nothing => Some((Given::revoked(&format!("duplicate of {holder}"), holder, now_ms()), Kind::Own)),
-        Awaits::Result => given(holder, stage, backend.read(holder, size).await?.as_ref()),
-    };
-    match given {
-        Some((given, kind)) => give(store, backend, failures, group, &given, kind).await,
-        None => Ok(()),
+    /// Looks at one group, of whose holder the backend has a record of this size.
+    async fn look_at(&mut self, due: &Due, size: usize) -> Result<(), Trouble> {
+        let holder = &due.group.holder;
+        let given = match due.group.awaits {
+            Awaits::Nothing => Some((Given::revoked(&format!("duplicate of {holder}"), holder, now_ms()), Kind::Own)),
+            Awaits::Result => {
+                let record = self.record(due, size).await?;
+                given(holder, due.stage, record.as_ref())
+            }
+        };
+        match given {
+            Some((given, kind)) => self.give(&due.group, &given, kind).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What the holder's worker has written, or else published.
+    async fn record(&mut self, due: &Due, size: usize) -> Result<Option<Record>, Trouble> {
+        let holder = &due.group.holder;
+        if let Some(backend) = &mut self.backend
+            && let Some(record) = backend.read(holder, size).await?
+        {
+            return Ok(Some(record));
+        }
+        if due.kept == Kept::No {
+            return Ok(None);
+        }
+        let Some(json) = self.store.kept_result(holder).await? else {
+            return Ok(None);
+        };
+        let read = result::read_stored(holder, &json, Limits::new(json.len())).ok().flatten();
+        Ok(read.map(|read| Record {
+            status: read.status,
+            json: read.json.map(Cow::into_owned),
+        }))
+    }
+
+    async fn give(&mut self, group: &Group, given: &Given, kind: Kind) -> Result<(), Trouble> {
+        loop {
+            let joined = self.store.joined(group).await?;
+            if joined.is_empty() {
+                return Ok(self.store.joins_done(group, &[]).await?);
+            }
+            let mut trouble = Ok(());
+            let mut done = Vec::with_capacity(joined.len());
+            let (published, written): (Vec<_>, Vec<_>) = joined.iter().partition(|joined| joined.reply_to.is_some());
+            if !written.is_empty() {
+                let ids: Vec<Arc<str>> = written.iter().map(|joined| Arc::clone(&joined.id)).collect();
+                if let Some(backend) = &mut self.backend {
+                    backend.write(given, &ids).await?;
+                }
+                // Without a backend they were noted under another configuration, which is gone.
+                done.extend(ids);
+                self.count(kind, "redis", &written);
+            }
+            for some in published.chunks(publisher::AT_ONCE) {
+                if trouble.is_ok() {
+                    trouble = self.publish(given, kind, some, &mut done).await;
+                }
+            }
+            self.store.joins_done(group, &done).await?;
+            trouble?;
+        }
+    }
+
+    /// Publishes for some of those that wait; adds those that wait no longer.
+    async fn publish(&self, given: &Given, kind: Kind, some: &[&Joined], done: &mut Vec<Arc<str>>) -> Result<(), Trouble> {
+        let to = some.iter().filter_map(|joined| Some((&*joined.id, &**joined.reply_to.as_ref()?)));
+        let published = publisher::publish(&self.control, given, to).await;
+        let mut trouble = Ok(());
+        for (joined, published) in some.iter().zip(published) {
+            match published {
+                Published::Done => self.count(kind, "rpc", &[joined]),
+                Published::Nobody => {}
+                Published::Refused => self.failures.count(&joined.rule, &joined.id, "the broker refuses it", 1),
+                Published::NotNow(fault) => {
+                    let vhost = joined.reply_to.as_ref().map(|to| Arc::clone(&to.vhost)).unwrap_or_default();
+                    trouble = Err(Trouble::Control { vhost, fault });
+                    continue;
+                }
+            }
+            done.push(Arc::clone(&joined.id));
+        }
+        trouble
+    }
+
+    fn count(&self, kind: Kind, backend: &str, joined: &[&Joined]) {
+        if kind == Kind::Holders {
+            for joined in joined {
+                self.failures.metrics.rule(&joined.rule).count_joined(backend, 1);
+            }
+        }
     }
 }
 
@@ -138,23 +245,6 @@ fn given(holder: &str, stage: Stage, record: Option<&Record>) -> Option<(Given, 
             Some((Given::revoked(&text, holder, now_ms()), Kind::Own))
         }
         Stage::Ended { .. } | Stage::Holds | Stage::Keeps | Stage::Runs => None,
-    }
-}
-
-async fn give(store: &Client, backend: &mut Backend, failures: &Failures, group: &Group, given: &Given, kind: Kind) -> Result<(), Trouble> {
-    loop {
-        let joined = store.joined(group).await?;
-        let ids: Vec<Arc<str>> = joined.iter().map(|joined| Arc::clone(&joined.id)).collect();
-        if ids.is_empty() {
-            return Ok(store.joins_done(group, &ids).await?);
-        }
-        backend.write(given, &ids).await?;
-        store.joins_done(group, &ids).await?;
-        if kind == Kind::Holders {
-            for joined in joined {
-                failures.metrics.rule(&joined.rule).count_joined("redis", 1);
-            }
-        }
     }
 }
 

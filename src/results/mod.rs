@@ -2,13 +2,14 @@
 //!
 //! An id that gets what its holder gets waits for that in the store ([`crate::store::join`]); when the holder has ended, its result is
 //! written for all that wait. For the others a session tells of a task that was dropped and whose rule owes its id a result that needs no other task's
-//! ([`crate::session::Event::Owed`]). Either is written into Celery's Redis result backend as a worker would write it, in the background: no
-//! message waits for it. Nothing is written over: a dropped id that has a result keeps it.
+//! ([`crate::session::Event::Owed`]). Either is written into Celery's Redis result backend, or published to the caller of Celery's RPC backend, as
+//! a worker would, in the background: no message waits for it. Nothing is written over: a dropped id that has a result keeps it.
 //!
 //! Bounded: in the results that wait to be written, and in how long each is tried. What is given up is counted and logged.
 
 mod backend;
 mod joiner;
+mod publisher;
 mod writer;
 
 use std::io;
@@ -20,37 +21,50 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::config::address::RedisUrl;
+use crate::control::Control;
 use crate::logging::OncePerMinute;
 use crate::metrics::Metrics;
 use crate::rules::outcome::ExceptionReason;
-use crate::rules::owed::{Debt, Outcome};
+use crate::rules::owed::{Debt, Outcome, Via};
 use crate::store::Store;
 
 /// How many results wait to be written at most.
 const WAITING_MAX: usize = 100_000;
 
+/// How results are told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Settings {
+    /// The result backend that is written, if one is.
+    written: Option<BackendSettings>,
+    /// Whether results are published to callers.
+    published: bool,
+}
+
 /// The result backend that is written, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+struct BackendSettings {
     /// Where it is.
-    pub url: RedisUrl,
+    url: RedisUrl,
     /// Celery's `global_keyprefix`.
-    pub key_prefix: String,
+    key_prefix: String,
     /// How long a result lives.
-    pub expires: Duration,
+    expires: Duration,
     /// The largest result that is passed on, in octets.
-    pub max_message: usize,
+    max_message: usize,
 }
 
 impl Settings {
-    /// What this configuration says; `None` if no backend is to be written.
-    fn of(config: &Config) -> Option<Settings> {
-        config.results.as_ref().map(|results| Settings {
-            url: results.url.clone(),
-            key_prefix: results.key_prefix.clone(),
-            expires: results.expires,
-            max_message: config.proxy.max_message,
-        })
+    /// What this configuration says.
+    fn of(config: &Config) -> Settings {
+        Settings {
+            written: config.results.as_ref().map(|results| BackendSettings {
+                url: results.url.clone(),
+                key_prefix: results.key_prefix.clone(),
+                expires: results.expires,
+                max_message: config.proxy.max_message,
+            }),
+            published: config.rules.tells_callers(),
+        }
     }
 }
 
@@ -61,13 +75,14 @@ struct Order {
     id: Arc<str>,
     holder: Arc<str>,
     outcome: Outcome,
+    via: Via,
     since: Instant,
 }
 
 /// Takes the results that are owed, and writes them.
 pub struct Results {
     orders: mpsc::Sender<Order>,
-    settings: watch::Sender<Option<Settings>>,
+    settings: watch::Sender<Settings>,
     /// Until the thread has it.
     waiting: Mutex<Option<mpsc::Receiver<Order>>>,
     failures: Arc<Failures>,
@@ -89,7 +104,7 @@ impl Results {
         let (orders, waiting) = mpsc::channel(WAITING_MAX);
         Results {
             orders,
-            settings: watch::channel(None).0,
+            settings: watch::channel(Settings::default()).0,
             waiting: Mutex::new(Some(waiting)),
             owing: Arc::default(),
             failures: Arc::new(Failures {
@@ -100,18 +115,23 @@ impl Results {
     }
 
     /// Starts the thread, once.
-    pub fn start(&self, store: &Store) -> io::Result<()> {
+    pub fn start(&self, store: &Store, control: &Control) -> io::Result<()> {
         let Some(orders) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return Ok(());
         };
-        let store = store.clone();
+        let (store, control) = (store.clone(), control.clone());
         let owing = Arc::clone(&self.owing);
         let (settings, failures) = (self.settings.subscribe(), Arc::clone(&self.failures));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("results".to_owned()).spawn(move || {
             runtime.block_on(async {
-                tokio::spawn(joiner::run(store.client(), settings.clone(), Arc::clone(&failures)));
-                writer::run(orders, settings, failures, owing).await;
+                tokio::spawn(joiner::run(
+                    store.client(),
+                    control.clone(),
+                    settings.clone(),
+                    Arc::clone(&failures),
+                ));
+                writer::run(orders, control, settings, failures, owing).await;
             });
         })?;
         Ok(())
@@ -122,7 +142,7 @@ impl Results {
         self.set(Settings::of(config));
     }
 
-    fn set(&self, settings: Option<Settings>) {
+    fn set(&self, settings: Settings) {
         self.settings.send_if_modified(|current| {
             let differs = *current != settings;
             *current = settings;
@@ -144,6 +164,7 @@ impl Results {
             id: debt.id,
             holder: debt.holder,
             outcome: debt.outcome,
+            via: debt.via,
             since: Instant::now(),
         };
         self.owing.fetch_add(1, Ordering::Relaxed);

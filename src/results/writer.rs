@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use redis::RedisError;
 use tokio::sync::{mpsc, watch};
 
 use super::backend::{Backend, IDS_AT_ONCE};
+use super::publisher::{self, Published};
 use super::{Failures, Order, Settings};
 use crate::celery::result::Given;
-use crate::control::spread;
-use crate::rules::owed::Outcome;
+use crate::control::{Control, spread};
+use crate::rules::owed::{Outcome, Via};
+use crate::session::RepublishFault;
 
 /// For how long a result is tried to be written: a backend that restarts is back by then.
 const TRIED_FOR: Duration = Duration::from_secs(60);
@@ -19,10 +22,20 @@ const TRIED_FOR: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Writes what is ordered until nobody can order any more.
+/// Why a result cannot be written or published at the moment.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("the result backend: {0}")]
+    Backend(#[from] RedisError),
+    #[error("it cannot be published: {}", .0.as_str())]
+    Control(RepublishFault),
+}
+
+/// Writes and publishes what is ordered until nobody can order any more.
 pub(super) async fn run(
     mut orders: mpsc::Receiver<Order>,
-    mut settings: watch::Receiver<Option<Settings>>,
+    control: Control,
+    mut settings: watch::Receiver<Settings>,
     failures: Arc<Failures>,
     owing: Arc<AtomicUsize>,
 ) {
@@ -37,23 +50,14 @@ pub(super) async fn run(
             }
             waiting.extend(came);
         }
-        let wanted = settings.borrow_and_update().clone();
-        if backend.as_ref().map(Backend::settings) != wanted.as_ref() {
-            backend = wanted.map(Backend::new);
-        }
-        let Some(backend) = &mut backend else {
-            // The rules of a configuration without a backend owe nothing: what is left is of the one before.
-            owing.fetch_sub(waiting.len(), Ordering::Relaxed);
-            waiting.clear();
-            continue;
-        };
+        Backend::becomes(&mut backend, settings.borrow_and_update().written.clone());
         let before = waiting.len();
-        let written = write(backend, &mut waiting).await;
-        if let Err(trouble) = &written {
+        let told = tell(backend.as_mut(), &control, &failures, &mut waiting).await;
+        if let Err(trouble) = &told {
             give_up(&mut waiting, &failures, &trouble.to_string());
         }
         owing.fetch_sub(before - waiting.len(), Ordering::Relaxed);
-        if written.is_ok() {
+        if told.is_ok() {
             pause = FIRST_PAUSE;
         } else {
             tokio::time::sleep(spread(pause)).await;
@@ -62,16 +66,55 @@ pub(super) async fn run(
     }
 }
 
-/// Writes what waits, the oldest first; what is written waits no longer.
-async fn write(backend: &mut Backend, waiting: &mut VecDeque<Order>) -> redis::RedisResult<()> {
+/// Tells what waits, the oldest first; what is told waits no longer.
+async fn tell(
+    mut backend: Option<&mut Backend>,
+    control: &Control,
+    failures: &Failures,
+    waiting: &mut VecDeque<Order>,
+) -> Result<(), Trouble> {
     while let Some(first) = waiting.front() {
-        let (holder, outcome) = (Arc::clone(&first.holder), first.outcome);
-        let alike = |order: &&Order| order.holder == holder && order.outcome == outcome;
-        let ids: Vec<Arc<str>> = waiting.iter().take_while(alike).map(|order| Arc::clone(&order.id)).collect();
-        backend.write(&given(outcome, &holder), &ids).await?;
-        waiting.drain(..ids.len());
+        let given = given(first.outcome, &first.holder);
+        let is_written = first.via == Via::Backend;
+        let alike =
+            |order: &&Order| order.holder == first.holder && order.outcome == first.outcome && (order.via == Via::Backend) == is_written;
+        let most = if is_written { usize::MAX } else { publisher::AT_ONCE };
+        let some: Vec<&Order> = waiting.iter().take_while(alike).take(most).collect();
+        let count = some.len();
+        if is_written {
+            let ids: Vec<Arc<str>> = some.iter().map(|order| Arc::clone(&order.id)).collect();
+            // The rules of a configuration without a backend owe nothing: what is left is of the one before.
+            if let Some(backend) = &mut backend {
+                backend.write(&given, &ids).await?;
+            }
+            waiting.drain(..count);
+        } else {
+            let to = some.iter().filter_map(|order| Some((&*order.id, &**order.via.reply_to()?)));
+            let published = publisher::publish(control, &given, to).await;
+            publish_done(failures, waiting, &published)?;
+        }
     }
     Ok(())
+}
+
+/// The first of those that wait were published so: they wait no longer, but for those that are to be tried again.
+fn publish_done(failures: &Failures, waiting: &mut VecDeque<Order>, published: &[Published]) -> Result<(), Trouble> {
+    let mut trouble = Ok(());
+    let mut left = Vec::new();
+    for (order, published) in waiting.drain(..published.len().min(waiting.len())).zip(published) {
+        match published {
+            Published::Done | Published::Nobody => {}
+            Published::Refused => failures.count(&order.rule, &order.id, "the broker refuses it", 1),
+            Published::NotNow(fault) => {
+                trouble = Err(Trouble::Control(*fault));
+                left.push(order);
+            }
+        }
+    }
+    for order in left.into_iter().rev() {
+        waiting.push_front(order);
+    }
+    trouble
 }
 
 fn given(outcome: Outcome, holder: &str) -> Given {

@@ -159,7 +159,7 @@ impl Claimed {
             release_on: self.rule.release_on,
             cooldown_ms: self.rule.cooldown.as_millis() as u64,
             if_held: self.if_held,
-            owed: self.owed,
+            owed: self.owed.clone(),
         })
     }
 
@@ -176,7 +176,7 @@ impl Claimed {
             acks_late: self.rule.acks_late == AcksLate::True,
             hears: self.rule.hears,
             retries,
-            owed: self.owed,
+            owed: self.owed.clone(),
         })
     }
 }

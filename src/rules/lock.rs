@@ -327,6 +327,16 @@ pub enum Request {
         /// The same note as at acquire, but for what the id is owed.
         note: Arc<LockNote>,
     },
+    /// A worker has published the result of a task, which is kept while others wait for it, or may yet be dropped for the task. Answered by
+    /// [`Reply::Done`].
+    Result {
+        /// The id.
+        id: Arc<str>,
+        /// How much it counts.
+        weight: Weight,
+        /// The result, in JSON.
+        json: Arc<[u8]>,
+    },
     /// The broker has acknowledged the message of this claim: a lease becomes the full life. Answered by [`Reply::Commit`].
     Commit {
         /// The key and the id.
@@ -743,6 +753,15 @@ impl ReleaseReason {
     }
 }
 
+/// How much a result counts that a worker has published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// It is what the task's run gave.
+    Final,
+    /// It says that the task was revoked, which an idle worker may say while it runs elsewhere: it stands until a run gives one.
+    Provisional,
+}
+
 /// The store's answer to one [`Request`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
@@ -762,7 +781,8 @@ pub enum Reply {
     },
     /// To [`Request::Show`] and [`Request::ShowRun`].
     Lock(Option<Box<LockRecord>>),
-    /// To [`Request::RenewLease`], [`Request::Republished`], [`Request::Join`], [`Request::Park`] and [`Request::MarkParked`].
+    /// To [`Request::RenewLease`], [`Request::Republished`], [`Request::Join`], [`Request::Result`], [`Request::Park`] and
+    /// [`Request::MarkParked`].
     Done,
     /// To [`Request::Admit`]: which key the id has, and what was found.
     Admit(Digest, Admitted),

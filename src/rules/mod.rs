@@ -36,6 +36,7 @@ pub use timing::{Due, Publishing};
 use expr::Expr;
 use lock::{Digest, Quiet, ReleaseOn};
 use matcher::Globs;
+use owed::Told;
 use params::Params;
 use source::{Hears, Source};
 use spec::{
@@ -276,6 +277,8 @@ pub struct RuleSet {
     admits: bool,
     /// True if a rule asks for the queue of a message.
     queues: bool,
+    /// How the results of dropped ids are told.
+    told: Told,
     /// Rules that `continue` has joined, by their places.
     joined: RwLock<HashMap<Vec<usize>, Arc<Rule>>>,
 }
@@ -333,8 +336,33 @@ impl RuleSet {
             rules,
             named,
             patterns,
+            told: Told::default(),
             joined: RwLock::default(),
         })
+    }
+
+    /// The same rules where the results of dropped ids are told so.
+    #[must_use]
+    pub fn telling(mut self, told: Told) -> RuleSet {
+        self.told = told;
+        self
+    }
+
+    /// How the results of dropped ids are told.
+    pub fn told(&self) -> &Told {
+        &self.told
+    }
+
+    /// True if results are published to callers.
+    pub fn tells_callers(&self) -> bool {
+        let tells = |rule: &Arc<Rule>| rule.result != ResultMode::None;
+        matches!(self.told, Told::Published { .. }) && self.rules.iter().any(tells)
+    }
+
+    /// True if the results that workers publish may be those that others wait for.
+    pub fn joins_replies(&self) -> bool {
+        let joins = |rule: &Arc<Rule>| rule.result == ResultMode::Join;
+        matches!(self.told, Told::Published { .. }) && self.rules.iter().any(joins)
     }
 
     /// True if nothing can match.

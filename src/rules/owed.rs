@@ -6,32 +6,108 @@ use super::Rule;
 use super::spec::{Mode, ResultMode};
 
 /// What the id gets.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub enum Owed {
-    /// Nothing: nobody asks for the result, the rule only observes, or no result backend can be written.
+    /// Nothing: nobody asks for the result, the rule only observes, or there is no way to tell it.
     #[default]
     Nothing,
     /// SUCCESS with null.
-    Success,
+    Success(Via),
     /// REVOKED, as a duplicate of the holder.
-    Revoked,
+    Revoked(Via),
     /// What the holder's run gives.
-    Joined,
+    Joined(Via),
+}
+
+/// How an id gets its result.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Via {
+    /// It is written into the result backend.
+    Backend,
+    /// It is published to whoever waits for it.
+    Reply(Arc<ReplyTo>),
+}
+
+/// Where a caller of Celery's RPC backend waits for results.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReplyTo {
+    /// The virtual host of the message.
+    pub vhost: Arc<str>,
+    /// Its property `reply_to`: the queue.
+    pub queue: Arc<str>,
+    /// Its property `correlation_id`, if that is not the id of the task.
+    pub correlation_id: Option<Arc<str>>,
 }
 
 impl Owed {
-    /// What this rule owes a task whose message says this of its result (header `ignore_result`).
+    /// What this rule owes a task whose message says this of its result (header `ignore_result`), where results are written.
     pub fn of(rule: &Rule, ignore_result: Option<bool>) -> Owed {
         if rule.mode != Mode::Enforce || ignore_result == Some(true) {
             return Owed::Nothing;
         }
         match rule.result {
-            ResultMode::Join => Owed::Joined,
-            ResultMode::Revoke => Owed::Revoked,
-            ResultMode::Success => Owed::Success,
+            ResultMode::Join => Owed::Joined(Via::Backend),
+            ResultMode::Revoke => Owed::Revoked(Via::Backend),
+            ResultMode::Success => Owed::Success(Via::Backend),
             ResultMode::None => Owed::Nothing,
         }
     }
+
+    /// The same where results are published: to this address, or nothing is owed.
+    #[must_use]
+    pub fn published(self, to: Option<Arc<ReplyTo>>) -> Owed {
+        let Some(via) = to.map(Via::Reply) else {
+            return Owed::Nothing;
+        };
+        match self {
+            Owed::Nothing => Owed::Nothing,
+            Owed::Success(_) => Owed::Success(via),
+            Owed::Revoked(_) => Owed::Revoked(via),
+            Owed::Joined(_) => Owed::Joined(via),
+        }
+    }
+
+    /// How the id gets what the holder's run gives, if that is owed.
+    pub fn joins(&self) -> Option<&Via> {
+        match self {
+            Owed::Joined(via) => Some(via),
+            Owed::Nothing | Owed::Success(_) | Owed::Revoked(_) => None,
+        }
+    }
+}
+
+impl Via {
+    /// Where it is published, if it is.
+    pub fn reply_to(&self) -> Option<&Arc<ReplyTo>> {
+        match self {
+            Via::Backend => None,
+            Via::Reply(to) => Some(to),
+        }
+    }
+}
+
+/// How the results of dropped ids are told under a configuration (`[results]`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Told {
+    /// They are written into Celery's Redis result backend.
+    #[default]
+    Written,
+    /// They are published to the callers of Celery's RPC backend, by an account of Oncegate's own.
+    Published {
+        /// The virtual hosts that it has one for.
+        vhosts: Arc<[Arc<str>]>,
+        /// To which callers.
+        to: Callers,
+    },
+}
+
+/// Who is taken for a caller of the RPC backend. Celery writes `reply_to` into every message, whatever the backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Callers {
+    /// Whoever names a queue.
+    All,
+    /// Who has declared that queue, as that backend does before each publish (celery, `backends/rpc.py`, `on_task_call`).
+    Declaring,
 }
 
 /// A result that an id gets at once.
@@ -45,6 +121,8 @@ pub struct Debt {
     pub holder: Arc<str>,
     /// What it gets.
     pub outcome: Outcome,
+    /// How.
+    pub via: Via,
 }
 
 /// A result that needs no other task's.

@@ -9,6 +9,7 @@ use super::collect::body_of;
 use super::deliver::Known;
 use super::event::{DeliveryEvent, Event};
 use super::expiry::with_expires;
+use super::owed::Caller;
 use super::park::Parking;
 use super::renew::Hold;
 use super::run::Run;
@@ -281,7 +282,8 @@ impl Channel {
             exchange: &String::from_utf8_lossy(deliver.exchange),
             routing_key: &String::from_utf8_lossy(routing_key),
         };
-        let claimed = shared.claim(&facts, &body, parked)?;
+        let mut claimed = shared.claim(&facts, &body, parked)?;
+        claimed.owed = shared.owed_to(&claimed.owed, &header.properties, &task.id, Caller::Elsewhere);
         if claimed.rule.mode != Mode::Enforce || claimed.scope == Some(Scope::UntilExpired) {
             return None;
         }

@@ -6,6 +6,7 @@ use super::agenda::Place;
 use super::beat::Beat;
 use super::channel::{Channel, Collect, Up};
 use super::event::Event;
+use super::owed::Caller;
 use super::publish::{Grant, Origin, Publish, Wait, Waiting};
 use super::query::is_reply;
 use super::{Shared, Ticket, hear};
@@ -320,7 +321,10 @@ fn judge(shared: &mut Shared, collect: &Collect) -> Judged {
         exchange: &exchange,
         routing_key: &routing_key,
     };
-    let decided = shared.decide(&rules, &facts, &body, collect);
+    let mut decided = shared.decide(&rules, &facts, &body, collect);
+    if let Verdict::Claim(claimed) = &mut decided.verdict {
+        claimed.owed = shared.owed_to(&claimed.owed, &header.properties, &task.id, Caller::Here);
+    }
     let queue = match queues.as_deref() {
         Some([queue]) => Arc::clone(queue),
         _ => Arc::from(""),
@@ -440,7 +444,7 @@ fn conclude(shared: &mut Shared, verdict: Verdict, task: &task::Task<'_>, queue:
                 } else {
                     Origin::Caller
                 },
-                owed: note.owed,
+                owed: claimed.owed,
                 note,
                 expiry: claimed.expiry,
                 eta_ms: task.eta,

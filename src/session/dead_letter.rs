@@ -126,7 +126,7 @@ impl Channel {
         };
         shared.decided(publish, decision, "duplicate", Some(Arc::clone(holder)));
         if let Some(grant) = &publish.grant {
-            shared.owes(grant.owed, &grant.rule, &grant.claim.id, holder);
+            shared.owes(&grant.owed, &grant.rule, &grant.claim.id, holder);
         }
         self.ledger.settle(publish.client, Outcome::Ack);
     }

@@ -278,6 +278,9 @@ impl Shared {
         if self.rules.asks_for_queue() {
             Arc::make_mut(&mut self.topology).apply(&change);
         }
+        if let Change::PassingQueue(queue) = &change {
+            self.reply_queues.declared(queue);
+        }
         self.changes.push(change);
     }
 }

@@ -205,10 +205,12 @@ fn hear_result(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], li
     let Ok(Some(result)) = result::read_rpc(properties, body, limits) else {
         return false;
     };
+    let id: Arc<str> = Arc::from(&*result.id);
+    shared.tell_result(&id, &result);
     if shared.rules.follows_tasks()
         && let Some(signal) = Signal::of_result(result.status)
     {
-        shared.tell_signal(Arc::from(&*result.id), signal, Source::Rpc, "".into(), None);
+        shared.tell_signal(id, signal, Source::Rpc, "".into(), None);
     }
     true
 }

@@ -292,6 +292,8 @@ struct Shared {
     witness: Arc<Witness>,
     /// What this connection has done to the exchanges and queues since it was last asked.
     changes: Vec<Change>,
+    /// Queues declared here to which results may go.
+    reply_queues: owed::ReplyQueues,
     /// How many declarations and bindings of all channels wait for the broker's answer.
     declaring: usize,
     draining: bool,
@@ -451,6 +453,7 @@ impl Session {
                 topology: Arc::default(),
                 witness: Arc::default(),
                 changes: Vec::new(),
+                reply_queues: owed::ReplyQueues::default(),
                 declaring: 0,
                 draining: false,
                 asks_deliveries: true,

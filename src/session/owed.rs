@@ -1,41 +1,140 @@
 //! What the ids of dropped tasks are owed.
 
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::Shared;
 use super::admit::{Admission, Way};
 use super::event::Event;
 use super::publish::Grant;
+use crate::amqp::content::Properties;
+use crate::celery::result::{Status, TaskResult};
 use crate::rules::Rule;
-use crate::rules::lock::Request;
-use crate::rules::owed::{Debt, Outcome, Owed};
+use crate::rules::lock::{Request, Weight};
+use crate::rules::owed::{Callers, Debt, Outcome, Owed, ReplyTo, Told};
+
+/// So many queues of one connection are known as those of callers; each is declared anew before each publish.
+const CALLERS_MAX: usize = 1_000;
+
+/// The largest result that is kept for others, in octets.
+const RESULT_MAX: usize = 64 << 10;
+
+/// The queues of callers of Celery's RPC backend: declared on this connection, and such as the broker takes away by itself.
+#[derive(Debug, Default)]
+pub(super) struct ReplyQueues {
+    names: HashSet<Arc<str>>,
+    /// In the order of their coming.
+    order: VecDeque<Arc<str>>,
+}
+
+impl ReplyQueues {
+    pub(super) fn declared(&mut self, queue: &Arc<str>) {
+        if !self.names.insert(Arc::clone(queue)) {
+            return;
+        }
+        self.order.push_back(Arc::clone(queue));
+        if self.order.len() > CALLERS_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.names.remove(&oldest);
+        }
+    }
+}
+
+/// Where the caller is whose message it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// At this connection: what it has declared is known.
+    Here,
+    /// Elsewhere: whether there is a queue shows when the result is published.
+    Elsewhere,
+}
 
 impl Shared {
+    /// What the id of a message with these properties is owed, by how results are told.
+    pub(super) fn owed_to(&self, owed: &Owed, properties: &Properties<'_>, id: &str, caller: Caller) -> Owed {
+        let Told::Published { vhosts, to } = self.rules.told() else {
+            return owed.clone();
+        };
+        if *owed == Owed::Nothing || !vhosts.contains(&self.vhost) {
+            return Owed::Nothing;
+        }
+        let text = |octets: Option<&[u8]>| {
+            octets
+                .and_then(|octets| std::str::from_utf8(octets).ok())
+                .filter(|text| !text.is_empty())
+                .map(str::to_owned)
+        };
+        let queue = text(properties.reply_to).filter(|queue| {
+            let unseen = *to == Callers::Declaring && caller == Caller::Here;
+            !unseen || self.reply_queues.names.contains(&**queue)
+        });
+        let to = queue.map(|queue| {
+            Arc::new(ReplyTo {
+                vhost: Arc::clone(&self.vhost),
+                queue: queue.into(),
+                correlation_id: text(properties.correlation_id)
+                    .filter(|correlation_id| correlation_id != id)
+                    .map(Arc::from),
+            })
+        });
+        owed.clone().published(to)
+    }
+
+    /// A worker publishes the result of a task: others may wait for it.
+    pub(super) fn tell_result(&mut self, id: &Arc<str>, result: &TaskResult<'_>) {
+        let weight = match result.status {
+            Status::Success | Status::Failure => Weight::Final,
+            Status::Revoked => Weight::Provisional,
+            Status::Pending | Status::Started | Status::Retry | Status::Other => return,
+        };
+        if let Some(json) = result.json.as_deref()
+            && json.len() <= RESULT_MAX
+            && self.rules.joins_replies()
+        {
+            self.tells.push(Request::Result {
+                id: Arc::clone(id),
+                weight,
+                json: json.into(),
+            });
+        }
+    }
+
     /// A delivery goes this way, which may be that it was dropped.
     pub(super) fn owes_for(&mut self, admission: &Admission, way: &Way) {
         let (owed, holder) = match way {
-            Way::Dropped(holder) | Way::Outdated(holder) => (admission.hold.lock.as_ref().map(|note| note.owed), holder),
-            Way::Busy(holder, _) => (admission.run.as_ref().map(|run| run.note.owed), holder),
+            Way::Dropped(holder) | Way::Outdated(holder) => (admission.hold.lock.as_ref().map(|note| &note.owed), holder),
+            Way::Busy(holder, _) => (admission.run.as_ref().map(|run| &run.note.owed), holder),
             _ => return,
         };
-        self.owes(owed.unwrap_or_default(), &admission.rule, &admission.hold.claim.id, holder);
+        self.owes(
+            &owed.cloned().unwrap_or_default(),
+            &admission.rule,
+            &admission.hold.claim.id,
+            holder,
+        );
     }
 
     /// A delivery does not run, whether or not its copy is where it is dead-lettered.
     pub(super) fn owes_for_dead_letter(&mut self, admission: &Admission, holder: &Arc<str>) {
         // Both notes are of one message and one rule.
-        let lock = admission.hold.lock.as_ref().map(|note| note.owed);
-        let owed = lock.or(admission.run.as_ref().map(|run| run.note.owed));
-        self.owes(owed.unwrap_or_default(), &admission.rule, &admission.hold.claim.id, holder);
+        let lock = admission.hold.lock.as_ref().map(|note| &note.owed);
+        let owed = lock.or(admission.run.as_ref().map(|run| &run.note.owed));
+        self.owes(
+            &owed.cloned().unwrap_or_default(),
+            &admission.rule,
+            &admission.hold.claim.id,
+            holder,
+        );
     }
 
     /// A publish was dropped of which the store did not know that its id would wait for the holder's result.
     pub(super) fn joins(&mut self, grant: &Grant, holder: &Arc<str>) {
-        if grant.owed != Owed::Joined || grant.note.owed == Owed::Joined {
+        if grant.owed.joins().is_none() || grant.note.owed == grant.owed {
             return;
         }
         let mut note = Arc::clone(&grant.note);
-        Arc::make_mut(&mut note).owed = Owed::Joined;
+        Arc::make_mut(&mut note).owed = grant.owed.clone();
         self.tells.push(Request::Join {
             claim: grant.claim.clone(),
             holder: Arc::clone(holder),
@@ -44,17 +143,18 @@ impl Shared {
     }
 
     /// A task was dropped for this holder.
-    pub(super) fn owes(&mut self, owed: Owed, rule: &Arc<Rule>, id: &Arc<str>, holder: &Arc<str>) {
-        let outcome = match owed {
-            Owed::Nothing | Owed::Joined => return,
-            Owed::Success => Outcome::Success,
-            Owed::Revoked => Outcome::Revoked,
+    pub(super) fn owes(&mut self, owed: &Owed, rule: &Arc<Rule>, id: &Arc<str>, holder: &Arc<str>) {
+        let (outcome, via) = match owed {
+            Owed::Nothing | Owed::Joined(_) => return,
+            Owed::Success(via) => (Outcome::Success, via),
+            Owed::Revoked(via) => (Outcome::Revoked, via),
         };
         self.events.push(Event::Owed(Debt {
             rule: Arc::clone(rule),
             id: Arc::clone(id),
             holder: Arc::clone(holder),
             outcome,
+            via: via.clone(),
         }));
     }
 }

@@ -89,7 +89,7 @@ impl Channel {
         };
         shared.decided(&publish, decision, "duplicate", Some(Arc::clone(&holder)));
         if decision == PublishDecision::Dropped {
-            shared.owes(grant.owed, &grant.rule, &grant.claim.id, &holder);
+            shared.owes(&grant.owed, &grant.rule, &grant.claim.id, &holder);
             shared.joins(grant, &holder);
         }
         match decision {

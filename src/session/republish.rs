@@ -25,6 +25,11 @@ pub enum Target {
         /// What that queue is.
         kind: QueueKind,
     },
+    /// To a caller that waits for a result: the queue of this name, which may well be gone.
+    Caller {
+        /// The queue.
+        queue: Arc<str>,
+    },
     /// To an exchange.
     Exchange {
         /// The exchange; empty: the default exchange.

@@ -49,7 +49,10 @@ impl Rig {
     }
 
     fn with(spec: RuleSpec, settings: Settings) -> Rig {
-        let rules = RuleSet::compile(vec![spec], &[]).expect("the rule is right");
+        Rig::under(RuleSet::compile(vec![spec], &[]).expect("the rule is right"), settings)
+    }
+
+    fn under(rules: RuleSet, settings: Settings) -> Rig {
         let now = Now {
             us: 1_000_000,
             unix_ms: 1_800_000_000_000,
@@ -165,6 +168,7 @@ impl Rig {
                 Request::Signal { id, signal, .. } => format!("signal {id} {signal:?}"),
                 Request::Renew { claim, note, .. } => format!("alive {} {:?}", claim.id, note.unstarted_ms),
                 Request::RenewRun { claim, .. } => format!("runs on {}", claim.id),
+                Request::Result { id, weight, .. } => format!("result {id} {weight:?}"),
                 Request::Join { claim, holder, .. } => format!("{} joins {holder}", claim.id),
                 Request::LeaveRun { claim, .. } => format!("leaves {}", claim.id),
                 Request::Republished { claim, retries } => format!("republished {} {retries}", claim.id),
@@ -432,6 +436,7 @@ mod queues;
 mod refuse;
 mod renew;
 mod replace;
+mod replies;
 mod store;
 mod transactions;
 mod transparency;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::rules::lock::Digest;
+use crate::rules::owed::ReplyTo;
 
 /// So many ids wait for one holder's result; of more it is only noted that they were dropped.
 pub(super) const JOINED_MAX: usize = 10_000;
@@ -20,6 +21,10 @@ pub(super) const AT_ONCE: usize = 500;
 /// How often a group is looked at, in milliseconds; with many groups less often, by this many of them for a millisecond.
 pub(super) const LOOKED_AT_MS: u64 = 500;
 pub(super) const PER_GROUP: u64 = 4;
+/// For how long the result of a holder that has ended is kept for those that wait, in milliseconds.
+pub(super) const RESULT_KEPT_MS: u64 = 60_000;
+/// The same where the signal that comes with the result frees the holder's lock: another may be dropped for it in between.
+pub(super) const RESULT_BRIEFLY_KEPT_MS: u64 = 5_000;
 /// For how long a group is left to the process that works on it.
 pub(super) const WORKED_ON_MS: u64 = 5_000;
 
@@ -59,6 +64,26 @@ pub struct Group {
     pub awaits: Awaits,
 }
 
+/// A group that is to be looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// The group.
+    pub group: Group,
+    /// How far its holder is.
+    pub stage: Stage,
+    /// Whether a result is kept that the holder's worker has published.
+    pub kept: Kept,
+}
+
+/// Whether something is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is not.
+    No,
+    /// It is.
+    Yes,
+}
+
 /// One that waits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Joined {
@@ -66,4 +91,6 @@ pub struct Joined {
     pub id: Arc<str>,
     /// The name of the rule that dropped it.
     pub rule: Arc<str>,
+    /// Where its result is published, if it is not written into a backend.
+    pub reply_to: Option<Arc<ReplyTo>>,
 }

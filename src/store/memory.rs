@@ -341,7 +341,11 @@ impl Step<'_> {
                 Reply::Done
             }
             Request::Join { claim, holder, note } => {
-                self.join(claim, holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+                self.join(claim, holder, &note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+                Reply::Done
+            }
+            Request::Result { id, weight, json } => {
+                self.result(id, *weight, json);
                 Reply::Done
             }
             Request::LeaveRun { claim, delivery } => Reply::Released(self.leave_run(claim, *delivery)),
@@ -424,7 +428,7 @@ impl Step<'_> {
             self.note_asked(claim, note);
             return Acquired::Leased { holder };
         }
-        self.join(claim, &holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+        self.join(claim, &holder, &note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
         Acquired::Held {
             holder,
             state,
@@ -566,6 +570,9 @@ impl Step<'_> {
         if let Some(ended) = ended {
             self.note_ended(id, signal, Source::Other, unknown, ended);
         }
+        if !freed.is_empty() {
+            self.joins_are_due(id);
+        }
         freed
     }
 
@@ -633,7 +640,7 @@ impl Step<'_> {
         if state == LockState::Leased {
             return Admitted::Leased { holder };
         }
-        self.join(claim, &holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+        self.join(claim, &holder, &note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
         Admitted::Held {
             holder,
             state,

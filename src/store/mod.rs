@@ -26,7 +26,7 @@ use tokio::sync::watch;
 
 use crate::rules::lock::{Acquired, Digest, LockRecord, ReleaseReason, Reply, Request};
 pub use breaker::Circuit;
-use join::{Group, Joined, Stage};
+use join::{Due, Group, Joined};
 use keeper::{Keeper, Waiter};
 pub use memory::{Clock, Memory, SystemClock};
 pub use records::{Keep, Record};
@@ -69,6 +69,8 @@ pub enum Op {
     RenewLease,
     /// [`Request::Join`].
     Join,
+    /// [`Request::Result`].
+    Result,
     /// [`Request::Unpublish`].
     Unpublish,
     /// [`Request::Signal`] and [`Request::Republished`].
@@ -101,11 +103,12 @@ pub enum Op {
 
 impl Op {
     /// Every kind, so that metrics can be made for all of them at the start.
-    pub const ALL: [Op; 18] = [
+    pub const ALL: [Op; 19] = [
         Op::Acquire,
         Op::Commit,
         Op::RenewLease,
         Op::Join,
+        Op::Result,
         Op::Unpublish,
         Op::Signal,
         Op::Admit,
@@ -129,6 +132,7 @@ impl Op {
             Op::Commit => "commit",
             Op::RenewLease => "renew_lease",
             Op::Join => "join",
+            Op::Result => "result",
             Op::Unpublish => "unpublish",
             Op::Signal => "signal",
             Op::Admit => "admit",
@@ -153,6 +157,7 @@ impl Op {
             Request::Commit { .. } => Op::Commit,
             Request::RenewLease { .. } => Op::RenewLease,
             Request::Join { .. } => Op::Join,
+            Request::Result { .. } => Op::Result,
             Request::Unpublish { .. } => Op::Unpublish,
             Request::Signal { .. } | Request::Republished { .. } => Op::Signal,
             Request::Admit { .. } => Op::Admit,
@@ -497,7 +502,7 @@ impl Client {
 
     /// Groups of ids that wait for a holder's result and are to be looked at now, at most some hundreds. They are not told again, to
     /// anybody, for half a second or more.
-    pub async fn joins_due(&self) -> Result<Vec<(Group, Stage)>, Unavailable> {
+    pub async fn joins_due(&self) -> Result<Vec<Due>, Unavailable> {
         match &self.backend {
             Backend::Memory(memory) => Ok(memory.joins_due()),
             Backend::Redis(handle) => handle.joins_due().await,
@@ -509,6 +514,14 @@ impl Client {
         match &self.backend {
             Backend::Memory(memory) => Ok(memory.joined(group)),
             Backend::Redis(handle) => handle.joined(group).await,
+        }
+    }
+
+    /// The result of this holder in JSON, if its worker has published one and it is kept.
+    pub async fn kept_result(&self, holder: &Arc<str>) -> Result<Option<Arc<[u8]>>, Unavailable> {
+        match &self.backend {
+            Backend::Memory(memory) => Ok(memory.kept_result(holder)),
+            Backend::Redis(handle) => handle.kept_result(holder).await,
         }
     }
 

@@ -383,13 +383,13 @@ exchange = ""
 [park]
 prefix = "amq.y"
 [results]
-kind = "rpc"
+kind = "worker"
 expires = "2d"
 url = "sentinel://:pw@h:26379;sentinel://:pw@i:26379""#,
         &[
             r#"o.toml:2:13: exchange = "" is the exchange without a name, which takes the name of a queue for a routing key. Write exchange = "oncegate", or leave exchange out."#,
             r#"o.toml:4:11: prefix = "amq.y" begins with amq., which is the broker's own. Write prefix = "oncegate.park", or leave prefix out."#,
-            r#"o.toml:6:9: kind = "rpc" is not available in this version. Write one of "redis", "none" or leave kind out."#,
+            r#"o.toml:6:9: kind = "worker" is not available in this version. Write one of "redis", "rpc", "none" or leave kind out."#,
             r#"o.toml:8:8: url = *** is not available in this version: sentinel:// is not built yet. Write "redis://HOST:6379/0" or "rediss://USER:PASSWORD@HOST:6379/0"."#,
         ],
     ),
@@ -420,7 +420,7 @@ key_prefx = "shop""#,
 kind = "worker"
 url = "rpc://""#,
         &[
-            r#"o.toml:2:9: kind = "worker" is not available in this version. Write one of "redis", "none" or leave kind out."#,
+            r#"o.toml:2:9: kind = "worker" is not available in this version. Write one of "redis", "rpc", "none" or leave kind out."#,
             r#"o.toml:3:8: url = "rpc://" has the scheme rpc://, which is not the Redis result backend. Write "redis://HOST:6379/0" or "rediss://USER:PASSWORD@HOST:6379/0"."#,
         ],
     ),

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use oncegate::rules::lock::Alive;
 use oncegate::rules::lock::{
     Acquired, Admitted, Begun, Claim, Committed, IfHeld, LockNote, LockState, Nonce, Quiet, ReleaseReason, Renewed, Reply, Request, Scope,
-    Signal,
+    Signal, Weight,
 };
-use oncegate::rules::owed::Owed;
+use oncegate::rules::owed::{Owed, ReplyTo, Via};
 use oncegate::rules::source::Source;
+use oncegate::store::join::Kept;
 
 use crate::world::{World, claim, digest, note_with};
 
@@ -33,6 +34,7 @@ scenarios! {
     outdated_ones_get_the_result_of_the_newest
     one_that_a_worker_has_gets_none_of_another
     who_wants_no_result_gets_none
+    callers_of_outdated_ones_keep_their_addresses
 }
 
 const QUIET: u64 = 60_000;
@@ -326,7 +328,7 @@ async fn observing_rule_counts_alike(w: &World) {
 
 fn joining() -> Arc<LockNote> {
     note_with(Scope::UntilFinished, |note| {
-        note.owed = Owed::Joined;
+        note.owed = Owed::Joined(Via::Backend);
         note.if_held = IfHeld::Debounce(Quiet {
             period_ms: QUIET,
             longest_ms: None,
@@ -338,11 +340,11 @@ fn joining() -> Arc<LockNote> {
 async fn joins(w: &World) -> Vec<(String, Vec<String>)> {
     w.pass(600);
     let mut all = Vec::new();
-    for (group, _) in w.client.joins_due().await.expect("the store answers") {
-        let joined = w.client.joined(&group).await.expect("the store answers");
+    for due in w.client.joins_due().await.expect("the store answers") {
+        let joined = w.client.joined(&due.group).await.expect("the store answers");
         let mut ids: Vec<String> = joined.iter().map(|joined| joined.id.to_string()).collect();
         ids.sort_unstable();
-        all.push((group.holder.to_string(), ids));
+        all.push((due.group.holder.to_string(), ids));
     }
     all
 }
@@ -371,6 +373,45 @@ async fn one_that_a_worker_has_gets_none_of_another(w: &World) {
     assert_eq!(admit(w, &b, 12, &note, "w1").await, Admitted::Holds);
     published(w, &newest, 3, &note).await;
     assert_eq!(joins(w).await, [("c".to_owned(), vec!["a".to_owned()])]);
+}
+
+async fn callers_of_outdated_ones_keep_their_addresses(w: &World) {
+    let to = |queue: &str| {
+        Arc::new(ReplyTo {
+            vhost: "/".into(),
+            queue: queue.into(),
+            correlation_id: None,
+        })
+    };
+    let called = |queue: &str| {
+        let mut note = LockNote::clone(&joining());
+        note.owed = Owed::Joined(Via::Reply(to(queue)));
+        Arc::new(note)
+    };
+    published(w, &claim(1, "a"), 1, &called("qa")).await;
+    put_off(w, &claim(1, "b"), 2, &called("qb")).await;
+    // One that waits for the lease is outrun.
+    assert!(matches!(w.acquire(&claim(1, "x"), 3, &called("qx")).await, Acquired::Leased { .. }));
+    w.commit(&claim(1, "b"), 2, &called("qb")).await;
+    published(w, &claim(1, "c"), 4, &called("qc")).await;
+    assert!(matches!(w.acquire(&claim(1, "x"), 3, &called("qx")).await, Acquired::Outrun { .. }));
+    w.pass(600);
+    let due = w.client.joins_due().await.expect("the store answers");
+    assert_eq!(due.iter().map(|due| &*due.group.holder).collect::<Vec<_>>(), ["c"]);
+    // Its result is seen for all of them.
+    let result = Request::Result {
+        id: "c".into(),
+        weight: Weight::Final,
+        json: b"{}"[..].into(),
+    };
+    assert_eq!(w.ask(result).await, Reply::Done);
+    let again = w.client.joins_due().await.expect("the store answers");
+    assert_eq!(again.iter().map(|due| due.kept).collect::<Vec<_>>(), [Kept::Yes]);
+    let mut joined = w.client.joined(&due[0].group).await.expect("the store answers");
+    joined.sort_unstable();
+    let addresses: Vec<_> = joined.into_iter().map(|joined| (joined.id.to_string(), joined.reply_to)).collect();
+    let expected = [("a", "qa"), ("b", "qb"), ("x", "qx")].map(|(id, queue)| (id.to_owned(), Some(to(queue))));
+    assert_eq!(addresses, expected);
 }
 
 async fn who_wants_no_result_gets_none(w: &World) {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oncegate::rules::lock::{Acquired, Admitted, IfHeld, LockNote, Nonce, ReleaseReason, Reply, Request, Scope, Signal};
-use oncegate::rules::owed::Owed;
+use oncegate::rules::lock::{Acquired, Admitted, IfHeld, LockNote, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Scope, Signal, Weight};
+use oncegate::rules::owed::{Owed, ReplyTo, Via};
 use oncegate::rules::running::{IfBusy, Ran, RunNote};
-use oncegate::rules::source::Hears;
-use oncegate::store::join::{Awaits, Group, Joined, Stage};
+use oncegate::rules::source::{Hears, Source};
+use oncegate::store::join::{Awaits, Due, Group, Joined, Kept, Stage};
 
 use crate::world::{World, claim, digest, note_with};
 
@@ -26,10 +26,27 @@ scenarios! {
     a_holder_that_is_back_has_not_ended
     a_holder_that_is_set_aside_has_not_ended
     who_was_not_to_wait_joins_later
+    callers_wait_with_their_addresses
+    a_result_is_kept_while_others_wait
+    a_result_is_kept_for_those_that_may_come
+    a_result_that_nobody_can_want_is_not_kept
+    a_group_is_looked_at_when_its_holder_ends
+}
+
+fn joins() -> Owed {
+    Owed::Joined(Via::Backend)
+}
+
+fn waiting(id: &str, rule: &Arc<str>, reply_to: Option<&Arc<ReplyTo>>) -> Joined {
+    Joined {
+        id: id.into(),
+        rule: rule.clone(),
+        reply_to: reply_to.cloned(),
+    }
 }
 
 fn joining(scope: Scope) -> Arc<LockNote> {
-    note_with(scope, |note| note.owed = Owed::Joined)
+    note_with(scope, |note| note.owed = joins())
 }
 
 /// `a` holds the key, and `b` is its duplicate.
@@ -42,13 +59,13 @@ async fn with_a_duplicate(w: &World, note: &Arc<LockNote>) {
 /// What is to be looked at, once somebody else's look is over.
 async fn due(w: &World) -> Vec<(Group, Stage)> {
     w.pass(600);
-    let mut due = Vec::new();
+    let mut due: Vec<Due> = Vec::new();
     w.until("a group is due", async || {
         due = w.client.joins_due().await.expect("the store answers");
         !due.is_empty()
     })
     .await;
-    due
+    due.into_iter().map(|due| (due.group, due.stage)).collect()
 }
 
 async fn only(w: &World) -> (Group, Stage) {
@@ -75,7 +92,7 @@ async fn a_duplicate_waits_for_the_holder(w: &World) {
     assert_eq!((&group, stage), (&expected, Stage::Holds));
     let joined = w.client.joined(&group).await.expect("the store answers");
     let rule = joining(Scope::UntilFinished).rule.clone();
-    assert_eq!(joined, [Joined { id: "b".into(), rule }]);
+    assert_eq!(joined, [waiting("b", &rule, None)]);
     w.signal("a", 3, Signal::Started).await;
     assert!(!w.signal("a", 4, Signal::Succeeded).await.is_empty());
     w.pass(5_000);
@@ -95,7 +112,7 @@ async fn a_duplicate_waits_for_the_holder(w: &World) {
 }
 
 async fn who_wants_nothing_does_not_wait(w: &World) {
-    for owed in [Owed::Nothing, Owed::Revoked, Owed::Success] {
+    for owed in [Owed::Nothing, Owed::Revoked(Via::Backend), Owed::Success(Via::Backend)] {
         with_a_duplicate(w, &note_with(Scope::UntilFinished, |note| note.owed = owed)).await;
     }
     let joins = joining(Scope::UntilFinished);
@@ -169,7 +186,7 @@ async fn a_lock_that_is_kept_beyond_the_end(w: &World) {
 
 async fn a_cooldown_is_an_end(w: &World) {
     let note = note_with(Scope::UntilFinished, |note| {
-        note.owed = Owed::Joined;
+        note.owed = joins();
         note.cooldown_ms = 100_000;
     });
     w.acquire(&claim(1, "a"), 1, &note).await;
@@ -220,20 +237,14 @@ async fn what_leaves_a_busy_key_waits_for_the_run(w: &World) {
         worker: "w".into(),
     };
     let leave = IfBusy::Leave { place_ms: None };
-    assert_eq!(w.ask(ask("a", 1, leave, Owed::Joined)).await, Reply::Run(Ran::Runs));
+    assert_eq!(w.ask(ask("a", 1, leave, joins())).await, Reply::Run(Ran::Runs));
     let wait = IfBusy::Wait { place_ms: None };
+    assert!(matches!(w.ask(ask("d", 2, wait, joins())).await, Reply::Run(Ran::Waits { .. })));
     assert!(matches!(
-        w.ask(ask("d", 2, wait, Owed::Joined)).await,
-        Reply::Run(Ran::Waits { .. })
-    ));
-    assert!(matches!(
-        w.ask(ask("c", 3, leave, Owed::Revoked)).await,
+        w.ask(ask("c", 3, leave, Owed::Revoked(Via::Backend))).await,
         Reply::Run(Ran::Leaves { .. })
     ));
-    assert!(matches!(
-        w.ask(ask("b", 4, leave, Owed::Joined)).await,
-        Reply::Run(Ran::Leaves { .. })
-    ));
+    assert!(matches!(w.ask(ask("b", 4, leave, joins())).await, Reply::Run(Ran::Leaves { .. })));
     let (group, stage) = only(w).await;
     assert_eq!(
         (&*group.holder, stage, ids(w, &group).await),
@@ -289,7 +300,131 @@ async fn who_was_not_to_wait_joins_later(w: &World) {
     assert_eq!((&*group.holder, group.awaits, stage), ("a", Awaits::Result, Stage::Holds));
     let joined = w.client.joined(&group).await.expect("the store answers");
     let rule = note.rule.clone();
-    assert_eq!(joined, [Joined { id: "b".into(), rule }]);
+    assert_eq!(joined, [waiting("b", &rule, None)]);
+}
+
+fn caller(correlation_id: Option<&str>) -> Arc<ReplyTo> {
+    Arc::new(ReplyTo {
+        vhost: "a\nvhost".into(),
+        queue: "a \"queue\"\n".into(),
+        correlation_id: correlation_id.map(Into::into),
+    })
+}
+
+async fn callers_wait_with_their_addresses(w: &World) {
+    let called = |to: &Arc<ReplyTo>| note_with(Scope::UntilFinished, |note| note.owed = Owed::Joined(Via::Reply(to.clone())));
+    let (plain, other) = (caller(None), caller(Some("another id")));
+    with_a_duplicate(w, &called(&plain)).await;
+    assert!(matches!(w.acquire(&claim(1, "c"), 3, &called(&other)).await, Acquired::Held { .. }));
+    w.acquire(&claim(1, "d"), 4, &joining(Scope::UntilFinished)).await;
+    let join = Request::Join {
+        claim: claim(1, "e"),
+        holder: "a".into(),
+        note: called(&plain),
+    };
+    assert_eq!(w.ask(join).await, Reply::Done);
+    let (group, _) = only(w).await;
+    let mut joined = w.client.joined(&group).await.expect("the store answers");
+    joined.sort_unstable();
+    let rule = joining(Scope::UntilFinished).rule.clone();
+    let expected = [("b", Some(&plain)), ("c", Some(&other)), ("d", None), ("e", Some(&plain))];
+    assert_eq!(joined, expected.map(|(id, to)| waiting(id, &rule, to)));
+}
+
+async fn tell_result(w: &World, id: &str, weight: Weight, json: &str) {
+    let request = Request::Result {
+        id: id.into(),
+        weight,
+        json: json.as_bytes().into(),
+    };
+    assert_eq!(w.ask(request).await, Reply::Done);
+}
+
+async fn kept(w: &World, holder: &str) -> Option<String> {
+    let kept = w.client.kept_result(&holder.into()).await.expect("the store answers");
+    kept.map(|json| String::from_utf8(json.to_vec()).expect("a text"))
+}
+
+async fn a_result_is_kept_while_others_wait(w: &World) {
+    with_a_duplicate(w, &joining(Scope::UntilFinished)).await;
+    let looked = w.client.joins_due().await.expect("the store answers");
+    assert_eq!(looked.iter().map(|due| due.kept).collect::<Vec<_>>(), [Kept::No]);
+    assert_eq!(kept(w, "a").await, None);
+    tell_result(w, "a", Weight::Provisional, "revoked").await;
+    // Nobody waits half a second for it.
+    let looked = w.client.joins_due().await.expect("the store answers");
+    assert_eq!(looked.iter().map(|due| due.kept).collect::<Vec<_>>(), [Kept::Yes]);
+    assert_eq!(kept(w, "a").await.as_deref(), Some("revoked"));
+    tell_result(w, "a", Weight::Final, "a value").await;
+    tell_result(w, "a", Weight::Provisional, "revoked").await;
+    assert_eq!(kept(w, "a").await.as_deref(), Some("a value"));
+    tell_result(w, "b", Weight::Final, "of one that was dropped").await;
+    assert_eq!(kept(w, "b").await, None);
+    let group = looked[0].group.clone();
+    w.client.joins_done(&group, &["b".into()]).await.expect("the store answers");
+    w.signal("a", 5, Signal::Succeeded).await;
+    w.pass(61_000);
+    tell_result(w, "a", Weight::Provisional, "of an id that nobody waits for").await;
+    assert_ne!(kept(w, "a").await.as_deref(), Some("of an id that nobody waits for"));
+}
+
+async fn a_result_is_kept_for_those_that_may_come(w: &World) {
+    let notes = [
+        note_with(Scope::UntilExpired, |_| ()),
+        note_with(Scope::UntilFinished, |note| note.cooldown_ms = 100_000),
+        note_with(Scope::UntilFinished, |note| note.release_on = ReleaseOn::Success),
+        note_with(Scope::UntilFinished, |note| note.hears = Hears::only([Source::Ack])),
+        note_with(Scope::UntilFinished, |note| {
+            note.hears = Hears::only([Source::Events, Source::Redis]);
+        }),
+    ];
+    for (key, note) in (1..).zip(notes) {
+        let id = format!("id-{key}");
+        w.acquire(&claim(key, &id), 1, &note).await;
+        w.commit(&claim(key, &id), 1, &note).await;
+        tell_result(w, &id, Weight::Final, "a value").await;
+        assert_eq!(kept(w, &id).await.as_deref(), Some("a value"), "{key}");
+    }
+    // One whose lock is set aside, too.
+    let newer = note_with(Scope::UntilFinished, |note| note.if_held = IfHeld::Replace);
+    assert!(matches!(w.acquire(&claim(2, "newer"), 2, &newer).await, Acquired::Replaces { .. }));
+    tell_result(w, "id-2", Weight::Final, "another").await;
+    assert_eq!(kept(w, "id-2").await.as_deref(), Some("another"));
+}
+
+async fn a_result_that_nobody_can_want_is_not_kept(w: &World) {
+    let note = joining(Scope::UntilFinished);
+    w.acquire(&claim(1, "a"), 1, &note).await;
+    w.commit(&claim(1, "a"), 1, &note).await;
+    // A duplicate may come before the end is told.
+    tell_result(w, "a", Weight::Final, "a value").await;
+    assert_eq!(kept(w, "a").await.as_deref(), Some("a value"));
+    w.acquire(&claim(2, "ended"), 2, &note).await;
+    w.commit(&claim(2, "ended"), 2, &note).await;
+    w.signal("ended", 3, Signal::Succeeded).await;
+    for id in ["ended", "somebody else"] {
+        tell_result(w, id, Weight::Final, "a value").await;
+        assert_eq!(kept(w, id).await, None, "{id}");
+    }
+}
+
+async fn a_group_is_looked_at_when_its_holder_ends(w: &World) {
+    with_a_duplicate(w, &joining(Scope::UntilFinished)).await;
+    assert_eq!(w.client.joins_due().await.expect("the store answers").len(), 1);
+    w.signal("a", 3, Signal::Started).await;
+    assert_eq!(w.client.joins_due().await, Ok(Vec::new()));
+    w.signal("a", 4, Signal::Succeeded).await;
+    let due = w.client.joins_due().await.expect("the store answers");
+    assert!(
+        matches!(
+            due[..],
+            [Due {
+                stage: Stage::Ended { .. },
+                ..
+            }]
+        ),
+        "{due:?}"
+    );
 }
 
 async fn too_many_wait_for_nothing(w: &World) {

@@ -2,7 +2,7 @@
 
 use super::admit::{held_by, worker_of};
 use super::*;
-use crate::rules::owed::{Outcome, Owed};
+use crate::rules::owed::{Outcome, Owed, Via};
 use crate::rules::spec::{OnDuplicate, ResultMode};
 
 fn rule(result: ResultMode) -> RuleSpec {
@@ -72,7 +72,7 @@ fn asked_of(rig: &mut Rig, before: &[&str]) -> (Ticket, Owed) {
     rig.client(&publish(1, "t.unique", "b", false));
     let (asks, _) = rig.session.questions();
     match asks.pop() {
-        Some((ticket, Request::Acquire { note, .. })) => (Ticket(ticket), note.owed),
+        Some((ticket, Request::Acquire { note, .. })) => (Ticket(ticket), note.owed.clone()),
         other => panic!("{other:?}"),
     }
 }
@@ -80,7 +80,7 @@ fn asked_of(rig: &mut Rig, before: &[&str]) -> (Ticket, Owed) {
 #[test]
 fn a_producer_that_hears_of_it_waits_for_no_result() {
     for (on_duplicate, expected) in [
-        (OnDuplicate::Drop, Owed::Joined),
+        (OnDuplicate::Drop, Owed::Joined(Via::Backend)),
         (OnDuplicate::Reject, Owed::Nothing),
         (OnDuplicate::Raise, Owed::Nothing),
     ] {
@@ -139,9 +139,9 @@ fn a_delivery_found_late_is_owed_the_same() {
 fn who_ignores_the_result_is_owed_nothing() {
     for (ignores, owed) in [
         (FieldValue::Bool(true), Owed::Nothing),
-        (FieldValue::Bool(false), Owed::Joined),
+        (FieldValue::Bool(false), Owed::Joined(Via::Backend)),
         // A call by name, which does not know.
-        (FieldValue::Void, Owed::Joined),
+        (FieldValue::Void, Owed::Joined(Via::Backend)),
     ] {
         let mut rig = Rig::new(rule(ResultMode::Join));
         let mut table = headers("t.unique", "b");
@@ -160,7 +160,7 @@ fn who_ignores_the_result_is_owed_nothing() {
         let notes: Vec<Owed> = asks
             .iter()
             .filter_map(|(_, request)| match request {
-                Request::Acquire { note, .. } => Some(note.owed),
+                Request::Acquire { note, .. } => Some(note.owed.clone()),
                 _ => None,
             })
             .collect();

@@ -4,18 +4,28 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::lapsing::Lapses;
+use super::table::Claims;
 use super::{LONGEST_MS, Memory, Step};
-use crate::rules::lock::{Claim, Digest, Extent, LockState, Scope, SignalVerdict};
-use crate::rules::owed::Owed;
+use crate::rules::lock::{Claim, Digest, Extent, LockState, ReleaseOn, Scope, SignalVerdict, Weight};
+use crate::rules::owed::{Owed, ReplyTo};
+use crate::rules::source::Source;
 use crate::store::join::{
-    AT_ONCE, Awaits, Group, JOINED_MAX, JOINS_KEPT_MS, Joined, LOOKED_AT_MS, MORE_MAX, PER_GROUP, Stage, WORKED_ON_MS,
+    AT_ONCE, Awaits, Due, Group, JOINED_MAX, JOINS_KEPT_MS, Joined, Kept, LOOKED_AT_MS, MORE_MAX, PER_GROUP, RESULT_BRIEFLY_KEPT_MS,
+    RESULT_KEPT_MS, Stage, WORKED_ON_MS,
 };
+
+/// One that waits.
+#[derive(Debug)]
+struct Entry {
+    rule: Arc<str>,
+    reply_to: Option<Arc<ReplyTo>>,
+}
 
 /// Those that wait for one holder.
 #[derive(Debug)]
 struct Waiting {
-    /// The rules that dropped them.
-    ids: HashMap<Arc<str>, Arc<str>>,
+    ids: HashMap<Arc<str>, Entry>,
     /// What the holder's lock spans.
     extent: Extent,
     /// Until when the end of a holder without a lock is waited for.
@@ -30,16 +40,42 @@ struct Waiting {
 #[derive(Debug, Default)]
 pub(super) struct Joins {
     groups: HashMap<Group, Waiting>,
+    /// The groups that wait for a holder's result.
+    awaited: HashMap<Arc<str>, Vec<Group>>,
+}
+
+impl Joins {
+    fn forget(&mut self, group: &Group) -> Option<Waiting> {
+        let waiting = self.groups.remove(group);
+        if let Some(groups) = self.awaited.get_mut(&group.holder) {
+            groups.retain(|awaiting| awaiting != group);
+            if groups.is_empty() {
+                self.awaited.remove(&group.holder);
+            }
+        }
+        waiting
+    }
+}
+
+/// A result that a worker has published.
+#[derive(Debug)]
+pub(super) struct KeptResult {
+    json: Arc<[u8]>,
+    until_ms: u64,
+}
+
+impl Lapses for KeptResult {
+    fn lives_until(&self) -> u64 {
+        self.until_ms
+    }
 }
 
 impl Step<'_> {
     /// The id is dropped for this holder, and may wait for its result. `life_ms` is that of the lock.
-    pub(super) fn join(&mut self, claim: &Claim, holder: &Arc<str>, owed: Owed, extent: Extent, rule: &Arc<str>, life_ms: u64) {
-        if owed != Owed::Joined {
-            return;
-        }
+    pub(super) fn join(&mut self, claim: &Claim, holder: &Arc<str>, owed: &Owed, extent: Extent, rule: &Arc<str>, life_ms: u64) {
+        let Some(via) = owed.joins() else { return };
         let now = self.now;
-        let groups = &mut self.table.joins.groups;
+        let Joins { groups, awaited } = &mut self.table.joins;
         let mut group = Group {
             digest: claim.digest,
             holder: Arc::clone(holder),
@@ -52,15 +88,66 @@ impl Step<'_> {
                 return;
             }
         }
-        let waiting = groups.entry(group).or_insert_with(|| Waiting {
-            ids: HashMap::new(),
-            extent,
-            until_ms: now + life_ms.clamp(1, LONGEST_MS),
-            ended_ms: None,
-            look_at_ms: now,
-            expires_ms: now + JOINS_KEPT_MS,
+        let waiting = groups.entry(group.clone()).or_insert_with(|| {
+            awaited.entry(Arc::clone(holder)).or_default().push(group);
+            Waiting {
+                ids: HashMap::new(),
+                extent,
+                until_ms: now + life_ms.clamp(1, LONGEST_MS),
+                ended_ms: None,
+                look_at_ms: now,
+                expires_ms: now + JOINS_KEPT_MS,
+            }
         });
-        waiting.ids.insert(Arc::clone(&claim.id), Arc::clone(rule));
+        let entry = Entry {
+            rule: Arc::clone(rule),
+            reply_to: via.reply_to().cloned(),
+        };
+        waiting.ids.insert(Arc::clone(&claim.id), entry);
+    }
+
+    /// Who waits for the result of this id waits no longer than it must. True if somebody waits.
+    pub(super) fn joins_are_due(&mut self, id: &Arc<str>) -> bool {
+        let Joins { groups, awaited } = &mut self.table.joins;
+        let Some(awaiting) = awaited.get(id) else { return false };
+        for group in awaiting {
+            if let Some(waiting) = groups.get_mut(group) {
+                waiting.look_at_ms = self.now;
+            }
+        }
+        true
+    }
+
+    /// A worker has published a result. It is kept while others wait for it, or may come and wait: while the holder has its lock, and for
+    /// longer if that stays beyond this end, or has not heard of it.
+    pub(super) fn result(&mut self, id: &Arc<str>, weight: Weight, json: &Arc<[u8]>) {
+        let now = self.now;
+        let mut life_ms = if self.joins_are_due(id) { RESULT_KEPT_MS } else { 0 };
+        let claims = self.table.claims(id, now).iter().filter(|claimed| claimed.what == Claims::Publish);
+        let digests: Vec<Digest> = claims.map(|claimed| claimed.digest).collect();
+        for digest in digests {
+            let lock = self.table.lock_for(&digest, id, now).filter(|lock| lock.holder == *id);
+            life_ms = life_ms.max(lock.map_or(0, |lock| {
+                if lock.note.scope == Scope::UntilExpired || lock.note.release_on != ReleaseOn::Both {
+                    lock.expires_ms - now
+                } else if lock.note.cooldown_ms > 0 {
+                    lock.note.cooldown_ms.min(LONGEST_MS) + RESULT_KEPT_MS
+                } else if lock.note.hears.hears(Source::Rpc) {
+                    RESULT_BRIEFLY_KEPT_MS
+                } else {
+                    RESULT_KEPT_MS
+                }
+            }));
+        }
+        let results = &mut self.table.results;
+        if life_ms == 0 || weight == Weight::Provisional && results.get(id, now).is_some() {
+            return;
+        }
+        let kept = KeptResult {
+            json: Arc::clone(json),
+            until_ms: now + life_ms,
+        };
+        results.insert(Arc::clone(id), kept, now);
     }
 
     /// Who waits for the result of one id waits for that of another from now on.
@@ -71,19 +158,21 @@ impl Step<'_> {
                 holder: Arc::clone(holder),
                 awaits,
             };
-            let groups = &mut self.table.joins.groups;
-            let Some(waiting) = groups.remove(&group(from)) else { continue };
-            if let Some(others) = groups.get_mut(&group(to)) {
+            let (former, group) = (group(from), group(to));
+            let joins = &mut self.table.joins;
+            let Some(waiting) = joins.forget(&former) else { continue };
+            if let Some(others) = joins.groups.get_mut(&group) {
                 others.ids.extend(waiting.ids);
-            } else {
-                let (ended_ms, look_at_ms) = (None, self.now);
-                let waiting = Waiting {
-                    ended_ms,
-                    look_at_ms,
-                    ..waiting
-                };
-                groups.insert(group(to), waiting);
+                continue;
             }
+            joins.awaited.entry(Arc::clone(to)).or_default().push(group.clone());
+            let (ended_ms, look_at_ms) = (None, self.now);
+            let waiting = Waiting {
+                ended_ms,
+                look_at_ms,
+                ..waiting
+            };
+            joins.groups.insert(group, waiting);
         }
     }
 
@@ -115,10 +204,13 @@ impl Step<'_> {
         }
     }
 
-    fn joins_due(&mut self, at_once: usize) -> Vec<(Group, Stage)> {
+    fn joins_due(&mut self, at_once: usize) -> Vec<Due> {
         let now = self.now;
-        let groups = &mut self.table.joins.groups;
-        groups.retain(|_, waiting| waiting.expires_ms > now && !waiting.ids.is_empty());
+        let over = self.table.joins.groups.iter().filter(|(_, waiting)| waiting.expires_ms <= now);
+        for group in over.map(|(group, _)| group.clone()).collect::<Vec<_>>() {
+            self.table.joins.forget(&group);
+        }
+        let groups = &self.table.joins.groups;
         let again = now + LOOKED_AT_MS.max(groups.len() as u64 / PER_GROUP);
         let mut due: Vec<(u64, Group)> = groups
             .iter()
@@ -151,7 +243,11 @@ impl Step<'_> {
                     since: Duration::from_millis(now.saturating_sub(since_ms)),
                 }
             });
-            told.push((group, stage));
+            let kept = match self.table.results.get(&group.holder, now) {
+                Some(_) => Kept::Yes,
+                None => Kept::No,
+            };
+            told.push(Due { group, stage, kept });
         }
         told
     }
@@ -167,7 +263,7 @@ impl Memory {
         })
     }
 
-    pub(in crate::store) fn joins_due(&self) -> Vec<(Group, Stage)> {
+    pub(in crate::store) fn joins_due(&self) -> Vec<Due> {
         self.step(|step| step.joins_due(AT_ONCE))
     }
 
@@ -179,9 +275,10 @@ impl Memory {
             };
             waiting.look_at_ms = now + WORKED_ON_MS;
             let some = waiting.ids.iter().take(AT_ONCE);
-            some.map(|(id, rule)| Joined {
+            some.map(|(id, entry)| Joined {
                 id: Arc::clone(id),
-                rule: Arc::clone(rule),
+                rule: Arc::clone(&entry.rule),
+                reply_to: entry.reply_to.clone(),
             })
             .collect()
         })
@@ -189,14 +286,18 @@ impl Memory {
 
     pub(in crate::store) fn joins_done(&self, group: &Group, ids: &[Arc<str>]) {
         self.step(|step| {
-            let groups = &mut step.table.joins.groups;
-            let Some(waiting) = groups.get_mut(group) else { return };
+            let joins = &mut step.table.joins;
+            let Some(waiting) = joins.groups.get_mut(group) else { return };
             for id in ids {
                 waiting.ids.remove(id);
             }
             if waiting.ids.is_empty() {
-                groups.remove(group);
+                joins.forget(group);
             }
         });
+    }
+
+    pub(in crate::store) fn kept_result(&self, holder: &Arc<str>) -> Option<Arc<[u8]>> {
+        self.step(|step| step.table.results.get(holder, step.now).map(|kept| Arc::clone(&kept.json)))
     }
 }

@@ -105,7 +105,7 @@ impl Step<'_> {
         self.table.supersede(&claim.id, claim.digest, Some(lost), until_ms, self.now);
         self.table.note_id(&claim.id, claim.digest, &note.rule, until_ms, self.now);
         if note.if_held.hides() {
-            self.join(claim, &holder, note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+            self.join(claim, &holder, &note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
         }
         Acquired::Outrun { holder }
     }
@@ -204,7 +204,7 @@ impl Step<'_> {
         if older.worker().is_empty() {
             let (note, id) = (&older.note, older.holder.clone());
             let extent = Extent::Publish(note.scope);
-            self.join(&Claim { digest, id }, holder, note.owed, extent, &note.rule, note.life_ms);
+            self.join(&Claim { digest, id }, holder, &note.owed, extent, &note.rule, note.life_ms);
         }
     }
 

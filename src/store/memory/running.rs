@@ -44,7 +44,7 @@ impl Step<'_> {
             let left = run.expires_ms - self.now;
             let holder = run.holder.clone();
             if holder != claim.id && leaves {
-                self.join(claim, &holder, note.owed, Extent::Run, &note.rule, note.life_ms);
+                self.join(claim, &holder, &note.owed, Extent::Run, &note.rule, note.life_ms);
                 let freed = self.leave(claim, delivery).into_iter().collect();
                 return Ran::Leaves { holder, freed };
             }
@@ -71,7 +71,7 @@ impl Step<'_> {
         });
         match ahead {
             Some((holder, _)) if leaves => {
-                self.join(claim, &holder, note.owed, Extent::Run, &note.rule, note.life_ms);
+                self.join(claim, &holder, &note.owed, Extent::Run, &note.rule, note.life_ms);
                 let freed = self.leave(claim, delivery).into_iter().collect();
                 return Ran::Leaves { holder, freed };
             }

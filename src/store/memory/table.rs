@@ -208,6 +208,8 @@ pub(super) struct Table {
     pub(super) beats: Lapsing<Digest, Owner>,
     /// Who waits for a holder's result.
     pub(super) joins: super::join::Joins,
+    /// Results that workers have published, by id.
+    pub(super) results: Lapsing<Arc<str>, super::join::KeptResult>,
     /// The parked messages of an id.
     pub(super) parked: Lapsing<Arc<str>, Messages>,
     /// What was announced, and until when.
@@ -431,6 +433,7 @@ impl Table {
         self.asked.sweep(now);
         self.beats.sweep(now);
         self.parked.sweep(now);
+        self.results.sweep(now);
         for _ in 0..SWEPT_PER_REQUEST {
             let Some(mut slot) = self.due.first_entry().filter(|slot| *slot.key() <= now / SLOT_MS) else {
                 return;

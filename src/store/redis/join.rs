@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, Script};
+use tokio::sync::MutexGuard;
 
 use super::{Handle, Unavailable, unavailable};
 use crate::rules::lock::Digest;
-use crate::store::join::{Awaits, Group, Joined, Stage};
+use crate::rules::owed::{Owed, ReplyTo, Via};
+use crate::store::join::{Awaits, Due, Group, Joined, Kept, Stage};
 
 /// The connection for this work: it is done every few hundred milliseconds, and delays no publish.
 #[derive(Default)]
@@ -28,13 +30,54 @@ fn letter(awaits: Awaits) -> &'static str {
     }
 }
 
+/// How the script is told that an id waits, and where its result is published; `None` if it does not wait.
+pub(super) fn waits(owed: &Owed) -> Option<String> {
+    Some(format!("j{}", reply(owed.joins()?)))
+}
+
+/// Where a result is published, as it is kept; empty if it is written.
+pub(super) fn reply(via: &Via) -> String {
+    let Some(to) = via.reply_to() else {
+        return String::new();
+    };
+    let mut parts = vec![&*to.vhost, &*to.queue];
+    parts.extend(to.correlation_id.as_deref());
+    serde_json::Value::from(parts).to_string()
+}
+
+/// One that waits. JSON has no line feed, and a rule's name may have.
+fn joined(id: &str, entry: &str) -> Joined {
+    let published = entry.rsplit_once('\n').and_then(|(rule, reply)| Some((rule, read_reply(reply)?)));
+    let (rule, reply_to) = published.map_or((entry, None), |(rule, to)| (rule, Some(Arc::new(to))));
+    Joined {
+        id: id.into(),
+        rule: rule.into(),
+        reply_to,
+    }
+}
+
+fn read_reply(reply: &str) -> Option<ReplyTo> {
+    let mut parts = serde_json::from_str::<Vec<String>>(reply).ok()?.into_iter().map(Arc::from);
+    Some(ReplyTo {
+        vhost: parts.next()?,
+        queue: parts.next()?,
+        correlation_id: parts.next(),
+    })
+}
+
 impl Handle {
-    async fn joining<T: FromRedisValue>(&self, question: &str, group: Option<&Group>, ids: &[Arc<str>]) -> Result<T, Unavailable> {
+    /// A connection for one question, which is put back once it was answered: one whose answer did not come is not used again.
+    async fn joining_connection(&self) -> Result<(MutexGuard<'_, Option<MultiplexedConnection>>, MultiplexedConnection), Unavailable> {
         let mut open = self.redis.joining.open.lock().await;
-        let mut connection = match open.take() {
+        let connection = match open.take() {
             Some(connection) => connection,
             None => self.redis.connect().await.map_err(|error| unavailable(&error))?,
         };
+        Ok((open, connection))
+    }
+
+    async fn joining<T: FromRedisValue>(&self, question: &str, group: Option<&Group>, ids: &[Arc<str>]) -> Result<T, Unavailable> {
+        let (mut open, mut connection) = self.joining_connection().await?;
         let mut call = script().prepare_invoke();
         call.arg(&self.redis.names.prefix).arg(question);
         if let Some(Group { digest, holder, awaits }) = group {
@@ -44,14 +87,22 @@ impl Handle {
             call.arg(&**id);
         }
         let answer = call.invoke_async(&mut connection).await.map_err(|error| unavailable(&error))?;
-        // One whose answer did not come is not used again.
         *open = Some(connection);
         Ok(answer)
     }
 
-    pub(in crate::store) async fn joins_due(&self) -> Result<Vec<(Group, Stage)>, Unavailable> {
-        let told: Vec<(String, String, String, String, u64)> = self.joining("due", None, &[]).await?;
-        let groups = told.into_iter().filter_map(|(kind, digest, holder, far, ended_ms)| {
+    pub(in crate::store) async fn kept_result(&self, holder: &str) -> Result<Option<Arc<[u8]>>, Unavailable> {
+        let (mut open, mut connection) = self.joining_connection().await?;
+        let key = format!("{}:result:{holder}", self.redis.names.prefix);
+        let asked = redis::cmd("GET").arg(key).query_async(&mut connection).await;
+        let kept: Option<Vec<u8>> = asked.map_err(|error| unavailable(&error))?;
+        *open = Some(connection);
+        Ok(kept.map(Arc::from))
+    }
+
+    pub(in crate::store) async fn joins_due(&self) -> Result<Vec<Due>, Unavailable> {
+        let told: Vec<(String, String, String, String, u64, u64)> = self.joining("due", None, &[]).await?;
+        let groups = told.into_iter().filter_map(|(kind, digest, holder, far, ended_ms, kept)| {
             let group = Group {
                 digest: Digest::from_hex(&digest)?,
                 holder: holder.into(),
@@ -65,7 +116,8 @@ impl Handle {
                     since: Duration::from_millis(ended_ms),
                 },
             };
-            Some((group, stage))
+            let kept = if kept == 0 { Kept::No } else { Kept::Yes };
+            Some(Due { group, stage, kept })
         });
         Ok(groups.collect())
     }
@@ -73,10 +125,7 @@ impl Handle {
     pub(in crate::store) async fn joined(&self, group: &Group) -> Result<Vec<Joined>, Unavailable> {
         let told: Vec<String> = self.joining("ids", Some(group), &[]).await?;
         let pairs = told.chunks_exact(2).filter_map(|pair| match pair {
-            [id, rule] => Some(Joined {
-                id: id.as_str().into(),
-                rule: rule.as_str().into(),
-            }),
+            [id, entry] => Some(joined(id, entry)),
             _ => None,
         });
         Ok(pairs.collect())

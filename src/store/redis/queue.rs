@@ -14,6 +14,11 @@ const ORDER_LIFE: Duration = Duration::from_secs(24 * 3_600);
 /// No order is kept longer, whatever it says.
 const LONGEST_ORDER_LIFE: Duration = Duration::from_secs(400 * 24 * 3_600);
 
+/// A result that a worker has published is of use for this long.
+const RESULT_LIFE: Duration = Duration::from_secs(60);
+/// At most so many octets of results are kept; others are as if they had not been seen.
+const RESULT_OCTETS: usize = 16 << 20;
+
 /// A lock is renewed at least so often, and again when the store is back.
 const LONGEST_RENEWAL: Duration = Duration::from_secs(30);
 
@@ -62,6 +67,15 @@ pub(super) struct Queue {
     questions: VecDeque<(u64, Question)>,
     orders: VecDeque<(u64, Order)>,
     next: u64,
+    /// Octets of results among the orders.
+    result_octets: usize,
+}
+
+fn octets_of(request: &Request) -> usize {
+    match request {
+        Request::Result { json, .. } => json.len(),
+        _ => 0,
+    }
 }
 
 impl Queue {
@@ -94,8 +108,14 @@ impl Queue {
             // The next renewal does as well.
             Request::RenewLease { note, .. } => Duration::from_millis(note.lease_ms).min(LONGEST_ORDER_LIFE),
             Request::Renew { note, .. } => Duration::from_millis(note.life_ms).min(LONGEST_RENEWAL),
+            Request::Result { .. } => RESULT_LIFE,
             _ => ORDER_LIFE,
         };
+        let octets = octets_of(&request);
+        if octets > 0 && self.result_octets + octets > RESULT_OCTETS {
+            return observer.on_given_up(&request, GivenUp::TooMany);
+        }
+        self.result_octets += octets;
         let number = self.number();
         self.orders.push_back((
             number,
@@ -105,10 +125,16 @@ impl Queue {
             },
         ));
         if self.orders.len() > ORDERS_KEPT
-            && let Some((_, oldest)) = self.orders.pop_front()
+            && let Some((_, oldest)) = self.next_order()
         {
             observer.on_given_up(&oldest.request, GivenUp::TooMany);
         }
+    }
+
+    fn next_order(&mut self) -> Option<(u64, Order)> {
+        let next = self.orders.pop_front()?;
+        self.result_octets -= octets_of(&next.1.request);
+        Some(next)
     }
 
     /// Puts back what was sent and not done, in front, in its old order.
@@ -117,7 +143,10 @@ impl Queue {
             match entry {
                 Entry::Question(number, Some(question)) => self.questions.push_front((number, question)),
                 Entry::Question(_, None) => {}
-                Entry::Order(number, order) => self.orders.push_front((number, order)),
+                Entry::Order(number, order) => {
+                    self.result_octets += octets_of(&order.request);
+                    self.orders.push_front((number, order));
+                }
             }
         }
     }
@@ -138,7 +167,7 @@ impl Queue {
                         .pop_front()
                         .map(|(number, question)| Entry::Question(number, Some(question))),
                 );
-            } else if let Some((number, order)) = self.orders.pop_front() {
+            } else if let Some((number, order)) = self.next_order() {
                 if order.until > now {
                     entries.push(Entry::Order(number, order));
                 } else {
@@ -161,5 +190,49 @@ impl Queue {
             return None;
         }
         self.questions.pop_front().map(|(_, question)| question)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::rules::lock::Weight;
+
+    #[derive(Default)]
+    struct GivenUps(AtomicUsize);
+
+    impl Observer for GivenUps {
+        fn on_given_up(&self, _: &Request, why: GivenUp) {
+            assert_eq!(why, GivenUp::TooMany);
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn results_are_bounded_in_octets() {
+        let given_up = Arc::new(GivenUps::default());
+        let observer: Arc<dyn Observer> = Arc::clone(&given_up) as _;
+        let now = Instant::now();
+        let result = || Request::Result {
+            id: "a".into(),
+            weight: Weight::Final,
+            json: vec![b' '; 1 << 20].into(),
+        };
+        let mut queue = Queue::default();
+        for _ in 0..18 {
+            queue.tell(result(), now, &observer);
+        }
+        assert_eq!((queue.orders(), given_up.0.load(Ordering::Relaxed)), (16, 2));
+        let taken = queue.take(3, now, &observer);
+        assert_eq!(taken.len(), 3);
+        queue.tell(result(), now, &observer);
+        queue.put_back(taken);
+        assert_eq!(queue.orders(), 17);
+        queue.tell(result(), now, &observer);
+        assert_eq!((queue.orders(), given_up.0.load(Ordering::Relaxed)), (17, 3));
+        assert_eq!(queue.take(100, now, &observer).len(), 17);
+        assert_eq!(queue.result_octets, 0);
     }
 }

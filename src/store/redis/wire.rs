@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use redis::{Cmd, RedisWrite, Script, ToRedisArgs, Value};
 
+use super::join;
 use crate::rules::lock::{
     Acquired, Admitted, Alive, Begun, Committed, Cooled, Digest, Extent, Freed, IfHeld, LockNote, LockRecord, LockState, ReleaseReason,
-    Renewed, Reply, Request, Running, Scope, Signal, Superseded,
+    Renewed, Reply, Request, Running, Scope, Signal, Superseded, Weight,
 };
 use crate::rules::owed::Owed;
 use crate::rules::source::{Hears, Source};
@@ -173,7 +174,7 @@ fn if_held(note: &LockNote) -> Cow<'static, str> {
         IfHeld::Replace => "1".into(),
         IfHeld::Debounce(quiet) => {
             let longest = quiet.longest_ms.map(|longest| span(longest).to_string()).unwrap_or_default();
-            let joins = if note.owed == Owed::Joined { "j" } else { "" };
+            let joins = join::waits(&note.owed).unwrap_or_default();
             format!("d{} {longest}{joins}", span(quiet.period_ms)).into()
         }
     }
@@ -222,7 +223,7 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
             names.write_park(cmd, id);
             names.write_park(cmd, id);
         }
-        Request::Signal { id, .. } => {
+        Request::Signal { id, .. } | Request::Result { id, .. } => {
             names.write_id(cmd, id);
             names.write_id(cmd, id);
         }
@@ -241,7 +242,10 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
             note: fields,
             ..
         } => {
-            cmd.arg("A").arg(Hex(publish.0)).arg(dropped_as(*reentrant, fields.owed)).arg(note);
+            cmd.arg("A")
+                .arg(Hex(publish.0))
+                .arg(&*dropped_as(*reentrant, &fields.owed))
+                .arg(note);
         }
         Request::Commit { publish, .. } => {
             cmd.arg("C").arg(Hex(publish.0)).arg(note);
@@ -249,8 +253,12 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
         Request::RenewLease { publish, .. } => {
             cmd.arg("R").arg(Hex(publish.0)).arg(note);
         }
-        Request::Join { holder, .. } => {
-            cmd.arg("J").arg(&**holder).arg(note);
+        Request::Join { holder, note: fields, .. } => {
+            let reply = fields.owed.joins().map(join::reply).unwrap_or_default();
+            cmd.arg("J").arg(&**holder).arg(reply).arg(note);
+        }
+        Request::Result { weight, json, .. } => {
+            cmd.arg("O").arg(u8::from(*weight == Weight::Provisional)).arg(&**json);
         }
         Request::Unpublish { publish, reason, .. } => {
             cmd.arg("U").arg(Hex(publish.0)).arg(reason.as_str());
@@ -275,7 +283,7 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
         } => {
             cmd.arg("M")
                 .arg(Hex(delivery.0))
-                .arg(dropped_as(*reentrant, fields.owed))
+                .arg(&*dropped_as(*reentrant, &fields.owed))
                 .arg(note)
                 .arg(&**worker);
         }
@@ -314,12 +322,11 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
 }
 
 /// What is to be done with an id that turns out to be a duplicate, as the script is told.
-fn dropped_as(reentrant: bool, owed: Owed) -> &'static str {
-    match (reentrant, owed) {
-        (true, _) => "1",
-        (false, Owed::Joined) => "j",
-        (false, Owed::Nothing | Owed::Success | Owed::Revoked) => "0",
+fn dropped_as(reentrant: bool, owed: &Owed) -> Cow<'static, str> {
+    if reentrant {
+        return "1".into();
     }
+    join::waits(owed).map_or("0".into(), Cow::from)
 }
 
 /// As the script names a signal.
@@ -391,7 +398,7 @@ impl Fields<'_> {
             put("shadow", "1");
         }
         if note.if_held.hides() {
-            put("hides", if note.owed == Owed::Joined { "j" } else { "1" });
+            put("hides", join::waits(&note.owed).as_deref().unwrap_or("1"));
         }
     }
 }
@@ -453,6 +460,7 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
         Request::RenewLease { .. }
         | Request::Republished { .. }
         | Request::Join { .. }
+        | Request::Result { .. }
         | Request::Park { .. }
         | Request::MarkParked { .. } => Ok(Reply::Done),
         Request::FindParked { .. } => park::found(value).map(Reply::Parked).ok_or(unread),

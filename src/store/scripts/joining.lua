@@ -27,7 +27,7 @@ local function stage(digest, holder, terms)
 end
 
 -- Due: those that are to be looked at now, which nobody else looks at for a while. Of each: its kind, digest, holder, how far the holder is,
--- and for how long it is known to have ended.
+-- for how long it is known to have ended, and whether a result is kept that its worker has published.
 if ARGV[2] == 'due' then
   local out = {}
   local again = math.max(LOOKED_AT, math.floor(call('ZCARD', joining) / PER_GROUP))
@@ -48,9 +48,11 @@ if ARGV[2] == 'due' then
         end
       else
         call('PEXPIRE', key, JOINS_KEPT)
+        call('PEXPIRE', prefix .. ':awaited:' .. holder, JOINS_KEPT)
         if terms[2] then call('HDEL', key, '\n') end
       end
-      out[#out + 1] = { kind, digest, holder, far, int(math.max(0, now - (ended or now))) }
+      local kept = call('EXISTS', prefix .. ':result:' .. holder)
+      out[#out + 1] = { kind, digest, holder, far, int(math.max(0, now - (ended or now))), kept }
     end
   end
   if #out > 0 then call('PEXPIRE', joining, JOINS_KEPT) end
@@ -83,5 +85,6 @@ for at = 6, #ARGV do call('HDEL', key, ARGV[at]) end
 if call('HLEN', key) <= call('HEXISTS', key, '') + call('HEXISTS', key, '\n') then
   call('DEL', key)
   call('ZREM', joining, member)
+  call('SREM', prefix .. ':awaited:' .. holder, member)
 end
 return {}

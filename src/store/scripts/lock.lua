@@ -38,14 +38,14 @@ local now_text = int(now)
 local function digest_of(lock) return string.sub(lock, -65, -2) end
 -- Of each note: what frees such a lock, what of that is asked at an acquire, the rest of its entry in an id record, lease, life, life while
 -- its holder has not begun, what it does if its key is held (0 nothing, 1 it replaces, d it replaces and is put off for so long, at the
--- longest for so long after the first of its burst, j if its id gets the result of a newer one), and the fields of the lock that do not change, packed.
+-- longest for so long after the first of its burst, j if its id gets the result of a newer one, and where that is published), and the fields of the lock that do not change, packed.
 local notes, first_question = {}, 3 + 8 * ARGV[2]
 for at = 3, first_question - 1, 8 do
   local held = ARGV[at + 6]
-  local quiet, longest, joins = string.match(held, '^d(%d+) (%d*)(j?)$')
+  local quiet, longest, joins = string.match(held, '^d(%d+) (%d*)(.*)$')
   notes[tostring((at + 5) / 8)] = {
     ends = ARGV[at], asked = ARGV[at + 1], tail = ARGV[at + 2], lease = tonumber(ARGV[at + 3]), life = tonumber(ARGV[at + 4]),
-    queued = tonumber(ARGV[at + 5]), replaces = held ~= '0', quiet = tonumber(quiet), longest = tonumber(longest), hides = quiet ~= nil, joins = joins == 'j',
+    queued = tonumber(ARGV[at + 5]), replaces = held ~= '0', quiet = tonumber(quiet), longest = tonumber(longest), hides = quiet ~= nil, joins = joins and string.byte(joins) == 106 and string.sub(joins, 2),
     fields = cmsgpack.unpack(ARGV[at + 7]),
   }
 end
@@ -172,7 +172,7 @@ end
 local make, ops = {}, {}
 local made_by = {
   A = 'publish', C = 'publish', R = 'publish', U = 'publish', S = 'signal', M = 'delivery', N = 'delivery', W = 'operator', Q = 'operator',
-  G = 'run', K = 'run', E = 'run', L = 'run', V = 'run', D = 'run', J = 'join',
+  G = 'run', K = 'run', E = 'run', L = 'run', V = 'run', D = 'run', J = 'join', O = 'join',
 }
 setmetatable(ops, { __index = function(_, op)
   make[made_by[op]]()
@@ -373,7 +373,7 @@ function ops.A(lock, idkey, a)
     if note.replaces then hands.note_asked(digest_of(lock), id) end
     return { holder }
   end
-  if ARGV[a + 1] == 'j' then joins.add(digest_of(lock), holder, id, note.tail, life) end
+  if string.byte(ARGV[a + 1]) == 106 then joins.add(digest_of(lock), holder, id, note.tail, life, string.sub(ARGV[a + 1], 2)) end
   return { holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
@@ -660,6 +660,10 @@ function ops.S(_, idkey, a)
   elseif #kept < entries then
     call('SET', idkey, table.concat(kept), 'KEEPTTL')
   end
+  -- Who waits for its result, see `join.lua`, waits no longer than it must.
+  if #out > 0 then
+    for _, member in ipairs(call('SMEMBERS', prefix .. ':awaited:' .. id)) do call('ZADD', prefix .. ':joining', 'XX', now_text, member) end
+  end
   -- The record ends with the only lock it lists.
   if #kept == 1 and entries == 1 and shortest then call('PEXPIRE', idkey, int(shortest)) end
   if signal == 't' then return out end
@@ -761,7 +765,7 @@ function ops.M(lock, idkey, a)
   if l[7] == id and hands.is_there(lock) then return { 'l', digest, holder } end
   if ARGV[a + 1] == '1' or known or runs_it then return { 'p', digest } end
   if l[2] == 'leased' then return { 'l', digest, holder } end
-  if ARGV[a + 1] == 'j' then joins.add(digest, holder, id, note.tail, note.life) end
+  if string.byte(ARGV[a + 1]) == 106 then joins.add(digest, holder, id, note.tail, note.life, string.sub(ARGV[a + 1], 2)) end
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 

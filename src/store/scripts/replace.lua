@@ -85,7 +85,7 @@ local function outrun(digest, idkey, id, note, holder)
   local kept = math.min(note.life + DEAD_KEPT, DEAD_LONGEST)
   call('HDEL', asked_of(digest), ':' .. id)
   call('SET', dead_of(digest, id), 'n' .. holder, 'PX', int(kept))
-  if note.joins then joins.add(digest, holder, id, note.tail, note.life) end
+  if note.joins then joins.add(digest, holder, id, note.tail, note.life, note.joins) end
   note_id(idkey, entry_of(digest, note), kept)
   return { holder, 1 }
 end
@@ -148,8 +148,8 @@ function hands.supersede(lock)
   if o[11] and not begun then
     -- The older one gets the result of the newer, and so does who waits for that of the older. What a worker has is revoked there instead.
     joins.move(digest, o[1], l[1])
-    if o[11] == 'j' and (o[9] or '') == '' then
-      joins.add(digest, l[1], o[1], ' ' .. (o[10] or '') .. ' ' .. (o[4] or ''), terms_of(o[3]).life)
+    if string.byte(o[11]) == 106 and (o[9] or '') == '' then
+      joins.add(digest, l[1], o[1], ' ' .. (o[10] or '') .. ' ' .. (o[4] or ''), terms_of(o[3]).life, string.sub(o[11], 2))
     end
   end
   note_id(id_of(o[1]), '\n' .. digest .. ' ' .. (o[10] or '') .. ' ' .. (o[4] or ''), kept)

@@ -224,7 +224,7 @@ function ops.G(lock, idkey, a)
   end
   if r[1] then
     if ARGV[a + 2] == 'w' then return waits(digest, id, named, r[1], left) end
-    if ARGV[a + 2] == 'j' then joins.add(digest, r[1], id, string.sub(entry, 67), life) end
+    if string.byte(ARGV[a + 2]) == 106 then joins.add(digest, r[1], id, string.sub(entry, 67), life, string.sub(ARGV[a + 2], 2)) end
     return { r[1], leave(digest, idkey, id, delivery) }
   end
   if is_forgotten(digest, named) then return { false, note_wait(digest, id, named) } end

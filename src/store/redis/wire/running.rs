@@ -1,10 +1,11 @@
 //! Requests about running locks and the replies to them, as `scripts/run.lua` reads and writes them.
 
+use std::borrow::Cow;
+
 use redis::{Cmd, Value};
 
-use super::{Hex, Names, freed, number, span, text};
+use super::{Hex, Names, freed, join, number, span, text};
 use crate::rules::lock::{Claim, Digest, Extent, Request};
-use crate::rules::owed::Owed;
 use crate::rules::running::{IfBusy, Ran, RunNote};
 use crate::rules::source::Hears;
 use crate::store::memory::LONGEST_MS;
@@ -19,9 +20,8 @@ pub(super) fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request) {
             worker,
         } => {
             let (busy, place_ms) = match busy {
-                IfBusy::Wait { place_ms } => ("w", *place_ms),
-                IfBusy::Leave { place_ms } if note.owed == Owed::Joined => ("j", *place_ms),
-                IfBusy::Leave { place_ms } => ("l", *place_ms),
+                IfBusy::Wait { place_ms } => ("w".into(), *place_ms),
+                IfBusy::Leave { place_ms } => (join::waits(&note.owed).map_or("l".into(), Cow::from), *place_ms),
             };
             let place_ms = place_ms.map(|place_ms| place_ms.to_string()).unwrap_or_default();
             cmd.arg("G").arg(&**id).arg(Hex(delivery.0)).arg(busy).arg(place_ms);
