@@ -83,8 +83,10 @@ impl World {
         link.up.put(&bytes, self.now);
         link.writing.push(task);
         link.given_up.remove(&task);
+        let lost = !link.broker.open;
         link.published.insert(task);
         self.facts.tasks[task].came_ms = self.now.unix_ms;
+        self.facts.tasks[task].unconfirmed |= lost;
         self.facts.note(task, format!("publish written (link {at}, retries {retries})"));
     }
 

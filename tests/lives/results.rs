@@ -253,7 +253,7 @@ impl World {
         match step {
             Step::Look => {
                 let due = now(client.joins_due()).expect("it answers");
-                due.into_iter().map(|(group, stage)| Step::LookAt(group, stage)).collect()
+                due.into_iter().map(|due| Step::LookAt(due.group, due.stage)).collect()
             }
             Step::LookAt(group, stage) => match self.given(&group, stage) {
                 Some(record) => vec![Step::Give(group, record)],
@@ -340,6 +340,7 @@ impl World {
             let stores = self.owes_results(task) != ResultMode::None;
             if stores
                 && self.is_dead(task)
+                && !facts.dropped
                 && facts.begun == 0
                 && !facts.purged
                 && !facts.expired
@@ -367,9 +368,9 @@ impl World {
             }
         }
         let waiting = now(self.joins().joins_due()).expect("it answers");
-        if let Some((group, _)) = waiting.first() {
+        if let Some(due) = waiting.first() {
             self.facts
-                .fail(Facts::index(&group.holder), "is over, and others wait for its result");
+                .fail(Facts::index(&due.group.holder), "is over, and others wait for its result");
         }
     }
 
