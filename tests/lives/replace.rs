@@ -247,7 +247,7 @@ impl World {
         let Some(dead) = self.replaces.dead.get_mut(&task) else { return };
         match reply {
             Reply::Admit(_, Admitted::Superseded) | Reply::Run(Ran::Superseded) | Reply::Renewed(Renewed::Superseded) => {
-                dead.certain = true
+                dead.certain = true;
             }
             Reply::Admit(..) | Reply::Run(Ran::Runs) | Reply::Renewed(Renewed::Held | Renewed::Retaken) if dead.certain => {
                 let is_run = matches!(reply, Reply::Run(_)) || matches!(request, Request::RenewRun { .. });

@@ -181,12 +181,19 @@ impl World {
 
     /// The store says of whom a task is a duplicate.
     pub fn dropped_by_store(&mut self, task: usize, request: &Request, reply: &Reply) {
-        let holder = match (request, reply) {
-            (_, Reply::Acquire(Acquired::Held { holder, .. }) | Reply::Admit(_, Admitted::Held { holder, .. })) => holder,
-            (_, Reply::Run(Ran::Leaves { holder, .. })) | (Request::Join { holder, .. }, _) => holder,
-            _ => return,
+        let joins = match request {
+            Request::Join { holder, .. } => Some(holder),
+            _ => None,
         };
-        self.dropped_for(task, Facts::index(holder));
+        let held = match reply {
+            Reply::Acquire(Acquired::Held { holder, .. })
+            | Reply::Admit(_, Admitted::Held { holder, .. })
+            | Reply::Run(Ran::Leaves { holder, .. }) => Some(holder),
+            _ => None,
+        };
+        if let Some(holder) = joins.or(held) {
+            self.dropped_for(task, Facts::index(holder));
+        }
     }
 
     fn dropped_for(&mut self, task: usize, holder: usize) {
@@ -337,8 +344,8 @@ impl World {
     pub fn judge_results(&mut self) {
         for (task, facts) in self.facts.tasks.iter().enumerate() {
             let record = self.results.records.get(&task).copied();
-            let stores = self.owes_results(task) != ResultMode::None;
-            if stores
+            let owes = self.owes_results(task) != ResultMode::None;
+            if owes
                 && self.is_dead(task)
                 && !facts.dropped
                 && facts.begun == 0
@@ -356,9 +363,9 @@ impl World {
             let right = match (self.owes_results(task), record) {
                 (ResultMode::None, None)
                 | (ResultMode::Revoke, Some(Record::Plain(Outcome::Revoked)))
-                | (ResultMode::Success, Some(Record::Plain(Outcome::Success))) => true,
+                | (ResultMode::Success, Some(Record::Plain(Outcome::Success)))
+                | (ResultMode::Join, Some(Record::Unknown(_))) => true,
                 (ResultMode::Join, Some(Record::Joined(holder, stored))) => self.was_given(holder, stored),
-                (ResultMode::Join, Some(Record::Unknown(_))) => true,
                 _ => false,
             };
             if !right {

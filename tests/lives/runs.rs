@@ -316,10 +316,8 @@ impl World {
             Loss::Freed(ReleaseReason::Revoked, LockState::Queued) => {
                 facts.revoked.then_some("it was revoked, and not known to have begun")
             }
-            // The copy that was not to run any more came back to the worker that runs the first, and is told of before the start is heard.
-            Loss::Freed(ReleaseReason::Expired, LockState::Queued) if self.is_dead(task) => {
-                facts.doubled.then_some("another copy of it was superseded")
-            }
+            // The copy that was not to run any more came back to the worker that runs the first.
+            Loss::Freed(ReleaseReason::Expired, _) if self.is_dead(task) => facts.doubled.then_some("another copy of it was superseded"),
             // What is told of a task names its worker, and no more.
             Loss::Freed(_, _) => (again && (facts.doubled || facts.republished || self.runs.unchecked.contains(&task)))
                 .then_some("its worker has run another copy of it, which is told late"),
