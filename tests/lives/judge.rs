@@ -51,6 +51,15 @@ impl World {
         };
     }
 
+    /// The lock of this key is looked at.
+    pub fn judge_look(&mut self, digest: Digest) {
+        let lock = self.show(digest);
+        self.judge_lapse(digest, lock.as_ref());
+        if let Some(lock) = lock {
+            self.facts.locks.insert(digest, lock);
+        }
+    }
+
     /// The lock of this key may have lapsed since the step before.
     fn judge_lapse(&mut self, digest: Digest, before: Option<&LockRecord>) {
         let Some(lock) = self.facts.locks.get(&digest) else { return };

@@ -304,6 +304,7 @@ impl World {
         if !matches!(stage, Stage::Ended { since } if since >= AWAITED) {
             return None;
         }
+        self.judge_look(group.digest);
         self.judge_unknown(holder);
         Some(Record::Unknown(holder))
     }
