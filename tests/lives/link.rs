@@ -181,7 +181,12 @@ impl Link {
     /// Nothing moves on it any more.
     fn is_over(&self) -> bool {
         let ended = self.session.is_done(Side::Client) && self.session.is_done(Side::Broker);
-        ended && !self.to_broker.waits() && !self.down.waits() && self.orders.is_empty() && !self.broker.open
+        ended
+            && !self.session.awaits_answers()
+            && !self.to_broker.waits()
+            && !self.down.waits()
+            && self.orders.is_empty()
+            && !self.broker.open
     }
 }
 
