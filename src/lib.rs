@@ -16,18 +16,20 @@
 //! concern is read in full, decoded ([`celery`]) and judged ([`rules`]). A claim to a key becomes a question to the [`store`]; the publish
 //! and all later frames of its channel wait for the answer. Taken: it goes to the broker, with a confirm of the broker's as the moment when
 //! the lock gets its full life. Held by another: it is acknowledged to the client, if it wants that, and dropped, or takes the lock over from
-//! a holder that has not begun where its rule replaces. Held for a lease only: it is kept until the holder's message is safe, and goes in its
-//! place if it is not.
+//! a holder that has not begun where its rule replaces, or goes out and waits for the holder's end where its rule keeps the last. Held for
+//! a lease only: it is kept until the holder's message is safe, and goes in its place if it is not.
 //!
 //! # The way of a delivery
 //!
 //! A delivery whose key is locked until its start or end is read in full, too, and the store is asked to admit it; what comes behind it on
 //! its channel waits for its turn, and deliveries among that are asked about meanwhile. Admitted: it goes to the worker and keeps its lock
-//! alive. A duplicate found late: it is acknowledged unrun. Superseded: it goes to the worker as a task whose time has passed. Where runs of a
-//! key exclude each other, the store is asked for the running lock, too; a delivery whose key runs elsewhere is held, and what comes behind
-//! it goes on. What is held for too long is parked: [`control`] publishes a copy of it into a delay queue, and once the broker has confirmed
-//! that the original is acknowledged. The copy comes back as a delivery of the same queue, says by a header what it is, and is decided under
-//! the rule and the key of then. What is not to wait is dropped, or dead-lettered in the same way.
+//! alive. A duplicate found late: it is acknowledged unrun. Superseded: it goes to the worker as a task whose time has passed, or is
+//! acknowledged unrun where its id gets the result of the newer one. Not due yet under a rule that puts runs off, or behind another where
+//! the last is kept: it is held, and the store is asked again. Where runs of a key exclude each other, the store is asked for the running
+//! lock, too; a delivery whose key runs elsewhere is held, and what comes behind it goes on. What is held for too long is parked:
+//! [`control`] publishes a copy of it into a delay queue, and once the broker has confirmed that the original is acknowledged. The copy
+//! comes back as a delivery of the same queue, says by a header what it is, and is decided under the rule and the key of then. What is not
+//! to wait is dropped, or dead-lettered in the same way.
 //!
 //! # Modules, lowest first: arrows point only downward
 //!

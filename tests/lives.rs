@@ -26,6 +26,8 @@ mod faults;
 mod judge;
 #[path = "lives/link.rs"]
 mod link;
+#[path = "lives/newest.rs"]
+mod newest;
 #[path = "lives/orphans.rs"]
 mod orphans;
 #[path = "lives/plan.rs"]
@@ -222,6 +224,56 @@ fn runs_do_not_overlap_whatever_happens() {
         silent_percent: 1,
         faults: faults.clone(),
         ..crowd()
+    });
+}
+
+#[test]
+fn the_last_of_a_burst_runs_and_nothing_that_it_has_superseded() {
+    run("debounce", 15, |seed| Plan {
+        rows: newest::debounced(),
+        keys: 1,
+        proxies: 1 + (seed % 3) as usize,
+        workers: 1 + (seed % 3) as usize,
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn the_last_of_a_burst_runs_whatever_happens() {
+    run("debounce_all", 15, |seed| Plan {
+        rows: newest::debounced(),
+        keys: 1,
+        proxies: 2 + (seed % 3) as usize,
+        workers: 1 + (seed % 4) as usize,
+        expires_percent: 10,
+        silent_percent: 1,
+        faults: Fault::ALL.to_vec(),
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn what_waits_runs_after_the_end_of_the_other_and_nothing_that_it_has_superseded() {
+    run("keep_last", 15, |seed| Plan {
+        rows: newest::kept(),
+        keys: 1,
+        proxies: 1 + (seed % 3) as usize,
+        workers: 1 + (seed % 3) as usize,
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn what_waits_is_not_lost_whatever_happens() {
+    run("keep_last_all", 15, |seed| Plan {
+        rows: newest::kept(),
+        keys: 1,
+        proxies: 2 + (seed % 3) as usize,
+        workers: 1 + (seed % 4) as usize,
+        expires_percent: 10,
+        silent_percent: 1,
+        faults: Fault::ALL.to_vec(),
+        ..Plan::default()
     });
 }
 

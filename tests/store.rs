@@ -32,6 +32,8 @@ mod failures;
 mod join;
 #[path = "store/kept.rs"]
 mod kept;
+#[path = "store/last.rs"]
+mod last;
 #[path = "store/life.rs"]
 mod life;
 #[path = "store/likeness.rs"]

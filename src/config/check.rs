@@ -15,6 +15,7 @@ pub(super) fn check_rule(table: &TableReader<'_>, spec: &RuleSpec) {
     check_completion(table, spec);
     check_debounce(table, spec);
     check_replace(table, spec);
+    check_keep_last(table, spec);
     if table.has("beat_origins") && spec.beat_lease.is_none() && !table.has("beat_lease") {
         table.refuse(
             "beat_origins",
@@ -64,6 +65,31 @@ fn check_replace(table: &TableReader<'_>, spec: &RuleSpec) {
             "on_duplicate",
             "replaces what has not started, and unique = \"until_expired\" never hears of a start",
             "Write unique = \"until_started\" or \"until_finished\".",
+        );
+    }
+}
+
+/// One that waits for the end of another is let go by whatever ends that.
+fn check_keep_last(table: &TableReader<'_>, spec: &RuleSpec) {
+    if spec.on_duplicate != OnDuplicate::KeepLast {
+        return;
+    }
+    if let Some(unique) = spec.unique.filter(|unique| *unique != Unique::UntilFinished) {
+        let says = format!("waits for the end of the task that holds the key, and unique = \"{unique}\" does not last until then");
+        table.refuse("on_duplicate", &says, "Write unique = \"until_finished\".");
+    }
+    if spec.cooldown.is_some() {
+        table.refuse(
+            "cooldown",
+            "lets the key rest after a success, and on_duplicate = \"keep_last\" runs what waits at once",
+            "Leave one of the two out.",
+        );
+    }
+    if spec.release_on.len() == 1 {
+        table.refuse(
+            "release_on",
+            "keeps the key locked after the other outcome, and what waits (on_duplicate = \"keep_last\") would wait for the ttl",
+            "Leave release_on out.",
         );
     }
 }

@@ -5,7 +5,6 @@ const NOT_BUILT: &[(&str, &[&str])] = &[
     ("proxy.proxy_protocol_from", &[]),
     ("proxy.send_proxy_protocol", &[]),
     ("results.kind", &["redis", "rpc", "none"]),
-    ("rule.on_duplicate", &["replace", "raise", "reject", "dead_letter"]),
     ("rule.canvas", &[]),
     ("rule.limit", &[]),
 ];

@@ -187,6 +187,7 @@ impl Rule {
         match (self.debounce, self.on_duplicate) {
             (Some(quiet), _) => IfHeld::Debounce(quiet),
             (None, OnDuplicate::Replace) => IfHeld::Replace,
+            (None, OnDuplicate::KeepLast) => IfHeld::KeepLast,
             (None, _) => IfHeld::Yield,
         }
     }

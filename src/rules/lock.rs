@@ -227,6 +227,9 @@ pub enum IfHeld {
     Replace,
     /// As [`IfHeld::Replace`], and its run is put off: the store says until when.
     Debounce(Quiet),
+    /// It waits for the holder's end, and then has the lock. Of those that wait only the newest does: once the broker has its message the
+    /// one before is not to run any more.
+    KeepLast,
 }
 
 /// How long a key must be quiet before its newest task runs.
@@ -247,6 +250,11 @@ impl Quiet {
 }
 
 impl IfHeld {
+    /// Whether publishes of a key come one after the other: each waits for the lease of the one before, and they keep their order.
+    pub fn takes_turns(self) -> bool {
+        self != IfHeld::Yield
+    }
+
     /// Whether it takes the lock over from a holder that has not begun.
     pub fn replaces(self) -> bool {
         matches!(self, IfHeld::Replace | IfHeld::Debounce(_))
@@ -254,14 +262,14 @@ impl IfHeld {
 
     /// Whether no worker hears of an id that a newer one has replaced: it gets the result of that one.
     pub fn hides(self) -> bool {
-        matches!(self, IfHeld::Debounce(_))
+        matches!(self, IfHeld::Debounce(_) | IfHeld::KeepLast)
     }
 
     /// How long its run is put off, if it is.
     pub fn quiet(self) -> Option<Quiet> {
         match self {
             IfHeld::Debounce(quiet) => Some(quiet),
-            IfHeld::Yield | IfHeld::Replace => None,
+            IfHeld::Yield | IfHeld::Replace | IfHeld::KeepLast => None,
         }
     }
 
@@ -813,6 +821,13 @@ pub enum Admitted {
         /// The newer one.
         newer: Arc<str>,
     },
+    /// Another id has the lock, and this one waits for its end ([`IfHeld::KeepLast`]).
+    Waits {
+        /// Who has it.
+        holder: Arc<str>,
+        /// Since when it waits, in milliseconds since the Unix epoch, on the store's clock.
+        since_ms: u64,
+    },
     /// Another id has the lock, for a lease only; that of this id may be the one that was set aside.
     Leased {
         /// Who has it.
@@ -873,6 +888,11 @@ pub enum Acquired {
         holder: Option<Arc<str>>,
         /// When it is due, in milliseconds since the Unix epoch, on the store's clock.
         due_ms: u64,
+    },
+    /// Another id has the lock, and this one waits for its end, for the lease ([`IfHeld::KeepLast`]).
+    Kept {
+        /// Who has it.
+        holder: Arc<str>,
     },
     /// While this publish waited for a lease to end, one that had come later has taken the lock ([`IfHeld::Replace`]): it goes out, and is
     /// not to run.

@@ -34,7 +34,7 @@ pub use digest::{Domain, digest};
 pub use timing::{Due, Publishing};
 
 use expr::Expr;
-use lock::{Digest, Quiet, ReleaseOn};
+use lock::{Digest, IfHeld, Quiet, ReleaseOn};
 use matcher::Globs;
 use owed::Told;
 use params::Params;
@@ -212,7 +212,12 @@ impl Rule {
     /// The same whatever its mode.
     fn may_hold(&self) -> bool {
         let runs = matches!(self.unique, Some(Unique::WhileRunning | Unique::UntilStartedAndWhileRunning));
-        runs || self.holds_until_due()
+        runs || self.holds_until_due() || self.keeps_last()
+    }
+
+    /// Whether a delivery is held while another of its key has the publish lock.
+    pub fn keeps_last(&self) -> bool {
+        self.if_held() == IfHeld::KeepLast && self.unique.is_some()
     }
 
     /// Whether a delivery is held until its due time although its run takes no running lock: it may be outdated by then.

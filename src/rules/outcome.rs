@@ -40,7 +40,7 @@ label_values! {
         Replaced = "replaced",
         /// It took the lock of an older one and waits for the quiet period, or a newer one had it already.
         Debounced = "debounced",
-        /// It became the one waiting behind a running holder.
+        /// It became the one that waits for the holder's end, or a newer one had that place already.
         Kept = "kept",
         /// A duplicate, answered with a channel error.
         Raised = "raised",

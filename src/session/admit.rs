@@ -93,6 +93,8 @@ pub(super) struct Admission {
     pub parking: Parking,
     /// When it may begin, in milliseconds since the Unix epoch, if that was ahead when it came.
     pub eta_ms: Option<u64>,
+    /// Since when it waits for another's end, in milliseconds since the Unix epoch, on the store's clock.
+    pub since_ms: Option<u64>,
     /// How often the broker has had the message back.
     pub returns: u64,
     reentrant: bool,
@@ -107,7 +109,7 @@ pub(super) struct Admission {
 pub(super) enum Asked {
     /// For the worker that has it next.
     ForWorker,
-    /// For none: its time has not come, and it may be outdated by then.
+    /// For none: its time has not come, or it waits for another, and it may be outdated by then.
     BeforeItsTime,
 }
 
@@ -211,6 +213,12 @@ impl Admission {
             Admitted::Passes => self.may_run(Way::Passing, now),
             Admitted::Superseded => Await::Turn(Way::Killed),
             Admitted::Outdated { newer } => Await::Turn(Way::Outdated(newer)),
+            Admitted::Waits { holder, since_ms } => {
+                self.asks = Asks::Admission;
+                self.asked = Asked::BeforeItsTime;
+                self.since_ms = Some(self.since_ms.map_or(since_ms, |since| since.min(since_ms)));
+                Await::Turn(Way::Held(Some(holder)))
+            }
             Admitted::Held { holder, .. } => Await::Turn(Way::Dropped(holder)),
             Admitted::Leased { .. } => {
                 let lease_ms = self.hold.lock.as_ref().map_or(0, |note| note.lease_ms);
@@ -322,6 +330,7 @@ impl Channel {
             task: task_name,
             parking,
             eta_ms: eta,
+            since_ms: place_ms,
             returns: returns.unwrap_or(0),
             reentrant: deliver.redelivered || task.retries > 0 || task.replaced_task_nesting > 0,
             wait: Await::Answer { until_us: None },

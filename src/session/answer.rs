@@ -35,7 +35,11 @@ impl Session {
             // An acquire that lets its publish pass counts it, also when its id held the lock before; a silence may have hidden that.
             let counted = matches!(
                 answer,
-                Ok(Acquired::Taken | Acquired::Replaces { .. } | Acquired::PutOff { .. } | Acquired::Reentry { .. })
+                Ok(Acquired::Taken
+                    | Acquired::Replaces { .. }
+                    | Acquired::PutOff { .. }
+                    | Acquired::Kept { .. }
+                    | Acquired::Reentry { .. })
                     | Err(StoreSilent::Timeout | StoreSilent::Unreachable)
             );
             if counted {
@@ -167,6 +171,10 @@ impl Shared {
                 }
             }
             Acquired::Replaces { holder } => self.replaces(publish, holder, PublishDecision::Replaced),
+            Acquired::Kept { holder } => {
+                self.leases(publish);
+                self.decided(publish, PublishDecision::Kept, "waits", Some(Arc::clone(holder)));
+            }
             Acquired::PutOff { holder, due_ms } => self.put_off(publish, holder.as_ref(), *due_ms),
             Acquired::Outrun { holder } => {
                 self.decided(publish, publish.outrun(), "superseded", Some(Arc::clone(holder)));
@@ -288,6 +296,10 @@ impl Shared {
             }
             Ok(Acquired::PutOff { holder: Some(holder), .. }) => {
                 self.decided(&publish, PublishDecision::Debounced, "replaces", Some(holder));
+            }
+            Ok(Acquired::Kept { holder }) => self.decided(&publish, PublishDecision::Kept, "waits", Some(holder)),
+            Ok(Acquired::Leased { holder }) if publish.keeps_last() => {
+                self.decided(&publish, PublishDecision::Kept, "waits", Some(holder));
             }
             // It would wait for the other, and replace it.
             Ok(Acquired::Leased { holder }) if publish.replaces() => {

@@ -136,7 +136,7 @@ impl HeldList {
 impl Admission {
     /// True if it may be held.
     pub(super) fn may_be_held(&self) -> bool {
-        self.run.is_some() || self.rule.holds_until_due()
+        self.run.is_some() || self.rule.holds()
     }
 
     /// When the store is asked about it again that is held for so long, in microseconds from now. `eta`: for how long it may not begin yet,

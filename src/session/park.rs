@@ -149,13 +149,21 @@ impl Admission {
         self.rule.on_running == OnRunning::DeadLetter && self.rule.dead_letter.is_some()
     }
 
+    /// Since when it waits for another, in milliseconds since the Unix epoch, on the store's clock.
+    fn place_ms(&self) -> Option<u64> {
+        match &self.run {
+            Some(run) => run.place_ms,
+            None => self.since_ms,
+        }
+    }
+
     /// For how long it is to stay away, in milliseconds.
     fn wait_ms(&self, now: Now) -> u64 {
         if let Some(ahead_ms) = self.eta_ahead(now) {
             return ahead_ms.max(WAIT_MIN_MS);
         }
-        let Some(run) = &self.run else { return WAIT_MIN_MS };
-        let waited_ms = run.place_ms.map_or(0, |since| now.unix_ms.saturating_sub(since));
+        let place_ms = self.place_ms();
+        let waited_ms = place_ms.map_or(0, |since| now.unix_ms.saturating_sub(since));
         (waited_ms / 2).clamp(WAIT_MIN_MS, WAIT_MAX_MS)
     }
 
@@ -176,7 +184,7 @@ impl Admission {
             fingerprint: self.fingerprint()?,
             digest: self.hold.claim.digest,
             rule: Arc::clone(&self.rule.name),
-            place_ms: self.run.as_ref().and_then(|run| run.place_ms),
+            place_ms: self.place_ms(),
             life_ms: self.wait_ms(now).saturating_add(NOTE_MS),
         })
     }

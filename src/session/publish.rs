@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::rules::lock::{Claim, LockNote, Nonce};
+use crate::rules::lock::{Claim, IfHeld, LockNote, Nonce};
 use crate::rules::outcome::PublishDecision;
 use crate::rules::owed::Owed;
 use crate::rules::spec::Mode;
@@ -88,6 +88,11 @@ impl Publish {
         self.grant.as_ref().is_some_and(|grant| *grant.claim.id == *id)
     }
 
+    /// Whether it waits for the end of the holder of its key.
+    pub fn keeps_last(&self) -> bool {
+        self.grant.as_ref().is_some_and(|grant| grant.note.if_held == IfHeld::KeepLast)
+    }
+
     /// Whether its run is put off.
     pub fn is_put_off(&self) -> bool {
         self.grant.as_ref().is_some_and(|grant| grant.note.if_held.quiet().is_some())
@@ -95,10 +100,10 @@ impl Publish {
 
     /// What is counted of it where one that came later has the lock already.
     pub fn outrun(&self) -> PublishDecision {
-        if self.is_put_off() {
-            PublishDecision::Debounced
-        } else {
-            PublishDecision::Forwarded
+        match &self.grant {
+            Some(grant) if grant.note.if_held.quiet().is_some() => PublishDecision::Debounced,
+            Some(grant) if grant.note.if_held == IfHeld::KeepLast => PublishDecision::Kept,
+            _ => PublishDecision::Forwarded,
         }
     }
 

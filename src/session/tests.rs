@@ -427,6 +427,7 @@ mod gone;
 mod hear;
 mod hold;
 mod invariants;
+mod keep_last;
 mod kept;
 mod leases;
 mod owed;

@@ -194,7 +194,11 @@ impl Keeper {
         let taken = matches!(
             answer,
             Ok(Reply::Acquire(
-                Acquired::Taken | Acquired::Replaces { .. } | Acquired::PutOff { .. } | Acquired::Reentry { holds: true }
+                Acquired::Taken
+                    | Acquired::Replaces { .. }
+                    | Acquired::PutOff { .. }
+                    | Acquired::Kept { .. }
+                    | Acquired::Reentry { holds: true }
             ))
         );
         let mut ask = Vec::new();

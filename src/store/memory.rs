@@ -6,6 +6,7 @@
 mod beat;
 mod join;
 mod lapsing;
+mod last;
 mod lock;
 mod park;
 mod replace;
@@ -230,6 +231,10 @@ impl Memory {
             if filter.takes(&note.rule, &note.task, &note.vhost, &note.queue) {
                 offer((*digest, Claims::Publish));
             }
+            let last = lock.last.as_ref().map(|last| &last.note);
+            if last.is_some_and(|note| filter.takes(&note.rule, &note.task, &note.vhost, &note.queue)) {
+                offer((*digest, Claims::Last));
+            }
         }
         for (digest, run) in table.runs.iter(now) {
             let note = &run.note;
@@ -243,6 +248,7 @@ impl Memory {
         let record = |(digest, what): &Place| match what {
             Claims::Publish => table.lock(digest, now).map(|lock| lock.record(*digest)),
             Claims::Run => table.runs.get(digest, now).map(|run| run.record(*digest)),
+            Claims::Last => table.last(digest, now).map(|last| last.record(*digest)),
         };
         Page {
             locks: places.iter().filter_map(record).collect(),
@@ -258,12 +264,14 @@ fn write_cursor((digest, what): &Place) -> String {
     match what {
         Claims::Publish => digest.to_hex(),
         Claims::Run => format!("{digest}r"),
+        Claims::Last => format!("{digest}w"),
     }
 }
 
 fn read_cursor(cursor: &str) -> Option<Place> {
     match cursor.strip_suffix('r') {
         Some(digest) => Some((Digest::from_hex(digest)?, Claims::Run)),
+        None if cursor.ends_with('w') => Some((Digest::from_hex(cursor.strip_suffix('w')?)?, Claims::Last)),
         None => Some((Digest::from_hex(cursor)?, Claims::Publish)),
     }
 }
@@ -417,7 +425,8 @@ impl Step<'_> {
             self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
             return Acquired::Reentry { holds: false };
         }
-        if let Some(replaces) = self.replace(claim, publish, note, lease_end) {
+        let taken = self.keep(claim, publish, note, lease_end);
+        if let Some(replaces) = taken.or_else(|| self.replace(claim, publish, note, lease_end)) {
             if matches!(replaces, Acquired::Leased { .. }) {
                 return replaces;
             }
@@ -471,7 +480,13 @@ impl Step<'_> {
         } else if self.ended(claim, publish, note) {
             return Committed::Ended;
         } else if let Some(holder) = holder {
-            return Committed::Lost { holder };
+            match self.commit_behind(claim, publish, note, life_end) {
+                Some(committed) => {
+                    self.table.note_id(&claim.id, claim.digest, &note.rule, life_end, self.now);
+                    return committed;
+                }
+                None => return Committed::Lost { holder },
+            }
         } else {
             self.take(claim, publish, note, LockState::Queued, life_end);
         }
@@ -633,6 +648,9 @@ impl Step<'_> {
         let (holder, state, expires) = (lock.holder.clone(), lock.state, lock.expires_ms);
         if self.table.is_aside(&claim.digest, &claim.id, self.now) {
             return Admitted::Leased { holder };
+        }
+        if let Some(admitted) = self.admit_behind(claim, delivery, note, reentrant) {
+            return admitted;
         }
         if reentrant || self.table.knows(&claim.id, &claim.digest, self.now) {
             return Admitted::Passes;

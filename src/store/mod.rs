@@ -650,7 +650,7 @@ fn passes(answer: &Answer) -> bool {
     matches!(
         answer,
         Ok(Reply::Acquire(
-            Acquired::Taken | Acquired::Replaces { .. } | Acquired::PutOff { .. } | Acquired::Reentry { .. }
+            Acquired::Taken | Acquired::Replaces { .. } | Acquired::PutOff { .. } | Acquired::Kept { .. } | Acquired::Reentry { .. }
         ))
     )
 }

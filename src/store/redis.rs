@@ -1,10 +1,10 @@
 //! The store in Redis: one connection per client, driven by a task of its own.
 //!
 //! Keys: `PREFIX:lock:{DIGEST}`, `PREFIX:run:{DIGEST}`, `PREFIX:wait:{DIGEST}`, `PREFIX:seen:{DIGEST}`, `PREFIX:done:{DIGEST}:ID`,
-//! `PREFIX:super:{DIGEST}:ID`, `PREFIX:beat:{DIGEST}`, `PREFIX:id:ID`, `PREFIX:ended:ID`, `PREFIX:park:ID`, `PREFIX:node:VHOST:NODE`,
-//! `PREFIX:proxy:NAME`, `PREFIX:join:{DIGEST}:ID`, `PREFIX:more:{DIGEST}:ID`, `PREFIX:joining`, `PREFIX:awaited:ID`,
-//! `PREFIX:result:ID`, `PREFIX:decided:{NN}`, `PREFIX:decided:{NN}:order`; every one has a ttl. All questions of messages go through one
-//! script.
+//! `PREFIX:aside:{DIGEST}`, `PREFIX:last:{DIGEST}`, `PREFIX:former:{DIGEST}`, `PREFIX:super:{DIGEST}:ID`, `PREFIX:beat:{DIGEST}`,
+//! `PREFIX:id:ID`, `PREFIX:ended:ID`, `PREFIX:park:ID`, `PREFIX:node:VHOST:NODE`, `PREFIX:proxy:NAME`, `PREFIX:join:{DIGEST}:ID`,
+//! `PREFIX:more:{DIGEST}:ID`, `PREFIX:joining`, `PREFIX:awaited:ID`, `PREFIX:result:ID`, `PREFIX:decided:{NN}`,
+//! `PREFIX:decided:{NN}:order`; every one has a ttl. All questions of messages go through one script.
 
 mod driver;
 mod join;

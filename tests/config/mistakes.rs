@@ -149,7 +149,9 @@ dead_letter = { routing_key = "x" }
 [[rule.limit]]
 rate = "2/x""#,
         &[
-            r#"o.toml:5:17: on_duplicate = "keep_last" is not available in this version. Write one of "replace", "raise", "reject", "dead_letter" or leave on_duplicate out."#,
+            r#"o.toml:4:13: cooldown = "5m" lets the key rest after a success, and on_duplicate = "keep_last" runs what waits at once. Leave one of the two out."#,
+            r#"o.toml:5:17: on_duplicate = "keep_last" waits for the end of the task that holds the key, and unique = "while_running" does not last until then. Write unique = "until_finished"."#,
+            r#"o.toml:7:14: release_on = ["success"] keeps the key locked after the other outcome, and what waits (on_duplicate = "keep_last") would wait for the ttl. Leave release_on out."#,
             "o.toml:9:1: [[rule.limit]] is not available in this version. Leave it out.",
             r#"o.toml:10:9: rate = "2/x" is not a rate. Write a whole number from 1, a slash, and one of s, m, h, d, such as "2/m"."#,
         ],

@@ -10,6 +10,7 @@ use oncegate::rules::running::Ran;
 use oncegate::rules::spec::Unique;
 
 use crate::facts::Facts;
+use crate::newest::hands_over;
 use crate::plan::Acks;
 use crate::world::World;
 
@@ -35,7 +36,7 @@ impl World {
         }
         if let Some(before) = before
             && after.as_ref().is_none_or(|after| after.holder != before.holder)
-            && !matches!(reply, Reply::Acquire(Acquired::Replaces { .. }))
+            && !hands_over(reply)
         {
             self.judge_freed(before, reply);
         }
@@ -89,7 +90,7 @@ impl World {
     fn judge_freed(&mut self, lock: &LockRecord, reply: &Reply) {
         let task = Facts::index(&lock.holder);
         let lives = self.lives(task);
-        let (Reply::Released(freed) | Reply::Outlived { freed, .. } | Reply::Run(Ran::Leaves { freed, .. })) = reply else {
+        let (Reply::Released(freed) | Reply::Run(Ran::Leaves { freed, .. })) = reply else {
             self.facts.fail(task, "its lock went without a reason");
         };
         if matches!(reply, Reply::Run(_)) {
@@ -106,7 +107,7 @@ impl World {
             ReleaseReason::Revoked => facts.revoked,
             ReleaseReason::Expired => facts.expires_ms.is_some_and(|ms| ms <= self.now.unix_ms),
             ReleaseReason::Crash => !lives || copies,
-            ReleaseReason::Unconfirmed => !lives || facts.unconfirmed || copies,
+            ReleaseReason::Unconfirmed => !lives || facts.unconfirmed || copies || self.is_forgotten(task),
             // What was on its way when the purge was asked for may have missed it.
             ReleaseReason::Purged => self.plan.purges(),
             ReleaseReason::Lapsed | ReleaseReason::Returned | ReleaseReason::Replaced | ReleaseReason::Admin => false,
@@ -171,6 +172,7 @@ impl World {
 
     /// A worker begins a task. True if it holds its key, or nobody does.
     pub fn judge_begin(&mut self, _worker: usize, task: usize, again: bool) -> bool {
+        self.judge_begins_newest(task);
         let facts = &self.facts.tasks[task];
         let (row, key) = (facts.row, facts.key);
         let lock = facts.digest.and_then(|digest| self.show(digest));
@@ -227,7 +229,8 @@ impl World {
             }
             let worker = self.workers.iter().find(|worker| worker.name == *lock.worker);
             // Its worker lives, and what it said was lost.
-            let unheard = facts.begun > 0 && !self.is_heard(task, lock.scope);
+            let unrun = facts.expired && self.plan.rows[facts.row].keeps();
+            let unheard = (facts.begun > 0 || unrun) && !self.is_heard(task, lock.scope);
             let same_worker = worker.is_some_and(|worker| worker.started_ms <= lock.since_ms && worker.since_ms <= lock.since_ms + 10_000);
             if !(unheard && same_worker && self.plan.lost_percent > 0) {
                 self.facts

@@ -390,6 +390,7 @@ impl World {
                 }
                 match event.decision {
                     DeliveryDecision::Dropped => self.facts.tasks[task].dropped = true,
+                    DeliveryDecision::Superseded if event.reason == "outdated" => self.facts.tasks[task].dropped = true,
                     DeliveryDecision::ForwardedUnchecked => self.facts.tasks[task].unchecked = true,
                     _ => {}
                 }

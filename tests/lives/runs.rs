@@ -212,7 +212,7 @@ impl World {
             }
             let state = before.map_or(LockState::Queued, |before| before.state);
             let loss = match (reply, now) {
-                (Reply::Released(freed) | Reply::Outlived { freed, .. }, _) => {
+                (Reply::Released(freed), _) => {
                     let reason = freed.iter().find(|freed| *freed.holder == *self.facts.tasks[former.0].id);
                     Loss::Freed(reason.map_or(ReleaseReason::Ended, |freed| freed.reason), state)
                 }

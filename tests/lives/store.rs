@@ -6,6 +6,7 @@ use oncegate::session::StoreSilent;
 
 use crate::facts::Facts;
 use crate::link::{Answer, Kept, Link, Order};
+use crate::newest::without_outlived;
 use crate::world::World;
 
 /// Something that a proxy has heard and will tell the store.
@@ -199,8 +200,10 @@ impl World {
         let after = self.show(digest);
         self.dropped_by_store(task, request, &reply);
         self.judge_replace_step(task, digest, request, &reply, before.as_ref(), after.as_ref());
-        self.judge_step(task, digest, request, &reply, before.as_ref(), after);
-        self.judge_run_step(task, digest, request, &reply, run_before.as_ref());
+        self.judge_newer(task, &reply);
+        let told = without_outlived(&reply);
+        self.judge_step(task, digest, request, told.as_ref().unwrap_or(&reply), before.as_ref(), after);
+        self.judge_run_step(task, digest, request, told.as_ref().unwrap_or(&reply), run_before.as_ref());
         self.follower_answered(request, &reply);
         reply
     }

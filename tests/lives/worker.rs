@@ -467,6 +467,13 @@ impl World {
         }
     }
 
+    /// The worker of this name hears of a revoke.
+    pub fn worker_hears_revoke(&mut self, name: &str, task: usize) {
+        if let Some(worker) = self.workers.iter_mut().find(|worker| worker.name == name) {
+            worker.revoked.insert(task);
+        }
+    }
+
     /// Workers that are there hear of a revoke.
     pub fn workers_hear_revoke(&mut self, task: usize, terminate: bool) {
         for worker in self.workers.iter_mut().filter(|worker| worker.life == Life::Up) {

@@ -11,6 +11,7 @@ use crate::broker::Queues;
 use crate::clock::ManualClock;
 use crate::facts::Facts;
 use crate::link::Link;
+use crate::newest::Newest;
 use crate::orphans::Orphans;
 use crate::plan::{Fault, Plan};
 use crate::producer::Producer;
@@ -43,6 +44,7 @@ pub struct World {
     pub runs: Runs,
     pub replaces: Replaces,
     pub results: Results,
+    pub newest: Newest,
     pub rules: Arc<RuleSet>,
     pub links: BTreeMap<usize, Link>,
     pub last_link: usize,
@@ -110,6 +112,7 @@ impl World {
             runs: Runs::default(),
             replaces: Replaces::default(),
             results: Results::new(plan.proxies),
+            newest: Newest::default(),
             rules: Arc::new(rules),
             links: BTreeMap::new(),
             last_link: 0,
@@ -142,6 +145,7 @@ impl World {
             }
         }
         self.judge_tasks();
+        self.judge_newest();
         // The grace of a settlement, of an orphan, its note, the looks, and both questions.
         self.idle(120_000 - 30_000);
         self.judge_locks();

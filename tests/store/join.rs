@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oncegate::rules::lock::{Acquired, Admitted, IfHeld, LockNote, Nonce, ReleaseOn, ReleaseReason, Reply, Request, Scope, Signal, Weight};
+use oncegate::rules::lock::{
+    Acquired, Admitted, IfHeld, LockNote, Nonce, ReleaseOn, ReleaseReason, Renewed, Reply, Request, Scope, Signal, Weight,
+};
 use oncegate::rules::owed::{Owed, ReplyTo, Via};
 use oncegate::rules::running::{IfBusy, Ran, RunNote};
 use oncegate::rules::source::{Hears, Source};
@@ -22,6 +24,7 @@ scenarios! {
     a_cooldown_is_an_end
     a_delivery_found_late_waits_too
     what_leaves_a_busy_key_waits_for_the_run
+    what_leaves_for_a_run_that_lost_its_lock_waits_for_that
     too_many_wait_for_nothing
     a_holder_that_is_back_has_not_ended
     a_holder_that_is_set_aside_has_not_ended
@@ -213,22 +216,45 @@ async fn a_delivery_found_late_waits_too(w: &World) {
     assert_eq!((&*group.holder, ids(w, &group).await), ("a", vec!["b".to_owned()]));
 }
 
-async fn what_leaves_a_busy_key_waits_for_the_run(w: &World) {
-    let run = |owed| {
-        Arc::new(RunNote {
-            rule: "a rule".into(),
-            task: "t".into(),
-            summary: "".into(),
-            vhost: "/".into(),
-            queue: "q".into(),
-            life_ms: 100_000,
-            settle_grace_ms: 1_000,
-            acks_late: false,
-            hears: Hears::ALL,
-            retries: 0,
-            owed,
-        })
+fn run(owed: Owed) -> Arc<RunNote> {
+    Arc::new(RunNote {
+        rule: "a rule".into(),
+        task: "t".into(),
+        summary: "".into(),
+        vhost: "/".into(),
+        queue: "q".into(),
+        life_ms: 100_000,
+        settle_grace_ms: 1_000,
+        acks_late: false,
+        hears: Hears::ALL,
+        retries: 0,
+        owed,
+    })
+}
+
+async fn what_leaves_for_a_run_that_lost_its_lock_waits_for_that(w: &World) {
+    let renew = |id: &str, delivery| Request::RenewRun {
+        claim: claim(1, id),
+        delivery: Nonce(delivery),
+        note: run(Owed::Nothing),
+        worker: "w".into(),
     };
+    assert_eq!(w.ask(renew("stray", 1)).await, Reply::Renewed(Renewed::Retaken));
+    assert_eq!(w.ask(renew("live", 2)).await, Reply::Renewed(Renewed::Lost));
+    w.signal("stray", 5, Signal::Succeeded).await;
+    let leaves = Request::Run {
+        claim: claim(1, "a"),
+        delivery: Nonce(3),
+        note: run(Owed::Joined(Via::Reply(caller(None)))),
+        busy: IfBusy::Leave { place_ms: None },
+        worker: "w".into(),
+    };
+    assert!(matches!(w.ask(leaves).await, Reply::Run(Ran::Leaves { holder, .. }) if *holder == *"live"));
+    let (group, _) = only(w).await;
+    assert_eq!((&*group.holder, ids(w, &group).await), ("live", vec!["a".to_owned()]));
+}
+
+async fn what_leaves_a_busy_key_waits_for_the_run(w: &World) {
     let ask = |id: &str, delivery, busy, owed| Request::Run {
         claim: claim(1, id),
         delivery: Nonce(delivery),

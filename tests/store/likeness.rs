@@ -29,7 +29,7 @@ const BEHIND_ITS_END: u64 = 60_000;
 const NAMED: u64 = 1_000;
 
 /// One per kind of lock.
-const KEYS: u64 = 15;
+const KEYS: u64 = 17;
 
 /// Random numbers from a seed.
 pub struct Dice(pub u64);
@@ -116,6 +116,7 @@ fn put_off(longest_ms: Option<u64>) -> IfHeld {
 /// Without what depends on the clock; times as the class they fall into.
 fn timeless(reply: Reply) -> Reply {
     match reply {
+        Reply::Admit(digest, Admitted::Waits { holder, .. }) => Reply::Admit(digest, Admitted::Waits { holder, since_ms: 0 }),
         Reply::Acquire(Acquired::PutOff { holder, due_ms }) => Reply::Acquire(Acquired::PutOff {
             holder,
             // The clocks count from different times.
@@ -452,6 +453,11 @@ async fn tell_the_same_story(seed: u64, steps: usize) {
         note_with(Scope::UntilFinished, |note| note.if_held = IfHeld::Replace),
         note_with(Scope::UntilStarted, |note| note.if_held = put_off(None)),
         note_with(Scope::UntilFinished, |note| note.if_held = put_off(Some(2 * QUIET))),
+        note_with(Scope::UntilFinished, |note| note.if_held = IfHeld::KeepLast),
+        note_with(Scope::UntilFinished, |note| {
+            note.acks_late = true;
+            note.if_held = IfHeld::KeepLast;
+        }),
         note_with(Scope::UntilFinished, |note| {
             note.acks_late = true;
             note.if_held = IfHeld::Replace;

@@ -66,6 +66,8 @@ pub(super) struct Lock {
     pub(super) place: u64,
     /// The lock that this one is to replace.
     pub(super) aside: Option<Box<Lock>>,
+    /// The lock of the one that waits for the end of this one.
+    pub(super) last: Option<Box<Lock>>,
     /// The burst whose newest task holds it, until that has begun.
     pub(super) burst: Option<Burst>,
     /// When the message went to a worker last.
@@ -113,6 +115,7 @@ impl Lock {
             deliveries: Vec::new(),
             place: 0,
             aside: None,
+            last: None,
             burst: None,
             handed_ms: None,
         }

@@ -54,16 +54,17 @@ impl Step<'_> {
             self.note_asked(claim, note);
             return Some(Acquired::Leased { holder });
         }
-        let asked = self.table.asked.get_mut(&claim.digest, self.now);
-        let place = asked.and_then(|asked| asked.places.remove(&claim.id));
+        let place = self.place_of_asked(claim);
         if place.is_some_and(|place| place < holders) {
             return Some(self.outrun(claim, note, holder));
         }
         let place = place.unwrap_or_else(|| self.next_place(claim.digest));
-        let older = self.table.remove(&claim.digest)?;
+        let mut older = self.table.remove(&claim.digest)?;
+        let last = older.last.take();
         self.take(claim, publish, note, LockState::Leased, lease_end);
         if let Some(lock) = self.table.lock(&claim.digest, self.now) {
             lock.aside = Some(Box::new(older));
+            lock.last = last;
             lock.place = place;
         }
         match self.put_off(claim, note, burst) {
@@ -86,7 +87,7 @@ impl Step<'_> {
     }
 
     /// One that has waited finds a newer one: it goes out, and is not to run.
-    fn outrun(&mut self, claim: &Claim, note: &LockNote, holder: Arc<str>) -> Acquired {
+    pub(super) fn outrun(&mut self, claim: &Claim, note: &LockNote, holder: Arc<str>) -> Acquired {
         let until_ms = self.now + note.life_ms.max(1).saturating_add(DEAD_KEPT_MS).min(DEAD_LONGEST_MS);
         let lost = Freed {
             digest: claim.digest,
@@ -110,8 +111,14 @@ impl Step<'_> {
         Acquired::Outrun { holder }
     }
 
+    /// The place of a publish that has waited for a lease, which is asked for once.
+    pub(super) fn place_of_asked(&mut self, claim: &Claim) -> Option<u64> {
+        let asked = self.table.asked.get_mut(&claim.digest, self.now)?;
+        asked.places.remove(&claim.id)
+    }
+
     /// A place behind all others.
-    fn next_place(&mut self, digest: Digest) -> u64 {
+    pub(super) fn next_place(&mut self, digest: Digest) -> u64 {
         let until_ms = self.now + ENDED_KEPT_MS;
         if self.table.asked.get(&digest, self.now).is_none() {
             let asked = Asked {
@@ -132,7 +139,7 @@ impl Step<'_> {
 
     /// A publish that replaces has found a lease: it is asked again, and then has come before those that ask meanwhile.
     pub(super) fn note_asked(&mut self, claim: &Claim, note: &LockNote) {
-        if !note.if_held.replaces() {
+        if !note.if_held.takes_turns() {
             return;
         }
         let now = self.now;
@@ -150,7 +157,7 @@ impl Step<'_> {
 
     /// One has taken a free lock; somebody may wait who came before.
     pub(super) fn takes_place(&mut self, claim: &Claim, note: &LockNote) {
-        if !note.if_held.replaces() {
+        if !note.if_held.takes_turns() {
             return;
         }
         let Some(asked) = self.table.asked.get_mut(&claim.digest, self.now) else {
@@ -241,7 +248,7 @@ impl Step<'_> {
 
     /// What a commit tells beside what it has found.
     pub(super) fn committed(&mut self, claim: &Claim, publish: Nonce, note: &LockNote, found: Committed) -> Committed {
-        if !note.if_held.replaces() || matches!(found, Committed::Lost { .. }) {
+        if !note.if_held.takes_turns() || matches!(found, Committed::Lost { .. }) {
             return found;
         }
         match self.table.over.get_mut(&claim.digest, self.now) {
@@ -262,16 +269,20 @@ impl Lock {
         is_due && self.handed_ms.is_some_and(|handed| now < handed + HANDED_MS)
     }
 
-    /// This lock, or the one that was set aside for a lease that has lapsed.
+    /// This lock, or if it has lapsed the one that was set aside, or that waits.
     pub(super) fn seen(&self, now: u64) -> Option<&Lock> {
         if self.expires_ms > now {
             return Some(self);
         }
-        self.aside.as_deref().filter(|older| older.expires_ms > now)
+        let older = self.aside.as_deref().filter(|older| older.expires_ms > now);
+        older.or_else(|| self.last.as_deref()?.seen(now))
     }
 
-    /// When neither it nor the one that was set aside is a lock any more.
+    /// When neither it nor the one that was set aside nor the one that waits is a lock any more.
     pub(super) fn lives_until(&self) -> u64 {
-        self.expires_ms.max(self.aside.as_ref().map_or(0, |older| older.expires_ms))
+        let older = self.aside.as_ref().map_or(0, |older| older.expires_ms);
+        self.expires_ms
+            .max(older)
+            .max(self.last.as_ref().map_or(0, |last| last.lives_until()))
     }
 }

@@ -98,6 +98,8 @@ pub(super) enum Claims {
     Publish,
     /// The running lock.
     Run,
+    /// The publish lock of the one that waits for the end of another.
+    Last,
 }
 
 /// A key that an id has claimed.
@@ -224,55 +226,46 @@ impl Table {
         (self.locks.len(), self.ids.len())
     }
 
+    /// What waits for the end of the holder of this key.
+    pub(super) fn last(&mut self, digest: &Digest, now: u64) -> Option<&mut Lock> {
+        self.lock(digest, now)?.waiting(now)
+    }
+
     pub(super) fn locks(&self, now: u64) -> impl Iterator<Item = (&Digest, &Lock)> {
         self.locks.iter().filter_map(move |(digest, lock)| Some((digest, lock.seen(now)?)))
     }
 
-    /// The lock of this key, unless it has lapsed. One that was set aside for a lease that has lapsed is the lock again.
+    /// The lock of this key, unless it has lapsed. One that was set aside for a lease that has lapsed is the lock again; else the one that
+    /// waits is.
     pub(super) fn lock(&mut self, digest: &Digest, now: u64) -> Option<&mut Lock> {
         let lock = self.locks.get_mut(digest)?;
-        if lock.expires_ms <= now
-            && let Some(older) = lock.aside.take()
-        {
-            let indexed = lock.indexed;
-            *lock = *older;
-            lock.indexed = indexed;
-        }
+        lock.give_way(now);
         (lock.expires_ms > now).then_some(lock)
     }
 
-    /// The same as it is for this id, which may have a lock that was set aside, or a lease over one whose lapse nobody has noticed.
+    /// The same as it is for this id, which may have a lock that was set aside, or that waits, or a lease over one whose lapse nobody has
+    /// noticed.
     pub(super) fn lock_for(&mut self, digest: &Digest, id: &Arc<str>, now: u64) -> Option<&mut Lock> {
-        let lock = self.locks.get(digest)?;
-        let older = lock.aside.as_ref().filter(|older| older.expires_ms > now);
-        if older.is_none() {
-            return self.lock(digest, now);
-        }
-        if lock.holder == *id {
-            return self.locks.get_mut(digest);
-        }
-        if older.is_some_and(|older| older.holder == *id) {
-            return self.locks.get_mut(digest)?.aside.as_deref_mut();
-        }
-        self.lock(digest, now)
+        self.locks.get_mut(digest)?.of(id, now)
     }
 
     /// Whether the lock that was set aside for a lease of another is this id's.
     pub(super) fn is_aside(&mut self, digest: &Digest, id: &Arc<str>, now: u64) -> bool {
-        let older = self.lock(digest, now).and_then(|lock| lock.aside.as_ref());
-        older.is_some_and(|older| older.holder == *id && older.expires_ms > now)
+        let Some(lock) = self.lock(digest, now) else { return false };
+        let last = lock.last.as_ref().and_then(|last| last.aside.as_ref());
+        let mut older = lock.aside.iter().chain(last);
+        older.any(|older| older.holder == *id && older.expires_ms > now)
     }
 
-    /// Removes what this id holds of the key; what it was to replace is there again.
+    /// Removes what this id holds of the key; what it was to replace is there again, or who waits has it.
     pub(super) fn remove_of(&mut self, digest: &Digest, id: &Arc<str>, now: u64) -> Option<Lock> {
         let lock = self.locks.get_mut(digest)?;
         if lock.holder != *id {
-            let older = lock.aside.take_if(|older| older.holder == *id)?;
-            return Some(*older);
+            return lock.remove_inner(id, now);
         }
         let mut lock = self.locks.remove(digest)?;
-        if let Some(older) = lock.aside.take().filter(|older| older.expires_ms > now) {
-            self.insert(*digest, *older, now);
+        if let Some(follower) = lock.follower(now) {
+            self.insert(*digest, follower, now);
         }
         Some(lock)
     }

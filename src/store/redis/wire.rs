@@ -27,6 +27,7 @@ pub(super) const SCRIPT: &str = concat!(
     include_str!("../scripts/join.lua"),
     include_str!("../scripts/park.lua"),
     include_str!("../scripts/replace.lua"),
+    include_str!("../scripts/last.lua"),
     include_str!("../scripts/answer.lua")
 );
 
@@ -47,10 +48,15 @@ impl Names {
         format!("{}:run:{{{}}}", self.prefix, digest.to_hex())
     }
 
+    /// The key of the lock of one that waits for the end of another.
+    fn last(&self, digest: Digest) -> String {
+        format!("{}:last:{{{}}}", self.prefix, digest.to_hex())
+    }
+
     /// Whose lock this is, publish or running, if it is one.
     pub(super) fn digest_of(&self, key: &str) -> Option<Digest> {
         let digest = Digest::from_hex(key.get(key.len().checked_sub(65)?..key.len() - 1)?)?;
-        (key == self.lock(digest) || key == self.run(digest)).then_some(digest)
+        (key == self.lock(digest) || key == self.run(digest) || key == self.last(digest)).then_some(digest)
     }
 
     /// A pattern that matches the keys of all locks, publish and running, for SCAN.
@@ -172,6 +178,7 @@ fn if_held(note: &LockNote) -> Cow<'static, str> {
     match note.if_held {
         IfHeld::Yield => "0".into(),
         IfHeld::Replace => "1".into(),
+        IfHeld::KeepLast => format!("k{}", join::waits(&note.owed).unwrap_or_default()).into(),
         IfHeld::Debounce(quiet) => {
             let longest = quiet.longest_ms.map(|longest| span(longest).to_string()).unwrap_or_default();
             let joins = join::waits(&note.owed).unwrap_or_default();
@@ -504,6 +511,7 @@ fn acquired(value: Value) -> Option<Acquired> {
             [holder] => Some(Acquired::Leased { holder: text(holder)? }),
             [holder, Value::Int(0)] => Some(Acquired::Replaces { holder: text(holder)? }),
             [holder, Value::Int(1)] => Some(Acquired::Outrun { holder: text(holder)? }),
+            [holder, Value::Int(3)] => Some(Acquired::Kept { holder: text(holder)? }),
             [holder, Value::Int(2), due_ms] => Some(Acquired::PutOff {
                 holder: text(holder).filter(|holder| !holder.is_empty()),
                 due_ms: number(due_ms)?,
@@ -532,6 +540,10 @@ fn admitted(computed: Digest, value: Value) -> Option<Reply> {
         ("h", []) => Admitted::Holds,
         ("p", []) => Admitted::Passes,
         ("x", []) => Admitted::Superseded,
+        ("w", [holder, since_ms]) => Admitted::Waits {
+            holder: text(holder)?,
+            since_ms: number(since_ms)?,
+        },
         ("o", [newer]) => Admitted::Outdated { newer: text(newer)? },
         ("l", [holder]) => Admitted::Leased { holder: text(holder)? },
         ("d", [holder, state, expires_in]) => Admitted::Held {

@@ -73,8 +73,9 @@ end
 local function wanted(digest, id)
   local lock = lock_of(digest)
   local l = call('HMGET', lock, 'holder', 'terms', 'expires', 'aside')
-  if l[1] ~= id and l[4] == id and hands.is_there(lock) then
-    l = call('HMGET', hands.aside_of(digest), 'holder', 'terms', 'expires')
+  if l[1] ~= id then
+    local key = l[4] and hands.key_of(lock, id)
+    if key then l = call('HMGET', key, 'holder', 'terms', 'expires') end
   end
   if l[1] ~= id then return 0 end
   local ends = terms_of(l[2])

@@ -21,6 +21,10 @@ local function stage(digest, holder, terms)
   if l[1] == holder and l[2] ~= 'cooldown' then return scope == 'until_expired' and 'x' or 'h' end
   -- A newer one has it for a lease, see `replace.lua`.
   if l[3] == holder and call('EXISTS', prefix .. ':aside:{' .. digest .. '}') == 1 then return 'h' end
+  -- It waits for the end of another, see `last.lua`.
+  for _, name in ipairs({ ':last:{', ':former:{' }) do
+    if call('HGET', prefix .. name .. digest .. '}', 'holder') == holder then return 'h' end
+  end
   if scope ~= 'until_started' or l[1] == holder or now >= tonumber(until_ms) then return 'e' end
   if string.find(call('GET', prefix .. ':ended:' .. holder) or '', ' r', 1, true) then return 'e' end
   return 's'

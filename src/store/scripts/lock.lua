@@ -38,14 +38,17 @@ local now_text = int(now)
 local function digest_of(lock) return string.sub(lock, -65, -2) end
 -- Of each note: what frees such a lock, what of that is asked at an acquire, the rest of its entry in an id record, lease, life, life while
 -- its holder has not begun, what it does if its key is held (0 nothing, 1 it replaces, d it replaces and is put off for so long, at the
--- longest for so long after the first of its burst, j if its id gets the result of a newer one, and where that is published), and the fields of the lock that do not change, packed.
+-- longest for so long after the first of its burst; k it waits for the end of the holder; j if its id gets the result of a newer one, and
+-- where that is published), and the fields of the lock that do not change, packed.
 local notes, first_question = {}, 3 + 8 * ARGV[2]
 for at = 3, first_question - 1, 8 do
   local held = ARGV[at + 6]
-  local quiet, longest, joins = string.match(held, '^d(%d+) (%d*)(.*)$')
+  local quiet, longest = string.match(held, '^d(%d+) (%d*)')
+  local keeps = string.byte(held) == 107
   notes[tostring((at + 5) / 8)] = {
     ends = ARGV[at], asked = ARGV[at + 1], tail = ARGV[at + 2], lease = tonumber(ARGV[at + 3]), life = tonumber(ARGV[at + 4]),
-    queued = tonumber(ARGV[at + 5]), replaces = held ~= '0', quiet = tonumber(quiet), longest = tonumber(longest), hides = quiet ~= nil, joins = joins and string.byte(joins) == 106 and string.sub(joins, 2),
+    queued = tonumber(ARGV[at + 5]), turns = held ~= '0', replaces = held ~= '0' and not keeps, keeps = keeps, quiet = tonumber(quiet),
+    longest = tonumber(longest), hides = quiet ~= nil or keeps, joins = string.match(held, '^[dk][%d ]*j(.*)$'),
     fields = cmsgpack.unpack(ARGV[at + 7]),
   }
 end
@@ -56,6 +59,7 @@ local function id_in(idkey) return string.sub(idkey, ID_AT) end
 local function lock_of(digest) return prefix .. ':lock:{' .. digest .. '}' end
 local function id_of(id) return prefix .. ':id:' .. id end
 local function ended_of(id) return prefix .. ':ended:' .. id end
+local function is_last(lock) return string.sub(lock, #prefix + 2, #prefix + 6) == 'last:' end
 local function dead_of(digest, id) return prefix .. ':super:{' .. digest .. '}:' .. id end
 -- The newer id that the id has lost its lock to, if it is not known to have run.
 local function replaced_by(digest, id) return string.match(call('GET', dead_of(digest, id)) or '', '^n(.*)$') end
@@ -199,6 +203,13 @@ setmetatable(hands, { __index = function(_, name)
   make.replace()
   return rawget(hands, name)
 end })
+
+-- Of locks whose newest duplicate waits, see `last.lua`.
+local lasts = {}
+setmetatable(lasts, { __index = function(_, name)
+  make.last()
+  return rawget(lasts, name)
+end })
 local function has_lapsed(state, expires) return state == 'leased' and (tonumber(expires) or 0) <= now end
 
 local function lists(record, digest) return string.find(record, '\n' .. digest .. ' ', 1, true) end
@@ -327,6 +338,7 @@ function ops.A(lock, idkey, a)
   local lease, life = note.lease, note.life
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'aside', 'place')
   local holder = l[1]
+  if not holder and note.keeps and lasts.follows(lock) then return ops.A(lock, idkey, a) end
   if not holder then
     -- What only observes does not wait for this answer, and may have ended.
     if heard(id, nonce, note.asked) then return 0 end
@@ -340,7 +352,7 @@ function ops.A(lock, idkey, a)
     end
     if not fresh then note_id(idkey, entry, lease + life) end
     take(lock, id, 'leased', nonce, lease, note, now + lease + life)
-    if note.replaces then hands.takes_free(lock, digest, id) end
+    if note.turns then hands.takes_free(lock, digest, id) end
     if note.quiet and ARGV[a + 1] ~= '1' then return hands.put_off(lock, note, false) end
     return 0
   end
@@ -357,7 +369,8 @@ function ops.A(lock, idkey, a)
     if note.quiet and ARGV[a + 1] ~= '1' and l[2] ~= 'running' then return hands.is_put_off(lock, publish and l[6] or not publish and id) end
     return 1
   end
-  if l[6] == id and hands.is_there(lock) then return hands.ask_aside(ops.A, lock, idkey, a) end
+  local key = l[6] and hands.key_of(lock, id)
+  if key then return hands.ask(ops.A, lock, key, idkey, a) end
   if has_lapsed(l[2], l[3]) then
     hands.lapses(lock)
     return ops.A(lock, idkey, a)
@@ -366,11 +379,12 @@ function ops.A(lock, idkey, a)
     note_id(idkey, entry_of(digest_of(lock), note), lease + life)
     return 2
   end
+  if note.keeps then return lasts.keep(lock, idkey, nonce, note, holder) end
   if note.replaces and l[2] == 'queued' and not is_marked(l[5], 't') then
     return hands.replace(lock, idkey, nonce, note, holder, l[3], l[7])
   end
   if l[2] == 'leased' then
-    if note.replaces then hands.note_asked(digest_of(lock), id) end
+    if note.turns then hands.note_asked(digest_of(lock), id) end
     return { holder }
   end
   if string.byte(ARGV[a + 1]) == 106 then joins.add(digest_of(lock), holder, id, note.tail, life, string.sub(ARGV[a + 1], 2)) end
@@ -406,7 +420,7 @@ function ops.C(lock, idkey, a)
     end
     if l[2] == 'cooldown' or is_marked(l[5], 't') then
       call('HSET', lock, 'publishes', publishes)
-      return note.replaces and hands.committed(lock, id, nonce, 1) or 1
+      return note.turns and hands.committed(lock, id, nonce, 1) or 1
     end
     local expires, state = math.max(now + life, tonumber(l[3]) or 0), l[2] == 'leased' and 'queued' or l[2]
     if (tonumber(l[6]) or 0) >= expires then
@@ -416,22 +430,24 @@ function ops.C(lock, idkey, a)
       call('HSET', lock, 'state', state, 'expires', int(expires), 'publishes', publishes, 'record', int(expires))
     end
     call('PEXPIRE', lock, int(expires - now))
-    return note.replaces and hands.committed(lock, id, nonce, 0) or 0
+    return note.turns and hands.committed(lock, id, nonce, 0) or 0
   end
+  if not holder and note.keeps and lasts.follows(lock) then return ops.C(lock, idkey, a) end
   if holder then
-    if l[7] == id and hands.is_there(lock) then return hands.ask_aside(ops.C, lock, idkey, a) end
+    local key = l[7] and hands.key_of(lock, id)
+    if key then return hands.ask(ops.C, lock, key, idkey, a) end
     if has_lapsed(l[2], l[3]) then
       hands.lapses(lock)
       return ops.C(lock, idkey, a)
     end
   end
   if ended(digest_of(lock), id, nonce, note.ends) then
-    return note.replaces and hands.committed(lock, id, nonce, 1) or 1
+    return note.turns and hands.committed(lock, id, nonce, 1) or 1
   end
-  if holder then return { holder } end
+  if holder then return note.keeps and lasts.commits(lock, idkey, nonce, note) or { holder } end
   take(lock, id, 'queued', nonce .. '+', life, note, now + life)
   note_id(idkey, entry_of(digest_of(lock), note), life)
-  return note.replaces and hands.committed(lock, id, nonce, 0) or 0
+  return note.turns and hands.committed(lock, id, nonce, 0) or 0
 end
 
 -- Lease renewal: nonce, note.
@@ -439,6 +455,9 @@ function ops.R(lock, idkey, a)
   local id, nonce, note = id_in(idkey), ARGV[a], notes[ARGV[a + 1]]
   local lease, life = note.lease, note.queued
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'aside')
+  if not l[1] and note.keeps and lasts.follows(lock) then return ops.R(lock, idkey, a) end
+  local key = l[1] and l[1] ~= id and l[5] and hands.key_of(lock, id)
+  if key then return hands.ask(ops.R, lock, key, idkey, a) end
   if l[1] then
     if l[1] == id and l[2] == 'leased' and in_flight(parse(l[4])) > 0 then
       prolong(lock, l[3], lease)
@@ -458,7 +477,10 @@ end
 function ops.U(lock, idkey, a)
   local id, nonce = id_in(idkey), ARGV[a]
   local l = call('HMGET', lock, 'holder', 'state', 'publishes', 'rule', 'task', 'since', 'shadow', 'marks', 'aside', 'vhost')
-  if l[1] ~= id then return l[9] == id and hands.is_there(lock) and hands.ask_aside(ops.U, lock, idkey, a) or {} end
+  if l[1] ~= id then
+    local key = l[9] and hands.key_of(lock, id)
+    return key and hands.ask(ops.U, lock, key, idkey, a) or {}
+  end
   local list = parse(l[3])
   local publish = find(list, nonce)
   if not publish or publish[2] == '-' then return {} end
@@ -497,7 +519,8 @@ end
 local function signal_one(lock, digest, idkey, id, settlement, signal, worker, source)
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'terms', 'aside')
   if l[1] ~= id then
-    if l[8] == id and hands.is_there(lock) then return nil end
+    if not l[1] and lasts.follows(lock) then return signal_one(lock, digest, idkey, id, settlement, signal, worker, source) end
+    if l[8] and hands.key_of(lock, id) then return nil end
     if (signal == 's' or signal == 'k' or signal == 'f') and replaced_by(digest, id) then
       call('SET', dead_of(digest, id), 'r', 'KEEPTTL')
       return true, nil, 'ran'
@@ -604,12 +627,13 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
 end
 
 -- The same where the id's lock may be set aside.
-local function signal_lock(digest, ...)
+local function signal_lock(digest, idkey, id, ...)
   local lock = lock_of(digest)
-  local claims, publishes, told, grace = signal_one(lock, digest, ...)
+  local claims, publishes, told, grace = signal_one(lock, digest, idkey, id, ...)
   if claims ~= nil then return claims, publishes, told, grace end
-  claims, publishes, told, grace = signal_one(hands.aside_of(digest), digest, ...)
-  hands.aside_changed(lock)
+  local key = hands.key_of(lock, id)
+  claims, publishes, told, grace = signal_one(key, digest, idkey, id, ...)
+  hands.changed(lock, key)
   return claims, publishes, told, grace
 end
 
@@ -752,6 +776,7 @@ function ops.M(lock, idkey, a)
     return { 'x', digest }
   end
   if note.ends == 'n' then return { 'p', digest } end
+  if not holder and note.keeps and lasts.follows(lock) then return ops.M(lock_of(asked), idkey, a) end
   if not holder then
     retake(lock, idkey, digest, id, 'queued', nonce .. '*+', note.queued, note, worker)
     return digest == asked and 0 or { 'h', digest }
@@ -762,7 +787,10 @@ function ops.M(lock, idkey, a)
     reaches(lock, idkey, note, nonce, worker, l)
     return digest == asked and 0 or { 'h', digest }
   end
-  if l[7] == id and hands.is_there(lock) then return { 'l', digest, holder } end
+  local key = l[7] and hands.key_of(lock, id)
+  if key and is_last(key) then return lasts.waits(lock, idkey, note, nonce, holder, reaches) end
+  if key then return { 'l', digest, holder } end
+  if note.keeps then return lasts.admit(lock, idkey, note, nonce, holder, ARGV[a + 1] == '1' or known or runs_it) end
   if ARGV[a + 1] == '1' or known or runs_it then return { 'p', digest } end
   if l[2] == 'leased' then return { 'l', digest, holder } end
   if string.byte(ARGV[a + 1]) == 106 then joins.add(digest, holder, id, note.tail, note.life, string.sub(ARGV[a + 1], 2)) end
@@ -781,8 +809,10 @@ function ops.N(lock, idkey, a)
   local id, nonce, alive, note = id_in(idkey), ARGV[a], ARGV[a + 1], notes[ARGV[a + 2]]
   local life, digest = alive == 'd' and note.queued or note.life, digest_of(lock)
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'marks', 'aside')
+  if not l[1] and note.keeps and lasts.follows(lock) then return ops.N(lock, idkey, a) end
   if l[1] then
-    if l[5] == id and hands.is_there(lock) then return hands.ask_aside(ops.N, lock, idkey, a) end
+    local key = l[5] and l[1] ~= id and hands.key_of(lock, id)
+    if key then return hands.ask(ops.N, lock, key, idkey, a) end
     if l[1] ~= id or l[2] == 'cooldown' or is_marked(l[4], 't') then return gone(digest, id, note) end
     prolong(lock, l[3], life)
     if l[5] then hands.aside_changed(lock) end
@@ -804,13 +834,14 @@ local function release_lock(lock, a)
     hands.lapses(lock)
     return release_lock(lock, a)
   end
+  if not l[1] and lasts.follows(lock) then return release_lock(lock, a) end
   if not l[1] or (ARGV[a] == '1' and l[1] ~= ARGV[a + 1]) then return {} end
   if l[6] == 'running' and ARGV[a + 2] ~= '1' then return {} end
   -- A worker has it and may go on: no renewal is to bring back what was freed.
   if is_marked(l[7], 'd') then note_ended(l[1], 'r', '', { '*' }, math.max(ENDED_KEPT, call('PTTL', lock))) end
-  call('DEL', lock)
+  if l[9] and call('DEL', hands.aside_of(lock)) == 1 then forget_id(id_of(l[9]), digest_of(lock)) end
+  if not l[9] or not hands.gives_back(lock) then call('DEL', lock) end
   forget_id(id_of(l[1]), digest_of(lock))
-  if l[9] and call('DEL', hands.aside_of(digest_of(lock))) == 1 then forget_id(id_of(l[9]), digest_of(lock)) end
   return { freed(digest_of(lock), 'admin', l[1], l[2], l[3], l[4], l[5], l[10]) }
 end
 
@@ -824,6 +855,7 @@ function ops.W(lock, idkey, a)
     hands.lapses(lock)
     return ops.W(lock, idkey, a)
   end
+  if not l[1] and lasts.follows(lock) then return ops.W(lock, idkey, a) end
   if not l[1] then
     take(lock, id_in(idkey), 'cooldown', '0-0', life, notes[ARGV[a + 1]], 0)
   elseif l[2] == 'cooldown' then
@@ -843,6 +875,7 @@ function ops.Q(lock)
     hands.lapses(lock)
     return ops.Q(lock)
   end
+  if not l[1] and lasts.follows(lock) then return ops.Q(lock) end
   return l
 end
 

@@ -17,14 +17,20 @@ local HANDED = 1000
 local function over_of(digest) return prefix .. ':over:{' .. digest .. '}' end
 local function asked_of(digest) return prefix .. ':asked:{' .. digest .. '}' end
 
-function hands.aside_of(digest) return prefix .. ':aside:{' .. digest .. '}' end
+-- What the present holder of a lock is to replace, or who waits for the end of another (see `last.lua`).
+function hands.aside_of(lock) return prefix .. (is_last(lock) and ':former:{' or ':aside:{') .. digest_of(lock) .. '}' end
 
--- What was to be replaced is the lock again; false if there is nothing.
+local function somebody_waits(lock)
+  return not is_last(lock) and call('EXISTS', prefix .. ':last:{' .. digest_of(lock) .. '}') == 1
+end
+
+-- What was to be replaced is the lock again, else who waits has it; false if there is nothing.
 function hands.gives_back(lock)
   if not call('HGET', lock, 'aside') then return false end
-  local aside = hands.aside_of(digest_of(lock))
-  if call('EXISTS', aside) == 0 then return false end
+  local aside = hands.aside_of(lock)
+  if call('EXISTS', aside) == 0 then return somebody_waits(lock) and lasts.follows(lock) end
   call('RENAME', aside, lock)
+  if somebody_waits(lock) then lasts.mark(lock) end
   return true
 end
 
@@ -35,17 +41,30 @@ end
 
 -- The lock that was set aside has changed.
 function hands.aside_changed(lock)
-  local left = call('PTTL', hands.aside_of(digest_of(lock)))
-  if left > 0 then live_at_least(lock, left) else call('HDEL', lock, 'aside') end
+  local left = call('PTTL', hands.aside_of(lock))
+  if left > 0 then return live_at_least(lock, left) end
+  if somebody_waits(lock) then call('HSET', lock, 'aside', '') else call('HDEL', lock, 'aside', 'kept') end
 end
 
--- Whether the lock that was set aside, if any, is still there.
-function hands.is_there(lock) return call('EXISTS', hands.aside_of(digest_of(lock))) == 1 end
+-- Where the lock of this id is that does not hold the key: set aside, or waiting, or set aside there. Nothing if it has none.
+function hands.key_of(lock, id)
+  local last = prefix .. ':last:{' .. digest_of(lock) .. '}'
+  for _, key in ipairs({ hands.aside_of(lock), last, hands.aside_of(last) }) do
+    if call('HGET', key, 'holder') == id then return key end
+  end
+end
 
--- Answers a question of the id whose lock was set aside.
-function hands.ask_aside(op, lock, idkey, a)
-  local answer = op(hands.aside_of(digest_of(lock)), idkey, a)
+-- What is there has changed.
+function hands.changed(lock, key)
+  local last = prefix .. ':last:{' .. digest_of(lock) .. '}'
+  if key == hands.aside_of(last) then hands.aside_changed(last) end
   hands.aside_changed(lock)
+end
+
+-- Answers a question of the id whose lock is there.
+function hands.ask(op, lock, key, idkey, a)
+  local answer = op(key, idkey, a)
+  hands.changed(lock, key)
   return answer
 end
 
@@ -70,18 +89,18 @@ function hands.note_asked(digest, id)
 end
 
 -- The place of one that gets the lock.
-local function takes_place(lock, digest, id, place)
+function hands.takes_place(lock, digest, id, place)
   call('HSET', lock, 'place', int(place or next_place(digest)))
   if place then call('HDEL', asked_of(digest), ':' .. id) end
 end
 
 -- One has taken a free lock; somebody may wait who came before.
 function hands.takes_free(lock, digest, id)
-  if call('EXISTS', asked_of(digest)) == 1 then takes_place(lock, digest, id, hands.place_asked(digest, id)) end
+  if call('EXISTS', asked_of(digest)) == 1 then hands.takes_place(lock, digest, id, hands.place_asked(digest, id)) end
 end
 
 -- One that has waited finds a newer one: it goes out, and is not to run.
-local function outrun(digest, idkey, id, note, holder)
+function hands.outrun(digest, idkey, id, note, holder)
   local kept = math.min(note.life + DEAD_KEPT, DEAD_LONGEST)
   call('HDEL', asked_of(digest), ':' .. id)
   call('SET', dead_of(digest, id), 'n' .. holder, 'PX', int(kept))
@@ -121,13 +140,14 @@ function hands.replace(lock, idkey, nonce, note, holder, expires, at)
     hands.note_asked(digest, id)
     return { holder }
   end
-  if place and place < (tonumber(at) or 0) then return outrun(digest, idkey, id, note, holder) end
+  if place and place < (tonumber(at) or 0) then return hands.outrun(digest, idkey, id, note, holder) end
   local burst = note.quiet and call('HMGET', lock, 'due', 'first') or {}
-  call('RENAME', lock, hands.aside_of(digest))
+  call('RENAME', lock, hands.aside_of(lock))
   take(lock, id, 'leased', nonce, note.lease, note, now + note.lease + note.life)
   call('HSET', lock, 'aside', holder)
+  if somebody_waits(lock) then lasts.mark(lock) end
   live_at_least(lock, (tonumber(expires) or now) - now)
-  takes_place(lock, digest, id, place)
+  hands.takes_place(lock, digest, id, place)
   note_id(idkey, entry_of(digest, note), note.lease + note.life)
   if note.quiet then return hands.put_off(lock, note, holder, burst[1] and burst[2]) end
   return { holder, 0 }
@@ -136,8 +156,9 @@ end
 -- The broker has the message of the holder: the one whose lock was set aside is not to run any more.
 function hands.supersede(lock)
   local digest, l = digest_of(lock), call('HMGET', lock, 'holder', 'expires', 'aside')
-  local aside, expires = hands.aside_of(digest), math.max(tonumber(l[2]) or 0, now + 1)
-  call('HDEL', lock, 'aside')
+  if l[3] == '' then return end
+  local aside, expires = hands.aside_of(lock), math.max(tonumber(l[2]) or 0, now + 1)
+  if somebody_waits(lock) then call('HSET', lock, 'aside', '') else call('HDEL', lock, 'aside') end
   local o = call('HMGET', aside, 'holder', 'state', 'terms', 'rule', 'task', 'since', 'shadow', 'vhost', 'worker', 'scope', 'hides')
   if not o[1] or o[1] ~= l[3] then return end
   call('DEL', aside)

@@ -145,9 +145,9 @@ local function own_lock(digest, id, ...)
   local lock, names = lock_of(digest), { ... }
   names[#names + 1] = 'aside'
   local l = call('HMGET', lock, unpack(names))
-  if l[#names] ~= id or not hands.is_there(lock) then return lock, l end
-  lock = hands.aside_of(digest)
-  return lock, call('HMGET', lock, unpack(names))
+  local key = l[#names] and l[1] ~= id and hands.key_of(lock, id)
+  if not key then return lock, l end
+  return key, call('HMGET', key, unpack(names))
 end
 
 -- The publish lock of an id that is not to run goes, and does not come back with a late commit.
@@ -189,6 +189,11 @@ function ops.G(lock, idkey, a)
   local entry, blob, run = ARGV[a + 7], ARGV[a + 8], run_of(digest)
   local r = call('HMGET', run, 'holder', 'delivery', 'expires', 'told', 'retried', 'retries', 'copied')
   local left = math.max(0, (tonumber(r[3]) or now) - now)
+  local function leaves_for(other)
+    local reply = string.match(ARGV[a + 2], '^j(.*)$')
+    if reply then joins.add(digest, other, id, string.sub(entry, 67), life, reply) end
+    return { other, leave(digest, idkey, id, delivery) }
+  end
   if r[1] == id and r[2] == delivery then
     if not r[4] and not r[5] then
       if worker ~= '' then call('HSET', run, 'worker', worker) end
@@ -224,16 +229,12 @@ function ops.G(lock, idkey, a)
   end
   if r[1] then
     if ARGV[a + 2] == 'w' then return waits(digest, id, named, r[1], left) end
-    if string.byte(ARGV[a + 2]) == 106 then joins.add(digest, r[1], id, string.sub(entry, 67), life, string.sub(ARGV[a + 2], 2)) end
-    return { r[1], leave(digest, idkey, id, delivery) }
+    return leaves_for(r[1])
   end
   if is_forgotten(digest, named) then return { false, note_wait(digest, id, named) } end
   local leaves = ARGV[a + 2] ~= 'w'
   local first, silence = ahead(digest, id, leaves and LOST_PLACE + 1 or place_of(digest, id, named))
-  if first and leaves then
-    if ARGV[a + 2] == 'j' then joins.add(digest, first, id, string.sub(entry, 67), life) end
-    return { first, leave(digest, idkey, id, delivery) }
-  end
+  if first and leaves then return leaves_for(first) end
   if first then return waits(digest, id, named, first, silence) end
   -- A question that comes behind its own end does not lock for long.
   if is_over(digest, id, delivery) then life = math.min(life, ENDED_KEPT) end
