@@ -341,7 +341,8 @@ impl Connection {
                 let _ = leg.poll_close(cx);
             }
         }
-        self.session.is_done(Side::Client) && self.session.is_done(Side::Broker) && !self.client.is_open() && !self.broker.is_open()
+        let done = self.session.is_done(Side::Client) && self.session.is_done(Side::Broker);
+        done && !self.client.is_open() && !self.broker.is_open() && !self.session.awaits_answers()
     }
 }
 

@@ -632,7 +632,8 @@ impl Signal {
 
     /// Whether the broker must have had the message that it is about.
     pub fn tells_of_message(self) -> bool {
-        !matches!(self, Signal::Purged | Signal::Orphaned)
+        // A revoke may be asked for before the publish has come so far.
+        !matches!(self, Signal::Purged | Signal::Orphaned | Signal::RevokeAsked)
     }
 
     /// Whether it tells that its task was run.

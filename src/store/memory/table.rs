@@ -137,7 +137,7 @@ enum Key {
 #[derive(Debug)]
 struct Dead {
     until_ms: u64,
-    /// Its lock that a newer id took, until it is known to have run.
+    /// Its lock that a newer id took, if one did.
     lost: Option<Lost>,
     indexed: u64,
 }
@@ -145,7 +145,8 @@ struct Dead {
 /// A lock that a newer id took.
 #[derive(Debug)]
 pub(super) struct Lost {
-    pub(super) lock: Freed,
+    /// Until its holder is known to have run.
+    pub(super) lock: Option<Freed>,
     /// Who took it.
     pub(super) to: Arc<str>,
 }
@@ -297,7 +298,7 @@ impl Table {
             .map_or(&[], |record| &record.claims)
     }
 
-    /// `lost`: its lock that a newer id took, if it has not run.
+    /// `lost`: its lock that a newer id took, if one did.
     pub(super) fn supersede(&mut self, id: &Arc<str>, digest: Digest, lost: Option<Lost>, until_ms: u64, now: u64) {
         let indexed = index(&mut self.due, Key::Dead(digest, id.clone()), until_ms, now);
         self.dead.insert((digest, id.clone()), Dead { until_ms, lost, indexed });
@@ -309,13 +310,19 @@ impl Table {
             return None;
         }
         let dead = self.dead.get_mut(&(digest, id.clone())).filter(|dead| dead.until_ms > now)?;
-        dead.lost.take().map(|lost| lost.lock)
+        dead.lost.as_mut()?.lock.take()
     }
 
     /// The newer id that the id has lost its lock to, if it has not run for all that.
     pub(super) fn replaced_by(&self, id: &Arc<str>, digest: Digest, now: u64) -> Option<&Arc<str>> {
         let dead = self.dead.get(&(digest, id.clone())).filter(|dead| dead.until_ms > now)?;
-        dead.lost.as_ref().map(|lost| &lost.to)
+        dead.lost.as_ref().filter(|lost| lost.lock.is_some()).map(|lost| &lost.to)
+    }
+
+    /// Whether the id has lost its lock to a newer one, whether or not it has run for all that.
+    pub(super) fn was_replaced(&self, id: &Arc<str>, digest: Digest, now: u64) -> bool {
+        let dead = self.dead.get(&(digest, id.clone())).filter(|dead| dead.until_ms > now);
+        dead.is_some_and(|dead| dead.lost.is_some())
     }
 
     pub(super) fn is_superseded(&self, id: &Arc<str>, digest: Digest, now: u64) -> bool {

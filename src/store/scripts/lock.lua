@@ -14,7 +14,7 @@
 -- `PREFIX:ended:ID` is what workers' signals leave behind for the commits that come after them: words, each with a blank before and behind,
 -- of how much a signal says (d begun, a acknowledged, r over), its source if no lock has heard it, and a publish that it ended, `~` for one that only its delivery was known of, or `*`.
 -- `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key; its value is `n` and the newer id if one took its lock
--- and it is not known to have run.
+-- and it is not known to have run, `r` if it is.
 
 local ARGV, KEYS, call = ARGV, KEYS, redis.call
 local prefix = ARGV[1]
@@ -63,6 +63,8 @@ local function is_last(lock) return string.sub(lock, #prefix + 2, #prefix + 6) =
 local function dead_of(digest, id) return prefix .. ':super:{' .. digest .. '}:' .. id end
 -- The newer id that the id has lost its lock to, if it is not known to have run.
 local function replaced_by(digest, id) return string.match(call('GET', dead_of(digest, id)) or '', '^n(.*)$') end
+-- Whether the id has lost its lock to a newer one, whether or not it has run for all that.
+local function was_replaced(digest, id) return string.match(call('GET', dead_of(digest, id)) or '', '^[nr]') ~= nil end
 local function is_dead(digest, id) return call('EXISTS', dead_of(digest, id)) == 1 end
 
 local function parse(publishes)
@@ -530,14 +532,15 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
     if not l[1] and lasts.follows(lock) then return signal_one(lock, digest, idkey, id, settlement, signal, worker, source) end
     if l[8] and hands.key_of(lock, id) then return nil end
     if (signal == 's' or signal == 'k' or signal == 'f') and replaced_by(digest, id) then
-      call('SET', dead_of(digest, id), '1', 'KEEPTTL')
+      call('SET', dead_of(digest, id), 'r', 'KEEPTTL')
       return true, nil, 'ran'
     end
     if signal == 't' or signal == 'o' or is_dead(digest, id) then return true end
     if twins.hears(digest, id, signal) then return true, UNJUDGED end
     return false, UNJUDGED
   end
-  if l[8] and signal ~= 'p' and signal ~= 'o' then hands.supersede(lock) end
+  -- All but these are of a message that the broker has had.
+  if l[8] and signal ~= 'p' and signal ~= 'o' and signal ~= 'q' then hands.supersede(lock) end
   local ends, marks = terms_of(l[7]), l[5] or ''
   local scope, runs, life, told = ends.scope, l[2] == 'running', ends.life, is_marked(marks, 't')
   if scope == 'until_expired' or l[2] == 'cooldown' then return true end
@@ -817,7 +820,7 @@ end
 -- What a renewal is told of a holder that has ended. Who has not heard of the end by now renews again.
 local function gone(digest, id, note)
   live_at_least(ended_of(id), math.max(ENDED_KEPT, note.life))
-  return replaced_by(digest, id) and 3 or 2
+  return was_replaced(digest, id) and 3 or 2
 end
 
 -- Renewal: delivery, how it is alive (d delivered, b begun, a acknowledged), note, worker. 0: it has its full life; 1: taken again;
