@@ -9,6 +9,8 @@ use oncegate::celery::value::Value;
 use oncegate::celery::{Limits, pickle};
 use serde_json::{Value as Json, json};
 
+#[path = "celery/accumulate.rs"]
+mod accumulate;
 #[path = "celery/describe.rs"]
 mod describe;
 #[path = "celery/hostile.rs"]

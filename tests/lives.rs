@@ -34,6 +34,10 @@ mod orphans;
 mod plan;
 #[path = "lives/producer.rs"]
 mod producer;
+#[path = "lives/replace.rs"]
+mod replace;
+#[path = "lives/results.rs"]
+mod results;
 #[path = "lives/runs.rs"]
 mod runs;
 #[path = "lives/store.rs"]
@@ -47,7 +51,7 @@ use plan::{Acks, Fault, Plan, row};
 use seeds::each_seed;
 use world::World;
 
-use oncegate::rules::spec::Unique;
+use oncegate::rules::spec::{ResultMode, Unique};
 
 /// Every scope with both ways to acknowledge.
 fn rows() -> Vec<plan::Row> {
@@ -81,6 +85,31 @@ fn crowd() -> Plan {
         consumer_timeout_ms: 40_000,
         ..Plan::default()
     }
+}
+
+/// Tasks of which the newest of a key runs.
+fn newest() -> Vec<plan::Row> {
+    let scopes = [Unique::UntilStarted, Unique::UntilFinished, Unique::UntilStartedAndWhileRunning];
+    let both = |scope: Unique| [Acks::Early, Acks::Late].map(|acks| (scope, acks));
+    let rows = scopes.into_iter().flat_map(both).enumerate();
+    rows.map(|(number, (scope, acks))| row(number, scope, acks).replacing().owing(ResultMode::Join))
+        .collect()
+}
+
+/// Tasks whose dropped ids get a result.
+fn owing() -> Vec<plan::Row> {
+    let rows = [
+        row(0, Unique::UntilStarted, Acks::Early).owing(ResultMode::Join),
+        row(1, Unique::UntilFinished, Acks::Early).owing(ResultMode::Join),
+        row(2, Unique::UntilFinished, Acks::Late).owing(ResultMode::Join),
+        row(3, Unique::UntilExpired, Acks::Early).owing(ResultMode::Join),
+        row(4, Unique::WhileRunning, Acks::Late).dropping().owing(ResultMode::Join),
+        row(5, Unique::UntilFinished, Acks::Early).owing(ResultMode::Revoke),
+        row(6, Unique::UntilFinished, Acks::Late).owing(ResultMode::Success),
+        row(7, Unique::UntilFinished, Acks::Late).replacing().owing(ResultMode::Join),
+        row(8, Unique::UntilStartedAndWhileRunning, Acks::Early).owing(ResultMode::Join),
+    ];
+    rows.into()
 }
 
 fn run(name: &str, seeds: u64, plan: impl Fn(u64) -> Plan) {
@@ -252,6 +281,96 @@ fn what_waits_is_not_lost_whatever_happens() {
 fn all_at_once() {
     run("all", 15, |seed| Plan {
         rows: rows(),
+        proxies: 2 + (seed % 3) as usize,
+        workers: 1 + (seed % 4) as usize,
+        expires_percent: 10,
+        silent_percent: 2,
+        faults: Fault::ALL.to_vec(),
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn the_newest_of_a_key_runs_and_none_that_it_replaced() {
+    run("newest", 15, |_| Plan {
+        rows: newest(),
+        keys: 1,
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn none_that_was_replaced_runs_when_it_was_revoked_expired_or_purged() {
+    run("newest_end", 15, |_| Plan {
+        rows: newest(),
+        keys: 1,
+        expires_percent: 20,
+        faults: vec![Fault::Revoke, Fault::Purge],
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn none_that_was_replaced_runs_when_workers_proxies_and_connections_die() {
+    run("newest_die", 15, |seed| Plan {
+        rows: newest(),
+        keys: 1,
+        proxies: 2 + (seed % 3) as usize,
+        faults: vec![
+            Fault::WorkerKilled,
+            Fault::WorkerDetached,
+            Fault::WorkerLeaves,
+            Fault::ProxyKilled,
+            Fault::BrokerDrops,
+            Fault::ProducerGone,
+        ],
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn none_that_was_replaced_runs_whatever_happens() {
+    run("newest_all", 15, |seed| Plan {
+        rows: newest(),
+        keys: 1,
+        proxies: 2 + (seed % 3) as usize,
+        workers: 1 + (seed % 4) as usize,
+        expires_percent: 10,
+        silent_percent: 2,
+        faults: Fault::ALL.to_vec(),
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn every_dropped_id_gets_one_result() {
+    run("results", 15, |_| Plan {
+        rows: owing(),
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn every_dropped_id_gets_one_result_when_workers_proxies_and_connections_die() {
+    run("results_die", 15, |seed| Plan {
+        rows: owing(),
+        proxies: 2 + (seed % 3) as usize,
+        faults: vec![
+            Fault::WorkerKilled,
+            Fault::WorkerDetached,
+            Fault::WorkerLeaves,
+            Fault::ProxyKilled,
+            Fault::BrokerDrops,
+            Fault::ProducerGone,
+        ],
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn every_dropped_id_gets_one_result_whatever_happens() {
+    run("results_all", 15, |seed| Plan {
+        rows: owing(),
         proxies: 2 + (seed % 3) as usize,
         workers: 1 + (seed % 4) as usize,
         expires_percent: 10,

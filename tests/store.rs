@@ -58,5 +58,7 @@ mod results;
 mod running;
 #[path = "store/scenarios.rs"]
 mod scenarios;
+#[path = "store/twin.rs"]
+mod twin;
 #[path = "store/world.rs"]
 mod world;

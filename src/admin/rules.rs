@@ -181,6 +181,12 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Answered {
     let mut rules: Vec<Value> = config.shown()["rule"].as_array().cloned().unwrap_or_default();
     for (rule, spec) in rules.iter_mut().zip(config.rules.specs()) {
         rule["name"] = spec.name.as_ref().or(spec.task.first()).cloned().into();
+        let mode = Value::from(spec.mode.as_str());
+        if rule["mode"] != mode {
+            // An operator has set another.
+            rule["configured_mode"] = rule["mode"].take();
+            rule["mode"] = mode;
+        }
     }
     respond(StatusCode::OK, &admin.instance, Reach::Instance, json!({ "rules": rules }))
 }

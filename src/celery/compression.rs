@@ -1,7 +1,7 @@
 //! The compressions of kombu, each with a bound on what comes out.
 
 use std::borrow::Cow;
-use std::io::Read;
+use std::io::{Read, Write};
 
 use super::{Limits, Unreadable};
 
@@ -70,6 +70,51 @@ pub fn open<'a>(header: Option<&[u8]>, body: &'a [u8], limits: Limits) -> Result
     decompress(compression, body, limits).map(Cow::Owned)
 }
 
+/// Puts a body into a compression, so that kombu reads it as one of its own.
+pub fn compress(compression: Compression, body: &[u8]) -> Result<Vec<u8>, Unreadable> {
+    let done = match compression {
+        Compression::Zlib => {
+            let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+            encoder.write_all(body).and_then(|()| encoder.finish())
+        }
+        Compression::Bzip2 => {
+            let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::default());
+            encoder.write_all(body).and_then(|()| encoder.finish())
+        }
+        Compression::Xz => {
+            let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), XZ_PRESET);
+            encoder.write_all(body).and_then(|()| encoder.finish())
+        }
+        Compression::Zstd => zstd::stream::encode_all(body, zstd::DEFAULT_COMPRESSION_LEVEL),
+        Compression::Brotli => Ok(stored_brotli(body)),
+    };
+    done.map_err(|error| unreadable(&error))
+}
+
+/// As Python's `lzma` has it by default.
+const XZ_PRESET: u32 = 6;
+
+/// A brotli stream whose blocks are not compressed (RFC 7932, section 9).
+fn stored_brotli(body: &[u8]) -> Vec<u8> {
+    // The size of the window, in one bit: 64 KiB.
+    let mut head = (0_u32, 1_u32);
+    let mut out = Vec::with_capacity(body.len() + 8);
+    for block in body.chunks(1 << 16) {
+        let (bits, count) = head;
+        // Not the last; a length of four digits, less one; not compressed.
+        let length = (block.len() - 1) as u32;
+        let bits = bits | (length << (count + 3)) | (1 << (count + 19));
+        let octets = (count + 20).div_ceil(8) as usize;
+        out.extend(bits.to_le_bytes().iter().take(octets));
+        out.extend_from_slice(block);
+        head = (0, 0);
+    }
+    // The last, and empty.
+    let (bits, count) = head;
+    out.push((bits | (3 << count)) as u8);
+    out
+}
+
 fn read(decoder: impl Read, limits: Limits) -> Result<Vec<u8>, Unreadable> {
     let mut out = Vec::new();
     let one_too_many = limits.max_message as u64 + 1;
@@ -85,4 +130,29 @@ fn read(decoder: impl Read, limits: Limits) -> Result<Vec<u8>, Unreadable> {
 
 fn unreadable(error: &dyn std::error::Error) -> Unreadable {
     Unreadable::Compression(error.to_string().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_compressed_is_read_again() {
+        let limits = Limits::new(1 << 20);
+        let kinds = [
+            Compression::Zlib,
+            Compression::Bzip2,
+            Compression::Xz,
+            Compression::Zstd,
+            Compression::Brotli,
+        ];
+        for kind in kinds {
+            for length in [0_usize, 1, 100, 65_535, 65_536, 65_537, 200_000] {
+                let body: Vec<u8> = (0..length).map(|at| (at * at / 7) as u8).collect();
+                let compressed = compress(kind, &body).expect("it is compressed");
+                let read = decompress(kind, &compressed, limits).expect("it is read");
+                assert!(read == body, "{kind:?} {length}");
+            }
+        }
+    }
 }

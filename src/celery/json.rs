@@ -28,6 +28,98 @@ pub fn parse(body: &[u8], limits: Limits) -> Result<Value, Unreadable> {
     }
 }
 
+/// The octets of the elements of a list of so many.
+pub(super) fn items<const N: usize>(body: &[u8]) -> Result<[&[u8]; N], Unreadable> {
+    let nothing: &[u8] = &[];
+    let mut spans = [nothing; N];
+    let mut scan = Scan { body, at: 0 };
+    scan.open(b'[')?;
+    for (place, span) in spans.iter_mut().enumerate() {
+        *span = scan.value()?;
+        scan.open(if place + 1 == N { b']' } else { b',' })?;
+    }
+    scan.ends().map(|()| spans)
+}
+
+/// The octets of the value under this name in a mapping; `None` if it has no such name. The last of equal names counts.
+pub(super) fn member<'a>(body: &'a [u8], name: &str) -> Result<Option<&'a [u8]>, Unreadable> {
+    let mut scan = Scan { body, at: 0 };
+    let mut found = None;
+    scan.open(b'{')?;
+    if scan.peek() == Some(b'}') {
+        return Ok(None);
+    }
+    loop {
+        let key = scan.value()?;
+        scan.open(b':')?;
+        let value = scan.value()?;
+        if key.trim_ascii().strip_prefix(b"\"").and_then(|key| key.strip_suffix(b"\"")) == Some(name.as_bytes()) {
+            found = Some(value);
+        }
+        match scan.peek() {
+            Some(b',') => scan.at += 1,
+            _ => return scan.open(b'}').and_then(|()| scan.ends()).map(|()| found),
+        }
+    }
+}
+
+/// Finds where values begin and end, in a text that was read before: nothing else of it is checked.
+struct Scan<'a> {
+    body: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Scan<'a> {
+    fn error(&self, what: &str) -> Unreadable {
+        Unreadable::ContentType(format!("json at octet {}: {what}", self.at).into())
+    }
+
+    /// The next octet that is no space.
+    fn peek(&mut self) -> Option<u8> {
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.body.get(self.at) {
+            self.at += 1;
+        }
+        self.body.get(self.at).copied()
+    }
+
+    fn open(&mut self, octet: u8) -> Result<(), Unreadable> {
+        if self.peek() != Some(octet) {
+            return Err(self.error(&format!("{:?} was expected", char::from(octet))));
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    fn ends(&mut self) -> Result<(), Unreadable> {
+        match self.peek() {
+            None => Ok(()),
+            Some(_) => Err(self.error("extra data")),
+        }
+    }
+
+    /// Steps over a value, however deep.
+    fn value(&mut self) -> Result<&'a [u8], Unreadable> {
+        self.peek();
+        let start = self.at;
+        let (mut depth, mut in_string) = (0_usize, false);
+        while let Some(octet) = self.body.get(self.at) {
+            match octet {
+                b'\\' if in_string => self.at += 1,
+                b'"' => in_string = !in_string,
+                b'[' | b'{' if !in_string => depth += 1,
+                b']' | b'}' if !in_string && depth > 0 => depth -= 1,
+                b',' | b':' | b']' | b'}' if !in_string && depth == 0 => break,
+                _ => {}
+            }
+            self.at += 1;
+        }
+        match self.body.get(start..self.at).map(<[u8]>::trim_ascii_end) {
+            Some(value) if !value.is_empty() && depth == 0 && !in_string => Ok(value),
+            _ => Err(self.error("a value was expected")),
+        }
+    }
+}
+
 struct Parser<'a> {
     text: &'a str,
     bytes: &'a [u8],

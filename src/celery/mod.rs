@@ -3,6 +3,7 @@
 //! - [`task`]: the headers of a task message, of both protocols.
 //! - [`body`]: arguments and canvas of a task, through whatever serializer and compression; [`json`], [`msgpack`], [`yaml`],
 //!   [`pickle`] and [`compression`] do the work.
+//! - [`accumulate`]: a task turned into one that only returns a result.
 //! - [`value`]: what arguments are made of.
 //! - [`event`]: what workers tell about themselves and their tasks.
 //! - [`control`]: what workers are told, and what they answer.
@@ -16,6 +17,7 @@
 
 use std::borrow::Cow;
 
+pub mod accumulate;
 pub mod body;
 pub mod compression;
 pub mod control;

@@ -1,5 +1,6 @@
 //! msgpack as `msgpack.unpackb(raw=False)` reads it, straight into [`Value`].
 
+use super::accumulate::unwritable;
 use super::value::{Value, keep_last, object};
 use super::{Limits, MAX_DEPTH, Unreadable};
 
@@ -134,6 +135,85 @@ impl<'a> Reader<'a> {
         keep_last(&mut entries);
         Ok(Value::Map(entries))
     }
+}
+
+/// The body of a task with these arguments in place of its own; see [`super::accumulate`].
+pub(super) fn accumulate(body: &[u8], result: &Value, limits: Limits) -> Result<Vec<u8>, Unreadable> {
+    let mut reader = Reader {
+        rest: body,
+        values_left: limits.max_values,
+    };
+    let [tag] = reader.array()?;
+    let length = match tag {
+        0x90..=0x9f => usize::from(tag & 0xf),
+        0xdc | 0xdd => reader.length(2 << (tag - 0xdc))?,
+        _ => 0,
+    };
+    if length != 3 {
+        return Err(refuse("it is not [args, kwargs, embed]"));
+    }
+    reader.value(1)?;
+    reader.value(1)?;
+    let embed = reader.rest;
+    reader.value(1)?;
+    if !reader.rest.is_empty() {
+        return Err(refuse("extra data"));
+    }
+    let mut out = vec![0x93, 0x91];
+    write(&mut out, result)?;
+    out.extend_from_slice(b"\x81\xa5index\x00");
+    out.extend_from_slice(embed);
+    Ok(out)
+}
+
+/// Writes a value as `msgpack.packb(use_bin_type=True)` does. Calls itself for what is inside, which was read within [`MAX_DEPTH`].
+fn write(out: &mut Vec<u8>, value: &Value) -> Result<(), Unreadable> {
+    match value {
+        Value::Null => out.push(0xc0),
+        Value::Bool(truth) => out.push(0xc2 + u8::from(*truth)),
+        Value::Int(number) => {
+            out.push(0xd3);
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        Value::BigInt(digits) => {
+            let number: u64 = digits.parse().map_err(|_| unwritable("msgpack", value))?;
+            out.push(0xcf);
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        Value::Float(number) => {
+            out.push(0xcb);
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        Value::Str(text) => {
+            put_length(out, 0xdb, text.len());
+            out.extend_from_slice(text.as_bytes());
+        }
+        Value::Bytes(octets) => {
+            put_length(out, 0xc6, octets.len());
+            out.extend_from_slice(octets);
+        }
+        Value::List(items) | Value::Tuple(items) => {
+            put_length(out, 0xdd, items.len());
+            for item in items {
+                write(out, item)?;
+            }
+        }
+        Value::Map(entries) => {
+            put_length(out, 0xdf, entries.len());
+            for (key, value) in entries {
+                write(out, key)?;
+                write(out, value)?;
+            }
+        }
+        Value::Set(_) | Value::Object { .. } => return Err(unwritable("msgpack", value)),
+    }
+    Ok(())
+}
+
+fn put_length(out: &mut Vec<u8>, tag: u8, length: usize) {
+    out.push(tag);
+    // What is written was read from a message, whose size fits.
+    out.extend_from_slice(&(length as u32).to_be_bytes());
 }
 
 #[cfg(test)]

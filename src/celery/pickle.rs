@@ -12,11 +12,13 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+mod accumulate;
 mod arena;
 mod known;
 mod load;
 mod opcode;
 
+pub(super) use self::accumulate::accumulate;
 use self::arena::{Arena, Id, Node};
 use super::value::Value;
 use super::{Limits, Unreadable};
@@ -26,16 +28,7 @@ const INTEGER_WORK: usize = 1 << 28;
 
 /// Reads a pickle, which has to end with the body.
 pub fn parse(body: &[u8], limits: Limits) -> Result<Value, Unreadable> {
-    let mut machine = Machine {
-        rest: body,
-        length: body.len(),
-        stack: Vec::new(),
-        marks: Vec::new(),
-        memo: HashMap::new(),
-        arena: Arena::new(limits),
-        integer_work: INTEGER_WORK,
-        limits,
-    };
+    let mut machine = Machine::new(body, limits);
     let root = machine.run()?;
     machine.arena.resolve(root)
 }
@@ -63,6 +56,19 @@ enum Step {
 }
 
 impl<'a> Machine<'a> {
+    fn new(body: &'a [u8], limits: Limits) -> Machine<'a> {
+        Machine {
+            rest: body,
+            length: body.len(),
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+            arena: Arena::new(limits),
+            integer_work: INTEGER_WORK,
+            limits,
+        }
+    }
+
     fn run(&mut self) -> Result<Id, Unreadable> {
         loop {
             let opcode = self.u8()?;

@@ -13,7 +13,7 @@ use serde::Deserialize;
 pub use given::{Given, quoted};
 
 use super::body::{self, Encoding, Serializer, get};
-use super::{Limits, Unreadable, compression, instant, task};
+use super::{Limits, Unreadable, compression, instant, json, task};
 use crate::amqp::content::Properties;
 
 /// State of a task in a result backend.
@@ -185,6 +185,11 @@ fn known(serializer: Serializer, body: &[u8], limits: Limits) -> Result<Option<K
         id: text("task_id").map(|id| Cow::Owned(id.to_owned())),
         done_ms: text("date_done").and_then(instant::parse_iso8601),
     }))
+}
+
+/// The value of a task that has succeeded, in what the Redis and the RPC backend pass on as JSON; `None` if there is none.
+pub fn value_of(json: &[u8]) -> Option<&[u8]> {
+    json::member(json, "result").ok().flatten()
 }
 
 /// What the keys of the Redis backend begin with, after the `global_keyprefix` of the application.

@@ -10,6 +10,9 @@ use super::value::{Value, keep_last};
 use super::{Limits, MAX_DEPTH, Unreadable};
 
 mod scalar;
+mod write;
+
+pub(super) use write::accumulate;
 
 /// Reads a stream of one document.
 pub fn parse(body: &[u8], limits: Limits) -> Result<Value, Unreadable> {

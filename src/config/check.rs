@@ -2,7 +2,7 @@
 
 use crate::rules::source::{Hears, Source};
 use crate::rules::spec::{
-    AcksLate, Completion, CompletionSource, LimitSpec, Mode, OnDuplicate, OnMaxWait, OnRunning, ResultMode, RuleSpec, Unique,
+    AcksLate, Canvas, Completion, CompletionSource, LimitSpec, Mode, OnDuplicate, OnMaxWait, OnRunning, ResultMode, RuleSpec, Unique,
 };
 
 use super::WhyUnanswered;
@@ -18,6 +18,7 @@ pub(super) fn check_rule(table: &TableReader<'_>, spec: &RuleSpec) {
     check_debounce(table, spec);
     check_replace(table, spec);
     check_keep_last(table, spec);
+    check_canvas(table, spec);
     if table.has("beat_origins") && spec.beat_lease.is_none() && !table.has("beat_lease") {
         table.refuse(
             "beat_origins",
@@ -92,6 +93,31 @@ fn check_keep_last(table: &TableReader<'_>, spec: &RuleSpec) {
             "release_on",
             "keeps the key locked after the other outcome, and what waits (on_duplicate = \"keep_last\") would wait for the ttl",
             "Leave release_on out.",
+        );
+    }
+}
+
+/// A member of a canvas must not be lost, and one that is a duplicate waits for the end of its holder.
+fn check_canvas(table: &TableReader<'_>, spec: &RuleSpec) {
+    if spec.canvas != Canvas::Dedupe {
+        return;
+    }
+    let scope = match spec.unique {
+        Some(unique @ (Unique::UntilExpired | Unique::WhileRunning)) => unique.as_str(),
+        _ => "",
+    };
+    if !scope.is_empty() {
+        table.refuse(
+            "canvas",
+            &format!("waits for the end of the holder of a lock, and unique = {scope:?} has none that is held until then"),
+            "Write unique = \"until_finished\" or \"until_started\", or canvas = \"bypass\".",
+        );
+    }
+    if spec.on_running != OnRunning::Wait && spec.unique == Some(Unique::UntilStartedAndWhileRunning) {
+        table.refuse(
+            "canvas",
+            "deduplicates members of a canvas, which on_running would lose",
+            "Write on_running = \"wait\", or canvas = \"bypass\".",
         );
     }
 }
@@ -179,10 +205,20 @@ pub(super) struct Offered<'a> {
     pub events: bool,
     /// The Redis result backend is read.
     pub redis: bool,
+    /// A duplicate's own message brings its result (`results.kind = "worker"`).
+    pub carried: bool,
     /// Why the ids of dropped tasks may get no result; none if they get theirs.
     pub unanswered: Option<WhyUnanswered>,
     /// The proxy's own accounts at the broker.
     pub accounts: &'a [Account],
+}
+
+impl Offered<'_> {
+    /// Whether the duplicates of this rule bring their results themselves.
+    pub(super) fn carries(self, spec: &RuleSpec) -> bool {
+        let knows_ends = !matches!(spec.unique, Some(Unique::UntilExpired | Unique::WhileRunning));
+        self.carried && spec.result == ResultMode::Join && knows_ends
+    }
 }
 
 /// Says which signal a rule needs and cannot have, by what the configuration alone shows. Events that workers publish untold, and rpc
@@ -347,6 +383,7 @@ pub(super) fn warn(reader: &Reader, rules: &[Written<'_>], offered: Offered<'_>)
         if let Some(why) = offered.unanswered.filter(|why| *why != WhyUnanswered::OnlyRpc)
             && written
             && spec.result != ResultMode::None
+            && !offered.carries(spec)
         {
             let (result, remedy) = (spec.result.as_str(), why.remedy());
             let what = match why {

@@ -1,12 +1,7 @@
 //! What is known, read and checked, and does nothing yet: refused by name, so that it is never silently ignored.
 
 /// Each key whose behaviour is not built, with the values beside the default that work nevertheless. A key that is built has no line.
-const NOT_BUILT: &[(&str, &[&str])] = &[
-    ("proxy.proxy_protocol_from", &[]),
-    ("proxy.send_proxy_protocol", &[]),
-    ("results.kind", &["redis", "rpc", "none"]),
-    ("rule.canvas", &[]),
-];
+const NOT_BUILT: &[(&str, &[&str])] = &[("proxy.proxy_protocol_from", &[]), ("proxy.send_proxy_protocol", &[])];
 
 /// The values beside the default that work, for a key whose other values are not built; `None` for a key that is built.
 pub(super) fn working_values(path: &str) -> Option<&'static [&'static str]> {

@@ -10,7 +10,7 @@ use crate::amqp::coding::SHORT_MAX;
 use crate::rules::RuleSet;
 use crate::rules::spec::{
     AcksLate, Canvas, Completion, CompletionSource, DeadLetter, Key, Mode, OnDuplicate, OnRunning, OnStoreError, Outcome, Override,
-    ResultMode, RuleSpec, SpecError, Summary, Unique,
+    ResultBy, ResultMode, RuleSpec, SpecError, Summary, Unique,
 };
 
 use super::check::{Offered, check_rule, warn};
@@ -316,9 +316,14 @@ pub(super) fn read_set(root: &mut TableReader<'_>, offered: Offered<'_>, told: T
     let signatures = read_signatures(root);
     warn(reader, &rules, offered);
     let mut unanswered = None;
+    if offered.carried {
+        for rule in rules.iter_mut().filter(|rule| offered.carries(&rule.spec)) {
+            rule.spec.result_by = ResultBy::Worker;
+        }
+    }
     if let Some(why) = offered.unanswered {
         let mut names = Vec::new();
-        for rule in &mut rules {
+        for rule in rules.iter_mut().filter(|rule| rule.spec.result_by != ResultBy::Worker) {
             let asked = rule.spec.result;
             if why != WhyUnanswered::OnlyRpc {
                 rule.spec.result = ResultMode::None;

@@ -41,12 +41,13 @@ pub(super) fn read_config(reader: &Reader, layered: &Layered) -> Config {
     let admin = read_admin(&mut root);
     let log = read_log(&mut root);
     let decisions = read_decisions(&mut root);
-    let (results, told, why_unanswered) = read_results(&mut root, &control.accounts);
+    let (results, told, why_unanswered, carried) = read_results(&mut root, &control.accounts);
     let park = read_park(&mut root);
     let events = read_events(&mut root);
     let offered = Offered {
         events: proxy.enable_events != EnableEvents::False,
         redis: results.is_some(),
+        carried,
         unanswered: why_unanswered,
         accounts: &control.accounts,
     };
@@ -326,8 +327,9 @@ const RESULTS_KINDS: [(&str, ResultsKind); 5] = [
     ("none", ResultsKind::None),
 ];
 
-/// `[results]`: the result backend that is read, if any, how the results of dropped ids are told, and why some may not be.
-fn read_results(root: &mut TableReader<'_>, accounts: &[Account]) -> (Option<ResultsConfig>, Told, Option<WhyUnanswered>) {
+/// `[results]`: the result backend that is read, if any, how the results of dropped ids are told, why some may not be, and whether duplicates
+/// bring their results themselves.
+fn read_results(root: &mut TableReader<'_>, accounts: &[Account]) -> (Option<ResultsConfig>, Told, Option<WhyUnanswered>, bool) {
     let mut table = open(root, "results", "results");
     let url = read_secret::<RedisUrl>(&mut table, "url", "url_file");
     let kind = table.choice("kind", ResultsKind::Auto, &RESULTS_KINDS);
@@ -346,11 +348,12 @@ fn read_results(root: &mut TableReader<'_>, accounts: &[Account]) -> (Option<Res
         let vhosts = accounts.iter().map(|account| Arc::clone(&account.vhost)).collect();
         Told::Published { vhosts, to }
     };
-    match (kind, url) {
+    let (results, told, why) = match (kind, url) {
         (ResultsKind::Auto | ResultsKind::Redis, Some(url)) => (Some(ResultsConfig { url, key_prefix, expires }), Told::Written, None),
         (ResultsKind::Rpc, _) if accounts.is_empty() => (None, Told::Written, Some(WhyUnanswered::NoAccount)),
         (ResultsKind::Rpc, _) => (None, published(Callers::All), None),
         (ResultsKind::Auto, None) if !accounts.is_empty() => (None, published(Callers::Declaring), Some(WhyUnanswered::OnlyRpc)),
         _ => (None, Told::Written, Some(WhyUnanswered::NoBackend)),
-    }
+    };
+    (results, told, why, kind == ResultsKind::Worker)
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, Sleep};
 
+use super::fetch::Fetching;
 use super::hub::{Hub, Seat};
 use super::leg::{Leg, Written};
 use super::report::Reporter;
@@ -91,6 +92,7 @@ pub struct Connection {
     answer_sender: UnboundedSender<Answer>,
     answers: UnboundedReceiver<Answer>,
     republishing: Republishing,
+    fetching: Fetching,
     commands: UnboundedReceiver<Command>,
     timer: Pin<Box<Sleep>>,
     timer_us: u64,
@@ -127,6 +129,7 @@ impl Connection {
             answer_sender,
             answers,
             republishing: Republishing::default(),
+            fetching: Fetching::default(),
             commands,
             timer: Box::pin(tokio::time::sleep(Duration::from_secs(86_400))),
             timer_us: u64::MAX,
@@ -338,7 +341,8 @@ impl Connection {
                 let _ = leg.poll_close(cx);
             }
         }
-        self.session.is_done(Side::Client) && self.session.is_done(Side::Broker) && !self.client.is_open() && !self.broker.is_open()
+        let done = self.session.is_done(Side::Client) && self.session.is_done(Side::Broker);
+        done && !self.client.is_open() && !self.broker.is_open() && !self.session.awaits_answers()
     }
 }
 
@@ -352,12 +356,14 @@ impl Future for Connection {
         for _ in 0..TURN {
             this.poll_answers(cx);
             this.republishing.poll(cx, &mut this.session, &this.hub);
+            this.fetching.poll(cx, &mut this.session, &this.hub);
             this.poll_timer(cx);
             this.poll_dial(cx);
             let mut progress = this.poll_input(cx, Side::Client);
             progress |= this.poll_input(cx, Side::Broker);
             this.ask();
             progress |= this.republishing.hand_over(&mut this.session, &this.hub);
+            progress |= this.fetching.hand_over(&mut this.session, &this.hub);
             let before = (this.client_paused, this.broker_paused);
             // What is told is counted first: who has read an answer finds it in the metrics.
             this.reporter.report(&mut this.session, &this.seat);

@@ -5,6 +5,7 @@
 
 mod connection;
 pub mod drain;
+mod fetch;
 mod hosts;
 mod hub;
 mod leg;

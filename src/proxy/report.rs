@@ -13,7 +13,7 @@ use crate::metrics::{ClosedBy, Direction, Metrics, Mode, Peer, RuleMetrics};
 use crate::rules::Rule;
 use crate::rules::outcome::{DeliveryDecision, ExceptionReason, PublishDecision};
 use crate::rules::spec;
-use crate::session::{CloseReason, DeliveryEvent, Event, PublishEvent, Session, Side};
+use crate::session::{CloseReason, DeliveryEvent, Event, JOINED, PublishEvent, Session, Side};
 
 /// Reports what happens on one connection.
 pub struct Reporter {
@@ -144,6 +144,7 @@ impl Reporter {
             Event::Admission(delivery) => self.delivery(&delivery, vhost_name),
             Event::Delivered { rule } => self.rule(&rule).count_delivery(DeliveryDecision::Forwarded, mode(&rule)),
             Event::Freed(freed) => report_freed(self.hub.metrics(), self.hub.log(), &freed),
+            Event::Value(value) => self.hub.results().keep(value),
             Event::Owed(debt) => self.hub.results().owe(debt),
             Event::GivenBack { rule, task, id, reason } => {
                 tracing::info!(rule = &*rule.name, reason, vhost, task = &*task, id = &*id, client = %self.peer,
@@ -253,6 +254,9 @@ impl Reporter {
         metrics.count_delivery(delivery.decision, mode(rule));
         if delivery.decision == DeliveryDecision::Parked {
             metrics.count_parked();
+        }
+        if delivery.decision == DeliveryDecision::Joined && delivery.reason == JOINED {
+            metrics.count_joined("worker", 1);
         }
         let kind = match delivery.decision {
             DeliveryDecision::Forwarded => DecisionKind::Other,

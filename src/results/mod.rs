@@ -10,6 +10,7 @@
 mod backend;
 mod joiner;
 mod publisher;
+mod reader;
 mod writer;
 
 use std::io;
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::Config;
 use crate::config::address::RedisUrl;
@@ -26,6 +27,7 @@ use crate::logging::OncePerMinute;
 use crate::metrics::Metrics;
 use crate::rules::outcome::ExceptionReason;
 use crate::rules::owed::{Debt, Outcome, Via};
+use crate::session::{Fetch, Fetched, Value};
 use crate::store::Store;
 
 /// How many results wait to be written at most.
@@ -84,7 +86,8 @@ pub struct Results {
     orders: mpsc::Sender<Order>,
     settings: watch::Sender<Settings>,
     /// Until the thread has it.
-    waiting: Mutex<Option<mpsc::Receiver<Order>>>,
+    waiting: Mutex<Option<(mpsc::Receiver<Order>, mpsc::UnboundedReceiver<reader::Question>)>>,
+    questions: mpsc::UnboundedSender<reader::Question>,
     failures: Arc<Failures>,
     /// How many are neither written nor given up.
     owing: Arc<AtomicUsize>,
@@ -102,10 +105,12 @@ impl Results {
     /// Nothing is written before [`Results::start`] and [`Results::configure`].
     pub fn new(metrics: Arc<Metrics>) -> Results {
         let (orders, waiting) = mpsc::channel(WAITING_MAX);
+        let (questions, asked) = mpsc::unbounded_channel();
         Results {
             orders,
             settings: watch::channel(Settings::default()).0,
-            waiting: Mutex::new(Some(waiting)),
+            waiting: Mutex::new(Some((waiting, asked))),
+            questions,
             owing: Arc::default(),
             failures: Arc::new(Failures {
                 metrics,
@@ -116,7 +121,7 @@ impl Results {
 
     /// Starts the thread, once.
     pub fn start(&self, store: &Store, control: &Control) -> io::Result<()> {
-        let Some(orders) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+        let Some((orders, asked)) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return Ok(());
         };
         let (store, control) = (store.clone(), control.clone());
@@ -131,6 +136,7 @@ impl Results {
                     settings.clone(),
                     Arc::clone(&failures),
                 ));
+                tokio::spawn(reader::run(store.client(), asked, settings.clone(), Arc::clone(&failures)));
                 writer::run(orders, control, settings, failures, owing).await;
             });
         })?;
@@ -148,6 +154,24 @@ impl Results {
             *current = settings;
             differs
         });
+    }
+
+    /// Keeps a result for those that wait for it.
+    pub fn keep(&self, value: Value) {
+        // Without the thread nobody waits.
+        let _ = self.questions.send(reader::Question::Keep(value));
+    }
+
+    /// What the result backend has of this task. No more are asked for at once than deliveries are held.
+    pub fn fetch(&self, fetch: Fetch) -> impl Future<Output = Fetched> + use<> {
+        let (answer, fetched) = oneshot::channel();
+        let asked = self.questions.send(reader::Question::Fetch(fetch, answer)).is_ok();
+        async move {
+            match fetched.await {
+                Ok(fetched) if asked => fetched,
+                _ => Fetched::Silent,
+            }
+        }
     }
 
     /// Waits until nothing is owed any more. While the backend is away this does not end for a while: bound it.

@@ -312,7 +312,8 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
     if rule.unique.is_none() {
         return Verdict::Keyless { rule: Arc::clone(rule) };
     }
-    if rule.canvas == Canvas::Bypass && (facts.task.group || body.canvas.any()) {
+    let member = is_member(facts, body);
+    if member && (rule.canvas == Canvas::Bypass || !rule.carries_members()) {
         return bypassed(Bypass::Canvas);
     }
     let shadow = rule.mode == Mode::Observe;
@@ -349,14 +350,26 @@ fn verdict(rule: &Arc<Rule>, facts: &Facts<'_>, body: &Body, now_ms: u64) -> Ver
             };
         }
     };
-    match claimed(rule, digest, summary, facts, now_ms) {
+    match claimed(rule, digest, summary, facts, member, now_ms) {
         Some(claimed) => Verdict::Claim(claimed),
         None => Verdict::Unmatched { queue_unknown: None },
     }
 }
 
-/// The claim of a message to this key under this rule; `None` if the rule does without uniqueness.
-pub(super) fn claimed(rule: &Arc<Rule>, digest: Digest, summary: Arc<str>, facts: &Facts<'_>, now_ms: u64) -> Option<Claimed> {
+/// Whether something waits for the outcome of the task: it is in a group, a chord or a chain, or has links.
+pub(super) fn is_member(facts: &Facts<'_>, body: &Body) -> bool {
+    facts.task.group || body.canvas.any()
+}
+
+/// The claim of a message to this key under this rule; `None` if the rule does without uniqueness. `member`: see [`is_member`].
+pub(super) fn claimed(
+    rule: &Arc<Rule>,
+    digest: Digest,
+    summary: Arc<str>,
+    facts: &Facts<'_>,
+    member: bool,
+    now_ms: u64,
+) -> Option<Claimed> {
     let unique = rule.unique?;
     let lock_scope = lock_scope(unique);
     let eta = facts.task.eta.map_or(0, |eta| u64::try_from(eta).unwrap_or(0));
@@ -367,6 +380,7 @@ pub(super) fn claimed(rule: &Arc<Rule>, digest: Digest, summary: Arc<str>, facts
         let expires = expires.filter(|_| lock_scope != Some(LockScope::UntilExpired))?;
         Some(u64::try_from(expires).unwrap_or(0).saturating_sub(now_ms).saturating_add(grace))
     };
+    let owed = Owed::of(rule, facts.task.ignore_result, member);
     let mut expiry = expiry(rule, facts.task, life_ms, now_ms);
     let mut unstarted_ms = until(facts.task.expires);
     if let Expiry::WithLock { at_ms, else_unstarted_ms } = &mut expiry {
@@ -382,8 +396,12 @@ pub(super) fn claimed(rule: &Arc<Rule>, digest: Digest, summary: Arc<str>, facts
         life_ms,
         unstarted_ms,
         expiry,
-        if_held: rule.if_held(),
-        owed: Owed::of(rule, facts.task.ignore_result),
+        if_held: match owed {
+            // What waits for its holder does not take its place.
+            Owed::Carried => IfHeld::Yield,
+            _ => rule.if_held(),
+        },
+        owed,
     })
 }
 

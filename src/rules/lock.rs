@@ -656,7 +656,8 @@ impl Signal {
 
     /// Whether the broker must have had the message that it is about.
     pub fn tells_of_message(self) -> bool {
-        !matches!(self, Signal::Purged | Signal::Orphaned)
+        // A revoke may be asked for before the publish has come so far.
+        !matches!(self, Signal::Purged | Signal::Orphaned | Signal::RevokeAsked)
     }
 
     /// Whether it tells that its task was run.
@@ -867,6 +868,27 @@ pub enum Admitted {
         /// How long until it lapses by itself.
         expires_in_ms: u64,
     },
+    /// The message waits for a holder (its note has [`Owed::Carried`]), and that has no lock any more, or one that rests.
+    Ended {
+        /// Who it is.
+        holder: Arc<str>,
+        /// What is known of it.
+        fate: Fate,
+    },
+}
+
+/// What is known of a holder whose lock has gone, or rests, by a word of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// A worker has begun it, and its end was not heard.
+    Begun,
+    /// It has ended, and may have succeeded.
+    Ended {
+        /// For how long that is known, in milliseconds.
+        since_ms: u64,
+    },
+    /// It has failed, or will never run.
+    Failed,
 }
 
 /// What a renewal found.

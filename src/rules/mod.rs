@@ -42,8 +42,8 @@ use owed::Told;
 use params::Params;
 use source::{Hears, Source};
 use spec::{
-    AcksLate, Canvas, DeadLetter, EnableEvents, Mode, OnDuplicate, OnRunning, OnStoreError, Override, ResultMode, RuleSpec, SpecError,
-    Summary, Unique,
+    AcksLate, Canvas, DeadLetter, EnableEvents, Mode, OnDuplicate, OnRunning, OnStoreError, Override, ResultBy, ResultMode, RuleSpec,
+    SpecError, Summary, Unique,
 };
 
 use crate::celery::body::Body;
@@ -160,6 +160,8 @@ pub struct Rule {
     pub on_running: OnRunning,
     /// What the id of a dropped task gets.
     pub result: ResultMode,
+    /// Who brings that.
+    result_by: ResultBy,
     /// Where to a message is dead-lettered.
     pub dead_letter: Option<DeadLetter>,
     /// For how long a delivery is held here before it is parked.
@@ -184,10 +186,34 @@ enum Match {
 }
 
 impl Rule {
+    /// Whether the end of a holder is known, so that a message can wait for it.
+    fn knows_ends(&self) -> bool {
+        matches!(
+            self.unique,
+            Some(Unique::UntilStarted | Unique::UntilFinished | Unique::UntilStartedAndWhileRunning)
+        )
+    }
+
+    /// Whether a duplicate that is a member of a canvas waits for its holder.
+    pub fn carries_members(&self) -> bool {
+        self.canvas == Canvas::Dedupe && self.knows_ends()
+    }
+
+    /// Whether a duplicate's own message brings it the result of its holder.
+    pub fn carries_results(&self) -> bool {
+        self.result_by == ResultBy::Worker && self.result == ResultMode::Join && self.mode == Mode::Enforce && self.knows_ends()
+    }
+
+    /// Whether some duplicate waits for its holder.
+    pub fn carries(&self) -> bool {
+        self.carries_members() || self.carries_results()
+    }
+
     /// An observing rule changes no frame, so it asks workers for nothing.
     fn needs_events(&self) -> bool {
         match self.unique {
             _ if self.mode == Mode::Observe || !self.hears.hears(Source::Events) => false,
+            _ if self.carries() => true,
             Some(Unique::UntilStarted) => self.acks_late != AcksLate::False || self.limits_runs(),
             Some(Unique::UntilFinished | Unique::WhileRunning | Unique::UntilStartedAndWhileRunning) => true,
             Some(Unique::UntilExpired) | None => self.limits_runs(),
@@ -225,7 +251,7 @@ impl Rule {
     /// The same whatever its mode.
     fn may_hold(&self) -> bool {
         let runs = matches!(self.unique, Some(Unique::WhileRunning | Unique::UntilStartedAndWhileRunning));
-        runs || self.is_limited() || self.holds_until_due() || self.keeps_last()
+        runs || self.is_limited() || self.carries() || self.holds_until_due() || self.keeps_last()
     }
 
     /// Whether a delivery is held while another of its key has the publish lock.
@@ -559,7 +585,7 @@ impl RuleSet {
             Verdict::Claim(claimed) if *claimed.rule.name == *rule => (claimed.rule, claimed.summary),
             _ => (self.named(rule)?, Arc::from("")),
         };
-        decision::claimed(&rule, digest, summary, facts, now_ms)
+        decision::claimed(&rule, digest, summary, facts, decision::is_member(facts, body), now_ms)
     }
 
     /// The rule that several make together, of which `rule` is the last: earlier keys win, limits add up.

@@ -51,13 +51,14 @@ impl RuleSet {
         }
         // They compiled before, and no fault is a matter of modes.
         let compiled = RuleSet::of(specs, self.signatures.clone(), Vec::new());
-        compiled.ok()
+        compiled.ok().map(|set| set.telling(self.told.clone()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::owed::{Callers, Told};
     use crate::rules::spec::Unique;
 
     fn set(rules: &[(&str, Mode)]) -> RuleSet {
@@ -98,6 +99,20 @@ mod tests {
             let wanted = wanted.iter().copied().enumerate().filter(|(_, mode)| *mode != Off);
             assert!(in_force.eq(wanted), "{wanted_modes:?}");
         }
+    }
+
+    #[test]
+    fn results_are_told_in_the_same_way() {
+        let told = Told::Published {
+            vhosts: ["/".into()].into(),
+            to: Callers::All,
+        };
+        let set = set(&OWN).telling(told.clone());
+        let modes = Modes {
+            all: Some(Mode::Observe),
+            ..Modes::default()
+        };
+        assert_eq!(set.in_modes(&modes).expect("it differs").told(), &told);
     }
 
     #[test]

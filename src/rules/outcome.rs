@@ -124,6 +124,8 @@ label_values! {
         ReleaseGivenUp = "release_given_up",
         /// A waiting delivery was handed over because the broker would have lost it.
         DeliveryLimit = "delivery_limit",
+        /// A duplicate that should have waited for its holder's result cannot be rewritten: it ran.
+        NotJoined = "not_joined",
         /// The result of a dropped id could not be written.
         ResultFailed = "result_failed",
     }

@@ -17,6 +17,9 @@ pub enum Owed {
     Revoked(Via),
     /// What the holder's run gives.
     Joined(Via),
+    /// The same, by its own message: that is not dropped, but waits for the end of the holder, and is handed to a worker as one that returns
+    /// the holder's result.
+    Carried,
 }
 
 /// How an id gets its result.
@@ -40,12 +43,17 @@ pub struct ReplyTo {
 }
 
 impl Owed {
-    /// What this rule owes a task whose message says this of its result (header `ignore_result`), where results are written.
-    pub fn of(rule: &Rule, ignore_result: Option<bool>) -> Owed {
+    /// What this rule owes a task whose message says this of its result (header `ignore_result`), and which is a member of a canvas or not,
+    /// where results are written.
+    pub fn of(rule: &Rule, ignore_result: Option<bool>, member: bool) -> Owed {
+        if member && rule.carries_members() {
+            return Owed::Carried;
+        }
         if rule.mode != Mode::Enforce || ignore_result == Some(true) {
             return Owed::Nothing;
         }
         match rule.result {
+            ResultMode::Join if rule.carries_results() => Owed::Carried,
             ResultMode::Join => Owed::Joined(Via::Backend),
             ResultMode::Revoke => Owed::Revoked(Via::Backend),
             ResultMode::Success => Owed::Success(Via::Backend),
@@ -56,11 +64,14 @@ impl Owed {
     /// The same where results are published: to this address, or nothing is owed.
     #[must_use]
     pub fn published(self, to: Option<Arc<ReplyTo>>) -> Owed {
+        if self == Owed::Carried {
+            return self;
+        }
         let Some(via) = to.map(Via::Reply) else {
             return Owed::Nothing;
         };
         match self {
-            Owed::Nothing => Owed::Nothing,
+            Owed::Nothing | Owed::Carried => self,
             Owed::Success(_) => Owed::Success(via),
             Owed::Revoked(_) => Owed::Revoked(via),
             Owed::Joined(_) => Owed::Joined(via),
@@ -71,7 +82,7 @@ impl Owed {
     pub fn joins(&self) -> Option<&Via> {
         match self {
             Owed::Joined(via) => Some(via),
-            Owed::Nothing | Owed::Success(_) | Owed::Revoked(_) => None,
+            Owed::Nothing | Owed::Success(_) | Owed::Revoked(_) | Owed::Carried => None,
         }
     }
 }

@@ -128,6 +128,16 @@ named! {
     }
 }
 
+/// Who brings the result of a duplicate that the rule asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ResultBy {
+    /// Oncegate writes it.
+    #[default]
+    Oncegate,
+    /// A worker stores it, for the duplicate's own message (`results.kind = "worker"`).
+    Worker,
+}
+
 named! {
     /// `canvas`: what happens to members of groups, chords and chains and to tasks with links.
     Canvas {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::beat::Entry;
-use super::decision::{Bypass, Claimed, Facts, Verdict, claimed};
+use super::decision::{Bypass, Claimed, Facts, Verdict, claimed, is_member};
 use super::spec::Mode;
 use super::{Rule, RuleSet};
 use crate::celery::body::Body;
@@ -48,7 +48,14 @@ impl RuleSet {
             let mut task = facts.task.clone();
             task.eta = Some(at_ms);
             let facts = Facts { task: &task, ..*facts };
-            if let Some(timed) = claimed(&claim.rule, claim.digest, Arc::clone(&claim.summary), &facts, now_ms) {
+            if let Some(timed) = claimed(
+                &claim.rule,
+                claim.digest,
+                Arc::clone(&claim.summary),
+                &facts,
+                is_member(&facts, body),
+                now_ms,
+            ) {
                 *claim = timed;
             }
         }

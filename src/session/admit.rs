@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::agenda::Place;
 use super::arrive::Arrival;
+use super::carry::Carry;
 use super::channel::{Channel, Collect, Life};
 use super::collect::body_of;
 use super::deliver::Known;
@@ -25,6 +26,7 @@ use crate::celery::{Limits, routing, task};
 use crate::rules::limit::Limiting;
 use crate::rules::lock::{Admitted, Freed, Reply, Request, Scope, Signal};
 use crate::rules::outcome::DeliveryDecision;
+use crate::rules::owed::Owed;
 use crate::rules::park::Parked;
 use crate::rules::running::Ran;
 use crate::rules::source::Source;
@@ -85,6 +87,12 @@ pub(super) enum Way {
     Succeeded,
     /// Back to its queue.
     Withheld,
+    /// To the client as a task that returns this value, which is JSON: its holder's.
+    Joined(Arc<[u8]>),
+    /// To the client as a task whose time has passed: it has no result of its holder, for this reason.
+    Lost(&'static str),
+    /// To the client, without a lock: it should wait for its holder, and could not be rewritten then.
+    Unfit,
 }
 
 /// A delivery that the store was asked about.
@@ -105,6 +113,8 @@ pub(super) struct Admission {
     pub rule: Arc<Rule>,
     pub task: Arc<str>,
     pub parking: Parking,
+    /// What it needs to wait for a holder, if a duplicate like this one does.
+    pub carry: Option<Box<Carry>>,
     /// When it may begin, in milliseconds since the Unix epoch, if that was ahead when it came.
     pub eta_ms: Option<u64>,
     /// Since when it waits for another's end, in milliseconds since the Unix epoch, on the store's clock.
@@ -206,17 +216,20 @@ impl Admission {
         Some(Request::Admit {
             claim: self.hold.claim.clone(),
             delivery: self.hold.delivery,
-            note: self.hold.note_at(now.us)?,
+            note: match &self.carry {
+                Some(carry) => self.hold.aged(&carry.note, now.us),
+                None => self.hold.note_at(now.us)?,
+            },
             reentrant: self.reentrant,
             worker: self.asked.worker(worker),
         })
     }
 
-    pub(super) fn answered(&mut self, answer: Result<Reply, StoreSilent>, now: Now) {
+    pub(super) fn answered(&mut self, answer: Result<Reply, StoreSilent>, now: Now, max_message: usize) {
         match (&self.wait, answer) {
             (Await::Answer { .. } | Await::Lease { .. }, Ok(Reply::Admit(digest, admitted))) => {
                 self.hold.answered(digest, now.us);
-                self.admitted(admitted, now);
+                self.admitted(admitted, now, max_message);
             }
             (Await::Run, Ok(Reply::Run(Ran::Runs))) => {
                 let way = self.ran(Ran::Runs, now.us);
@@ -231,17 +244,22 @@ impl Admission {
         }
     }
 
-    fn admitted(&mut self, admitted: Admitted, now: Now) {
+    fn admitted(&mut self, admitted: Admitted, now: Now, max_message: usize) {
         let now_us = now.us;
         let until_us = match self.wait {
             Await::Answer { until_us } => until_us,
             Await::Lease { until_us, .. } => Some(until_us),
             Await::Reserve | Await::Run | Await::Limit | Await::Turn(_) => return,
         };
+        if matches!(admitted, Admitted::Holds | Admitted::Passes | Admitted::Superseded) {
+            self.carry = None;
+        }
         self.wait = match admitted {
             Admitted::Holds => self.may_run(Way::Holding, now),
             Admitted::Passes => self.may_run(Way::Passing, now),
             Admitted::Superseded => Await::Turn(Way::Killed),
+            Admitted::Held { holder, .. } if self.carry.is_some() => self.waits_for(holder, None, max_message),
+            Admitted::Ended { holder, fate } => self.waits_for(holder, Some(fate), max_message),
             Admitted::Outdated { newer } => Await::Turn(Way::Outdated(newer)),
             Admitted::Waits { holder, since_ms } => {
                 self.asks = Asks::Admission;
@@ -268,6 +286,7 @@ impl Admission {
     /// Why it is held.
     pub(super) fn held_for(&self, now: Now) -> &'static str {
         match self.waiting() {
+            _ if self.carry.is_some() => "holder",
             _ if self.eta_ahead(now).is_some() => "eta",
             Some(_) => "limit",
             None => "running",
@@ -275,7 +294,7 @@ impl Admission {
     }
 
     /// The delivery as one of a task whose time has passed; `None` if it has no header to say so.
-    fn killed(&self) -> Option<Vec<u8>> {
+    pub(super) fn killed(&self) -> Option<Vec<u8>> {
         let Split::Frame(header_frame) = frame::split(self.frames.get(self.header_at..)?, usize::MAX) else {
             return None;
         };
@@ -300,7 +319,7 @@ impl Session {
         let Some(admission) = channel.open_admission(position) else {
             return;
         };
-        admission.answered(answer, shared.now);
+        admission.answered(answer, shared.now, shared.settings.max_message);
         shared.tells.extend(admission.gives_back());
         if matches!(admission.wait, Await::Reserve | Await::Run | Await::Limit)
             && let Some(question) = admission.question(&shared.worker, shared.now)
@@ -346,7 +365,8 @@ impl Channel {
         let (queue, task_name) = (queue.clone().unwrap_or_default(), Arc::<str>::from(&*task.name));
         let lock = claimed
             .as_ref()
-            .and_then(|claimed| claimed.note(Arc::clone(&task_name), Arc::clone(&queue)));
+            .and_then(|claimed| claimed.note(Arc::clone(&task_name), Arc::clone(&queue)))
+            .map(Arc::new);
         let run = claimed
             .as_ref()
             .and_then(|claimed| claimed.run_note(Arc::clone(&task_name), queue, task.retries));
@@ -356,6 +376,21 @@ impl Channel {
             .filter(|eta| *eta > shared.now.unix_ms);
         let place_ms = parked.and_then(|parked| parked.place_ms);
         let limits = Permits::new(limiting);
+        let published_before = task.retries > 0 || task.replaced_task_nesting > 0;
+        let waits = lock.as_ref().filter(|note| note.owed == Owed::Carried && !published_before);
+        let carry = waits.map(|note| {
+            Box::new(Carry {
+                note: Arc::clone(note),
+                since_ms: place_ms,
+                fate: None,
+            })
+        });
+        let lock = lock.map(|mut note| {
+            if published_before {
+                Arc::make_mut(&mut note).owed = Owed::Nothing;
+            }
+            note
+        });
         let run = run.map(|note| {
             let mut run = Run::new(Arc::new(note), &rule);
             run.place_ms = place_ms;
@@ -366,7 +401,7 @@ impl Channel {
             .as_ref()
             .map(|claimed| claimed.digest)
             .or(bucket.map(|bucket| bucket.digest))?;
-        let mut hold = Box::new(Hold::new(shared, digest, id, lock.map(Arc::new)));
+        let mut hold = Box::new(Hold::new(shared, digest, id, lock));
         if let Some(eta) = eta.filter(|_| rule.if_held().replaces()) {
             hold.waits_until(eta, shared.now);
         }
@@ -381,10 +416,11 @@ impl Channel {
             rule,
             task: task_name,
             parking,
+            carry,
             eta_ms: eta,
             since_ms: place_ms,
             returns: returns.unwrap_or(0),
-            reentrant: deliver.redelivered || task.retries > 0 || task.replaced_task_nesting > 0,
+            reentrant: deliver.redelivered || published_before,
             wait: Await::Answer { until_us: None },
             asks: Asks::Run,
             asked: Asked::ForWorker,
@@ -486,12 +522,18 @@ impl Channel {
             }
             Way::Succeeded => (D::Dropped, "succeeded", None),
             Way::Over => (D::Dropped, "parked", None),
+            Way::Joined(value) => return self.joins(shared, admission, value),
+            Way::Lost(reason) => return self.loses(shared, admission, reason),
+            Way::Unfit => (D::Forwarded, "unfit", None),
             Way::Held(holder) => (D::Held, "running", holder.clone()),
             Way::Withheld => return,
         };
         shared.owes_for(&admission, way);
         shared.tells.extend(admission.leaving_unpermitted());
         shared.events.extend(admission.permissions());
+        if matches!(way, Way::Unfit) {
+            shared.not_carried(&admission);
+        }
         shared.admission(&admission, decision, reason, holder);
         match way {
             Way::Killed => match admission.killed() {
@@ -527,7 +569,7 @@ impl Channel {
     }
 
     /// A delivery goes to the client.
-    fn show(&mut self, shared: &mut Shared, admission: Admission) {
+    pub(super) fn show(&mut self, shared: &mut Shared, admission: Admission) {
         shared.note_handed(&admission);
         let Admission {
             mut frames,
@@ -552,6 +594,7 @@ impl Channel {
             hold: (hold.lock.is_some() || hold.run.is_some() || !hold.limited.is_empty()).then_some(hold),
             source,
             parked: parking.newest.map(Box::new),
+            reads: None,
         };
         self.windows.shows(source);
         self.deliveries.shown(tag, broker, known);

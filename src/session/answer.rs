@@ -11,6 +11,7 @@ use super::publish::{Grant, Publish, Wait, Waiting};
 use super::{Session, Shared, StoreSilent, Ticket, refuse};
 use crate::rules::lock::{Acquired, ReleaseReason, Request};
 use crate::rules::outcome::PublishDecision;
+use crate::rules::owed::Owed;
 use crate::rules::spec::OnStoreError;
 
 /// How often a publish that waits for a silent store asks again, in microseconds.
@@ -80,6 +81,10 @@ impl Channel {
             return;
         }
         match answer {
+            Ok(Acquired::Held { holder, .. }) if publish.is_carried() => {
+                *wait = Wait::Turn;
+                shared.carries(publish, holder);
+            }
             Ok(Acquired::Held { holder, expires_in_ms, .. }) => {
                 if let Some(publish) = self.take_out(shared, position, None) {
                     self.duplicate(shared, ticket, publish, holder, expires_in_ms);
@@ -257,6 +262,12 @@ impl Shared {
         }
     }
 
+    /// A publish is a duplicate of this holder, and goes out to wait for it: it has no lock to commit.
+    pub(super) fn carries(&mut self, publish: &mut Publish, holder: Arc<str>) {
+        self.decided(publish, PublishDecision::Forwarded, "carried", Some(holder));
+        publish.grant = None;
+    }
+
     fn leases(&self, publish: &mut Publish) {
         if let Some(grant) = &mut publish.grant {
             grant.leased_us = self.now.us;
@@ -276,7 +287,10 @@ impl Shared {
     /// The answer about a publish that an observing rule let pass at once: it is only counted.
     fn observed(&mut self, ticket: Ticket, answer: Result<Acquired, StoreSilent>) {
         let Some(grant) = self.observing.remove(&ticket) else { return };
-        let duplicate = refuse::decision(&grant.rule);
+        let (duplicate, reason) = match grant.owed {
+            Owed::Carried => (PublishDecision::Forwarded, "carried"),
+            _ => (refuse::decision(&grant.rule), "duplicate"),
+        };
         let publish = Publish {
             frames: Vec::new(),
             client: 0,
@@ -311,7 +325,7 @@ impl Shared {
                 self.decided(&publish, decision, "replaces", Some(holder));
             }
             Ok(Acquired::Held { holder, .. } | Acquired::Leased { holder }) => {
-                self.decided(&publish, duplicate, "duplicate", Some(holder));
+                self.decided(&publish, duplicate, reason, Some(holder));
             }
             Err(silent) => self.decided(&publish, PublishDecision::ForwardedUnchecked, silent.as_str(), None),
         }

@@ -482,6 +482,9 @@ fn settling(frame: &Frame<'_>, tag: u64, multiple: bool) -> Vec<u8> {
 impl Shared {
     /// The worker at the other end settled a delivery; without a signal it gave it back.
     pub(super) fn settled(&mut self, known: Known, how: Option<Signal>) {
+        if let Some(holder) = known.reads {
+            return self.reading_taken(&holder);
+        }
         match (known.task, how) {
             (Some(id), Some(signal)) => {
                 let worker = Arc::clone(&self.worker);

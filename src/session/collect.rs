@@ -9,11 +9,12 @@ use super::event::Event;
 use super::owed::Caller;
 use super::publish::{Grant, Origin, Publish, Wait, Waiting};
 use super::query::is_reply;
+use super::read::is_value;
 use super::{Shared, Ticket, hear};
 use crate::amqp::content::{ContentHeader, Properties};
 use crate::amqp::frame::{self, Frame, Split};
 use crate::amqp::method::basic;
-use crate::celery::{Limits, Unreadable, routing, task};
+use crate::celery::{Limits, Unreadable, accumulate, routing, task};
 use crate::rules::lock::{Claim, Request, Signal};
 use crate::rules::outcome::{ExceptionReason, PublishDecision, UnkeyableReason};
 use crate::rules::source::Source;
@@ -31,7 +32,9 @@ impl Channel {
         frames.extend_from_slice(frame.raw);
         let header = ContentHeader::decode(frame.payload);
         let left = header.as_ref().map_or(0, |header| header.body_size);
-        let concerned = !self.tx && header.as_ref().is_some_and(|header| concerned(shared, header));
+        let answers =
+            |header: &ContentHeader<'_>| may_be_answer(header) && publish_method(&frames).is_some_and(|(publish, _)| is_value(&publish));
+        let concerned = !self.tx && header.as_ref().is_some_and(|header| concerned(shared, header) || answers(header));
         if !concerned || left > shared.settings.max_message as u64 {
             if concerned {
                 too_large(shared, header.as_ref(), "more than proxy.max_message");
@@ -182,7 +185,8 @@ impl Channel {
     /// True if this publish is for Oncegate itself.
     fn swallows(&mut self, shared: &mut Shared, collect: &Collect) -> bool {
         // The routing key tells; nothing more of other publishes is looked at here.
-        let Some((publish, _)) = publish_method(&collect.frames).filter(|(publish, _)| is_reply(shared, publish)) else {
+        let is_own = |publish: &basic::Publish<'_>| is_reply(shared, publish) || is_value(publish);
+        let Some((publish, _)) = publish_method(&collect.frames).filter(|(publish, _)| is_own(publish)) else {
             return false;
         };
         let Some(Split::Frame(frame)) = collect.frames.get(collect.header_at..).map(|rest| frame::split(rest, usize::MAX)) else {
@@ -191,7 +195,11 @@ impl Channel {
         let Some(header) = ContentHeader::decode(frame.payload) else {
             return false;
         };
-        self.take_reply(shared, &publish, &header.properties, &body_of(collect));
+        if is_value(&publish) {
+            self.take_value(shared, &publish, &header.properties, &body_of(collect));
+        } else {
+            self.take_reply(shared, &publish, &header.properties, &body_of(collect));
+        }
         true
     }
 
@@ -229,6 +237,11 @@ pub(super) fn concerned(shared: &Shared, header: &ContentHeader<'_>) -> bool {
         // A task of protocol 1 shows itself only by its body.
         None => !shared.rules.is_empty() && header.properties.content_type.is_some(),
     }
+}
+
+/// True if a message with this header may be a worker's answer to Oncegate.
+pub(super) fn may_be_answer(header: &ContentHeader<'_>) -> bool {
+    task::peek(&header.properties) == Some(accumulate::TASK.as_bytes())
 }
 
 fn too_large(shared: &mut Shared, header: Option<&ContentHeader<'_>>, why: &str) {

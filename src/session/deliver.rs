@@ -35,6 +35,8 @@ pub(super) struct Known {
     pub source: Via,
     /// Its newest parked copy, if there is one.
     pub parked: Option<Box<Newest>>,
+    /// Oncegate has made it, to have the result of this task read.
+    pub reads: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -113,6 +115,9 @@ enum Coming {
 /// A tag that no broker has given out: it answers a settlement of it as one of any unknown tag.
 const UNKNOWN_TAG: u64 = u64::MAX;
 
+/// In place of the broker's tag of a delivery that it knows nothing of. It gives out none below 1.
+const NO_TAG: u64 = 0;
+
 /// The unsettled deliveries of one channel.
 #[derive(Debug, Default)]
 pub struct Deliveries {
@@ -154,6 +159,16 @@ impl Deliveries {
             sight: Sight::Shown,
             known,
         });
+    }
+
+    /// A client's tag for a delivery that the broker knows nothing of.
+    pub(super) fn next_tag(&mut self) -> u64 {
+        self.number(NO_TAG)
+    }
+
+    /// Such a delivery passes to the client.
+    pub(super) fn invented(&mut self, tag: u64, known: Known) {
+        self.shown(tag, NO_TAG, known);
     }
 
     /// The locks of a delivery that the client has not settled, by the client's tag.
@@ -257,17 +272,25 @@ impl Deliveries {
         } else {
             self.open.partition_point(|delivery| delivery.tag <= tag)
         };
-        let mut settled = Vec::new();
+        let (mut settled, mut invented) = (Vec::new(), false);
         for delivery in self.open.range_mut(..end).filter(|delivery| delivery.sight == Sight::Shown) {
             delivery.sight = Sight::Settled;
             self.shown -= 1;
             if !plain {
                 self.shifted -= usize::from(delivery.tag != delivery.broker);
-                settled.push(delivery.broker);
+                if delivery.broker == NO_TAG {
+                    invented = true;
+                } else {
+                    settled.push(delivery.broker);
+                }
             }
             each(std::mem::take(&mut delivery.known));
         }
-        let pass = if plain { Pass::Verbatim } else { self.pass_of(tag, settled) };
+        let pass = match plain {
+            true => Pass::Verbatim,
+            false if invented && settled.is_empty() => Pass::Swallow,
+            false => self.pass_of(tag, settled),
+        };
         self.forget_settled();
         pass
     }
@@ -278,7 +301,7 @@ impl Deliveries {
             let aside = self.shifted > 0 || tag == 0 || self.aside.range(..=tag).next().is_some();
             return if aside { Pass::Swallow } else { Pass::Verbatim };
         };
-        let in_hand = |delivery: &Delivery| delivery.sight == Sight::Shown && delivery.broker < last;
+        let in_hand = |delivery: &Delivery| delivery.sight == Sight::Shown && delivery.broker != NO_TAG && delivery.broker < last;
         let others = self.aside.range(..last).next().is_some() || self.open.iter().any(in_hand);
         if others {
             settled.sort_unstable();
@@ -298,10 +321,10 @@ impl Deliveries {
             };
         };
         let broker = delivery.broker;
-        let pass = if broker == tag {
-            Pass::Verbatim
-        } else {
-            Pass::Singly(vec![broker])
+        let pass = match broker {
+            NO_TAG => Pass::Swallow,
+            _ if broker == tag => Pass::Verbatim,
+            _ => Pass::Singly(vec![broker]),
         };
         if delivery.sight == Sight::Settled {
             return pass;

@@ -74,6 +74,12 @@ impl Session {
         }
     }
 
+    /// True while the store may give something to a question that nobody needs the answer of any more: what it gives goes back, so the
+    /// session is to hear of it even when both sides are done.
+    pub fn awaits_answers(&self) -> bool {
+        !self.shared.abandoned.is_empty() || !self.shared.abandoned_runs.is_empty()
+    }
+
     /// True if this peer's bytes are still wanted.
     pub fn wants(&self, side: Side) -> bool {
         match side {

@@ -40,6 +40,8 @@ pub enum Event {
     Freed(Freed),
     /// The id of a task that was dropped gets a result.
     Owed(Debt),
+    /// The result of a task that others wait for.
+    Value(super::read::Value),
     /// A delivery that was held went back to its queue.
     GivenBack {
         /// The rule.

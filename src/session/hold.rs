@@ -27,7 +27,7 @@ use crate::rules::outcome::{DeliveryDecision, ExceptionReason};
 use crate::rules::spec::OnMaxWait;
 
 /// How often the store is asked about a held delivery, in microseconds.
-const POLL_US: u64 = 1_000_000;
+pub(super) const POLL_US: u64 = 1_000_000;
 
 /// How soon it is asked when a run that is waited for is heard of here, in microseconds: what was heard goes to the store first.
 const SOON_US: u64 = 20_000;
@@ -49,6 +49,8 @@ pub(super) enum Until {
     Boundary(Way),
     /// The end of this step on its way to elsewhere.
     Leaving(Leaving),
+    /// What the result backend has of its holder.
+    Fetching,
 }
 
 /// A held delivery.
@@ -100,7 +102,7 @@ impl Held {
             Until::Answer(_) if self.park_us != u64::MAX => None,
             Until::Answer(_) => Some(self.back_us),
             Until::Leaving(Leaving::DeadLetter { until_us, .. }) => Some(*until_us),
-            Until::Boundary(_) | Until::Leaving(_) => None,
+            Until::Boundary(_) | Until::Leaving(_) | Until::Fetching => None,
         }
     }
 }
@@ -154,12 +156,14 @@ impl HeldList {
 impl Admission {
     /// True if it may be held.
     pub(super) fn may_be_held(&self) -> bool {
-        self.run.is_some() || self.limits.is_some() || self.rule.holds()
+        let waits = self.run.is_some() || self.limits.is_some() || self.carry.is_some();
+        waits || self.rule.holds_until_due() || self.rule.keeps_last()
     }
 
     /// When the store is asked about it again that is held for so long, in microseconds from now. `eta`: for how long it may not begin yet,
     /// in milliseconds. One that may be outdated by then is asked about meanwhile, ever more seldom.
     fn pause_us(&self, eta: Option<u64>, held_us: u64) -> u64 {
+        let eta = eta.filter(|_| self.carry.is_none());
         let Some(ahead_us) = eta.map(|ahead_ms| ahead_ms.saturating_mul(1000)) else {
             return POLL_US;
         };
@@ -212,6 +216,7 @@ impl Channel {
     pub(super) fn hold_back(&mut self, shared: &mut Shared, admission: Box<Admission>, holder: Option<Arc<str>>) {
         let now = shared.now;
         let eta = admission.eta_ahead(now).filter(|_| holder.is_none());
+        let fate = admission.carry.as_ref().and_then(|carry| carry.fate);
         let reason = admission.held_for(now);
         let asks_us = admission.pause_us(eta, 0);
         let hold_max_us = match admission.waiting() {
@@ -224,6 +229,9 @@ impl Channel {
         };
         shared.admission(&held.admission, DeliveryDecision::Held, reason, held.holder.clone());
         held.until = Until::Poll(now.us.saturating_add(asks_us));
+        if let Some(carry) = &mut held.admission.carry {
+            carry.since_ms.get_or_insert(now.unix_ms);
+        }
         let number = shared.next_held - 1;
         let known_us = eta.unwrap_or(0).saturating_mul(1000);
         held.park_us = match parkable {
@@ -232,6 +240,9 @@ impl Channel {
             true => now.us.saturating_add(hold_max_us).min(held.back_us),
         };
         held.waits(now);
+        if let Some(fate) = fate {
+            return self.holder_ended(shared, number, fate);
+        }
         if held.park_us <= now.us || parkable && self.is_window_full(number) {
             return self.park(shared, number);
         }
@@ -306,7 +317,7 @@ impl Channel {
             Until::Leaving(Leaving::DeadLetter { until_us, .. }) if *until_us <= now_us => {
                 return self.dead_letter_ends(shared, number, Err(RepublishFault::Unknown));
             }
-            Until::Poll(_) | Until::Answer(_) | Until::Boundary(_) | Until::Leaving(_) => {}
+            Until::Poll(_) | Until::Answer(_) | Until::Boundary(_) | Until::Leaving(_) | Until::Fetching => {}
         }
         if matches!(held.until, Until::Poll(us) if us <= now_us) {
             self.ask_held(shared, number);
@@ -360,18 +371,23 @@ impl Channel {
         match held.until {
             Until::Answer(_) => {}
             Until::Leaving(_) => return self.leaving_answered(shared, number, &answer),
-            Until::Poll(_) | Until::Boundary(_) => return,
+            Until::Poll(_) | Until::Boundary(_) | Until::Fetching => return,
         }
-        let eta = held.admission.eta_ahead(now);
+        let eta = held.admission.eta_ahead(now).filter(|_| held.admission.carry.is_none());
         held.until = Until::Poll(now_us.saturating_add(held.admission.pause_us(eta, now_us - held.since_us)));
         let asked = matches!(
             (held.admission.asks, &answer),
             (Asks::Admission, Ok(Reply::Admit(..))) | (Asks::Run, Ok(Reply::Run(_) | Reply::Limit(_)))
         );
         let silent = match answer {
+            Ok(Reply::Admit(digest, admitted)) if held.admission.carry.is_some() => {
+                held.silent_us = None;
+                held.admission.hold.answered(digest, now_us);
+                return self.carry_answered(shared, number, admitted);
+            }
             Ok(reply) if asked => {
                 held.silent_us = None;
-                held.admission.answered(Ok(reply), now);
+                held.admission.answered(Ok(reply), now, shared.settings.max_message);
                 shared.tells.extend(held.admission.gives_back());
                 None
             }
@@ -410,7 +426,7 @@ impl Channel {
     }
 
     /// A held delivery goes this way, outside of the broker's contents.
-    fn let_go(&mut self, shared: &mut Shared, number: u64, way: Way) {
+    pub(super) fn let_go(&mut self, shared: &mut Shared, number: u64, way: Way) {
         let way = match (way, self.held.deliveries.get(&number)) {
             (Way::Busy(holder, freed), Some(held)) if held.admission.is_dead_lettered() => {
                 shared.events.extend(freed.into_iter().map(Event::Freed));
@@ -466,7 +482,7 @@ impl Channel {
             Until::Answer(ticket) => shared.cancelled.push(ticket),
             Until::Leaving(ref step) if step.asks() => shared.cancelled.push(Ticket::of_held(number, self.number)),
             Until::Boundary(_) => self.held.boundary -= 1,
-            Until::Poll(_) | Until::Leaving(_) => {}
+            Until::Poll(_) | Until::Leaving(_) | Until::Fetching => {}
         }
         Some(held)
     }

@@ -31,6 +31,10 @@ impl Channel {
     pub(super) fn kept_answered(&mut self, shared: &mut Shared, ticket: Ticket, kept: Kept, answer: Result<Acquired, StoreSilent>) {
         let Kept { mut publish, wait } = kept;
         match answer {
+            Ok(Acquired::Held { holder, .. }) if publish.is_carried() => {
+                shared.carries(&mut publish, holder);
+                self.send_kept(shared, publish);
+            }
             Ok(Acquired::Held { holder, expires_in_ms, .. }) => self.duplicate(shared, ticket, publish, holder, expires_in_ms),
             Ok(Acquired::Leased { .. }) => self.keep(
                 shared,

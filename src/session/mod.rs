@@ -16,6 +16,7 @@ mod answer;
 mod arrive;
 mod beat;
 mod broker;
+mod carry;
 mod channel;
 mod collect;
 mod confirm;
@@ -37,6 +38,7 @@ mod owed;
 mod park;
 mod publish;
 mod query;
+mod read;
 mod refuse;
 mod renew;
 mod replace;
@@ -55,6 +57,7 @@ mod witness;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+pub use carry::{Fetched, JOINED};
 pub use channel::Channel;
 pub use confirm::{Ledger, Outcome, UnknownTag};
 pub use deliver::{Deliveries, Pass};
@@ -63,6 +66,7 @@ pub use ends::{BrokerEnd, ClientEnd};
 pub use event::{CloseReason, DeliveryEvent, Event, Kept, PublishEvent, Pulse, Run, TasksKnown};
 pub use hear::{Heard, Mailbox, Told, read_events};
 pub use publish::Grant;
+pub use read::{Fetch, Value, name_of_holder, name_of_token};
 pub use republish::{QueueKind, Republish, RepublishFault, Target};
 pub use spares::Spares;
 pub use window::{ReadsAhead, Window};
@@ -281,6 +285,10 @@ struct Shared {
     quorum: HashSet<Box<str>>,
     /// Messages that are to be published anew.
     republishes: Vec<(Ticket, Republish)>,
+    /// Holders whose results are asked for.
+    fetches: Vec<(Ticket, Fetch)>,
+    /// The holders whose results a worker behind this connection is to read.
+    readings: HashMap<Arc<str>, read::Reading>,
     /// Nothing was there to park with: nothing is parked before this time in monotonic microseconds. 0 while it works.
     parks_from_us: u64,
     observing: HashMap<Ticket, Box<Grant>>,
@@ -447,6 +455,8 @@ impl Session {
                 single_active: HashSet::new(),
                 quorum: HashSet::new(),
                 republishes: Vec::new(),
+                fetches: Vec::new(),
+                readings: HashMap::new(),
                 parks_from_us: 0,
                 observing: HashMap::new(),
                 watched: HashMap::new(),

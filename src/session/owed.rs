@@ -56,6 +56,9 @@ impl Shared {
         let Told::Published { vhosts, to } = self.rules.told() else {
             return owed.clone();
         };
+        if *owed == Owed::Carried {
+            return Owed::Carried;
+        }
         if *owed == Owed::Nothing || !vhosts.contains(&self.vhost) {
             return Owed::Nothing;
         }
@@ -145,7 +148,7 @@ impl Shared {
     /// A task was dropped for this holder.
     pub(super) fn owes(&mut self, owed: &Owed, rule: &Arc<Rule>, id: &Arc<str>, holder: &Arc<str>) {
         let (outcome, via) = match owed {
-            Owed::Nothing | Owed::Joined(_) => return,
+            Owed::Nothing | Owed::Joined(_) | Owed::Carried => return,
             Owed::Success(via) => (Outcome::Success, via),
             Owed::Revoked(via) => (Outcome::Revoked, via),
         };

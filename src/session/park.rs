@@ -149,17 +149,9 @@ impl Admission {
         self.rule.on_running == OnRunning::DeadLetter && self.rule.dead_letter.is_some()
     }
 
-    /// Since when it waits for another, in milliseconds since the Unix epoch, on the store's clock.
-    fn place_ms(&self) -> Option<u64> {
-        match &self.run {
-            Some(run) => run.place_ms,
-            None => self.since_ms,
-        }
-    }
-
     /// For how long it is to stay away, in milliseconds.
     fn wait_ms(&self, now: Now) -> u64 {
-        if let Some(ahead_ms) = self.eta_ahead(now) {
+        if let (None, Some(ahead_ms)) = (&self.carry, self.eta_ahead(now)) {
             return ahead_ms.max(WAIT_MIN_MS);
         }
         if let Some(left_ms) = self.waiting().and_then(|waiting| waiting.left_ms(now.us)) {
@@ -172,7 +164,16 @@ impl Admission {
         (waited_ms / 2).clamp(WAIT_MIN_MS, WAIT_MAX_MS)
     }
 
-    fn content(&self) -> &[u8] {
+    /// Since when it waits for another, in milliseconds since the Unix epoch, on the store's clock.
+    fn place_ms(&self) -> Option<u64> {
+        match (&self.carry, &self.run) {
+            (Some(carry), _) => carry.since_ms,
+            (None, Some(run)) => run.place_ms,
+            (None, None) => self.since_ms,
+        }
+    }
+
+    pub(super) fn content(&self) -> &[u8] {
         self.frames.get(self.header_at..).unwrap_or_default()
     }
 

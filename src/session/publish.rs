@@ -83,6 +83,11 @@ pub struct Publish {
 }
 
 impl Publish {
+    /// Whether it goes out and waits for its holder where it is a duplicate.
+    pub fn is_carried(&self) -> bool {
+        self.grant.as_ref().is_some_and(|grant| grant.owed == Owed::Carried)
+    }
+
     /// Whether it is of this id.
     pub fn is_of(&self, id: &str) -> bool {
         self.grant.as_ref().is_some_and(|grant| *grant.claim.id == *id)

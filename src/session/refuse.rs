@@ -52,7 +52,7 @@ impl Grant {
             OnDuplicate::Reject => true,
             _ => false,
         };
-        if refuses && client != 0 && self.owed != Owed::Nothing {
+        if refuses && client != 0 && !matches!(self.owed, Owed::Nothing | Owed::Carried) {
             Arc::make_mut(&mut self.note).owed = Owed::Nothing;
         }
     }

@@ -91,15 +91,19 @@ impl Hold {
 
     /// The note of the publish lock, with its times counted from now.
     pub(super) fn note_at(&self, now_us: u64) -> Option<Arc<LockNote>> {
-        let note = self.lock.as_ref()?;
+        self.lock.as_ref().map(|note| self.aged(note, now_us))
+    }
+
+    /// This note, with its times counted from now.
+    pub(super) fn aged(&self, note: &Arc<LockNote>, now_us: u64) -> Arc<LockNote> {
         let Some(unstarted) = note.unstarted_ms else {
-            return Some(Arc::clone(note));
+            return Arc::clone(note);
         };
         let passed_ms = now_us.saturating_sub(self.judged_us) / 1000;
-        Some(Arc::new(LockNote {
+        Arc::new(LockNote {
             unstarted_ms: Some(unstarted.saturating_sub(passed_ms)),
             ..LockNote::clone(note)
-        }))
+        })
     }
 }
 

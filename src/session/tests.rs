@@ -415,6 +415,7 @@ fn lines(mut bytes: &[u8]) -> Vec<String> {
 
 mod admit;
 mod beat;
+mod carry;
 mod confirms;
 mod dead_letter;
 mod debounce;

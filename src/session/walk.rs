@@ -1,7 +1,7 @@
 //! From bytes to frames, and the short way for those that nobody needs to look into.
 
 use super::channel::{Down, Life, Up};
-use super::collect::concerned;
+use super::collect::{concerned, may_be_answer};
 use super::confirm::Outcome;
 use super::event::CloseReason;
 use super::seek::may_be_copy;
@@ -288,7 +288,7 @@ impl Session {
             Next::Other => return None,
         };
         let header = ContentHeader::decode_to_headers(header_frame.payload)?;
-        if !channel.tx && concerned(&self.shared, &header) {
+        if !channel.tx && (concerned(&self.shared, &header) || may_be_answer(&header)) {
             return None;
         }
         let client = channel.ledger.arrive();

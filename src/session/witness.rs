@@ -68,6 +68,9 @@ struct Ends {
 struct Seen {
     runs: HashMap<Arc<str>, Run>,
     order: VecDeque<(Arc<str>, u64)>,
+    /// The ids for whose results messages may wait, the oldest first, whether or not they have ended.
+    carried: HashSet<Arc<str>>,
+    carried_order: VecDeque<Arc<str>>,
     next: u64,
     /// How many runs in a row have spoken for late.
     late: HashMap<Arc<str>, u8>,
@@ -104,6 +107,14 @@ impl Witness {
             ended: false,
             number,
         };
+        if rule.carries() && seen.carried.insert(Arc::clone(id)) {
+            seen.carried_order.push_back(Arc::clone(id));
+            if seen.carried_order.len() > RUNS
+                && let Some(oldest) = seen.carried_order.pop_front()
+            {
+                seen.carried.remove(&oldest);
+            }
+        }
         seen.runs.insert(Arc::clone(id), run);
         seen.order.push_back((Arc::clone(id), number));
         seen.forget_oldest();
@@ -138,6 +149,11 @@ impl Witness {
                 seen.known.insert(Arc::clone(&rule.name));
             }
         }
+    }
+
+    /// Whether messages may wait for the result of this task.
+    pub(super) fn carries(&self, id: &str) -> bool {
+        self.seen().carried.contains(id)
     }
 
     /// Whether the run that was delivered last has been heard to begin, and not to end.

@@ -15,6 +15,7 @@ mod replace;
 mod run;
 mod running;
 mod table;
+mod twin;
 
 use std::collections::BinaryHeap;
 use std::fmt;
@@ -400,7 +401,15 @@ impl Step<'_> {
         if self.table.is_superseded(&claim.id, claim.digest, self.now) {
             return Acquired::Reentry { holds: false };
         }
+        let twin = self.twin_of(claim).filter(|_| twin::waits(note) && !reentrant);
         let Some(lock) = self.table.lock_for(&claim.digest, &claim.id, self.now) else {
+            if let Some(holder) = twin {
+                return Acquired::Held {
+                    holder,
+                    state: LockState::Queued,
+                    expires_in_ms: 0,
+                };
+            }
             // What only observes does not wait for this answer, and may have ended.
             if note.shadow && self.ended(claim, publish, note) {
                 return Acquired::Taken;
@@ -447,6 +456,9 @@ impl Step<'_> {
             return Acquired::Leased { holder };
         }
         self.join(claim, &holder, &note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+        if twin::waits(note) {
+            self.note_twin(claim, &holder, note);
+        }
         Acquired::Held {
             holder,
             state,
@@ -549,6 +561,10 @@ impl Step<'_> {
             }
             let lock = self.table.lock_for(&digest, id, self.now);
             let Some(lock) = lock.filter(|lock| lock.holder == *id) else {
+                if self.hears_of_begun(digest, id, signal) {
+                    unjudged = true;
+                    continue;
+                }
                 let of_the_lock = signal.verdict() == SignalVerdict::GoesOn || signal == Signal::Orphaned;
                 if !of_the_lock && !self.table.is_superseded(id, digest, self.now) {
                     self.table.forget_id(id, &digest, Claims::Publish, self.now);
@@ -557,6 +573,7 @@ impl Step<'_> {
                 continue;
             };
             let expires = lock.expires_ms;
+            let (waited, life_ms) = (lock.twins > 0, lock.note.life_ms);
             let (told, dead_until) = (
                 lock.was_told(),
                 self.now + lock.note.life_ms.saturating_add(DEAD_KEPT_MS).min(DEAD_LONGEST_MS),
@@ -565,15 +582,34 @@ impl Step<'_> {
                 SignalEffect::None => {}
                 SignalEffect::Lives => {
                     let until = lock.expires_ms;
+                    let rests = waited && lock.state == LockState::Cooldown;
+                    if rests {
+                        let reason = if signal == Signal::Succeeded {
+                            ReleaseReason::Success
+                        } else {
+                            ReleaseReason::Failure
+                        };
+                        self.note_fate(digest, id, reason, life_ms);
+                    }
                     self.table.note_id(id, digest, &rule, until, self.now);
                 }
                 SignalEffect::Frees { reason, settled } => {
                     ended.get_or_insert_with(EndedPublishes::none).add(settled);
                     freed.extend(self.free(digest, id, reason).filter(|_| !told));
+                    if waited {
+                        self.note_fate(digest, id, reason, life_ms);
+                    }
+                    // The end of one that has begun is waited for.
+                    if waited && reason == ReleaseReason::Started {
+                        self.table.note_id(id, digest, &rule, expires, self.now);
+                    }
                 }
                 SignalEffect::Supersedes { reason, settled } => {
                     ended.get_or_insert_with(EndedPublishes::none).add(settled);
                     freed.extend(self.free(digest, id, reason).filter(|_| !told));
+                    if waited {
+                        self.note_fate(digest, id, reason, life_ms);
+                    }
                     self.table.supersede(id, digest, None, dead_until, self.now);
                     self.table.note_id(id, digest, &rule, dead_until, self.now);
                 }
@@ -581,6 +617,9 @@ impl Step<'_> {
                     let expires = lock.expires_ms.min(expires);
                     freed.extend((!told).then(|| lock.freed(digest, ReleaseReason::Ended, self.now)));
                     ended.get_or_insert_with(EndedPublishes::none).add(settled);
+                    if waited {
+                        self.note_fate(digest, id, ReleaseReason::Ended, life_ms);
+                    }
                     if only {
                         self.table.shorten_id(id, expires);
                     }
@@ -612,6 +651,11 @@ impl Step<'_> {
     }
 
     fn admit(&mut self, claim: &Claim, delivery: Nonce, note: &Arc<LockNote>, reentrant: bool, worker: &Arc<str>) -> (Digest, Admitted) {
+        if twin::waits(note)
+            && let Some(waits) = self.admit_twin(claim)
+        {
+            return (claim.digest, waits);
+        }
         let claims = self.table.claims(&claim.id, self.now);
         let known = claims.iter().any(|claimed| claimed.digest == claim.digest);
         let by_rule = |what| claims.iter().find(|claimed| claimed.what == what && claimed.rule == note.rule);
@@ -668,6 +712,9 @@ impl Step<'_> {
             return Admitted::Leased { holder };
         }
         self.join(claim, &holder, &note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+        if twin::waits(note) {
+            self.note_twin(claim, &holder, note);
+        }
         Admitted::Held {
             holder,
             state,

@@ -496,7 +496,7 @@ impl Client {
     }
 
     /// Writes notes, each a name and a value, which go by themselves after `life` unless they are written anew. Names are kept apart from
-    /// those of locks by what they begin with: `node:`, `proxy:`.
+    /// those of locks by what they begin with: `node:`, `proxy:`, `value:`.
     pub async fn announce(&self, notes: &[(String, String)], life: Duration) -> Result<(), Unavailable> {
         match &self.backend {
             Backend::Memory(memory) => {

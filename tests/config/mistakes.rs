@@ -388,7 +388,6 @@ url = "sentinel://:pw@h:26379;sentinel://:pw@i:26379""#,
         &[
             r#"o.toml:2:13: exchange = "" is the exchange without a name, which takes the name of a queue for a routing key. Write exchange = "oncegate", or leave exchange out."#,
             r#"o.toml:4:11: prefix = "amq.y" begins with amq., which is the broker's own. Write prefix = "oncegate.park", or leave prefix out."#,
-            r#"o.toml:6:9: kind = "worker" is not available in this version. Write one of "redis", "rpc", "none" or leave kind out."#,
             r#"o.toml:8:8: url = *** is not available in this version: sentinel:// is not built yet. Write "redis://HOST:6379/0" or "rediss://USER:PASSWORD@HOST:6379/0"."#,
         ],
     ),
@@ -415,11 +414,32 @@ key_prefx = "shop""#,
         ],
     ),
     (
+        r#"
+[[rule]]
+task = "a"
+unique = "until_expired"
+canvas = "dedupe"
+[[rule]]
+task = "b"
+unique = "while_running"
+canvas = "dedupe"
+[[rule]]
+task = "c"
+unique = "until_started+while_running"
+on_running = "drop"
+canvas = "dedupe"
+"#,
+        &[
+            r#"o.toml:5:11: canvas = "dedupe" waits for the end of the holder of a lock, and unique = "until_expired" has none that is held until then. Write unique = "until_finished" or "until_started", or canvas = "bypass"."#,
+            r#"o.toml:9:11: canvas = "dedupe" waits for the end of the holder of a lock, and unique = "while_running" has none that is held until then. Write unique = "until_finished" or "until_started", or canvas = "bypass"."#,
+            r#"o.toml:14:11: canvas = "dedupe" deduplicates members of a canvas, which on_running would lose. Write on_running = "wait", or canvas = "bypass"."#,
+        ],
+    ),
+    (
         r#"[results]
 kind = "worker"
 url = "rpc://""#,
         &[
-            r#"o.toml:2:9: kind = "worker" is not available in this version. Write one of "redis", "rpc", "none" or leave kind out."#,
             r#"o.toml:3:8: url = "rpc://" has the scheme rpc://, which is not the Redis result backend. Write "redis://HOST:6379/0" or "rediss://USER:PASSWORD@HOST:6379/0"."#,
         ],
     ),

@@ -65,7 +65,8 @@ def test_off_holds_on_all_proxies_until_it_is_reset(oncegate, raw, vhost, store)
     for gate in (one, other):
         assert "it drops what it should not" in gate.run_cli("mode", "show").stdout
         assert "it drops what it should not" in gate.run_cli("status").stdout
-        assert {rule["mode"] for rule in gate.get("/api/v1/rules").json()["rules"]} == {"off"}
+        shown = gate.get("/api/v1/rules").json()["rules"]
+        assert {(rule["mode"], rule["configured_mode"]) for rule in shown} == {("off", "enforce")}, shown
     assert "a mode is set above that of the configuration" in other.log()
     # One that starts meanwhile is off from its first message on.
     third = oncegate(RULES, store=store.url)

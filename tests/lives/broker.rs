@@ -179,6 +179,9 @@ impl World {
             None => u64::MAX,
         };
         let task = Facts::index(unit.id.as_deref().expect("every message has an id"));
+        if self.links.get(&at).is_some_and(|link| link.given_up.contains(&task)) {
+            self.facts.fail(task, format!("comes to the broker (link {at}), and was given up"));
+        }
         self.written(at, task);
         self.facts.tasks[task].reached = true;
         self.facts.note(task, format!("is in queue {queue} (link {at})"));

@@ -43,6 +43,8 @@ pub struct Task {
     pub unchecked: bool,
     /// A copy of it was delivered to a second worker, or while the first still ran it.
     pub doubled: bool,
+    /// Its producer published it again, since it did not hear that the broker has it.
+    pub republished: bool,
     /// A connection ended before the broker's word on a publish of it was heard.
     pub unconfirmed: bool,
     /// What was to be told of it was lost with a proxy.

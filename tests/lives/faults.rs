@@ -72,6 +72,7 @@ impl World {
         }
         self.heard.retain(|heard| heard.proxy != proxy);
         self.follower_dies(proxy);
+        self.joiner_dies(proxy);
     }
 
     /// Both ends of a connection find it gone; what was written to the broker may arrive.

@@ -52,6 +52,15 @@ impl World {
         };
     }
 
+    /// The lock of this key is looked at.
+    pub fn judge_look(&mut self, digest: Digest) {
+        let lock = self.show(digest);
+        self.judge_lapse(digest, lock.as_ref());
+        if let Some(lock) = lock {
+            self.facts.locks.insert(digest, lock);
+        }
+    }
+
     /// The lock of this key may have lapsed since the step before.
     fn judge_lapse(&mut self, digest: Digest, before: Option<&LockRecord>) {
         let Some(lock) = self.facts.locks.get(&digest) else { return };
@@ -174,7 +183,8 @@ impl World {
         // Never a duplicate, and so no sign of a lock that went early: what was begun or published before, or not asked about.
         let excused = |task: usize| {
             let facts = &self.facts.tasks[task];
-            facts.unchecked || facts.lapsed || facts.doubled || facts.untold || facts.revoked || facts.unconfirmed
+            let excused = facts.unchecked || facts.lapsed || facts.doubled || facts.untold || facts.revoked || facts.unconfirmed;
+            excused || self.is_dead(task)
         };
         if again || excused(task) || !follows {
             return held;
@@ -192,9 +202,9 @@ impl World {
     /// Nothing moves any more, and nobody publishes.
     pub fn judge_tasks(&mut self) {
         for (task, facts) in self.facts.tasks.iter().enumerate() {
-            let accounted = facts.begun > 0 || facts.dropped || facts.revoked || facts.purged || facts.expired;
+            let accounted = facts.begun > 0 || facts.dropped || facts.revoked || facts.purged || facts.expired || self.is_dead(task);
             // Where nothing breaks, a publish without confirms is as good as one with them.
-            let owed = facts.confirmed || self.plan.is_calm();
+            let owed = facts.confirmed || self.plan.is_calm() || self.has_killed(task);
             if owed && !accounted {
                 self.facts.fail(task, "was confirmed and never ran");
             }

@@ -105,6 +105,8 @@ pub struct Link {
     pub cancelled: BTreeSet<u64>,
     /// Publishes that the client has written and that have neither reached the broker nor been dropped.
     pub writing: Vec<usize>,
+    /// Those that its session has said will not reach the broker.
+    pub given_up: BTreeSet<usize>,
     /// All that the client has published here.
     pub published: BTreeSet<usize>,
     /// How many deliveries of each task the client has acknowledged of which the broker has not heard.
@@ -113,6 +115,8 @@ pub struct Link {
     pub asked: Vec<Asked>,
     /// The deliveries that are on their way to the worker.
     pub handed: Vec<Handed>,
+    /// The deliveries that the store let through, with the task of each.
+    pub passed: BTreeSet<Name>,
     /// When the session hears that the store is back, in microseconds.
     pub store_back_us: Option<u64>,
 }
@@ -149,10 +153,12 @@ impl Link {
             kept: Vec::new(),
             cancelled: BTreeSet::new(),
             writing: Vec::new(),
+            given_up: BTreeSet::new(),
             published: BTreeSet::new(),
             acked: BTreeMap::new(),
             asked: Vec::new(),
             handed: Vec::new(),
+            passed: BTreeSet::new(),
             store_back_us: None,
         }
     }
@@ -175,7 +181,12 @@ impl Link {
     /// Nothing moves on it any more.
     fn is_over(&self) -> bool {
         let ended = self.session.is_done(Side::Client) && self.session.is_done(Side::Broker);
-        ended && !self.to_broker.waits() && !self.down.waits() && self.orders.is_empty() && !self.broker.open
+        ended
+            && !self.session.awaits_answers()
+            && !self.to_broker.waits()
+            && !self.down.waits()
+            && self.orders.is_empty()
+            && !self.broker.open
     }
 }
 
@@ -369,6 +380,9 @@ impl World {
                 let holder = event.holder.as_deref().unwrap_or("-");
                 self.facts
                     .note(task, format!("admission {:?} ({}), holder {holder}", event.decision, event.reason));
+                if event.decision == DeliveryDecision::Forwarded {
+                    self.judge_let_through(at, task);
+                }
                 match event.decision {
                     DeliveryDecision::Forwarded => self.run_handed(at, task, true),
                     DeliveryDecision::ForwardedUnchecked => self.run_handed(at, task, false),
@@ -386,6 +400,7 @@ impl World {
                 self.scan_purged(&queue, before_ms);
             }
             Event::Runs(run) => self.follows(at, run),
+            Event::Owed(debt) => self.owes(at, &debt),
             _ => {}
         }
     }
@@ -396,6 +411,17 @@ impl World {
             && let Some(index) = link.writing.iter().position(|other| *other == task)
         {
             link.writing.remove(index);
+        }
+    }
+
+    /// A session tells that a publish will not reach the broker, or has not: the one that it has kept, when its client is gone.
+    pub fn gives_up(&mut self, at: usize, request: &Request) {
+        if let Request::Unpublish { claim, .. } = request
+            && let Some(link) = self.links.get_mut(&at)
+        {
+            let task = Facts::index(&claim.id);
+            link.given_up.insert(task);
+            self.written(at, task);
         }
     }
 

@@ -72,6 +72,10 @@ pub fn hands_over(reply: &Reply) -> bool {
 impl World {
     /// What a step of the store says of older tasks.
     pub fn judge_newer(&mut self, task: usize, reply: &Reply) {
+        // Of those that are replaced at once, more is known.
+        if self.plan.rows[self.facts.tasks[task].row].replaces() {
+            return;
+        }
         let (older, newer) = match reply {
             Reply::Commit(Committed::Replaced(superseded)) => (Facts::index(&superseded.freed.holder), task),
             Reply::Acquire(Acquired::Outrun { holder }) => (task, Facts::index(holder)),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oncegate::rules::spec::{AcksLate, OnRunning, RuleSpec, Unique};
+use oncegate::rules::spec::{AcksLate, OnDuplicate, OnRunning, ResultMode, RuleSpec, Unique};
 
 /// When a worker acknowledges a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,23 @@ impl Row {
     /// A run that may not begin is dropped.
     pub fn dropping(mut self) -> Row {
         self.rule.on_running = OnRunning::Drop;
+        self
+    }
+
+    /// The newest of a key runs.
+    pub fn replacing(mut self) -> Row {
+        self.rule.on_duplicate = OnDuplicate::Replace;
+        self
+    }
+
+    /// Whether the newest of a key runs.
+    pub fn replaces(&self) -> bool {
+        self.rule.on_duplicate == OnDuplicate::Replace
+    }
+
+    /// Its dropped ids get this.
+    pub fn owing(mut self, result: ResultMode) -> Row {
+        self.rule.result = result;
         self
     }
 }
@@ -135,6 +152,7 @@ pub fn row(number: usize, scope: Unique, acks: Acks) -> Row {
             running_ttl: Duration::from_secs(120),
             settle_grace: Duration::from_secs(5),
             orphan_grace: Duration::from_secs(10),
+            result: ResultMode::None,
             ..RuleSpec::default()
         },
         scope,

@@ -82,8 +82,11 @@ impl World {
         let Some(link) = self.links.get_mut(&at) else { return };
         link.up.put(&bytes, self.now);
         link.writing.push(task);
+        link.given_up.remove(&task);
+        let lost = !link.broker.open;
         link.published.insert(task);
         self.facts.tasks[task].came_ms = self.now.unix_ms;
+        self.facts.tasks[task].unconfirmed |= lost;
         self.facts.note(task, format!("publish written (link {at}, retries {retries})"));
     }
 
@@ -116,6 +119,7 @@ impl World {
             Some((task, tries)) => (task, tries, None),
             None => self.new_task(),
         };
+        self.facts.tasks[task].republished |= tries > 0;
         self.publish(at, task, 0, eta_ms);
         let pause_us = 1_000 * (100 + self.random.next() % 2_500);
         let producer = &mut self.producers[index];

@@ -316,8 +316,10 @@ impl World {
             Loss::Freed(ReleaseReason::Revoked, LockState::Queued) => {
                 facts.revoked.then_some("it was revoked, and not known to have begun")
             }
+            // The copy that was not to run any more came back to the worker that runs the first.
+            Loss::Freed(ReleaseReason::Expired, _) if self.is_dead(task) => facts.doubled.then_some("another copy of it was superseded"),
             // What is told of a task names its worker, and no more.
-            Loss::Freed(_, _) => (again && (facts.doubled || self.runs.unchecked.contains(&task)))
+            Loss::Freed(_, _) => (again && (facts.doubled || facts.republished || self.runs.unchecked.contains(&task)))
                 .then_some("its worker has run another copy of it, which is told late"),
             Loss::Taken(by) => (by == task && facts.retried && facts.doubled).then_some("another copy of it was retried"),
         };
@@ -496,6 +498,11 @@ impl World {
         }
     }
 
+    /// Whether a run of this task has lost its lock, as is documented.
+    pub fn has_lost_run(&self, task: usize) -> bool {
+        self.runs.unlocked.keys().any(|name| name.0 == task)
+    }
+
     /// The store will be there again at this time.
     pub fn runs_wait_until(&mut self, back_ms: u64) {
         self.runs.back_ms = back_ms;
@@ -510,6 +517,8 @@ impl World {
     pub fn empty_store(&mut self) {
         self.facts.note_all("the store is empty");
         self.memory = self.new_memory();
+        self.replaces.forget();
+        self.results.forget(&self.facts);
         let retried = self.facts.tasks.iter().enumerate().filter(|(_, facts)| facts.retried);
         self.runs.retries_forgotten.extend(retried.map(|(task, _)| task));
         let holders = std::mem::take(&mut self.runs.holders);

@@ -28,6 +28,7 @@ fn about(request: &Request) -> Option<(usize, Option<Digest>)> {
         | Request::Run { claim, .. }
         | Request::RenewRun { claim, .. }
         | Request::Republished { claim, .. }
+        | Request::Join { claim, .. }
         | Request::LeaveRun { claim, .. } => Some((Facts::index(&claim.id), Some(claim.digest))),
         Request::Signal { id, .. } => Some((Facts::index(id), None)),
         _ => None,
@@ -114,7 +115,9 @@ impl World {
         match order.1 {
             Order::Tell(request) => {
                 self.follower_hears(proxy, &request);
-                self.execute(&request);
+                self.gives_up(at, &request);
+                let reply = self.execute(&request);
+                self.told(proxy, &request, &reply);
             }
             Order::Ask(ticket, request) => {
                 if link.cancelled.contains(&ticket) && matches!(request, Request::Admit { .. }) {
@@ -124,6 +127,7 @@ impl World {
                     Err(StoreSilent::Unreachable)
                 } else {
                     let reply = executed.then(|| self.execute(&request));
+                    self.let_through(at, &request, reply.as_ref());
                     reply.filter(|_| !silent).ok_or(StoreSilent::Timeout)
                 };
                 self.answered(at, ticket, request, answer);
@@ -194,6 +198,8 @@ impl World {
         let Some(digest) = digest else { return reply };
         self.facts.tasks[task].digest = Some(digest);
         let after = self.show(digest);
+        self.dropped_by_store(task, request, &reply);
+        self.judge_replace_step(task, digest, request, &reply, before.as_ref(), after.as_ref());
         self.judge_newer(task, &reply);
         let told = without_outlived(&reply);
         self.judge_step(task, digest, request, told.as_ref().unwrap_or(&reply), before.as_ref(), after);

@@ -11,6 +11,7 @@ use crate::broker::header_of;
 use crate::facts::Facts;
 use crate::link::Owner;
 use crate::plan::Acks;
+use crate::results::Stored;
 use crate::runs::Name;
 use crate::wire::{Unit, method, short};
 use crate::world::World;
@@ -78,7 +79,7 @@ pub struct Worker {
     pub pool: Option<usize>,
     inbox: Vec<Taken>,
     runs: Vec<Run>,
-    revoked: BTreeSet<usize>,
+    pub revoked: BTreeSet<usize>,
 }
 
 impl Worker {
@@ -217,6 +218,7 @@ impl World {
                 }
                 self.client_loses(at);
             }
+            MethodId::BASIC_DELIVER if unit.channel == 2 => self.worker_reads_letter(index, unit),
             MethodId::BASIC_DELIVER if unit.channel == 1 && self.workers[index].life == Life::Up => {
                 let deliver = Deliver::decode(unit.payload()).expect("a deliver");
                 let header = header_of(unit.content());
@@ -265,6 +267,7 @@ impl World {
             (facts.begun_ms, facts.ended_ms) = (self.now.unix_ms, Some(self.now.unix_ms));
             facts.ended += 1;
             self.ack(&taken);
+            self.stores(task, Stored::Revoked);
             return self.tells(task, if expired { Signal::Expired } else { Signal::Revoked }, &name);
         }
         let acks = self.plan.rows[facts.row].acks;
@@ -277,6 +280,7 @@ impl World {
         self.facts.tasks[task].begun_ms = self.now.unix_ms;
         self.facts
             .note(task, format!("begins on {name} (link {}, {})", taken.link, taken.tag));
+        self.judge_dead_begins(task, taken.eta_ms);
         let held = self.judge_begin(index, task, taken.retries > 0 || taken.redelivered);
         if acks == Acks::Early {
             self.ack(&taken);
@@ -323,6 +327,13 @@ impl World {
         } else if run.outcome != Outcome::Requeue {
             self.facts.tasks[task].ended += 1;
             self.facts.tasks[task].ended_ms = Some(self.now.unix_ms);
+        }
+        match run.outcome {
+            Outcome::Success => self.stores(task, Stored::Success),
+            Outcome::Failure | Outcome::TimeLimit => self.stores(task, Stored::Failure),
+            Outcome::Terminated => self.stores(task, Stored::Revoked),
+            Outcome::Retry(_) => self.stores(task, Stored::Retry),
+            Outcome::Reject | Outcome::Requeue | Outcome::Ignore => {}
         }
         match run.outcome {
             Outcome::Reject | Outcome::Requeue if late => self.reject(&taken, run.outcome == Outcome::Requeue),

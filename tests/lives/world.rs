@@ -16,6 +16,8 @@ use crate::orphans::Orphans;
 use crate::plan::{Fault, Plan};
 use crate::producer::Producer;
 use crate::random::Random;
+use crate::replace::Replaces;
+use crate::results::Results;
 use crate::runs::Runs;
 use crate::store::Heard;
 use crate::worker::Worker;
@@ -35,11 +37,13 @@ pub struct World {
     pub plan: Plan,
     pub now: Now,
     pub clock: Arc<ManualClock>,
-    pub memory: Memory,
+    pub memory: Arc<Memory>,
     pub down_until_us: u64,
     /// When each proxy reaches the store again, if it has not since.
     pub proxies_down: Vec<Option<u64>>,
     pub runs: Runs,
+    pub replaces: Replaces,
+    pub results: Results,
     pub newest: Newest,
     pub rules: Arc<RuleSet>,
     pub links: BTreeMap<usize, Link>,
@@ -53,8 +57,8 @@ pub struct World {
     pub facts: Facts,
 }
 
-fn new_memory(clock: &Arc<ManualClock>) -> Memory {
-    Memory::new(Arc::clone(clock) as Arc<dyn Clock>, "sim".into())
+fn new_memory(clock: &Arc<ManualClock>) -> Arc<Memory> {
+    Arc::new(Memory::new(Arc::clone(clock) as Arc<dyn Clock>, "sim".into()))
 }
 
 /// Something that can happen now.
@@ -71,6 +75,8 @@ enum Move {
     Deliver((usize, u16, usize)),
     Producer(usize),
     Worker(usize),
+    /// The joiner of a proxy.
+    Join(usize),
 }
 
 impl Plan {
@@ -104,6 +110,8 @@ impl World {
             down_until_us: 0,
             proxies_down: vec![None; plan.proxies],
             runs: Runs::default(),
+            replaces: Replaces::default(),
+            results: Results::new(plan.proxies),
             newest: Newest::default(),
             rules: Arc::new(rules),
             links: BTreeMap::new(),
@@ -118,7 +126,7 @@ impl World {
     }
 
     /// A store that holds nothing.
-    pub fn new_memory(&self) -> Memory {
+    pub fn new_memory(&self) -> Arc<Memory> {
         new_memory(&self.clock)
     }
 
@@ -145,6 +153,7 @@ impl World {
         self.idle(200_000);
         self.judge_lapses();
         self.judge_run_lapses();
+        self.judge_results();
     }
 
     /// Nothing is on its way, in a queue, or in hand.
@@ -203,6 +212,7 @@ impl World {
         moves.extend(producers.filter(|index| self.producer_is_ready(*index)).map(Move::Producer));
         let workers = 0..self.workers.len();
         moves.extend(workers.filter(|index| self.worker_is_ready(*index)).map(Move::Worker));
+        moves.extend((0..self.plan.proxies).filter(|proxy| self.joiner_works(*proxy)).map(Move::Join));
         moves
     }
 
@@ -219,6 +229,7 @@ impl World {
             Move::Deliver(to) => self.deliver(to),
             Move::Producer(index) => self.producer_acts(index),
             Move::Worker(index) => self.worker_acts(index),
+            Move::Join(proxy) => self.joiner_acts(proxy),
         }
     }
 
@@ -236,6 +247,8 @@ impl World {
             self.store_comes_back();
             self.handle_timeouts();
             self.tell_heard();
+            self.write_results();
+            self.joiners_look();
             self.look_for_orphans();
             self.follow();
             self.hurry();

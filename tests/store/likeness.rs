@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use oncegate::rules::beat::Turn;
 use oncegate::rules::lock::{
-    Acquired, Admitted, Alive, Claim, Committed, IfHeld, LockNote, LockRecord, Nonce, Quiet, ReleaseOn, ReleaseReason, Reply, Request,
-    Running, Scope, Signal,
+    Acquired, Admitted, Alive, Claim, Committed, Fate, IfHeld, LockNote, LockRecord, Nonce, Quiet, ReleaseOn, ReleaseReason, Reply,
+    Request, Running, Scope, Signal,
 };
+use oncegate::rules::owed::Owed;
 use oncegate::rules::park::{Fingerprint, ParkNote, ParkState, Seen, Token};
 use oncegate::rules::running::{IfBusy, Ran, RunNote};
 use oncegate::rules::source::{Hears, Source};
@@ -29,7 +30,7 @@ const BEHIND_ITS_END: u64 = 60_000;
 const NAMED: u64 = 1_000;
 
 /// One per kind of lock.
-const KEYS: u64 = 17;
+const KEYS: u64 = 18;
 
 /// Random numbers from a seed.
 pub struct Dice(pub u64);
@@ -144,6 +145,19 @@ fn timeless(reply: Reply) -> Reply {
                 holder,
                 state,
                 expires_in_ms: class(expires_in_ms),
+            },
+        ),
+        Reply::Admit(
+            digest,
+            Admitted::Ended {
+                holder,
+                fate: Fate::Ended { .. },
+            },
+        ) => Reply::Admit(
+            digest,
+            Admitted::Ended {
+                holder,
+                fate: Fate::Ended { since_ms: 0 },
             },
         ),
         Reply::Run(Ran::Waits {
@@ -461,6 +475,15 @@ async fn tell_the_same_story(seed: u64, steps: usize) {
         note_with(Scope::UntilFinished, |note| {
             note.acks_late = true;
             note.if_held = IfHeld::Replace;
+        }),
+        note_with(Scope::UntilStarted, |note| note.owed = Owed::Carried),
+        note_with(Scope::UntilFinished, |note| {
+            note.owed = Owed::Carried;
+            note.cooldown_ms = COOLDOWN;
+        }),
+        note_with(Scope::UntilFinished, |note| {
+            note.acks_late = true;
+            note.owed = Owed::Carried;
         }),
     ];
     let notes: Vec<_> = notes.iter().enumerate().map(|(key, note)| of_its_own_rule(key, note)).collect();

@@ -30,10 +30,12 @@ scenarios! {
     signals_of_the_older_change_nothing_of_the_newer
     superseded_one_that_runs_is_told_once
     older_that_begins_meanwhile_is_told
+    worker_of_a_superseded_retry_is_told_whatever_is_heard_of_an_earlier_run
     older_that_ends_meanwhile_is_not_dead
     older_that_fails_meanwhile_leaves_nothing_to_give_back
     delivery_of_the_newer_overtakes_its_commit
     start_of_the_newer_overtakes_its_commit
+    newer_that_is_revoked_before_the_broker_has_it_leaves_the_older
     worker_of_the_older_is_told
     repeated_commit_tells_the_same
     older_is_renewed_while_it_is_set_aside
@@ -412,6 +414,47 @@ async fn older_that_begins_meanwhile_is_told(w: &World) {
     assert_eq!(w.show(digest(2)).await.expect("a lock").state, LockState::Running);
 }
 
+async fn worker_of_a_superseded_retry_is_told_whatever_is_heard_of_an_earlier_run(w: &World) {
+    let note = replacing(Scope::UntilFinished);
+    let renew = |claim: &Claim| Request::Renew {
+        claim: claim.clone(),
+        delivery: Nonce(12),
+        note: Arc::clone(&note),
+        alive: Alive::Delivered,
+        worker: "w2".into(),
+    };
+    for (key, heard_before_commit) in [(1, false), (2, true)] {
+        let (a, b) = (claim(key, &format!("a{key}")), claim(key, &format!("b{key}")));
+        let start = async || {
+            w.ask(Request::Signal {
+                id: a.id.clone(),
+                settlement: Nonce(11),
+                signal: Signal::Started,
+                source: Source::Events,
+                worker: "w1".into(),
+            })
+            .await
+        };
+        queued(w, &a, 1, &note).await;
+        admit(w, &a, 11, &note, "w1").await;
+        start().await;
+        w.acquire_as(&a, 2, &note, true).await;
+        w.commit(&a, 2, &note).await;
+        w.signal(&a.id, 11, Signal::Retried).await;
+        admit(w, &a, 12, &note, "w2").await;
+        w.acquire(&b, 3, &note).await;
+        if heard_before_commit {
+            start().await;
+        }
+        let begun = if heard_before_commit { Begun::Yes } else { Begun::No };
+        assert_eq!(superseded(w.commit(&b, 3, &note).await).begun, begun);
+        assert_eq!(w.ask(renew(&a)).await, Reply::Renewed(Renewed::Superseded));
+        let told = matches!(start().await, Reply::Outlived { .. });
+        assert_eq!(told, !heard_before_commit, "it is told once");
+        assert_eq!(w.ask(renew(&a)).await, Reply::Renewed(Renewed::Superseded), "{key}");
+    }
+}
+
 async fn older_that_ends_meanwhile_is_not_dead(w: &World) {
     let (a, b, note) = (claim(1, "a"), claim(1, "b"), replacing(Scope::UntilStarted));
     queued(w, &a, 1, &note).await;
@@ -440,6 +483,21 @@ async fn delivery_of_the_newer_overtakes_its_commit(w: &World) {
     assert_eq!(admit(w, &a, 12, &note, "w1").await, Admitted::Superseded, "the broker has it");
     assert_eq!(w.span(digest(1)).await.map(|span| span > LEASE), Some(true));
     assert_eq!(&*superseded(w.commit(&b, 2, &note).await).freed.holder, "a");
+}
+
+async fn newer_that_is_revoked_before_the_broker_has_it_leaves_the_older(w: &World) {
+    for scope in [Scope::UntilStarted, Scope::UntilFinished] {
+        let key = if scope == Scope::UntilStarted { 1 } else { 2 };
+        let (a, b, note) = (claim(key, &format!("a{key}")), claim(key, &format!("b{key}")), replacing(scope));
+        queued(w, &a, 1, &note).await;
+        w.acquire(&b, 2, &note).await;
+        assert_eq!(w.signal(&b.id, 11, Signal::RevokeAsked).await, [ReleaseReason::Revoked]);
+        assert_eq!(w.holder(digest(key)).await.as_deref(), Some(&*a.id));
+        // Whether or not the broker takes its message after all.
+        assert_eq!(w.commit(&b, 2, &note).await, Committed::Ended);
+        assert_eq!(admit(w, &b, 12, &note, "w1").await, Admitted::Superseded);
+        assert_eq!(admit(w, &a, 13, &note, "w1").await, Admitted::Holds);
+    }
 }
 
 async fn start_of_the_newer_overtakes_its_commit(w: &World) {

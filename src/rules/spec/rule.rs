@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{
-    AcksLate, Canvas, Completion, DeadLetter, Key, Mode, OnDuplicate, OnMaxWait, OnRunning, OnStoreError, Outcome, Override, ResultMode,
-    Summary, Unique,
+    AcksLate, Canvas, Completion, DeadLetter, Key, Mode, OnDuplicate, OnMaxWait, OnRunning, OnStoreError, Outcome, Override, ResultBy,
+    ResultMode, Summary, Unique,
 };
 
 /// One `[[rule]]`.
@@ -69,6 +69,8 @@ pub struct RuleSpec {
     pub cooldown: Option<Duration>,
     /// `result`.
     pub result: ResultMode,
+    /// Who brings what `result` says (`results.kind`).
+    pub result_by: ResultBy,
     /// `canvas`.
     pub canvas: Canvas,
     /// `acks_late`.
@@ -132,6 +134,7 @@ impl Default for RuleSpec {
             release_on: vec![Outcome::Success, Outcome::Failure],
             cooldown: None,
             result: ResultMode::Join,
+            result_by: ResultBy::Oncegate,
             canvas: Canvas::Bypass,
             acks_late: AcksLate::Auto,
             completion: Completion::Auto,

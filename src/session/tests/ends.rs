@@ -136,6 +136,28 @@ fn kept_publishes_of_a_confirming_channel_that_closes_are_forgotten() {
 }
 
 #[test]
+fn a_session_that_is_done_hears_what_a_lost_publish_was_given() {
+    for (answer, told) in [
+        (Acquired::Reentry { holds: true }, vec!["unpublish a unconfirmed"]),
+        (leased("b"), vec![]),
+    ] {
+        let mut rig = Rig::new(spec());
+        let a = rig.publish_asked("a");
+        rig.session.handle_eof(Side::Broker, rig.now);
+        rig.client(&close_ok());
+        assert!(rig.session.is_done(Side::Client) && rig.session.is_done(Side::Broker));
+        assert!(
+            rig.session.awaits_answers(),
+            "the store may count a publish that the broker never gets"
+        );
+        rig.told();
+        rig.answer(a, answer);
+        assert_eq!(rig.told(), told);
+        assert!(!rig.session.awaits_answers());
+    }
+}
+
+#[test]
 fn a_lost_broker_is_told_to_the_client_and_frees_the_locks() {
     let mut rig = Rig::new(spec());
     let a = rig.publish_asked("a");

@@ -56,6 +56,8 @@ pub(super) struct Lock {
     delivered: bool,
     /// A proxy has carried the message to a worker.
     carried: bool,
+    /// How many messages were noted that wait for the end of the holder.
+    pub(super) twins: u32,
     /// That it goes was told when the settle grace began.
     told: bool,
     pub(super) since_ms: u64,
@@ -109,6 +111,7 @@ impl Lock {
             worker: "".into(),
             delivered: false,
             carried: false,
+            twins: 0,
             told: false,
             since_ms,
             publishes: vec![(publish, first)],

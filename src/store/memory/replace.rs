@@ -100,7 +100,7 @@ impl Step<'_> {
             shadow: note.shadow,
         };
         let lost = Lost {
-            lock: lost,
+            lock: Some(lost),
             to: holder.clone(),
         };
         self.table.supersede(&claim.id, claim.digest, Some(lost), until_ms, self.now);
@@ -182,8 +182,8 @@ impl Step<'_> {
         let until_ms = now + older.note.life_ms.max(1).saturating_add(DEAD_KEPT_MS).min(DEAD_LONGEST_MS);
         let freed = older.freed(digest, ReleaseReason::Replaced, now);
         let begun = if older.state == LockState::Running { Begun::Yes } else { Begun::No };
-        let lost = (begun == Begun::No).then(|| Lost {
-            lock: freed.clone(),
+        let lost = Some(Lost {
+            lock: (begun == Begun::No).then(|| freed.clone()),
             to: holder.clone(),
         });
         if older.note.if_held.hides() && begun == Begun::No {
@@ -237,9 +237,9 @@ impl Step<'_> {
         .collect()
     }
 
-    /// Why there is nothing to renew.
+    /// Why there is nothing to renew. What is known to have run may have been retried since, and is not to run again.
     pub(super) fn gone(&self, claim: &Claim) -> Renewed {
-        if self.table.replaced_by(&claim.id, claim.digest, self.now).is_some() {
+        if self.table.was_replaced(&claim.id, claim.digest, self.now) {
             Renewed::Superseded
         } else {
             Renewed::Gone

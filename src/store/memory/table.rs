@@ -138,7 +138,7 @@ enum Key {
 #[derive(Debug)]
 struct Dead {
     until_ms: u64,
-    /// Its lock that a newer id took, until it is known to have run.
+    /// Its lock that a newer id took, if one did.
     lost: Option<Lost>,
     indexed: u64,
 }
@@ -146,7 +146,8 @@ struct Dead {
 /// A lock that a newer id took.
 #[derive(Debug)]
 pub(super) struct Lost {
-    pub(super) lock: Freed,
+    /// Until its holder is known to have run.
+    pub(super) lock: Option<Freed>,
     /// Who took it.
     pub(super) to: Arc<str>,
 }
@@ -216,6 +217,10 @@ pub(super) struct Table {
     pub(super) paces: Lapsing<Digest, Pace>,
     /// Who waits for a holder's result.
     pub(super) joins: super::join::Joins,
+    /// Of whom a message is a duplicate that waits.
+    pub(super) twins: Lapsing<(Digest, Arc<str>), super::twin::Twin>,
+    /// What became of holders that somebody waits for.
+    pub(super) fates: Lapsing<(Digest, Arc<str>), super::twin::Known>,
     /// Results that workers have published, by id.
     pub(super) results: Lapsing<Arc<str>, super::join::KeptResult>,
     /// The parked messages of an id.
@@ -300,7 +305,7 @@ impl Table {
             .map_or(&[], |record| &record.claims)
     }
 
-    /// `lost`: its lock that a newer id took, if it has not run.
+    /// `lost`: its lock that a newer id took, if one did.
     pub(super) fn supersede(&mut self, id: &Arc<str>, digest: Digest, lost: Option<Lost>, until_ms: u64, now: u64) {
         let indexed = index(&mut self.due, Key::Dead(digest, id.clone()), until_ms, now);
         self.dead.insert((digest, id.clone()), Dead { until_ms, lost, indexed });
@@ -312,13 +317,19 @@ impl Table {
             return None;
         }
         let dead = self.dead.get_mut(&(digest, id.clone())).filter(|dead| dead.until_ms > now)?;
-        dead.lost.take().map(|lost| lost.lock)
+        dead.lost.as_mut()?.lock.take()
     }
 
     /// The newer id that the id has lost its lock to, if it has not run for all that.
     pub(super) fn replaced_by(&self, id: &Arc<str>, digest: Digest, now: u64) -> Option<&Arc<str>> {
         let dead = self.dead.get(&(digest, id.clone())).filter(|dead| dead.until_ms > now)?;
-        dead.lost.as_ref().map(|lost| &lost.to)
+        dead.lost.as_ref().filter(|lost| lost.lock.is_some()).map(|lost| &lost.to)
+    }
+
+    /// Whether the id has lost its lock to a newer one, whether or not it has run for all that.
+    pub(super) fn was_replaced(&self, id: &Arc<str>, digest: Digest, now: u64) -> bool {
+        let dead = self.dead.get(&(digest, id.clone())).filter(|dead| dead.until_ms > now);
+        dead.is_some_and(|dead| dead.lost.is_some())
     }
 
     pub(super) fn is_superseded(&self, id: &Arc<str>, digest: Digest, now: u64) -> bool {
@@ -426,6 +437,8 @@ impl Table {
         self.asked.sweep(now);
         self.beats.sweep(now);
         self.parked.sweep(now);
+        self.twins.sweep(now);
+        self.fates.sweep(now);
         self.slots.sweep(now);
         self.waiters.sweep(now);
         self.paces.sweep(now);

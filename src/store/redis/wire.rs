@@ -13,8 +13,8 @@ use redis::{Cmd, RedisWrite, Script, ToRedisArgs, Value};
 
 use super::join;
 use crate::rules::lock::{
-    Acquired, Admitted, Alive, Begun, Committed, Cooled, Digest, Extent, Freed, IfHeld, LockNote, LockRecord, LockState, ReleaseReason,
-    Renewed, Reply, Request, Running, Scope, Signal, Superseded, Weight,
+    Acquired, Admitted, Alive, Begun, Committed, Cooled, Digest, Extent, Fate, Freed, IfHeld, LockNote, LockRecord, LockState,
+    ReleaseReason, Renewed, Reply, Request, Running, Scope, Signal, Superseded, Weight,
 };
 use crate::rules::owed::Owed;
 use crate::rules::source::{Hears, Source};
@@ -27,6 +27,7 @@ pub(super) const SCRIPT: &str = concat!(
     include_str!("../scripts/beat.lua"),
     include_str!("../scripts/limit.lua"),
     include_str!("../scripts/join.lua"),
+    include_str!("../scripts/twin.lua"),
     include_str!("../scripts/park.lua"),
     include_str!("../scripts/replace.lua"),
     include_str!("../scripts/last.lua"),
@@ -252,10 +253,7 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
             note: fields,
             ..
         } => {
-            cmd.arg("A")
-                .arg(Hex(publish.0))
-                .arg(&*dropped_as(*reentrant, &fields.owed))
-                .arg(note);
+            cmd.arg("A").arg(Hex(publish.0)).arg(&*dropped_as(*reentrant, fields)).arg(note);
         }
         Request::Commit { publish, .. } => {
             cmd.arg("C").arg(Hex(publish.0)).arg(note);
@@ -293,7 +291,13 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
         } => {
             cmd.arg("M")
                 .arg(Hex(delivery.0))
-                .arg(&*dropped_as(*reentrant, &fields.owed))
+                .arg(
+                    match (*reentrant, &fields.owed) {
+                        (true, Owed::Carried) => "v".into(),
+                        _ => dropped_as(*reentrant, fields),
+                    }
+                    .as_ref(),
+                )
                 .arg(note)
                 .arg(&**worker);
         }
@@ -333,11 +337,15 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
 }
 
 /// What is to be done with an id that turns out to be a duplicate, as the script is told.
-fn dropped_as(reentrant: bool, owed: &Owed) -> Cow<'static, str> {
+fn dropped_as(reentrant: bool, note: &LockNote) -> Cow<'static, str> {
     if reentrant {
         return "1".into();
     }
-    join::waits(owed).map_or("0".into(), Cow::from)
+    // What only observes waits for nobody.
+    if note.owed == Owed::Carried && !note.shadow {
+        return "w".into();
+    }
+    join::waits(&note.owed).map_or("0".into(), Cow::from)
 }
 
 /// As the script names a signal.
@@ -556,6 +564,14 @@ fn admitted(computed: Digest, value: Value) -> Option<Reply> {
             holder: text(holder)?,
             state: LockState::from_name(&text(state)?)?,
             expires_in_ms: number(expires_in)?,
+        },
+        ("e", [holder, fate, since]) => Admitted::Ended {
+            holder: text(holder)?,
+            fate: match &*text(fate)? {
+                "b" => Fate::Begun,
+                "f" => Fate::Failed,
+                _ => Fate::Ended { since_ms: number(since)? },
+            },
         },
         _ => return None,
     };

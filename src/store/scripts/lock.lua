@@ -14,7 +14,7 @@
 -- `PREFIX:ended:ID` is what workers' signals leave behind for the commits that come after them: words, each with a blank before and behind,
 -- of how much a signal says (d begun, a acknowledged, r over), its source if no lock has heard it, and a publish that it ended, `~` for one that only its delivery was known of, or `*`.
 -- `PREFIX:super:{DIGEST}:ID` is there while an id is not to run any more under a key; its value is `n` and the newer id if one took its lock
--- and it is not known to have run.
+-- and it is not known to have run, `r` if it is.
 
 local ARGV, KEYS, call = ARGV, KEYS, redis.call
 local prefix = ARGV[1]
@@ -63,6 +63,8 @@ local function is_last(lock) return string.sub(lock, #prefix + 2, #prefix + 6) =
 local function dead_of(digest, id) return prefix .. ':super:{' .. digest .. '}:' .. id end
 -- The newer id that the id has lost its lock to, if it is not known to have run.
 local function replaced_by(digest, id) return string.match(call('GET', dead_of(digest, id)) or '', '^n(.*)$') end
+-- Whether the id has lost its lock to a newer one, whether or not it has run for all that.
+local function was_replaced(digest, id) return string.match(call('GET', dead_of(digest, id)) or '', '^[nr]') ~= nil end
 local function is_dead(digest, id) return call('EXISTS', dead_of(digest, id)) == 1 end
 
 local function parse(publishes)
@@ -193,6 +195,13 @@ local joins = {}
 setmetatable(joins, { __index = function(_, name)
   make.join()
   return rawget(joins, name)
+end })
+
+-- Of messages that wait for the end of a holder, see `twin.lua`.
+local twins = {}
+setmetatable(twins, { __index = function(_, name)
+  make.twin()
+  return rawget(twins, name)
 end })
 
 -- Of locks that change hands, see `replace.lua`.
@@ -330,7 +339,7 @@ local SETTLING = { a = true, l = true, r = true, d = true }
 
 function make.publish()
 
--- Acquire: nonce, reentrant (1; or j if the id waits for the holder's result where it is dropped), note.
+-- Acquire: nonce, reentrant (1; or j if the id waits for the holder's result where it is dropped, w if its message does), note.
 function ops.A(lock, idkey, a)
   local id, nonce, note = id_in(idkey), ARGV[a], notes[ARGV[a + 2]]
   local lease, life = note.lease, note.life
@@ -338,6 +347,8 @@ function ops.A(lock, idkey, a)
   local holder = l[1]
   if not holder and note.keeps and lasts.follows(lock) then return ops.A(lock, idkey, a) end
   if not holder then
+    local twin = ARGV[a + 1] == 'w' and twins.holder(digest_of(lock), id)
+    if twin then return { twin, 'queued', 0 } end
     -- What only observes does not wait for this answer, and may have ended.
     if heard(id, nonce, note.asked) then return 0 end
     -- The record goes first: only an id that has one, or a retry, can be dead.
@@ -386,6 +397,7 @@ function ops.A(lock, idkey, a)
     return { holder }
   end
   if string.byte(ARGV[a + 1]) == 106 then joins.add(digest_of(lock), holder, id, note.tail, life, string.sub(ARGV[a + 1], 2)) end
+  if ARGV[a + 1] == 'w' then twins.add(lock, holder, id, life) end
   return { holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
@@ -515,18 +527,20 @@ end
 
 -- What a signal does to one lock: whether the id still claims the key, the publishes it ends if any, and what is told if the lock goes.
 local function signal_one(lock, digest, idkey, id, settlement, signal, worker, source)
-  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'terms', 'aside')
+  local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'terms', 'aside', 'waited')
   if l[1] ~= id then
     if not l[1] and lasts.follows(lock) then return signal_one(lock, digest, idkey, id, settlement, signal, worker, source) end
     if l[8] and hands.key_of(lock, id) then return nil end
     if (signal == 's' or signal == 'k' or signal == 'f') and replaced_by(digest, id) then
-      call('SET', dead_of(digest, id), '1', 'KEEPTTL')
+      call('SET', dead_of(digest, id), 'r', 'KEEPTTL')
       return true, nil, 'ran'
     end
     if signal == 't' or signal == 'o' or is_dead(digest, id) then return true end
+    if twins.hears(digest, id, signal) then return true, UNJUDGED end
     return false, UNJUDGED
   end
-  if l[8] and signal ~= 'p' and signal ~= 'o' then hands.supersede(lock) end
+  -- All but these are of a message that the broker has had.
+  if l[8] and signal ~= 'p' and signal ~= 'o' and signal ~= 'q' then hands.supersede(lock) end
   local ends, marks = terms_of(l[7]), l[5] or ''
   local scope, runs, life, told = ends.scope, l[2] == 'running', ends.life, is_marked(marks, 't')
   if scope == 'until_expired' or l[2] == 'cooldown' then return true end
@@ -548,11 +562,13 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
   end
   local function frees(reason, publishes)
     local telling = tell(reason)
+    if l[9] then twins.ends(digest, id, reason, life) end
     if not l[8] or not hands.gives_back(lock) then call('DEL', lock) end
-    return false, publishes, telling
+    return l[9] and reason == 'started', publishes, telling
   end
   local function supersedes(reason)
     local kept, telling = math.min(life + DEAD_KEPT, DEAD_LONGEST), tell(reason)
+    if l[9] then twins.ends(digest, id, reason, life) end
     if not l[8] or not hands.gives_back(lock) then call('DEL', lock) end
     call('SET', dead_of(digest, id), '1', 'PX', int(kept))
     live_at_least(idkey, kept)
@@ -580,6 +596,7 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
       if in_flight(list) > 0 then return counts() end
       local grace = math.min(ends.grace, math.max(0, (tonumber(l[3]) or now) - now))
       local telling = tell('ended')
+      if l[9] then twins.ends(digest, id, 'ended', life) end
       call('HSET', lock, 'expires', int(now + grace), 'publishes', format(list), 'marks', told and marks or marks .. 't')
       call('PEXPIRE', lock, int(grace))
       return true, settled(list), telling, grace
@@ -611,6 +628,7 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
       rest = ends.cooldown
     end
     if rest == 0 then return frees(outcome, all(list)) end
+    if l[9] then twins.ends(digest, id, outcome, life) end
     call('HSET', lock, 'state', 'cooldown', 'expires', int(now + rest))
     call('PEXPIRE', lock, int(rest))
     live_at_least(idkey, rest)
@@ -730,7 +748,7 @@ local function retake(lock, idkey, digest, id, state, publishes, life, note, wor
   note_id(idkey, entry_of(digest, note), life)
 end
 
--- Admission: delivery, reentrant (as at an acquire), note, worker. 0: the id holds the key that was asked about; else what, of which key.
+-- Admission: delivery, reentrant (as at an acquire; v for w where a message without a holder passes), note, worker. 0: the id holds the key that was asked about; else what, of which key.
 function ops.M(lock, idkey, a)
   local id, nonce, note, worker = id_in(idkey), ARGV[a], notes[ARGV[a + 2]], ARGV[a + 3]
   local l = call('HMGET', lock, 'holder', 'state', 'expires', 'publishes', 'marks', 'record', 'aside')
@@ -741,7 +759,11 @@ function ops.M(lock, idkey, a)
     return 0
   end
   local digest, record = digest_of(lock), call('GET', idkey)
-  local asked = digest
+  local asked, may_wait = digest, ARGV[a + 1] == 'w' or ARGV[a + 1] == 'v'
+  if may_wait and not is_dead(digest, id) then
+    local waits = twins.admit(lock, digest, id, l[1], l[2], l[3], l[7])
+    if waits then return waits end
+  end
   local known = record and lists(record, digest)
   local runs_it = record and not known and runs.find(record, digest)
   if record and not known and not runs_it then
@@ -788,16 +810,17 @@ function ops.M(lock, idkey, a)
   if key and is_last(key) then return lasts.waits(lock, idkey, note, nonce, holder, reaches) end
   if key then return { 'l', digest, holder } end
   if note.keeps then return lasts.admit(lock, idkey, note, nonce, holder, ARGV[a + 1] == '1' or known or runs_it) end
-  if ARGV[a + 1] == '1' or known or runs_it then return { 'p', digest } end
+  if ARGV[a + 1] == '1' or ARGV[a + 1] == 'v' or known or runs_it then return { 'p', digest } end
   if l[2] == 'leased' then return { 'l', digest, holder } end
   if string.byte(ARGV[a + 1]) == 106 then joins.add(digest, holder, id, note.tail, note.life, string.sub(ARGV[a + 1], 2)) end
+  if may_wait then twins.add(lock, holder, id, note.life) end
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
 -- What a renewal is told of a holder that has ended. Who has not heard of the end by now renews again.
 local function gone(digest, id, note)
   live_at_least(ended_of(id), math.max(ENDED_KEPT, note.life))
-  return replaced_by(digest, id) and 3 or 2
+  return was_replaced(digest, id) and 3 or 2
 end
 
 -- Renewal: delivery, how it is alive (d delivered, b begun, a acknowledged), note, worker. 0: it has its full life; 1: taken again;

@@ -165,7 +165,7 @@ function hands.supersede(lock)
   call('HSET', lock, 'expires', int(expires))
   call('PEXPIRE', lock, int(expires - now))
   local kept, begun = math.min(terms_of(o[3]).life + DEAD_KEPT, DEAD_LONGEST), o[2] == 'running'
-  call('SET', dead_of(digest, o[1]), begun and '1' or 'n' .. l[1], 'PX', int(kept))
+  call('SET', dead_of(digest, o[1]), begun and 'r' or 'n' .. l[1], 'PX', int(kept))
   if o[11] and not begun then
     -- The older one gets the result of the newer, and so does who waits for that of the older. What a worker has is revoked there instead.
     joins.move(digest, o[1], l[1])

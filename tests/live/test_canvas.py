@@ -1,0 +1,333 @@
+"""Groups, chords, chains and links whose members are duplicates (`canvas = "dedupe"`), as Celery itself completes them."""
+
+import json
+import time
+
+import harness
+import pytest
+
+ASK = """
+import json
+def outcome(result, timeout=30):
+    try:
+        value = result.get(timeout=timeout)
+    except Exception as raised:
+        return [type(raised).__name__, str(raised)]
+    return ["value", value]
+"""
+
+
+def rule(task, name="c", unique="until_finished", **keys):
+    lines = "".join(f"{key} = {value}\n" for key, value in keys.items())
+    return f'[[rule]]\nname = "{name}"\ntask = "live.{task}"\nunique = "{unique}"\ncanvas = "dedupe"\n{lines}'
+
+
+@pytest.fixture
+def gate_of(oncegate, store, results):
+    """Makes a proxy that reads results."""
+
+    def make(rules, extra="", **parts):
+        parts = {"store": store.url, **parts}
+        gate = oncegate(rules, extra=f"[results]\nurl = {harness.toml_string(results.url)}\n{extra}", **parts)
+        if gate.direct:
+            pytest.skip("there is no proxy")
+        return gate
+
+    return make
+
+
+@pytest.fixture
+def ask(stack, results):
+    """What a producer's code prints as JSON in its last line."""
+
+    def run(gate, code, **options):
+        done = stack.produce(gate, ASK + code, **{"result_url": results.url, **options})
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+    return run
+
+
+def joined(gate, count, name="c"):
+    gate.expect("oncegate_results_joined_total", count, rule=name, backend="worker")
+    assert gate.count("oncegate_deliveries_total", rule=name, decision="joined") == count
+
+
+@pytest.mark.parametrize("kind", ["memory:", "redis"])
+def test_a_chord_of_fifty_with_forty_duplicates(gate_of, stack, store, results, scoreboard, ask, kind):
+    gate = gate_of(rule("add"), store="memory:" if kind == "memory:" else store.url)
+    sent = ask(
+        gate,
+        """
+body = chord([add.s(i % 10, 1000) for i in range(50)])(total.s())
+print(json.dumps(body.id))
+""",
+    )
+    gate.expect_publishes(50, "forwarded", rule="c")
+    stack.worker(gate, concurrency=2, result_url=results.url)
+    value = ask(gate, f"print(json.dumps(outcome(app.AsyncResult({sent!r}))))")
+    assert value == ["value", 50 * 1000 + 5 * 45]
+    runs = scoreboard.drain()
+    assert sorted(run["args"] for run in runs if run["task"] == "live.add") == [[i, 1000] for i in range(10)]
+    assert len([run for run in runs if run["task"] == "live.total"]) == 1
+    joined(gate, 40)
+
+
+@pytest.fixture
+def database(workspace):
+    """A result backend that only Celery can read."""
+    return f"db+sqlite:///{workspace / f'results{harness.number()}.sqlite'}"
+
+
+def test_a_chord_of_fifty_with_forty_duplicates_on_a_database(oncegate, stack, store, database, scoreboard, ask):
+    gate = oncegate(rule("add"), store=store.url)
+    sent = ask(
+        gate,
+        """
+body = chord([add.s(i % 10, 1000) for i in range(50)])(total.s())
+print(json.dumps(body.id))
+""",
+        result_url=database,
+    )
+    gate.expect_publishes(50, "forwarded", rule="c")
+    stack.worker(gate, concurrency=2, result_url=database)
+    value = ask(gate, f"print(json.dumps(outcome(app.AsyncResult({sent!r}))))", result_url=database)
+    assert value == ["value", 50 * 1000 + 5 * 45]
+    runs = scoreboard.drain()
+    assert sorted(run["args"] for run in runs if run["task"] == "live.add") == [[i, 1000] for i in range(10)]
+    joined(gate, 40)
+
+
+
+
+@pytest.mark.parametrize("backend", ["redis", "rpc", "database"])
+def test_a_chain_whose_middle_is_a_duplicate(gate_of, oncegate, stack, store, results, database, scoreboard, ask, backend):
+    if backend == "redis":
+        gate, url = gate_of(rule("gated")), results.url
+    else:
+        gate, url = oncegate(rule("gated"), store=store.url), {"rpc": "rpc://", "database": database}[backend]
+    stack.worker(gate, concurrency=4, result_url=url)
+    code = """
+import threading
+holder = gated.delay("g")
+last = chain(plain.s(7), gated.si("g"), note.s("end"))()
+threading.Timer(1.5, lambda: board().rpush(f"{NAME}:gate:g", "go")).start()
+print(json.dumps([outcome(holder), outcome(last), outcome(last.parent)]))
+"""
+    assert ask(gate, code, result_url=url) == [["value", "g"], ["value", ["g", "end"]], ["value", "g"]]
+    joined(gate, 1)
+    runs = scoreboard.drain()
+    assert len([run for run in runs if run["task"] == "live.gated" and run["phase"] == "begin"]) == 1
+
+
+OPEN = """
+import threading
+def open_gate(name, times=1, after=1.0):
+    threading.Timer(after, lambda: [board().rpush(f"{NAME}:gate:{name}", "go") for _ in range(times)]).start()
+"""
+
+
+def begun(scoreboard, task):
+    return len([run for run in scoreboard.drain() if run["task"] == f"live.{task}" and run.get("phase") == "begin"])
+
+
+@pytest.mark.parametrize("backend", ["redis", "rpc", "database"])
+def test_a_group_of_groups(gate_of, oncegate, stack, store, results, database, scoreboard, ask, backend):
+    if backend == "redis":
+        gate, url = gate_of(rule("gated")), results.url
+    else:
+        gate, url = oncegate(rule("gated"), store=store.url), {"rpc": "rpc://", "database": database}[backend]
+    stack.worker(gate, concurrency=4, result_url=url)
+    code = """
+all = group(group(gated.s("x"), gated.s("y")), group(gated.s("x"), gated.s("x")), plain.s(1))()
+open_gate("x", after=1.5)
+open_gate("y", after=1.5)
+print(json.dumps(outcome(all)))
+"""
+    # Celery makes one group of them.
+    assert ask(gate, OPEN + code, result_url=url) == ["value", ["x", "y", "x", "x", 1]]
+    gate.expect("oncegate_results_joined_total", 2, rule="c", backend="worker")
+    assert begun(scoreboard, "gated") == 2
+
+
+@pytest.mark.parametrize("serializer", ["pickle", "yaml", "msgpack"])
+def test_other_serializers_and_a_compression(gate_of, stack, results, scoreboard, ask, serializer, monkeypatch):
+    # Celery asks for it where a worker of root's takes pickles.
+    monkeypatch.setenv("C_FORCE_ROOT", "1")
+    gate = gate_of(rule("add"))
+    conf = {"task_serializer": serializer, "accept_content": [serializer, "json"], "result_serializer": "json", "task_compression": "bzip2"}
+    members = "[add.s(1, 2), add.s(3, 4), add.s(1, 2), add.s(1, 2)]"
+    # A chord cannot be written in YAML, nor by Celery itself.
+    canvas = f"group({members})()" if serializer == "yaml" else f"chord({members})(total.s())"
+    sent = ask(gate, f"sent = {canvas}\nprint(json.dumps([part.id for part in getattr(sent, 'results', [sent])]))", conf=conf)
+    gate.expect_publishes(4, "forwarded", rule="c")
+    stack.worker(gate, conf=conf, result_url=results.url)
+    values = ask(gate, f"print(json.dumps([outcome(app.AsyncResult(id)) for id in {sent!r}]))", conf=conf)
+    assert values == [["value", value] for value in ([3, 7, 3, 3] if serializer == "yaml" else [16])]
+    joined(gate, 2)
+    assert len(scoreboard.runs_of("live.add")) == 2
+
+
+def test_links_are_called_with_the_result(gate_of, stack, results, scoreboard, ask):
+    gate = gate_of(rule("gated"))
+    stack.worker(gate, concurrency=2, result_url=results.url)
+    code = """
+holder = gated.delay("g")
+second = gated.apply_async(("g",), link=note.s("linked"))
+open_gate("g")
+print(json.dumps([outcome(holder), outcome(second), second.children and outcome(second.children[0]) or None]))
+"""
+    assert ask(gate, OPEN + code)[:2] == [["value", "g"], ["value", "g"]]
+    joined(gate, 1)
+    harness.wait_until(lambda: [run["args"] for run in scoreboard.runs_of("live.note")] == [["g", "linked"]], "the link is called")
+    assert begun(scoreboard, "gated") == 1
+
+
+def test_a_holder_that_fails(gate_of, stack, results, scoreboard, ask):
+    gate = gate_of(rule("gated_failure"))
+    stack.worker(gate, concurrency=2, result_url=results.url)
+    code = """
+holder = gated_failure.delay("g")
+last = chain(gated_failure.si("g"), note.s())()
+body = chord([gated_failure.s("g"), add.s(1, 2)])(total.s())
+open_gate("g")
+print(json.dumps([outcome(holder), outcome(last)[0], outcome(body)[0]]))
+"""
+    holder, last, body = ask(gate, OPEN + code)
+    assert holder == ["ValueError", "g"]
+    assert (last, body) == ("TaskRevokedError", "TaskRevokedError") or (last, body) == ("TaskRevokedError", "ChordError")
+    assert begun(scoreboard, "gated_failure") == 1
+    assert not scoreboard.runs_of("live.total") and not scoreboard.runs_of("live.note")
+    gate.expect_log('"reason":"holder_failed"')
+
+
+def test_a_holder_that_is_revoked(gate_of, stack, results, scoreboard, ask):
+    gate = gate_of(rule("add"))
+    sent = ask(
+        gate,
+        """
+holder = add.delay(1, 2)
+last = chain(add.si(1, 2), note.s())()
+print(json.dumps([holder.id, last.id, last.parent.id]))
+""",
+    )
+    gate.expect_publishes(2, "forwarded", rule="c")
+    stack.produce(gate, f"app.control.revoke({sent[0]!r})", result_url=results.url)
+    gate.expect("oncegate_locks_released_total", 1, rule="c", reason="revoked")
+    stack.worker(gate, result_url=results.url)
+    assert ask(gate, f"print(json.dumps(outcome(app.AsyncResult({sent[2]!r}))))")[0] == "TaskRevokedError"
+    assert not scoreboard.runs_of("live.add")
+
+
+def test_a_member_that_retries_is_no_duplicate(gate_of, stack, results, ask):
+    gate = gate_of(rule("flaky"))
+    # One child: a second one may store the success of a retry before the first has stored that it retries.
+    stack.worker(gate, concurrency=1, result_url=results.url)
+    assert ask(gate, "print(json.dumps(outcome(chord([flaky.s(2), flaky.s(2), add.s(1, 2)])(total.s()))))") == ["value", 7]
+
+
+def test_a_member_that_is_revoked_while_it_waits(gate_of, stack, results, scoreboard, ask):
+    gate = gate_of(rule("gated"))
+    stack.worker(gate, concurrency=2, result_url=results.url)
+    code = """
+import time
+holder = gated.delay("g")
+last = chain(gated.si("g"), note.s())()
+time.sleep(1)
+last.parent.revoke()
+open_gate("g")
+print(json.dumps([outcome(holder), outcome(last.parent)[0]]))
+"""
+    assert ask(gate, OPEN + code) == [["value", "g"], "TaskRevokedError"]
+    assert begun(scoreboard, "gated") == 1 and not scoreboard.runs_of("live.note")
+
+
+def test_a_lock_that_lapses_lets_the_member_run(gate_of, stack, results, scoreboard, ask):
+    gate = gate_of(rule("add", ttl='"2s"'))
+    sent = ask(
+        gate,
+        """
+add.apply_async((1, 2), queue="elsewhere")
+last = chain(add.si(1, 2), note.s())()
+print(json.dumps(last.id))
+""",
+    )
+    gate.expect_publishes(2, "forwarded", rule="c")
+    time.sleep(2.5)
+    stack.worker(gate, result_url=results.url)
+    assert ask(gate, f"print(json.dumps(outcome(app.AsyncResult({sent!r}))))") == ["value", [3]]
+    assert len(scoreboard.runs_of("live.add")) == 1
+
+
+@pytest.mark.parametrize("dies", ["worker", "proxy"])
+def test_what_waits_survives(gate_of, stack, results, scoreboard, ask, store, dies):
+    gate = gate_of(rule("gated"))
+    # The holder runs at a worker and a proxy that live on.
+    beside = gate_of(rule("gated"))
+    stack.worker(beside, concurrency=1, result_url=results.url)
+    holder = ask(beside, "print(json.dumps(gated.delay('g').id))")
+    scoreboard.wait_runs(1)
+    beside_worker = stack.worker(gate, "-Q", "members", concurrency=1, result_url=results.url)
+    last = ask(
+        beside,
+        """
+print(json.dumps(chain(gated.si("g").set(queue="members"), note.s("end"))().id))
+""",
+    )
+    gate.expect("oncegate_deliveries_total", 1, rule="c", decision="held")
+    if dies == "worker":
+        beside_worker.kill()
+        again = gate
+    else:
+        gate.kill()
+        beside_worker.kill()
+        again = gate_of(rule("gated"))
+    stack.worker(again, "-Q", "members", concurrency=1, result_url=results.url)
+    again.expect("oncegate_deliveries_total", 2 if dies == "worker" else 1, rule="c", decision="held")
+    scoreboard.open_gate("g")
+    assert ask(beside, f"print(json.dumps([outcome(app.AsyncResult({holder!r})), outcome(app.AsyncResult({last!r}))]))") == [
+        ["value", "g"],
+        ["value", ["g", "end"]],
+    ]
+    assert begun(scoreboard, "gated") == 1
+    again.expect("oncegate_results_joined_total", 1, rule="c", backend="worker")
+
+
+def test_parked_while_the_holder_runs(gate_of, broker, vhost, stack, results, scoreboard, ask):
+    control = f'[control]\nurl = "amqp://guest:guest@127.0.0.1:{broker.port}/{vhost}"\n'
+    gate = gate_of(rule("gated", hold_max='"1s"'), extra=control)
+    stack.worker(gate, concurrency=2, result_url=results.url)
+    code = """
+holder = gated.delay("g")
+last = chain(gated.si("g"), note.s("end"))()
+open_gate("g", after=4)
+print(json.dumps([outcome(holder), outcome(last)]))
+"""
+    assert ask(gate, OPEN + code) == [["value", "g"], ["value", ["g", "end"]]]
+    assert gate.count("oncegate_messages_parked_total", rule="c") >= 1
+    joined(gate, 1)
+    assert begun(scoreboard, "gated") == 1
+
+
+def test_results_of_duplicates_that_only_a_worker_can_store(oncegate, stack, store, database, scoreboard, ask):
+    plain_rule = '[[rule]]\nname = "c"\ntask = "live.gated"\nunique = "until_finished"\n'
+    gate = oncegate(plain_rule, store=store.url, extra='[results]\nkind = "worker"\n')
+    if gate.direct:
+        pytest.skip("there is no proxy")
+    stack.worker(gate, concurrency=2, result_url=database)
+    code = """
+first, second, third = [gated.delay("g") for _ in range(3)]
+open_gate("g")
+print(json.dumps([outcome(first), outcome(second), outcome(third)]))
+"""
+    assert ask(gate, OPEN + code, result_url=database) == [["value", "g"]] * 3
+    joined(gate, 2)
+    assert begun(scoreboard, "gated") == 1
+
+
+def test_observe_forwards_all(oncegate, stack, store, results, scoreboard, ask):
+    gate = oncegate(rule("add", mode='"observe"'), store=store.url)
+    sent = ask(gate, "print(json.dumps(chord([add.s(1, 2), add.s(1, 2), add.s(1, 2)])(total.s()).id))")
+    gate.expect_publishes(3, "forwarded", rule="c")
+    stack.worker(gate, result_url=results.url)
+    assert ask(gate, f"print(json.dumps(outcome(app.AsyncResult({sent!r}))))") == ["value", 9]
+    assert len(scoreboard.runs_of("live.add")) == 3
