@@ -38,8 +38,12 @@ class Library:
     def worker(self, concurrency=1):
         return self._stack.worker(self.gate, concurrency=concurrency, **self._options)
 
-    def produce(self, code):
-        return self._stack.produce(self.gate, code, **self._options).stdout
+    def produce(self, code, **conf):
+        return self._stack.produce(self.gate, code, conf=conf, **self._options).stdout
+
+    def produce_confirmed(self, code):
+        """By a producer that waits for confirms, without which none hears of its duplicate."""
+        return self.produce(code, broker_transport_options={"confirm_publish": True})
 
     def wait_messages(self, count):
         harness.wait_until(lambda: self._stack.messages() == count, lambda: f"{count} messages, are {self._stack.messages()}")

@@ -83,6 +83,15 @@ def test_who_has_it_and_for_how_long(heimdall):
     assert 3_000 < answer["expires_in"] <= 3_600
 
 
+def test_unique_raises(heimdall):
+    code = "import json\nfor _ in range(2): print(json.dumps(my_api_call_that_raises(17)))"
+    started, refused = [json.loads(answer) for answer in heimdall.produce_confirmed(code).splitlines()]
+    assert (started["status"], refused["status"]) == ("STARTED", "ALREADY_RUNNING")
+    assert refused["task_id"] == started["task_id"]
+    assert 3500 < int(refused["expires_in"].split()[0]) <= 3600
+    heimdall.gate.expect_publishes(1, "raised", rule="raising")
+
+
 def test_custom_key(heimdall):
     heimdall.worker()
     heimdall.occupy()

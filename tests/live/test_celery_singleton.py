@@ -17,6 +17,18 @@ c = do_stuff.delay(4, 5, 6)
 print(a.id, b.id, c.id)
 # wait for a to finish
 assert a.get(timeout=60) == "I just woke up"
+# the library's b is a; here it has what a has
+assert b.get(timeout=60) == "I just woke up"
+"""
+
+RAISE_ON_DUPLICATE = """
+from amqp.exceptions import PreconditionFailed
+task1 = raises_on_duplicate.delay(1)
+try:
+    raises_on_duplicate.delay(1)
+except PreconditionFailed as error:
+    assert task1.id in error.reply_text, error
+    print('DuplicateTaskError')
 """
 
 
@@ -95,6 +107,12 @@ def test_unique_on(singleton):
     singleton.wait_free()
     singleton.produce("do_something.delay(username='bob', otherarg=100)")
     singleton.wait_runs("do_something", 3)
+
+
+def test_raise_on_duplicate(singleton):
+    assert singleton.produce_confirmed(RAISE_ON_DUPLICATE) == "DuplicateTaskError\n"
+    singleton.gate.expect_publishes(1, "raised", rule="raising")
+    singleton.wait_messages(1)
 
 
 def test_lock_expiry(singleton):

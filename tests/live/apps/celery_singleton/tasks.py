@@ -26,6 +26,11 @@ def runs_for_12_seconds():
     time.sleep(12)
 
 
+@celery_app.task(base=Task, raise_on_duplicate=True)
+def raises_on_duplicate(*args, **kwargs):
+    time.sleep(3)
+
+
 # Not in the README: ends that its examples do not come to.
 
 
