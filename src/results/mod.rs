@@ -86,8 +86,8 @@ pub struct Results {
     orders: mpsc::Sender<Order>,
     settings: watch::Sender<Settings>,
     /// Until the thread has it.
-    waiting: Mutex<Option<(mpsc::Receiver<Order>, mpsc::UnboundedReceiver<reader::Question>)>>,
-    questions: mpsc::UnboundedSender<reader::Question>,
+    waiting: Mutex<Option<(mpsc::Receiver<Order>, mpsc::Receiver<reader::Question>)>>,
+    questions: mpsc::Sender<reader::Question>,
     failures: Arc<Failures>,
     /// How many are neither written nor given up.
     owing: Arc<AtomicUsize>,
@@ -105,7 +105,7 @@ impl Results {
     /// Nothing is written before [`Results::start`] and [`Results::configure`].
     pub fn new(metrics: Arc<Metrics>) -> Results {
         let (orders, waiting) = mpsc::channel(WAITING_MAX);
-        let (questions, asked) = mpsc::unbounded_channel();
+        let (questions, asked) = mpsc::channel(reader::QUESTIONS_MAX);
         Results {
             orders,
             settings: watch::channel(Settings::default()).0,
@@ -156,16 +156,19 @@ impl Results {
         });
     }
 
-    /// Keeps a result for those that wait for it.
+    /// Keeps a result for those that wait for it, if it is small enough. While the store is slow only so many wait to be kept.
     pub fn keep(&self, value: Value) {
-        // Without the thread nobody waits.
-        let _ = self.questions.send(reader::Question::Keep(value));
+        if value.value.len() > reader::KEPT_MAX {
+            tracing::debug!(name = &*value.name, octets = value.value.len(), "a result is too large to be kept");
+        } else if self.questions.try_send(reader::Question::Keep(value)).is_err() {
+            self.failures.waits("too many results wait to be kept");
+        }
     }
 
-    /// What the result backend has of this task. No more are asked for at once than deliveries are held.
+    /// What the result backend has of this task; [`Fetched::Silent`] if too much is asked for already.
     pub fn fetch(&self, fetch: Fetch) -> impl Future<Output = Fetched> + use<> {
         let (answer, fetched) = oneshot::channel();
-        let asked = self.questions.send(reader::Question::Fetch(fetch, answer)).is_ok();
+        let asked = self.questions.try_send(reader::Question::Fetch(fetch, answer)).is_ok();
         async move {
             match fetched.await {
                 Ok(fetched) if asked => fetched,

@@ -13,7 +13,10 @@ use crate::session::{Fetch, Fetched, Value, name_of_holder, name_of_token};
 use crate::store::Client;
 
 /// The largest value that is kept in the store, in octets.
-const KEPT_MAX: usize = 64 << 10;
+pub(super) const KEPT_MAX: usize = 64 << 10;
+
+/// So many questions wait at most, some of them values that are to be kept.
+pub(super) const QUESTIONS_MAX: usize = 1_000;
 
 /// For how long it is kept.
 const KEPT_FOR: Duration = Duration::from_secs(3600);
@@ -29,7 +32,7 @@ pub(super) enum Question {
 /// Answers until nobody can ask any more.
 pub(super) async fn run(
     store: Client,
-    mut questions: mpsc::UnboundedReceiver<Question>,
+    mut questions: mpsc::Receiver<Question>,
     mut settings: watch::Receiver<Settings>,
     failures: Arc<Failures>,
 ) {
@@ -56,10 +59,6 @@ pub(super) async fn run(
 }
 
 async fn keep(store: &Client, value: Value) {
-    if value.value.len() > KEPT_MAX {
-        tracing::debug!(name = &*value.name, octets = value.value.len(), "a result is too large to be kept");
-        return;
-    }
     let text = String::from_utf8_lossy(&value.value).into_owned();
     if let Err(unavailable) = store.announce(&[(value.name.to_string(), text)], KEPT_FOR).await {
         tracing::debug!(name = &*value.name, %unavailable, "a result is not kept");
