@@ -60,7 +60,6 @@ def test_the_mail_comes_after_the_last_visit(unique):
     unique.produce("re_engage.apply_async((18,), countdown=5)")
     runs = unique.wait_runs("re_engage", 2, "SUCCESS")
     assert [run["id"] for run in runs if run["args"] == [17]] == visits[-1:]
-    replaced(unique, 2, "re-engage")
     unique.wait_free()
 
 

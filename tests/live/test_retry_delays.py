@@ -59,5 +59,5 @@ def test_a_message_of_protocol_1_keeps_its_own_and_that_is_told_once(oncegate, s
     stack.worker(gate, conf={"task_protocol": 1})
     stack.produce(gate, "flaky.delay(2)", conf={"task_protocol": 1})
     assert [run["retries"] for run in scoreboard.wait_runs(3)] == [0, 1, 2]
-    harness.wait_until(lambda: "keeps its own delay" in gate.log(), "the log to tell")
-    assert gate.log().count("keeps its own delay") == 1 and "protocol 1" in gate.log()
+    harness.wait_until(lambda: "keeps its own due time" in gate.log(), "the log to tell")
+    assert gate.log().count("keeps its own due time") == 1 and "protocol 1" in gate.log()

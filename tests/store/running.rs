@@ -47,6 +47,7 @@ scenarios! {
     a_retry_that_is_published_keeps_the_lock
     a_retry_that_is_published_within_the_grace_keeps_the_lock
     a_redelivery_of_what_was_retried_is_not_overtaken
+    a_retry_that_is_not_counted_ends_in_the_next
     a_second_copy_waits_and_runs_after_a_failure
     a_second_copy_of_a_success_does_not_run
     a_new_message_of_an_id_that_has_succeeded_runs
@@ -812,10 +813,19 @@ async fn a_redelivery_of_what_was_retried_is_not_overtaken(w: &World) {
         Ran::Runs,
         "its ack was lost, and it came again"
     );
-    assert_eq!(tell(w, "a", Signal::Retried).await, [], "told late of the first");
     waits(w, &a, 9, &retry(1), WAIT).await;
     republished(w, &a, 1).await;
     assert_eq!(ask(w, &a, 9, &retry(1), WAIT).await, Ran::Runs);
+}
+
+async fn a_retry_that_is_not_counted_ends_in_the_next(w: &World) {
+    let a = running(w, 1, "a", 7, &early()).await;
+    for delivery in 8..11 {
+        waits(w, &a, delivery, &early(), WAIT).await;
+        assert_eq!(tell(w, "a", Signal::Retried).await, []);
+        assert_eq!(ask(w, &a, delivery, &early(), WAIT).await, Ran::Runs, "its number is that of a first try");
+    }
+    assert_eq!(tell(w, "a", Signal::Succeeded).await, [ReleaseReason::Success]);
 }
 
 async fn a_second_copy_waits_and_runs_after_a_failure(w: &World) {

@@ -142,7 +142,8 @@ impl Run {
         match signal {
             Signal::RevokeAsked => RunEffect::Ends(ReleaseReason::Revoked),
             _ if self.stage == Stage::Retried => RunEffect::None,
-            Signal::Retried if self.retries == 0 => self.retried(now),
+            // A retry that says of itself that it is none has no number to be known by.
+            Signal::Retried if self.note.retries == 0 => self.retried(now),
             // It may be told late of an earlier one; this one's is known by its number when it is published.
             Signal::Retried => RunEffect::None,
             // Per run, started never follows ended.

@@ -347,7 +347,7 @@ local ENDS = { r = 'ended', k = 'success', f = 'failure', v = 'revoked', x = 'ex
 local function signal_run(digest, idkey, id, settlement, signal, worker, source)
   local run = run_of(digest)
   local r = call('HMGET', run, 'holder', 'delivery', 'worker', 'state', 'grace', 'life', 'expires', 'retried', 'told', 'rule', 'task',
-    'since', 'retries', 'copied', 'late', 'hears', 'vhost')
+    'since', 'retries', 'copied', 'late', 'hears', 'vhost', 'try')
   if r[1] ~= id then
     if not ENDS[signal] then return true end
     -- A run that had lost its lock waits no longer; a copy that waits keeps its place, which it names.
@@ -390,8 +390,9 @@ local function signal_run(digest, idkey, id, settlement, signal, worker, source)
   end
   if r[8] then return true end
   if signal == 't' then
-    -- It may be told late of an earlier one; this one's is known by its number when it is published.
-    return (tonumber(r[13]) or 0) > 0 or retried()
+    -- It may be told late of an earlier one; this one's is known by its number when it is published. A retry that says of itself that it is
+    -- none (some rate limits of libraries are such) has no number to be known by.
+    return (tonumber(r[18] or r[13]) or 0) > 0 or retried()
   end
   -- Per run, started never follows ended.
   if r[9] then return true end
