@@ -100,7 +100,10 @@ fn examples_load() {
         assert!(!config.rules.is_empty(), "{name}");
         // Whether its producers wait for confirms no file says.
         let warnings: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
-        assert!(warnings.iter().all(|warning| warning.contains("confirm_publish")), "{name}: {warnings:?}");
+        assert!(
+            warnings.iter().all(|warning| warning.contains("confirm_publish")),
+            "{name}: {warnings:?}"
+        );
         assert!(!config.shown().to_string().contains("s3cret"));
         count += 1;
     }

@@ -823,7 +823,11 @@ async fn a_retry_that_is_not_counted_ends_in_the_next(w: &World) {
     for delivery in 8..11 {
         waits(w, &a, delivery, &early(), WAIT).await;
         assert_eq!(tell(w, "a", Signal::Retried).await, []);
-        assert_eq!(ask(w, &a, delivery, &early(), WAIT).await, Ran::Runs, "its number is that of a first try");
+        assert_eq!(
+            ask(w, &a, delivery, &early(), WAIT).await,
+            Ran::Runs,
+            "its number is that of a first try"
+        );
     }
     assert_eq!(tell(w, "a", Signal::Succeeded).await, [ReleaseReason::Success]);
 }
