@@ -4,6 +4,7 @@ A test that fails shows what its proxies, workers and servers wrote. With ONCEGA
 failure is also noted there, in a file short enough to be shown again at the end of a long run.
 """
 
+import json
 import os
 import pathlib
 import shutil
@@ -120,6 +121,20 @@ def oncegate(gates, broker):
 
 
 @pytest.fixture
+def gate_of(oncegate, store, results):
+    """Makes a proxy in front of the common broker that knows the result backend."""
+
+    def make(rules, extra="", **parts):
+        parts = {"store": store.url, **parts}
+        gate = oncegate(rules, extra=f"[results]\nurl = {harness.toml_string(results.url)}\n{extra}", **parts)
+        if gate.direct:
+            pytest.skip("there is no proxy")
+        return gate
+
+    return make
+
+
+@pytest.fixture
 def stack(workspace, broker, vhost, scoreboard):
     """Workers and producers of this test's virtual host and queue."""
     made = []
@@ -139,6 +154,16 @@ def stack(workspace, broker, vhost, scoreboard):
 
         def produce(self, gate, code, check=True, **options):
             return harness.run_producer(self.environment(gate, **options), code, check=check)
+
+        def calls(self, gate, code, **options):
+            """Runs the code, in which `call` publishes and notes an id; their ids in order."""
+            head = "import json, time\nids = []\ndef call(task, *args, **options):\n    ids.append(task.apply_async(args, **options).id)\n"
+            return json.loads(self.produce(gate, f"{head}{code}\nprint(json.dumps(ids))", **options).stdout)
+
+        def all_done(self, store):
+            """Waits until nothing is left: no message, with a worker or without, and no lock."""
+            gone = lambda: self.messages() == 0 and not store.locks() and broker.settled(vhost, self.queue)  # noqa: E731
+            harness.wait_until(gone, lambda: f"all to be done: {self.messages()} messages, {store.locks()}")
 
         def messages(self):
             """How many messages the queue has ready, asked at the broker itself."""

@@ -4,6 +4,7 @@ Everything listens on loopback, on ports that no other run of these tests is giv
 temporary directory, and dies with the process that started it. So tests may run in several processes at once.
 """
 
+import concurrent.futures
 import ctypes
 import itertools
 import json
@@ -688,6 +689,11 @@ def toml_string(text):
     return json.dumps(str(text))
 
 
+def account(port, vhost, user="guest:guest"):
+    """The table of an account of the proxy's own at the broker on this port."""
+    return f'[control]\nurl = "amqp://{user}@127.0.0.1:{port}/{vhost}"\n'
+
+
 def compose(upstream, port, admin_port, store, rules="", proxy="", admin="", store_extra="", extra="", listen=None):
     """A configuration file: the addresses of this test, then what the test adds."""
     if "timeout" not in store_extra:
@@ -827,6 +833,11 @@ def run_producer(environment, code, timeout=DEADLINE * 2, check=True):
     if check:
         assert done.returncode == 0, f"producer failed:\n{done.stdout}{done.stderr}"
     return done
+
+
+def in_background(function, *arguments, **options):
+    """Runs it beside the test; what it returns, or raises, is had by calling what is returned."""
+    return concurrent.futures.ThreadPoolExecutor(1).submit(function, *arguments, **options).result
 
 
 def _received(source):

@@ -1,7 +1,6 @@
 """Groups, chords, chains and links whose members are duplicates (`canvas = "dedupe"`), as Celery itself completes them."""
 
 import json
-import time
 
 import harness
 import pytest
@@ -23,20 +22,6 @@ def rule(task, name="c", unique="until_finished", **keys):
 
 
 @pytest.fixture
-def gate_of(oncegate, store, results):
-    """Makes a proxy that reads results."""
-
-    def make(rules, extra="", **parts):
-        parts = {"store": store.url, **parts}
-        gate = oncegate(rules, extra=f"[results]\nurl = {harness.toml_string(results.url)}\n{extra}", **parts)
-        if gate.direct:
-            pytest.skip("there is no proxy")
-        return gate
-
-    return make
-
-
-@pytest.fixture
 def ask(stack, results):
     """What a producer's code prints as JSON in its last line."""
 
@@ -45,6 +30,11 @@ def ask(stack, results):
         return json.loads(done.stdout.strip().splitlines()[-1])
 
     return run
+
+
+def held(gate, count):
+    """Waits until so many duplicates wait for their holders."""
+    gate.expect("oncegate_deliveries_total", count, rule="c", decision="held")
 
 
 def joined(gate, count, name="c"):
@@ -97,8 +87,6 @@ print(json.dumps(body.id))
     joined(gate, 40)
 
 
-
-
 @pytest.mark.parametrize("backend", ["redis", "rpc", "database"])
 def test_a_chain_whose_middle_is_a_duplicate(gate_of, oncegate, stack, store, results, database, scoreboard, ask, backend):
     if backend == "redis":
@@ -107,23 +95,17 @@ def test_a_chain_whose_middle_is_a_duplicate(gate_of, oncegate, stack, store, re
         gate, url = oncegate(rule("gated"), store=store.url), {"rpc": "rpc://", "database": database}[backend]
     stack.worker(gate, concurrency=4, result_url=url)
     code = """
-import threading
 holder = gated.delay("g")
 last = chain(plain.s(7), gated.si("g"), note.s("end"))()
-threading.Timer(1.5, lambda: board().rpush(f"{NAME}:gate:g", "go")).start()
 print(json.dumps([outcome(holder), outcome(last), outcome(last.parent)]))
 """
-    assert ask(gate, code, result_url=url) == [["value", "g"], ["value", ["g", "end"]], ["value", "g"]]
+    answer = harness.in_background(ask, gate, code, result_url=url)
+    held(gate, 1)
+    scoreboard.open_gate("g")
+    assert answer() == [["value", "g"], ["value", ["g", "end"]], ["value", "g"]]
     joined(gate, 1)
     runs = scoreboard.drain()
     assert len([run for run in runs if run["task"] == "live.gated" and run["phase"] == "begin"]) == 1
-
-
-OPEN = """
-import threading
-def open_gate(name, times=1, after=1.0):
-    threading.Timer(after, lambda: [board().rpush(f"{NAME}:gate:{name}", "go") for _ in range(times)]).start()
-"""
 
 
 def begun(scoreboard, task):
@@ -139,12 +121,14 @@ def test_a_group_of_groups(gate_of, oncegate, stack, store, results, database, s
     stack.worker(gate, concurrency=4, result_url=url)
     code = """
 all = group(group(gated.s("x"), gated.s("y")), group(gated.s("x"), gated.s("x")), plain.s(1))()
-open_gate("x", after=1.5)
-open_gate("y", after=1.5)
 print(json.dumps(outcome(all)))
 """
+    answer = harness.in_background(ask, gate, code, result_url=url)
+    held(gate, 2)
+    for name in "xy":
+        scoreboard.open_gate(name)
     # Celery makes one group of them.
-    assert ask(gate, OPEN + code, result_url=url) == ["value", ["x", "y", "x", "x", 1]]
+    assert answer() == ["value", ["x", "y", "x", "x", 1]]
     gate.expect("oncegate_results_joined_total", 2, rule="c", backend="worker")
     assert begun(scoreboard, "gated") == 2
 
@@ -173,10 +157,12 @@ def test_links_are_called_with_the_result(gate_of, stack, results, scoreboard, a
     code = """
 holder = gated.delay("g")
 second = gated.apply_async(("g",), link=note.s("linked"))
-open_gate("g")
 print(json.dumps([outcome(holder), outcome(second), second.children and outcome(second.children[0]) or None]))
 """
-    assert ask(gate, OPEN + code)[:2] == [["value", "g"], ["value", "g"]]
+    answer = harness.in_background(ask, gate, code)
+    held(gate, 1)
+    scoreboard.open_gate("g")
+    assert answer()[:2] == [["value", "g"], ["value", "g"]]
     joined(gate, 1)
     harness.wait_until(lambda: [run["args"] for run in scoreboard.runs_of("live.note")] == [["g", "linked"]], "the link is called")
     assert begun(scoreboard, "gated") == 1
@@ -189,10 +175,12 @@ def test_a_holder_that_fails(gate_of, stack, results, scoreboard, ask):
 holder = gated_failure.delay("g")
 last = chain(gated_failure.si("g"), note.s())()
 body = chord([gated_failure.s("g"), add.s(1, 2)])(total.s())
-open_gate("g")
 print(json.dumps([outcome(holder), outcome(last)[0], outcome(body)[0]]))
 """
-    holder, last, body = ask(gate, OPEN + code)
+    answer = harness.in_background(ask, gate, code)
+    held(gate, 2)
+    scoreboard.open_gate("g")
+    holder, last, body = answer()
     assert holder == ["ValueError", "g"]
     assert (last, body) == ("TaskRevokedError", "TaskRevokedError") or (last, body) == ("TaskRevokedError", "ChordError")
     assert begun(scoreboard, "gated_failure") == 1
@@ -227,21 +215,24 @@ def test_a_member_that_retries_is_no_duplicate(gate_of, stack, results, ask):
 
 def test_a_member_that_is_revoked_while_it_waits(gate_of, stack, results, scoreboard, ask):
     gate = gate_of(rule("gated"))
-    stack.worker(gate, concurrency=2, result_url=results.url)
+    worker = stack.worker(gate, concurrency=2, result_url=results.url)
     code = """
-import time
 holder = gated.delay("g")
 last = chain(gated.si("g"), note.s())()
-time.sleep(1)
+board().blpop([f"{NAME}:gate:revoke"], timeout=60)
 last.parent.revoke()
-open_gate("g")
 print(json.dumps([outcome(holder), outcome(last.parent)[0]]))
 """
-    assert ask(gate, OPEN + code) == [["value", "g"], "TaskRevokedError"]
+    answer = harness.in_background(ask, gate, code)
+    held(gate, 1)
+    scoreboard.open_gate("revoke")
+    harness.wait_until(lambda: "flagged as revoked" in worker.log(), "the revoke to arrive")
+    scoreboard.open_gate("g")
+    assert answer() == [["value", "g"], "TaskRevokedError"]
     assert begun(scoreboard, "gated") == 1 and not scoreboard.runs_of("live.note")
 
 
-def test_a_lock_that_lapses_lets_the_member_run(gate_of, stack, results, scoreboard, ask):
+def test_a_lock_that_lapses_lets_the_member_run(gate_of, stack, store, results, scoreboard, ask):
     gate = gate_of(rule("add", ttl='"2s"'))
     sent = ask(
         gate,
@@ -252,7 +243,7 @@ print(json.dumps(last.id))
 """,
     )
     gate.expect_publishes(2, "forwarded", rule="c")
-    time.sleep(2.5)
+    harness.wait_until(lambda: not store.locks(), "the lock to lapse")
     stack.worker(gate, result_url=results.url)
     assert ask(gate, f"print(json.dumps(outcome(app.AsyncResult({sent!r}))))") == ["value", [3]]
     assert len(scoreboard.runs_of("live.add")) == 1
@@ -293,17 +284,18 @@ print(json.dumps(chain(gated.si("g").set(queue="members"), note.s("end"))().id))
 
 
 def test_parked_while_the_holder_runs(gate_of, broker, vhost, stack, results, scoreboard, ask):
-    control = f'[control]\nurl = "amqp://guest:guest@127.0.0.1:{broker.port}/{vhost}"\n'
+    control = harness.account(broker.port, vhost)
     gate = gate_of(rule("gated", hold_max='"1s"'), extra=control)
     stack.worker(gate, concurrency=2, result_url=results.url)
     code = """
 holder = gated.delay("g")
 last = chain(gated.si("g"), note.s("end"))()
-open_gate("g", after=4)
 print(json.dumps([outcome(holder), outcome(last)]))
 """
-    assert ask(gate, OPEN + code) == [["value", "g"], ["value", ["g", "end"]]]
-    assert gate.count("oncegate_messages_parked_total", rule="c") >= 1
+    answer = harness.in_background(ask, gate, code)
+    harness.wait_until(lambda: gate.count("oncegate_messages_parked_total", rule="c"), "one to be parked")
+    scoreboard.open_gate("g")
+    assert answer() == [["value", "g"], ["value", ["g", "end"]]]
     joined(gate, 1)
     assert begun(scoreboard, "gated") == 1
 
@@ -316,10 +308,12 @@ def test_results_of_duplicates_that_only_a_worker_can_store(oncegate, stack, sto
     stack.worker(gate, concurrency=2, result_url=database)
     code = """
 first, second, third = [gated.delay("g") for _ in range(3)]
-open_gate("g")
 print(json.dumps([outcome(first), outcome(second), outcome(third)]))
 """
-    assert ask(gate, OPEN + code, result_url=database) == [["value", "g"]] * 3
+    answer = harness.in_background(ask, gate, code, result_url=database)
+    held(gate, 2)
+    scoreboard.open_gate("g")
+    assert answer() == [["value", "g"]] * 3
     joined(gate, 2)
     assert begun(scoreboard, "gated") == 1
 

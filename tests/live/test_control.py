@@ -17,16 +17,12 @@ def rules(*tasks, grace="2s"):
     )
 
 
-def account(broker, vhost, user="guest:guest"):
-    return f'[control]\nurl = "amqp://{user}@127.0.0.1:{broker.port}/{vhost}"\n'
-
-
 @pytest.fixture
 def gate(oncegate, broker, vhost, store):
     """Makes a proxy with an account of its own in the test's virtual host; returns once that is connected."""
 
     def make(*tasks, control=None, up=True, grace="2s"):
-        made = oncegate(rules(*tasks, grace=grace), store=store.url, extra=control or account(broker, vhost))
+        made = oncegate(rules(*tasks, grace=grace), store=store.url, extra=control or harness.account(broker.port, vhost))
         made.expect("oncegate_control_up", 1 if up else 0, vhost=vhost)
         return made
 
@@ -129,7 +125,7 @@ def test_a_worker_that_starts_anew_is_told_again(gate, straight, mailboxes):
 
 
 def test_events_are_left_alone_where_the_configuration_says_so(gate, straight, mailboxes, broker, vhost, stack, store, scoreboard):
-    proxy = gate("gated", control=account(broker, vhost) + "enable_events = false\n")
+    proxy = gate("gated", control=harness.account(broker.port, vhost) + "enable_events = false\n")
     # This one publishes them by itself.
     worker = straight("-E")
     stack.produce(proxy, "gated.delay('one')")
@@ -224,7 +220,7 @@ def test_two_proxies_share_the_events(gate, oncegate, stack, store, scoreboard, 
 
 def test_the_control_connection_comes_back_with_its_broker(workspace, own_broker, gates, store, scoreboard):
     vhost = own_broker.add_vhost()
-    control = account(own_broker, vhost)
+    control = harness.account(own_broker.port, vhost)
     proxy = gates(own_broker.port, rules("note"), store=store.url, extra=control)
     proxy.expect("oncegate_control_up", 1, vhost=vhost)
     own_broker.kill()
@@ -265,7 +261,7 @@ FOLLOWING = r"^(oncegate\..*|celery\.pidbox)$"
 def test_the_least_rights_that_are_told_are_enough(broker, vhost, tmp_path, gate, straight, mailboxes, stack, store, scoreboard):
     user = f"u{harness.number()}"
     broker.add_user(user, "secret", vhost, **LEAST)
-    control = account(broker, vhost, f"{user}:secret")
+    control = harness.account(broker.port, vhost, f"{user}:secret")
     code, [(verdict, said)], [rights] = check(tmp_path, broker, control)
     assert (code, verdict) == (0, "ok"), said
     patterns = " ".join(f"'{LEAST[right]}'" for right in ("configure", "write", "read"))
@@ -293,7 +289,7 @@ PARKING = LEAST
 def test_the_rights_that_parking_takes_are_told_and_tried(broker, vhost, tmp_path, right, without, refused):
     user = f"u{harness.number()}"
     broker.add_user(user, "secret", vhost, **{**PARKING, **({right: without} if right else {})})
-    code, found, [rights] = check(tmp_path, broker, account(broker, vhost, f"{user}:secret"), PARKS)
+    code, found, [rights] = check(tmp_path, broker, harness.account(broker.port, vhost, f"{user}:secret"), PARKS)
     patterns = " ".join(f"'{PARKING[right]}'" for right in ("configure", "write", "read"))
     assert rights.endswith(f"rabbitmqctl set_permissions -p '{vhost}' '{user}' {patterns}"), rights
     if right is None:
@@ -321,7 +317,7 @@ def test_a_missing_right_is_told_and_the_proxy_works_on(
     mailboxes.channel.exchange_declare("celeryev", "topic", durable=True, auto_delete=False)
     user = f"u{harness.number()}"
     broker.add_user(user, "secret", vhost, **{**LEAST, right: without})
-    control = account(broker, vhost, f"{user}:secret")
+    control = harness.account(broker.port, vhost, f"{user}:secret")
     code, found, _ = check(tmp_path, broker, control)
     assert code == 69
     for text in refused:
@@ -347,7 +343,7 @@ def test_a_missing_right_is_told_and_the_proxy_works_on(
 )
 def test_an_account_that_cannot_log_in_is_told(broker, vhost, tmp_path, oncegate, stack, user, path, said, remedy):
     name = path.format(vhost=vhost)
-    control = account(broker, name, user)
+    control = harness.account(broker.port, name, user)
     code, [(verdict, message)], _ = check(tmp_path, broker, control)
     assert (code, verdict) == (69, "failed") and said in message and remedy in message, message
     proxy = oncegate(rules("note"), extra=control)
@@ -373,7 +369,7 @@ def test_a_reload_brings_and_takes_the_control_connection(broker, vhost, oncegat
     proxy = oncegate(rules("note"), store=store.url)
     assert proxy.count("oncegate_control_up") == 0 and "oncegate_control_up" not in proxy.get("/metrics").text
     text = proxy.config.read_text()
-    proxy.config.write_text(text + account(broker, vhost))
+    proxy.config.write_text(text + harness.account(broker.port, vhost))
     proxy.expect("oncegate_control_up", 1, vhost=vhost)
     proxy.config.write_text(text)
     harness.wait_until(lambda: "oncegate_control_up{" not in proxy.get("/metrics").text, "it to be taken away")

@@ -1,8 +1,6 @@
 """What the ids of dropped tasks get in Celery's Redis result backend, as callers see it that wait for them."""
 
 import json
-import threading
-import time
 
 import harness
 import pytest
@@ -24,20 +22,6 @@ def outcome(result, timeout=20):
 def rules(task="gated", unique="until_finished", **keys):
     lines = "".join(f"{key} = {value}\n" for key, value in keys.items())
     return f'[[rule]]\nname = "g"\ntask = "live.{task}"\nunique = "{unique}"\n{lines}'
-
-
-@pytest.fixture
-def gate_of(oncegate, store, results):
-    """Makes a proxy that writes results."""
-
-    def make(rules, extra="", **parts):
-        parts = {"store": store.url, **parts}
-        gate = oncegate(rules, extra=f"[results]\nurl = {harness.toml_string(results.url)}\n{extra}", **parts)
-        if gate.direct:
-            pytest.skip("there is no proxy")
-        return gate
-
-    return make
 
 
 def asked(stack, gate, results, code, **options):
@@ -178,7 +162,7 @@ def test_a_superseded_id_gets_one_result_and_what_joins_the_newer_gets_the_newer
     stack.worker(gate, result_url=results.url)
     scoreboard.wait_runs(1)
     harness.wait_until(lambda: [lock["state"] for lock in store.locks()] == ["running"], "the start to be known")
-    asks = in_background(stack, gate, results, "print(json.dumps(outcome(gated.delay('c'))))")
+    asks = harness.in_background(asked, stack, gate, results, "print(json.dumps(outcome(gated.delay('c'))))")
     gate.expect_publishes(1, "dropped", rule="g")
     scoreboard.open_gate("b")
     assert asks()[1:] == ["value", "b"]
@@ -218,20 +202,6 @@ print(json.dumps([first.id, outcomes]))
 """
 
 
-def in_background(stack, gate, results, code):
-    """Starts a producer; what it prints is had by calling what is returned."""
-    done = []
-    thread = threading.Thread(target=lambda: done.append(asked(stack, gate, results, code)))
-    thread.start()
-
-    def result():
-        thread.join()
-        assert done, "the producer failed"
-        return done[0]
-
-    return result
-
-
 def nothing_waits(store):
     harness.wait_until(lambda: not store.client.keys("oncegate:join*"), "everybody to have a result")
 
@@ -239,11 +209,11 @@ def nothing_waits(store):
 @pytest.mark.parametrize("kind", ["memory:", "redis"])
 def test_duplicates_get_what_the_holder_gives(gate_of, stack, store, results, scoreboard, kind):
     gate = gate_of(rules(), store="memory:" if kind == "memory:" else store.url)
-    queued = in_background(stack, gate, results, DUPLICATES.format(task="gated", count=2))
+    queued = harness.in_background(asked, stack, gate, results, DUPLICATES.format(task="gated", count=2))
     gate.expect_publishes(2, "dropped", rule="g")
     stack.worker(gate, concurrency=1, result_url=results.url)
     scoreboard.wait_runs(1)
-    running = in_background(stack, gate, results, "print(json.dumps(outcome(gated.delay('a'), 30)))")
+    running = harness.in_background(asked, stack, gate, results, "print(json.dumps(outcome(gated.delay('a'), 30)))")
     gate.expect_publishes(3, "dropped", rule="g")
     scoreboard.open_gate("a")
     first, outcomes = queued()
@@ -256,7 +226,7 @@ def test_duplicates_get_what_the_holder_gives(gate_of, stack, store, results, sc
 def test_a_failure_is_passed_on(gate_of, stack, store, results, scoreboard):
     gate = gate_of(rules("gated_failure"))
     stack.worker(gate, result_url=results.url)
-    asks = in_background(stack, gate, results, DUPLICATES.format(task="gated_failure", count=1))
+    asks = harness.in_background(asked, stack, gate, results, DUPLICATES.format(task="gated_failure", count=1))
     gate.expect_publishes(1, "dropped", rule="g")
     scoreboard.open_gate("a")
     first, [outcome] = asks()
@@ -286,7 +256,7 @@ import time
 first = gated.apply_async(('a',), ignore_result=True)
 print(json.dumps([first.id, outcome(gated.delay('a'), 40)]))
 """
-    asks = in_background(stack, gate, results, code)
+    asks = harness.in_background(asked, stack, gate, results, code)
     gate.expect_publishes(1, "dropped", rule="g")
     scoreboard.open_gate("a")
     first, outcome = asks()
@@ -297,13 +267,16 @@ print(json.dumps([first.id, outcome(gated.delay('a'), 40)]))
 
 def test_until_started_waits_for_the_end(gate_of, stack, store, results, scoreboard):
     gate = gate_of(rules(unique="until_started"))
-    asks = in_background(stack, gate, results, DUPLICATES.format(task="gated", count=1))
+    asks = harness.in_background(asked, stack, gate, results, DUPLICATES.format(task="gated", count=1))
     gate.expect_publishes(1, "dropped", rule="g")
-    stack.worker(gate, result_url=results.url)
-    scoreboard.wait_runs(1)
-    harness.wait_until(lambda: not store.locks(), "the lock to go at the start")
-    # Longer than the result of a holder that had ended would be waited for.
-    time.sleep(7)
+    ended = asked(stack, gate, results, "gated.apply_async(('b',), ignore_result=True)\nprint(json.dumps(gated.delay('b').id))")
+    gate.expect_publishes(2, "dropped", rule="g")
+    stack.worker(gate, concurrency=2, result_url=results.url)
+    scoreboard.wait_runs(2)
+    harness.wait_until(lambda: not store.locks(), "the locks to go at the start")
+    # Its holder has ended without a result: so long that of the other would be waited for, had it ended.
+    scoreboard.open_gate("b")
+    harness.wait_until(lambda: backend(results).exists(f"celery-task-meta-{ended}"), "the outcome to be given up")
     scoreboard.open_gate("a")
     _, [outcome] = asks()
     assert outcome[1:] == ["value", "a"]
@@ -336,7 +309,7 @@ first = gated.delay('a')
 duplicates = [gated.delay('a') for _ in range(500)]
 print(json.dumps([outcome(duplicate, 60)[1:] for duplicate in duplicates]))
 """
-    asks = in_background(stack, gate, results, code)
+    asks = harness.in_background(asked, stack, gate, results, code)
     gate.expect_publishes(500, "dropped", rule="g")
     scoreboard.open_gate("a")
     assert asks() == [["value", "a"]] * 500
@@ -377,7 +350,7 @@ def test_what_on_running_drops_joins_the_run(gate_of, stack, store, results, sco
     stack.worker(gate, concurrency=2, result_url=results.url)
     first = stack.produce(gate, "print(gated.delay('a').id)", result_url=results.url).stdout.strip()
     scoreboard.wait_runs(1)
-    asks = in_background(stack, gate, results, "print(json.dumps(outcome(gated.delay('a'))))")
+    asks = harness.in_background(asked, stack, gate, results, "print(json.dumps(outcome(gated.delay('a'))))")
     harness.wait_until(lambda: store.client.keys("oncegate:join:*"), "the other to be dropped")
     scoreboard.open_gate("a")
     assert asks()[1:] == ["value", "a"]

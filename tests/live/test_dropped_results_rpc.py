@@ -1,7 +1,6 @@
 """What the ids of dropped tasks get where callers use Celery's RPC backend."""
 
 import json
-import threading
 
 import harness
 import pytest
@@ -15,7 +14,7 @@ def gate_of(oncegate, broker, vhost, store):
     """Makes a proxy that publishes results by an account of its own."""
 
     def make(rules, extra="", control=True, **parts):
-        account = f'[control]\nurl = "amqp://guest:guest@127.0.0.1:{broker.port}/{vhost}"\n' if control else ""
+        account = harness.account(broker.port, vhost) if control else ""
         gate = oncegate(rules, extra=f"{account}{extra}", **{"store": store.url, **parts})
         if control:
             gate.expect("oncegate_control_up", 1, vhost=vhost)
@@ -39,20 +38,6 @@ def asked(stack, gate, code, result_url="rpc://", **options):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def in_background(stack, gate, code, **options):
-    """Starts a producer; what it prints is had by calling what is returned."""
-    done = []
-    thread = threading.Thread(target=lambda: done.append(asked(stack, gate, code, **options)))
-    thread.start()
-
-    def result():
-        thread.join()
-        assert done, "the producer failed"
-        return done[0]
-
-    return result
-
-
 def nothing_waits(store):
     left = lambda: [key for pattern in ("join*", "more*", "awaited*") for key in store.client.keys(f"oncegate:{pattern}")]  # noqa: E731
     harness.wait_until(lambda: not left(), lambda: f"everybody to have a result: {left()}")
@@ -62,11 +47,11 @@ def nothing_waits(store):
 @pytest.mark.parametrize("told", ["auto", "rpc"])
 def test_duplicates_get_what_the_holder_gives(gate_of, stack, store, scoreboard, kind, told):
     gate = gate_of(rules(), extra=RPC if told == "rpc" else "", store="memory:" if kind == "memory:" else store.url)
-    queued = in_background(stack, gate, DUPLICATES.format(task="gated", count=2))
+    queued = harness.in_background(asked, stack, gate, DUPLICATES.format(task="gated", count=2))
     gate.expect_publishes(2, "dropped", rule="g")
     stack.worker(gate, result_url="rpc://")
     scoreboard.wait_runs(1)
-    running = in_background(stack, gate, "print(json.dumps(outcome(gated.delay('a'), 30)))")
+    running = harness.in_background(asked, stack, gate, "print(json.dumps(outcome(gated.delay('a'), 30)))")
     gate.expect_publishes(3, "dropped", rule="g")
     scoreboard.open_gate("a")
     first, outcomes = queued()
@@ -79,7 +64,7 @@ def test_duplicates_get_what_the_holder_gives(gate_of, stack, store, scoreboard,
 def test_producer_and_worker_on_different_proxies(gate_of, stack, store, scoreboard):
     front, back = gate_of(rules()), gate_of(rules())
     stack.worker(back, result_url="rpc://")
-    asks = in_background(stack, front, DUPLICATES.format(task="gated", count=1))
+    asks = harness.in_background(asked, stack, front, DUPLICATES.format(task="gated", count=1))
     front.expect_publishes(1, "dropped", rule="g")
     scoreboard.wait_runs(1)
     scoreboard.open_gate("a")
@@ -94,7 +79,7 @@ def test_another_proxy_finishes_what_one_has_begun(gate_of, stack, store, scoreb
     stack.produce(back, "gated.delay('a')", result_url="rpc://")
     scoreboard.wait_runs(1)
     # The proxy that has dropped it does nothing from now on.
-    second = in_background(stack, front, "print(json.dumps(outcome(gated.delay('a'), 40)))")
+    second = harness.in_background(asked, stack, front, "print(json.dumps(outcome(gated.delay('a'), 40)))")
     front.expect_publishes(1, "dropped", rule="g")
     harness.wait_until(lambda: store.client.keys("oncegate:join:*"), "the second to wait")
     front.process.freeze()
@@ -129,7 +114,7 @@ def test_a_duplicate_of_one_that_has_ended_and_keeps_its_lock(gate_of, stack, st
 def test_a_failure_is_passed_on(gate_of, stack, store, scoreboard):
     gate = gate_of(rules("gated_failure"))
     stack.worker(gate, result_url="rpc://")
-    asks = in_background(stack, gate, DUPLICATES.format(task="gated_failure", count=1))
+    asks = harness.in_background(asked, stack, gate, DUPLICATES.format(task="gated_failure", count=1))
     gate.expect_publishes(1, "dropped", rule="g")
     scoreboard.open_gate("a")
     _, [outcome] = asks()
@@ -159,7 +144,7 @@ def test_of_a_holder_that_leaves_no_result_the_outcome_is_unknown(gate_of, stack
 first = gated.apply_async(('a',), ignore_result=True)
 print(json.dumps([first.id, outcome(gated.delay('a'), 40)]))
 """
-    asks = in_background(stack, gate, code)
+    asks = harness.in_background(asked, stack, gate, code)
     gate.expect_publishes(1, "dropped", rule="g")
     scoreboard.open_gate("a")
     first, outcome = asks()
@@ -175,7 +160,7 @@ first = note.delay('x' * 70000)
 second = note.delay('a')
 print(json.dumps(outcome(second, 40)))
 """
-    asks = in_background(stack, gate, code)
+    asks = harness.in_background(asked, stack, gate, code)
     gate.expect_publishes(1, "dropped", rule="g")
     stack.worker(gate, result_url="rpc://")
     assert "outcome unknown" in asks()[2]
@@ -196,7 +181,7 @@ def test_a_duplicate_found_late_gets_its_result_too(gate_of, stack, store, score
     conf = {"task_default_delivery_mode": 2}
     stack.produce(gate, "gated.delay('a')", result_url="rpc://")
     # This one goes past the proxy, and is found when it is delivered.
-    late = in_background(stack, bare, "print(json.dumps(outcome(gated.delay('a'), 40)))", conf=conf)
+    late = harness.in_background(asked, stack, bare, "print(json.dumps(outcome(gated.delay('a'), 40)))", conf=conf)
     harness.wait_until(lambda: stack.messages() == 2, "both to be there")
     stack.worker(gate, concurrency=2, result_url="rpc://")
     gate.expect("oncegate_deliveries_total", 1, rule="g", decision="dropped")
@@ -210,7 +195,7 @@ def test_what_on_running_drops_joins_the_run(gate_of, stack, store, scoreboard):
     stack.worker(gate, concurrency=2, result_url="rpc://")
     stack.produce(gate, "gated.delay('a')", result_url="rpc://")
     scoreboard.wait_runs(1)
-    asks = in_background(stack, gate, "print(json.dumps(outcome(gated.delay('a'))))")
+    asks = harness.in_background(asked, stack, gate, "print(json.dumps(outcome(gated.delay('a'))))")
     harness.wait_until(lambda: store.client.keys("oncegate:join:*"), "the other to be dropped")
     scoreboard.open_gate("a")
     assert asks()[1:] == ["value", "a"]
@@ -218,7 +203,7 @@ def test_what_on_running_drops_joins_the_run(gate_of, stack, store, scoreboard):
 
 def test_until_started_waits_for_the_end(gate_of, stack, store, scoreboard):
     gate = gate_of(rules(unique="until_started"))
-    asks = in_background(stack, gate, DUPLICATES.format(task="gated", count=1))
+    asks = harness.in_background(asked, stack, gate, DUPLICATES.format(task="gated", count=1))
     gate.expect_publishes(1, "dropped", rule="g")
     stack.worker(gate, result_url="rpc://")
     scoreboard.wait_runs(1)
@@ -263,7 +248,7 @@ def test_results_wait_while_the_account_is_cut_off(gate_of, stack, store, scoreb
     gate = gate_of(rules(), control=False, extra=f'[control]\nurl = "amqp://gate:gate@127.0.0.1:{broker.port}/{vhost}"\n')
     gate.expect("oncegate_control_up", 1, vhost=vhost)
     stack.worker(gate, result_url="rpc://")
-    asks = in_background(stack, gate, DUPLICATES.format(task="gated", count=1))
+    asks = harness.in_background(asked, stack, gate, DUPLICATES.format(task="gated", count=1))
     gate.expect_publishes(1, "dropped", rule="g")
     scoreboard.wait_runs(1)
     broker.add_user("gate", "other", vhost)
@@ -285,7 +270,7 @@ first = gated.delay('a')
 duplicates = [gated.delay('a') for _ in range(200)]
 print(json.dumps([outcome(duplicate, 60)[1:] for duplicate in duplicates]))
 """
-    asks = in_background(stack, gate, code)
+    asks = harness.in_background(asked, stack, gate, code)
     gate.expect_publishes(200, "dropped", rule="g")
     scoreboard.open_gate("a")
     assert asks() == [["value", "a"]] * 200
@@ -307,7 +292,7 @@ older, newer = note.delay(1), note.delay(2)
 ends = [outcome(older, 40)[1:], outcome(newer, 40)[1:]]
 print(json.dumps([ends, "duplicate_of" in older._get_task_meta()]))
 """
-    asks = in_background(stack, gate, code)
+    asks = harness.in_background(asked, stack, gate, code)
     gate.expect_publishes(1, "replaced", rule="g")
     stack.worker(gate, result_url="rpc://")
     assert asks() == [[["TaskRevokedError", "expired"], ["value", [2]]], False]

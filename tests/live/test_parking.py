@@ -18,17 +18,13 @@ def rule(task, more=""):
     return f'[[rule]]\nname = "g"\ntask = "live.{task}"\nunique = "while_running"\norphan_grace = "2s"\nhold_max = "1s"\n{more}'
 
 
-def account(port, vhost, user="guest:guest"):
-    return f'[control]\nurl = "amqp://{user}@127.0.0.1:{port}/{vhost}"\n'
-
-
 @pytest.fixture
 def gate(oncegate, broker, vhost, store):
     """Makes a proxy with an account of its own; returns once that is connected."""
 
     def make(rules, port=None, user="guest:guest", extra="", **options):
         options.setdefault("store", store.url)
-        made = oncegate(rules, extra=account(port or broker.port, vhost, user) + extra, **options)
+        made = oncegate(rules, extra=harness.account(port or broker.port, vhost, user) + extra, **options)
         made.expect("oncegate_control_up", 1, vhost=vhost)
         return made
 
@@ -361,7 +357,7 @@ def test_without_the_right_to_park_it_stays_held_and_goes_back(gate, stack, scor
 def test_the_least_rights_that_are_told_are_enough_to_park(gate, stack, scoreboard, broker, vhost, delays, tmp_path):
     user = f"u{harness.number()}"
     config = tmp_path / "oncegate.toml"
-    config.write_text(f'[proxy]\nupstream = ["amqp://127.0.0.1:{broker.port}"]\n{account(broker.port, vhost, f"{user}:secret")}{rule("gated")}')
+    config.write_text(f'[proxy]\nupstream = ["amqp://127.0.0.1:{broker.port}"]\n{harness.account(broker.port, vhost, f"{user}:secret")}{rule("gated")}')
     report = json.loads(harness.run_cli("check", config, "--json").stdout)
     [rights] = [note for note in report["control"] if "set_permissions" in note]
     patterns = [part for part in rights.split("'")[5::2]]

@@ -3,6 +3,7 @@
 import json
 import re
 
+import harness
 import pika
 import wire
 from wire import Confirm
@@ -105,7 +106,7 @@ DEAD_LETTER = rule("dead_letter") + 'dead_letter = { routing_key = "duplicates" 
 
 def test_a_duplicate_is_dead_lettered(oncegate, stack, store, broker, vhost, raw):
     """Its copy lies in the rule's queue and says why; the producer hears that all is well."""
-    control = f'[control]\nurl = "amqp://guest:guest@127.0.0.1:{broker.port}/{vhost}"\n'
+    control = harness.account(broker.port, vhost)
     gate = oncegate(DEAD_LETTER, store=store.url, extra=control)
     gate.expect("oncegate_control_up", 1, vhost=vhost)
     admin = raw()
@@ -124,7 +125,7 @@ def test_a_duplicate_is_dead_lettered(oncegate, stack, store, broker, vhost, raw
 
 
 def test_a_duplicate_whose_dead_letter_no_queue_takes_is_dropped_and_counted(oncegate, stack, store, broker, vhost):
-    control = f'[control]\nurl = "amqp://guest:guest@127.0.0.1:{broker.port}/{vhost}"\n'
+    control = harness.account(broker.port, vhost)
     gate = oncegate(DEAD_LETTER, store=store.url, extra=control)
     gate.expect("oncegate_control_up", 1, vhost=vhost)
     stack.produce(gate, "gated.delay('one'); gated.delay('one')", conf=CONFIRMING)

@@ -16,12 +16,6 @@ def rules(task="note", unique="until_finished", more=KEYED):
     return f'[[rule]]\nname = "g"\ntask = "live.{task}"\nunique = "{unique}"\non_duplicate = "replace"\nlease = "3s"\n{more}'
 
 
-def calls(stack, gate, code, results, **options):
-    """Runs the code, in which `call` publishes and notes an id; their ids in order."""
-    lines = f"import json\nids = []\ndef call(task, *args, **options):\n    ids.append(task.apply_async(args, **options).id)\n{code}\nprint(json.dumps(ids))"
-    return json.loads(stack.produce(gate, lines, result_url=results.url, **options).stdout)
-
-
 def state(results, task_id):
     found = results.client.get(f"celery-task-meta-{task_id}")
     return json.loads(found)["status"] if found else "PENDING"
@@ -43,7 +37,7 @@ def lock(store):
 @pytest.mark.parametrize("unique", ["until_started", "until_finished", "until_started+while_running"])
 def test_the_newest_of_those_in_the_queue_runs(oncegate, stack, store, results, scoreboard, unique):
     gate = oncegate(rules(unique=unique), store=store.url)
-    ids = calls(stack, gate, "for n in range(5): call(note, 'k', n)\ncall(note, 'other', 0)", results)
+    ids = stack.calls(gate, "for n in range(5): call(note, 'k', n)\ncall(note, 'other', 0)", result_url=results.url)
     # Those that a newer one has outrun replace nothing.
     harness.wait_until(lambda: gate.publishes("replaced", rule="g") + gate.publishes("forwarded", rule="g") == 6, "all to be decided")
     stack.worker(gate, result_url=results.url)
@@ -59,7 +53,7 @@ def test_the_newest_of_those_in_the_queue_runs(oncegate, stack, store, results, 
 
 def test_with_the_store_in_memory_too(oncegate, stack, results, scoreboard):
     gate = oncegate(rules())
-    ids = calls(stack, gate, "for n in range(5): call(note, 'k', n)", results)
+    ids = stack.calls(gate, "for n in range(5): call(note, 'k', n)", result_url=results.url)
     stack.worker(gate, result_url=results.url)
     ends(results, ids[4], "SUCCESS")
     for older in ids[:4]:
@@ -85,10 +79,10 @@ except TaskRevokedError as error:
 def test_one_that_has_started_is_not_replaced(oncegate, stack, store, results, scoreboard):
     gate = oncegate(rules("gated", more="key = []\n"), store=store.url)
     stack.worker(gate, result_url=results.url)
-    [first] = calls(stack, gate, "call(gated, 'one')", results)
+    [first] = stack.calls(gate, "call(gated, 'one')", result_url=results.url)
     scoreboard.wait_runs(1)
     harness.wait_until(lambda: lock(store)["state"] == "running", "the start to be known")
-    [second] = calls(stack, gate, "call(gated, 'two')", results)
+    [second] = stack.calls(gate, "call(gated, 'two')", result_url=results.url)
     gate.expect_publishes(1, "dropped", rule="g")
     scoreboard.open_gate("one")
     ends(results, first, "SUCCESS")
@@ -99,9 +93,9 @@ def test_one_that_has_started_is_not_replaced(oncegate, stack, store, results, s
 def test_one_that_a_worker_holds_for_its_time_is_revoked_there(oncegate, stack, store, results, scoreboard):
     gate = oncegate(rules(), store=store.url)
     worker = stack.worker(gate, result_url=results.url)
-    [older] = calls(stack, gate, "call(note, 'k', 1, countdown=8)", results)
+    [older] = stack.calls(gate, "call(note, 'k', 1, countdown=8)", result_url=results.url)
     harness.wait_until(lambda: lock(store).get("worker"), "the worker to have it")
-    [newer] = calls(stack, gate, "call(note, 'k', 2, countdown=5)", results)
+    [newer] = stack.calls(gate, "call(note, 'k', 2, countdown=5)", result_url=results.url)
     ends(results, older, "REVOKED")
     # It is known to be revoked by the worker's memory alone; the next worker has none.
     worker.kill()
@@ -121,9 +115,9 @@ def test_one_that_waits_in_a_busy_worker_is_revoked_there(oncegate, stack, store
     stack.worker(gate, result_url=results.url)
     stack.produce(gate, "gated.delay('slot')")
     scoreboard.wait_runs(1)
-    [older] = calls(stack, gate, "call(note, 'k', 1)", results)
+    [older] = stack.calls(gate, "call(note, 'k', 1)", result_url=results.url)
     harness.wait_until(lambda: lock(store).get("worker"), "the worker to have it")
-    [newer] = calls(stack, gate, "call(note, 'k', 2)", results)
+    [newer] = stack.calls(gate, "call(note, 'k', 2)", result_url=results.url)
     ends(results, older, "REVOKED")
     scoreboard.open_gate("slot")
     ends(results, newer, "SUCCESS")
@@ -133,14 +127,14 @@ def test_one_that_waits_in_a_busy_worker_is_revoked_there(oncegate, stack, store
 
 @pytest.mark.parametrize("control", [False, True], ids=["by the lock", "by control"])
 def test_one_that_a_worker_of_the_other_proxy_holds_is_revoked_there(oncegate, stack, store, results, scoreboard, broker, vhost, control):
-    extra = f'[control]\nurl = "amqp://guest:guest@127.0.0.1:{broker.port}/{vhost}"\n' if control else ""
+    extra = harness.account(broker.port, vhost) if control else ""
     front, back = (oncegate(rules(), store=store.url, extra=extra) for _ in range(2))
     if control:
         front.expect("oncegate_control_up", 1, vhost=vhost)
     stack.worker(back, result_url=results.url)
-    [older] = calls(stack, front, "call(note, 'k', 1, countdown=8)", results)
+    [older] = stack.calls(front, "call(note, 'k', 1, countdown=8)", result_url=results.url)
     harness.wait_until(lambda: lock(store).get("worker"), "the worker to have it")
-    [newer] = calls(stack, front, "call(note, 'k', 2)", results)
+    [newer] = stack.calls(front, "call(note, 'k', 2)", result_url=results.url)
     ends(results, newer, "SUCCESS")
     ends(results, older, "REVOKED")
     assert ran(scoreboard) == [["k", 2]]
@@ -149,7 +143,7 @@ def test_one_that_a_worker_of_the_other_proxy_holds_is_revoked_there(oncegate, s
 def test_the_older_runs_if_no_queue_takes_the_newer(oncegate, stack, store, results, scoreboard):
     gate = oncegate(rules(), store=store.url)
     nowhere = "queue=Queue('nowhere', Exchange(''), routing_key='nowhere', no_declare=True)"
-    older, _ = calls(stack, gate, f"call(note, 'k', 1)\ncall(note, 'k', 2, {nowhere})", results)
+    older, _ = stack.calls(gate, f"call(note, 'k', 1)\ncall(note, 'k', 2, {nowhere})", result_url=results.url)
     gate.expect("oncegate_locks_released_total", 1, rule="g", reason="returned")
     assert (lock(store)["holder"], lock(store)["state"]) == (older, "queued")
     stack.worker(gate, result_url=results.url)
@@ -161,7 +155,7 @@ def test_the_older_runs_if_no_queue_takes_the_newer(oncegate, stack, store, resu
 def test_the_older_is_replaced_by_the_next_that_does_not_fail(oncegate, stack, store, results, scoreboard):
     gate = oncegate(rules(), store=store.url)
     nowhere = "queue=Queue('nowhere', Exchange(''), routing_key='nowhere', no_declare=True)"
-    ids = calls(stack, gate, f"call(note, 'k', 1)\ncall(note, 'k', 2, {nowhere})\ncall(note, 'k', 3)", results)
+    ids = stack.calls(gate, f"call(note, 'k', 1)\ncall(note, 'k', 2, {nowhere})\ncall(note, 'k', 3)", result_url=results.url)
     stack.worker(gate, result_url=results.url)
     ends(results, ids[2], "SUCCESS")
     ends(results, ids[0], "REVOKED")
@@ -171,12 +165,12 @@ def test_the_older_is_replaced_by_the_next_that_does_not_fail(oncegate, stack, s
 def test_a_retry_of_a_superseded_task_does_not_run(oncegate, stack, store, results, scoreboard):
     gate = oncegate(rules("late_retry", more="key = []\nacks_late = true\n"), store=store.url)
     stack.worker(gate, result_url=results.url)
-    [older] = calls(stack, gate, "call(late_retry, 'one', 3)", results)
+    [older] = stack.calls(gate, "call(late_retry, 'one', 3)", result_url=results.url)
     scoreboard.wait_runs(1)
     scoreboard.open_gate("one")
     # It waits for its retry, which another replaces.
     harness.wait_until(lambda: lock(store)["state"] == "queued", "the retry to be known")
-    [newer] = calls(stack, gate, "call(late_retry, 'two', 0)", results)
+    [newer] = stack.calls(gate, "call(late_retry, 'two', 0)", result_url=results.url)
     gate.expect_publishes(1, "replaced", rule="g")
     scoreboard.open_gate("two")
     ends(results, older, "REVOKED")
@@ -188,7 +182,7 @@ def test_a_retry_of_a_superseded_task_does_not_run(oncegate, stack, store, resul
 
 def test_an_observing_rule_replaces_nobody(oncegate, stack, store, results, scoreboard):
     gate = oncegate(rules(more=KEYED + 'mode = "observe"\n'), store=store.url)
-    ids = calls(stack, gate, "for n in range(3): call(note, 'k', n)", results)
+    ids = stack.calls(gate, "for n in range(3): call(note, 'k', n)", result_url=results.url)
     gate.expect_publishes(2, "replaced", rule="g", mode="observe")
     stack.worker(gate, result_url=results.url)
     for one in ids:
@@ -217,7 +211,7 @@ def test_of_a_thousand_from_everywhere_exactly_the_newest_runs(oncegate, stack, 
 
     def produce(gate, code):
         try:
-            ids.extend(calls(stack, gate, code, results))
+            ids.extend(stack.calls(gate, code, result_url=results.url))
         except Exception as error:
             errors.append(error)
 
@@ -236,7 +230,7 @@ def test_of_a_thousand_from_everywhere_exactly_the_newest_runs(oncegate, stack, 
     assert not errors, errors
     for worker in crew:
         worker.kill()
-    [last] = calls(stack, gates[0], "call(note, 'k', 'last')", results)
+    [last] = stack.calls(gates[0], "call(note, 'k', 'last')", result_url=results.url)
     # Forwarded are the first, and those that a newer one has outrun.
     harness.wait_until(lambda: decided() == PRODUCERS * EACH + 1, "all to be at the broker")
     for gate in gates:
