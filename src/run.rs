@@ -253,6 +253,7 @@ async fn start_admin(
         tasks.push(tokio::spawn(admin::serve(listener, None, routes)));
     }
     tasks.push(tokio::spawn(admin::count_locks(Arc::clone(&admin))));
+    tasks.push(tokio::spawn(admin::follow_limits(Arc::clone(&admin))));
     Ok((admin, tasks))
 }
 

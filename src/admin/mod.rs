@@ -1,6 +1,6 @@
 //! The admin listener: page, API, metrics and probes, and the listener for metrics and probes alone.
 //!
-//! It changes nothing by itself but locks: reload and drain are [`Command`]s to main. What it shows of the process comes from
+//! It changes nothing by itself but what is in the store, locks, modes and limits: reload and drain are [`Command`]s to main. What it shows of the process comes from
 //! [`State`], which the proxy and main write, and from the store's client.
 
 mod access;
@@ -8,6 +8,7 @@ mod answer;
 mod base64;
 mod census;
 mod decisions;
+mod limits;
 mod locks;
 mod modes;
 mod page;
@@ -22,6 +23,7 @@ mod tests;
 
 pub use answer::Reach;
 pub use census::count_locks;
+pub use limits::follow_limits;
 pub use server::{Peer, serve};
 pub use state::{ModesSet, Phase, Readiness, ReadyStatus, Reload, State};
 
@@ -34,7 +36,7 @@ use axum::extract::{self, ConnectInfo, DefaultBodyLimit, Request};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{get, patch, post};
 use tokio::sync::{mpsc, oneshot};
 
 use access::Access;
@@ -118,9 +120,11 @@ struct Changed {
     /// The rule.
     rule: Arc<str>,
     /// The key.
-    digest: Digest,
+    digest: Option<Digest>,
     /// For how long.
-    seconds: f64,
+    seconds: Option<f64>,
+    /// Which limit, and what was set of it.
+    limit: Option<(Arc<str>, String)>,
 }
 
 /// What a handler gives: an answer, already in its form.
@@ -131,6 +135,12 @@ impl Admin {
     pub fn new(parts: Parts) -> Arc<Admin> {
         let store_kind = parts.store.kind();
         announce(&parts.metrics, &parts.config);
+        for rule in parts.config.rules.rules() {
+            for limit in rule.own_limits() {
+                let times = limit.rate.map(|rate| rate.times);
+                parts.metrics.rule(&rule.name).show_limit(&limit.name, false, times);
+            }
+        }
         Arc::new(Admin {
             instance: parts.instance,
             started: Instant::now(),
@@ -172,11 +182,6 @@ fn announce(metrics: &Metrics, config: &Config) {
             Mode::Enforce
         };
         metrics.rule(&rule.name).announce(mode);
-        for limit in rule.limits() {
-            if let Some(rate) = limit.rate {
-                metrics.rule(&rule.name).announce_limit(&limit.name, rate.times);
-            }
-        }
     }
 }
 
@@ -207,6 +212,8 @@ pub fn router(admin: &Arc<Admin>) -> Router {
         .route("/api/v1/decisions", get(decisions::recent))
         .route("/api/v1/decisions/stream", get(decisions::stream))
         .route("/api/v1/mode", get(modes::show).put(modes::set).delete(modes::reset))
+        .route("/api/v1/limits", get(limits::list))
+        .route("/api/v1/limits/{rule}/{limit}", patch(limits::set).delete(limits::reset))
         .route("/api/v1/rules", get(rules::list))
         .route("/api/v1/status", get(process::status))
         .route("/api/v1/config", get(process::config))
@@ -263,11 +270,13 @@ async fn guard(
         let status = response.status().as_u16();
         let changed = response.extensions().get::<Changed>();
         let rule = changed.map(|changed| &*changed.rule);
-        let digest = changed.map(|changed| changed.digest.to_hex());
-        let seconds = changed.map(|changed| changed.seconds);
+        let digest = changed.and_then(|changed| Some(changed.digest?.to_hex()));
+        let seconds = changed.and_then(|changed| changed.seconds);
+        let limit = changed.and_then(|changed| changed.limit.as_ref());
+        let (limit, set) = limit.map(|(limit, set)| (&**limit, &**set)).unzip();
         tracing::info!(
             target: "oncegate::audit",
-            token = name, client = %peer, method = %method, path, query, status, rule, digest, seconds, "admin"
+            token = name, client = %peer, method = %method, path, query, status, rule, limit, set, digest, seconds, "admin"
         );
     }
     response

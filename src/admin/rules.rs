@@ -88,8 +88,9 @@ pub(super) async fn cooldown(State(admin): State<Arc<Admin>>, Body(body): Body) 
         let mut response = respond(StatusCode::OK, &admin.instance, admin.store_reach, fields);
         response.extensions_mut().insert(Changed {
             rule: Arc::clone(&claimed.rule.name),
-            digest: claimed.digest,
-            seconds,
+            digest: Some(claimed.digest),
+            seconds: Some(seconds),
+            limit: None,
         });
         Ok(response)
     };

@@ -90,6 +90,9 @@ pub(super) enum Command {
     /// See and free locks.
     #[command(subcommand)]
     Locks(LocksCommand),
+    /// See limits, and pause, resume or change them on all proxies of a store.
+    #[command(subcommand)]
+    Limits(LimitsCommand),
 }
 
 /// Options of `check`.
@@ -241,6 +244,70 @@ pub(super) enum LocksCommand {
         #[command(flatten)]
         clear: ClearArgs,
     },
+}
+
+/// Options of `limits`.
+#[derive(Debug, Subcommand)]
+pub(super) enum LimitsCommand {
+    /// List limits: what they let go now, what is set of them, and how many wait.
+    List {
+        #[command(flatten)]
+        proxy: ProxyArgs,
+        /// Only those of this rule.
+        #[arg(long)]
+        rule: Option<String>,
+    },
+    /// Let nothing go.
+    Pause {
+        /// The limit, or the rule for all its limits.
+        #[arg(value_name = "RULE[/LIMIT]")]
+        which: String,
+        #[command(flatten)]
+        aside: SetAside,
+    },
+    /// Let tasks go again.
+    Resume {
+        /// The limit, or the rule for all its limits.
+        #[arg(value_name = "RULE[/LIMIT]")]
+        which: String,
+        #[command(flatten)]
+        aside: SetAside,
+    },
+    /// Set another rate.
+    Set {
+        /// The limit.
+        #[arg(value_name = "RULE/LIMIT")]
+        which: String,
+        /// How often in which time, such as 10/m.
+        #[arg(long)]
+        rate: String,
+        #[command(flatten)]
+        aside: SetAside,
+    },
+    /// Back to the configuration.
+    Reset {
+        /// The limit, or the rule for all its limits.
+        #[arg(value_name = "RULE[/LIMIT]")]
+        which: String,
+        /// Only what is set for this value of its key, in JSON.
+        #[arg(long, value_name = "JSON")]
+        key: Option<String>,
+        #[command(flatten)]
+        proxy: ProxyArgs,
+    },
+}
+
+/// For what, and for how long, something is set of a limit.
+#[derive(Debug, Clone, Args)]
+pub(super) struct SetAside {
+    /// Only for this value of its key, in JSON: the value, or a list of all parts.
+    #[arg(long, value_name = "JSON")]
+    pub(super) key: Option<String>,
+    /// How long it holds, such as 5m: without it until it is taken back.
+    #[arg(long = "for", value_name = "DURATION", value_parser = check_duration)]
+    pub(super) duration: Option<String>,
+    #[command(flatten)]
+    pub(super) proxy: ProxyArgs,
 }
 
 /// Which locks `locks clear` frees.

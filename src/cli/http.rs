@@ -59,6 +59,14 @@ impl Proxy {
         self.ask(Method::DELETE, path, query, "{}".to_owned())
     }
 
+    pub(super) fn delete_with(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.ask(Method::DELETE, path, &[], body.to_string())
+    }
+
+    pub(super) fn patch(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.ask(Method::PATCH, path, &[], body.to_string())
+    }
+
     pub(super) fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         self.ask(Method::PUT, path, &[], body.to_string())
     }

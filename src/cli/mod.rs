@@ -1,12 +1,13 @@
 //! The command line: reads the arguments, and does every command but `run`, which main does.
 //!
-//! `explain` and `check` need no running proxy; `why`, `mode`, `status`, `reload`, `drain` and `watch` speak to one; `locks` to one, or straight to the store.
+//! `explain` and `check` need no running proxy; `why`, `mode`, `limits`, `status`, `reload`, `drain` and `watch` speak to one; `locks` to one, or straight to the store.
 
 mod args;
 mod check;
 mod connect;
 mod explain;
 mod http;
+mod limits;
 mod locks;
 mod mode;
 mod output;
@@ -69,6 +70,7 @@ pub fn invoke(arguments: impl IntoIterator<Item = OsString>, output: &mut Output
         Command::Mode(args) => mode::mode(&args, output),
         Command::Watch(proxy) => watch::watch(&proxy, output),
         Command::Locks(command) => locks::locks(command, output),
+        Command::Limits(command) => limits::limits(command, output),
     };
     Invocation::Finished(done.unwrap_or_else(|failure: Failure| output.fail(&failure)))
 }

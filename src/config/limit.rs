@@ -1,7 +1,5 @@
 //! `[[rule.limit]]`.
 
-use std::time::Duration;
-
 use serde_json::{Value as Json, json};
 
 use crate::rules::spec::{Key, LimitSpec, OnMaxWait};
@@ -11,7 +9,7 @@ use super::reader::TableReader;
 use super::report::Shown;
 use super::rule::{optional_positive, read_key, words};
 use super::setting::read_text;
-use super::unit::show_duration;
+use super::unit::{parse_rate, show_duration};
 
 pub(super) fn read_limits(table: &mut TableReader<'_>) -> Vec<LimitSpec> {
     let reader = table.reader();
@@ -68,18 +66,4 @@ pub(super) fn read_limit(table: &mut TableReader<'_>) -> LimitSpec {
         hold_max: optional_positive(table, "hold_max"),
         count_retries: table.get("count_retries", true),
     }
-}
-
-/// `2/m`: how often, in which time.
-fn parse_rate(text: &str) -> Option<(u64, Duration)> {
-    let (times, unit) = text.split_once('/')?;
-    let seconds = match unit.trim() {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => return None,
-    };
-    let times = times.trim().parse().ok().filter(|times| *times > 0)?;
-    Some((times, Duration::from_secs(seconds)))
 }

@@ -32,6 +32,20 @@ pub fn show_duration(duration: Duration) -> String {
     show_with_unit(millis, &DURATION_UNITS)
 }
 
+/// `2/m`: how often, in which time: `s`, `m`, `h` or `d`. `None` if it is something else.
+pub fn parse_rate(text: &str) -> Option<(u64, Duration)> {
+    let (times, unit) = text.split_once('/')?;
+    let seconds = match unit.trim() {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    let times = times.trim().parse().ok().filter(|times| *times > 0)?;
+    Some((times, Duration::from_secs(seconds)))
+}
+
 /// Reads `16MiB`, `64KiB`, `1GiB`, `500kB`, `1MB`, `1GB` or `100B` as bytes; `None` for anything else.
 pub fn parse_size(text: &str) -> Option<usize> {
     usize::try_from(parse_with_unit(text, &SIZE_UNITS)?).ok()

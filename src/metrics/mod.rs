@@ -411,6 +411,12 @@ fn rule_families(registry: &Registry) -> prometheus::Result<RuleFamilies> {
             "How many deliveries a limit lets go in its time.",
             &["rule", "limit"],
         )?,
+        limit_paused: gauges(
+            registry,
+            "oncegate_limit_paused",
+            "1 while an operator has paused a limit as a whole.",
+            &["rule", "limit"],
+        )?,
         limit_wait: register(
             registry,
             HistogramVec::new(waits.buckets(HELD_SECONDS.to_vec()), &["rule", "limit"])?,

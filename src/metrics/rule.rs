@@ -24,6 +24,7 @@ pub(super) struct RuleFamilies {
     pub(super) unparked: IntCounterVec,
     pub(super) held: HistogramVec,
     pub(super) limit_times: IntGaugeVec,
+    pub(super) limit_paused: IntGaugeVec,
     pub(super) limit_wait: HistogramVec,
 }
 
@@ -127,10 +128,25 @@ impl RuleMetrics {
         child.inc();
     }
 
-    /// Shows how often a limit lets a delivery go in its time.
-    pub fn announce_limit(&self, limit: &str, times: u64) {
-        let times = i64::try_from(times).unwrap_or(i64::MAX);
-        self.families.limit_times.with_label_values(&[&self.rule, limit]).set(times);
+    /// Shows whether a limit is paused, and how often it lets a delivery go in its time if it has a rate.
+    pub fn show_limit(&self, limit: &str, paused: bool, times: Option<u64>) {
+        let labels = [self.rule.as_str(), limit];
+        self.families.limit_paused.with_label_values(&labels).set(i64::from(paused));
+        if let Some(times) = times {
+            let times = i64::try_from(times).unwrap_or(i64::MAX);
+            self.families.limit_times.with_label_values(&labels).set(times);
+        } else {
+            // It is not there if it never had one.
+            let _ = self.families.limit_times.remove_label_values(&labels);
+        }
+    }
+
+    /// Shows nothing of a limit any more that the configuration does not have.
+    pub fn forget_limit(&self, limit: &str) {
+        let labels = [self.rule.as_str(), limit];
+        // They are not there if it had none.
+        let _ = self.families.limit_paused.remove_label_values(&labels);
+        let _ = self.families.limit_times.remove_label_values(&labels);
     }
 
     /// Counts a delivery that a limit has let go, and for how long it has waited.

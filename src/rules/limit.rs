@@ -7,6 +7,8 @@
 //! - After idleness up to `burst` go at once; beyond them one goes each `per / times`.
 //! - At most `concurrent` run at a time.
 
+pub mod control;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +22,9 @@ use super::spec::{AcksLate, Mode, OnMaxWait};
 use super::{Key, Piece, Rule, SignaturesOf};
 use crate::celery::body::Body;
 use crate::celery::value::Value;
+
+/// The store keeps the time of so many hand-overs of each bucket at most.
+pub const TIMES_MAX: u64 = 100_000;
 
 /// How often something may happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,6 +42,10 @@ pub struct Rate {
 pub struct Bucket {
     /// Names it: virtual host, rule, limit, and the parts of the limit's key.
     pub digest: Digest,
+    /// The name of the limit.
+    pub limit: Arc<str>,
+    /// Names the value of the limit's key in all virtual hosts, see [`control::key_digest`]; `None` if it has no key.
+    pub key: Option<Digest>,
     /// How often it lets one go.
     pub rate: Option<Rate>,
     /// How many of it may run at a time.
@@ -152,6 +161,14 @@ impl LimitSet {
     }
 }
 
+impl Rule {
+    /// Its own limits.
+    pub fn own_limits(&self) -> impl Iterator<Item = &Arc<Limit>> {
+        let own = self.limits.iter().filter(|set| set.rule == self.name);
+        own.flat_map(|set| &set.limits)
+    }
+}
+
 impl Limit {
     /// What it is of a message.
     fn bucket(&self, set: &LimitSet, facts: &Facts<'_>, body: &Body, id: &Arc<str>) -> Result<Bucket, (UnkeyableReason, String)> {
@@ -165,17 +182,25 @@ impl Limit {
         let call = Call::new(&set.signatures, &facts.task.name, named, body);
         let scope = scope(&set.signatures, facts, body, &call);
         let (_, parts) = parts(&self.key, &set.signatures, body, &call, &scope)?;
-        let name = format!("{}/{}", set.rule, self.name);
-        let bucket = digest(Domain::Limit, false, facts.vhost, &name, parts.iter().map(|part| &**part));
+        let bucket = self.bucket_digest(&set.rule, facts.vhost, parts.iter().map(|part| &**part));
         let id = Value::Str(id.to_string());
         Ok(Bucket {
             digest: bucket,
+            limit: Arc::clone(&self.name),
+            key: (!parts.is_empty()).then(|| control::key_digest(&set.rule, &self.name, parts.iter().map(|part| &**part))),
             rate: self.rate,
             concurrent: self.concurrent.map(|runs| Concurrent {
                 runs,
                 run: digest(Domain::LimitedRun, false, facts.vhost, &bucket.to_hex(), std::iter::once(&id)),
             }),
         })
+    }
+}
+
+impl Limit {
+    /// The bucket of these parts of its key, in a virtual host.
+    pub(super) fn bucket_digest<'a>(&self, rule: &str, vhost: &str, parts: impl ExactSizeIterator<Item = &'a Value>) -> Digest {
+        digest(Domain::Limit, false, vhost, &format!("{rule}/{}", self.name), parts)
     }
 }
 

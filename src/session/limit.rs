@@ -23,8 +23,8 @@ use crate::rules::spec::OnMaxWait;
 /// What is told to wait for no longer than this asks when its time has come, in microseconds; what waits longer asks before.
 const SHORT_US: u64 = 1_500_000;
 
-/// What waits longer asks again no sooner than this, in microseconds.
-const AGAIN_US: u64 = 1_000_000;
+/// What waits longer asks again no sooner and no later than this, in microseconds.
+const AGAIN_US: (u64, u64) = (1_000_000, 30_000_000);
 
 /// Whether the store may know of a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,13 +133,14 @@ impl Permits {
 }
 
 impl Waiting {
-    /// When the store is to be asked again, in monotonic microseconds: places move up as others go.
+    /// When the store is to be asked again, in monotonic microseconds: places move up as others go, and limits may
+    /// be changed.
     pub(super) fn asks_us(&self, now_us: u64) -> u64 {
         let left_us = self.until_us.saturating_sub(now_us);
         if left_us <= SHORT_US {
             return self.until_us;
         }
-        now_us.saturating_add((left_us / 2).max(AGAIN_US))
+        now_us.saturating_add((left_us / 2).clamp(AGAIN_US.0, AGAIN_US.1))
     }
 
     /// How long it has to wait, in milliseconds, where that is known.

@@ -13,7 +13,8 @@
 //! gives it back to its queue, and the outcome of the step is not waited for: the store knows how far it had come, and is asked when the
 //! original comes again.
 //!
-//! A message that waits for its time stays away for as long as that takes. One that waits for a run is looked at again after at most half
+//! A message that waits for its time stays away for as long as that takes; one that waits for a limit for ten minutes at most, since the limit
+//! may be changed. One that waits for a run is looked at again after at most half
 //! of the time that it has waited so far, and after 32 seconds at most.
 
 use std::sync::Arc;
@@ -39,6 +40,9 @@ const WAIT_MIN_MS: u64 = 1_000;
 
 /// The longest time that a message that waits for a run stays away, in milliseconds.
 const WAIT_MAX_MS: u64 = 32_000;
+
+/// The longest time that a message that waits for a limit stays away, in milliseconds: a limit may be changed meanwhile.
+const LIMITED_MAX_MS: u64 = 600_000;
 
 /// What is written of a copy lives for so much longer than the copy is to stay away, in milliseconds: a day.
 const NOTE_MS: u64 = 86_400_000;
@@ -155,7 +159,7 @@ impl Admission {
             return ahead_ms.max(WAIT_MIN_MS);
         }
         if let Some(left_ms) = self.waiting().and_then(|waiting| waiting.left_ms(now.us)) {
-            return left_ms.max(WAIT_MIN_MS);
+            return left_ms.clamp(WAIT_MIN_MS, LIMITED_MAX_MS);
         }
         let waited_ms = match (self.waiting(), self.place_ms()) {
             (Some(waiting), _) => waiting.waited_ms(now.us),

@@ -11,6 +11,7 @@
 mod breaker;
 pub mod join;
 mod keeper;
+pub mod limits;
 mod memory;
 pub mod modes;
 pub mod operator;

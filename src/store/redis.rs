@@ -9,6 +9,7 @@
 
 mod driver;
 mod join;
+mod limits;
 mod queue;
 mod records;
 mod wire;
@@ -50,6 +51,7 @@ pub(super) struct Redis {
     names: Names,
     timeout: Duration,
     joining: join::Connection,
+    limits: limits::Connection,
     /// The connection over which decisions are written down, once there is one.
     records: tokio::sync::Mutex<Option<MultiplexedConnection>>,
     /// The connection over which notes are followed, once there is one.
@@ -87,6 +89,7 @@ impl Redis {
             names,
             timeout: settings.timeout,
             joining: join::Connection::default(),
+            limits: limits::Connection::default(),
             records: tokio::sync::Mutex::default(),
             notes: tokio::sync::Mutex::default(),
         })

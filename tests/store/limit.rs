@@ -36,15 +36,22 @@ scenarios! {
 }
 
 /// Longer than any scenario takes.
-const LONG: u64 = 1_000_000;
+pub const LONG: u64 = 1_000_000;
 
-fn rate(times: u64, per_ms: u64, burst: u64) -> Rate {
+pub fn rate(times: u64, per_ms: u64, burst: u64) -> Rate {
     Rate { times, per_ms, burst }
 }
 
-fn bucket(key: u8, rate: Rate) -> Bucket {
+/// Names the value of the limit's key that this bucket is of.
+pub fn key_of(key: u8) -> Digest {
+    Digest([key; 32])
+}
+
+pub fn bucket(key: u8, rate: Rate) -> Bucket {
     Bucket {
         digest: digest(key),
+        limit: "1".into(),
+        key: Some(key_of(key)),
         rate: Some(rate),
         concurrent: None,
     }
@@ -58,9 +65,11 @@ fn run_of(key: u8, id: &str) -> Digest {
     Digest(octets)
 }
 
-fn runs(key: u8, id: &str, runs: u64) -> Bucket {
+pub fn runs(key: u8, id: &str, runs: u64) -> Bucket {
     Bucket {
         digest: digest(key),
+        limit: "1".into(),
+        key: Some(key_of(key)),
         rate: None,
         concurrent: Some(Concurrent {
             runs,
@@ -85,7 +94,7 @@ fn note(life_ms: u64) -> Arc<RunNote> {
     })
 }
 
-fn ask(id: &str, buckets: Vec<Bucket>) -> Arc<Ask> {
+pub fn ask(id: &str, buckets: Vec<Bucket>) -> Arc<Ask> {
     Arc::new(Ask {
         rule: "reports".into(),
         id: id.into(),
@@ -94,14 +103,14 @@ fn ask(id: &str, buckets: Vec<Bucket>) -> Arc<Ask> {
     })
 }
 
-async fn limited(w: &World, request: Request) -> Limited {
+pub async fn limited(w: &World, request: Request) -> Limited {
     match w.ask(request).await {
         Reply::Limit(limited) => limited,
         other => panic!("{other:?}"),
     }
 }
 
-async fn permit(w: &World, ask: &Arc<Ask>, delivery: u64) -> Limited {
+pub async fn permit(w: &World, ask: &Arc<Ask>, delivery: u64) -> Limited {
     let asker = Asker {
         delivery: Nonce(delivery),
         worker: "celery@one".into(),
@@ -109,26 +118,26 @@ async fn permit(w: &World, ask: &Arc<Ask>, delivery: u64) -> Limited {
     limited(w, Request::Permit { ask: ask.clone(), asker }).await
 }
 
-async fn is_permitted(w: &World, ask: &Arc<Ask>, delivery: u64) -> bool {
+pub async fn is_permitted(w: &World, ask: &Arc<Ask>, delivery: u64) -> bool {
     matches!(permit(w, ask, delivery).await, Limited::Permitted { .. })
 }
 
-fn wait_of(limited: &Limited) -> Wait {
+pub fn wait_of(limited: &Limited) -> Wait {
     match limited {
         Limited::Waits(wait) => *wait,
         Limited::Permitted { .. } => panic!("it goes at once"),
     }
 }
 
-async fn waits(w: &World, ask: &Arc<Ask>, delivery: u64) -> Wait {
+pub async fn waits(w: &World, ask: &Arc<Ask>, delivery: u64) -> Wait {
     wait_of(&permit(w, ask, delivery).await)
 }
 
-async fn reserve(w: &World, ask: &Arc<Ask>) -> Wait {
+pub async fn reserve(w: &World, ask: &Arc<Ask>) -> Wait {
     wait_of(&limited(w, Request::Reserve { ask: ask.clone() }).await)
 }
 
-async fn leave(w: &World, ask: &Arc<Ask>, delivery: u64) {
+pub async fn leave(w: &World, ask: &Arc<Ask>, delivery: u64) {
     let request = Request::LeaveLimit {
         ask: ask.clone(),
         delivery: Nonce(delivery),
@@ -137,7 +146,7 @@ async fn leave(w: &World, ask: &Arc<Ask>, delivery: u64) {
 }
 
 /// Within a second below the bound: the clock of a store goes on.
-fn about(ms: u64, bound: u64) -> bool {
+pub fn about(ms: u64, bound: u64) -> bool {
     (bound.saturating_sub(1_000)..=bound).contains(&ms)
 }
 

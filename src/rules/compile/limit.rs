@@ -5,12 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::SignaturesOf;
-use super::super::limit::{Limit, LimitSet, Rate};
+use super::super::limit::{Limit, LimitSet, Rate, TIMES_MAX};
 use super::super::spec::{LimitSpec, OnMaxWait, RuleSpec, SpecError};
 use super::{fault, is_proper_name, key};
-
-/// The store keeps the time of so many hand-overs of each bucket at most.
-const TIMES_MAX: u64 = 100_000;
 
 /// So many may be counted as running at a time.
 const CONCURRENT_MAX: u64 = 10_000;

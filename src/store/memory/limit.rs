@@ -1,14 +1,18 @@
 //! The rules of limits; the same as in `scripts/limit.lua`.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+mod control;
+mod pace;
+
 use std::sync::Arc;
 
-use super::lapsing::Lapses;
-use super::ranks::{Place, Ranks};
+use super::ranks::Place;
 use super::run::Stage;
 use super::{LONGEST_MS, Step};
-use crate::rules::limit::{Ask, Asker, Bucket, Cause, Concurrent, Limited, Rate, Wait};
+use crate::rules::limit::control::{InForce, in_force};
+use crate::rules::limit::{Ask, Asker, Bucket, Cause, Concurrent, Limited, Wait};
 use crate::rules::lock::{Claim, Digest, Nonce, ReleaseReason, Reply, Request};
+use pace::spacing;
+pub(super) use pace::{Pace, Slot, Waiters};
 
 /// Who was to ask so long ago and has not is passed over.
 const UNSEEN_MS: u64 = 5_000;
@@ -21,8 +25,6 @@ const PASSED_OVER: usize = 50;
 const SLOT_KEPT_MS: u64 = 86_400_000;
 /// For how long it is known who was permitted.
 const GIVEN_KEPT_MS: u64 = 60_000;
-/// What comes at most so late, or half of the space between two, is not spaced from its coming.
-const LATE_MS: f64 = 50.0;
 /// For how long who waits first for the end of a run may keep silent.
 const FRONT_UNSEEN_MS: u64 = 700;
 /// How soon that one is to ask again.
@@ -32,138 +34,10 @@ const POLL_NEAR_MS: u64 = 250;
 const NEAR: usize = 8;
 /// How soon all others are.
 const POLL_FAR_MS: u64 = 1_000;
-
-/// The place of an id.
-#[derive(Debug)]
-pub(super) struct Slot {
-    place: Place,
-    since_ms: u64,
-    /// The time that was planned for it.
-    planned_ms: u64,
-    /// Which delivery was permitted, and when.
-    given: Option<(Nonce, u64)>,
-    until_ms: u64,
-}
-
-/// All that wait for the limits of one rule.
-#[derive(Debug, Default)]
-pub(super) struct Waiters {
-    last: Place,
-    /// By the times when they are to ask again, with their buckets.
-    due: BTreeMap<(u64, Place), Vec<Digest>>,
-    next: HashMap<Place, u64>,
-    until_ms: u64,
-}
-
-impl Waiters {
-    fn is_due(&mut self, place: Place, ms: u64, buckets: Vec<Digest>) {
-        self.is_not_due(place);
-        self.next.insert(place, ms);
-        self.due.insert((ms, place), buckets);
-    }
-
-    fn is_not_due(&mut self, place: Place) {
-        if let Some(ms) = self.next.remove(&place) {
-            self.due.remove(&(ms, place));
-        }
-    }
-
-    /// Takes one out that was to ask before this time.
-    fn take_before(&mut self, ms: u64) -> Option<(Place, Vec<Digest>)> {
-        let first = self.due.first_entry().filter(|first| first.key().0 <= ms)?;
-        let ((_, place), buckets) = first.remove_entry();
-        self.next.remove(&place);
-        Some((place, buckets))
-    }
-}
-
-/// What is known of a bucket.
-#[derive(Debug, Default)]
-pub(super) struct Pace {
-    /// The times of the last hand-overs.
-    times: VecDeque<u64>,
-    /// From when on the next one is spaced.
-    tat: f64,
-    /// Those that wait, by the times that are planned for them.
-    queue: Ranks,
-    /// The running locks that count.
-    members: HashSet<Digest>,
-    /// Who waits first for the end of a run, and when it asked last.
-    front: Option<(Place, u64)>,
-    until_ms: u64,
-}
-
-impl Lapses for Slot {
-    fn lives_until(&self) -> u64 {
-        self.until_ms
-    }
-}
-
-impl Lapses for Waiters {
-    fn lives_until(&self) -> u64 {
-        self.until_ms
-    }
-}
-
-impl Lapses for Pace {
-    fn lives_until(&self) -> u64 {
-        self.until_ms
-    }
-}
-
-fn spacing(rate: &Rate) -> f64 {
-    rate.per_ms as f64 / rate.times as f64
-}
-
-/// How much later than planned a hand-over may be without being spaced from its own time.
-fn late(rate: &Rate) -> f64 {
-    LATE_MS.max(spacing(rate) / 2.0)
-}
-
-impl Pace {
-    /// When the nth hand-over from now on may be, at the earliest.
-    fn time_of(&self, rate: Option<&Rate>, nth: u64, now: u64) -> f64 {
-        let Some(rate) = rate else { return now as f64 };
-        let rounds = (nth - 1) / rate.times;
-        let before = (self.times.len() as u64 + nth - rounds * rate.times).saturating_sub(rate.times);
-        let last = before.checked_sub(1).and_then(|before| self.times.get(before as usize));
-        let at = last.map_or(now, |last| now.max(last + rate.per_ms + 1)) + rounds * (rate.per_ms + 1);
-        let first = self.queue.first().map_or(now, |planned| now.min(planned)) as f64;
-        let from = self.tat.max(now as f64 - late(rate)).max(first);
-        (at as f64).max(from + (nth as f64 - rate.burst as f64) * spacing(rate))
-    }
-
-    /// When a newcomer may be handed over beside all that are planned.
-    fn plan(&self, rate: Option<&Rate>, alone: bool, now: u64) -> f64 {
-        let waiting = self.queue.len() as u64;
-        let (mut low, mut high) = (0, waiting);
-        if alone {
-            low = waiting;
-        }
-        // Others are planned for later than this bucket asks for, and leave room before them.
-        while low < high {
-            let ahead = low.midpoint(high);
-            let at = self.time_of(rate, ahead + 1, now).ceil() as u64;
-            if self.queue.planned_by(at) as u64 <= ahead {
-                high = ahead;
-            } else {
-                low = ahead + 1;
-            }
-        }
-        let at = self.time_of(rate, low + 1, now);
-        let last = self.queue.last().filter(|_| alone).unwrap_or(0);
-        at.max(last as f64)
-    }
-
-    fn count(&mut self, rate: &Rate, place: Place, at: u64, now: u64) {
-        let planned = self.queue.planned(place).map_or(now, |planned| planned.min(now)) as f64;
-        self.times.push_back(at);
-        while self.times.len() as u64 > rate.times {
-            self.times.pop_front();
-        }
-        self.tat = self.tat.max(now as f64 - late(rate)).max(planned) + spacing(rate);
-    }
-}
+/// What waits first for a paused limit asks again after half of the time that it has waited, between these bounds.
+const PAUSED_MS: (u64, u64) = (1_000, 30_000);
+/// How much later the next one asks, where a limit has no rate.
+const PAUSED_APART_MS: f64 = 20.0;
 
 /// What one bucket says.
 #[derive(Debug, Clone, Copy)]
@@ -173,6 +47,12 @@ struct Judged {
     /// When it is to be asked again.
     at: f64,
     cause: Cause,
+}
+
+/// A bucket, with what holds for it now.
+struct Ruled<'a> {
+    bucket: &'a Bucket,
+    now: InForce,
 }
 
 impl Step<'_> {
@@ -191,17 +71,18 @@ impl Step<'_> {
     /// A place for an id and, where a delivery of it asks, permission if it may go now.
     fn limit(&mut self, ask: &Ask, asker: Option<&Asker>) -> Limited {
         self.pass_over(&ask.rule);
-        let (place, since_ms) = self.find_place(ask, asker);
+        let ruled = self.ruled(ask);
+        let (place, since_ms) = self.find_place(ask, &ruled, asker);
         // Where another bucket may hold up who is planned before it, that one is not waited for.
         let ahead_ms = if ask.buckets.len() == 1 { AHEAD_MS } else { 0 };
         let mut judged = Vec::with_capacity(ask.buckets.len());
-        for bucket in &ask.buckets {
-            judged.push(self.judge(bucket, place, asker, ahead_ms));
+        for ruled in &ruled {
+            judged.push(self.judge(ruled, place, asker, ahead_ms, self.now - since_ms));
         }
         let now = self.now as f64;
         let free = judged.iter().map(|judged| judged.free).fold(now, f64::max);
         if let Some(asker) = asker.filter(|_| free <= now) {
-            self.permit(ask, asker, place);
+            self.permit(ask, &ruled, asker, place);
             let waited_ms = self.now - since_ms;
             return Limited::Permitted { waited_ms };
         }
@@ -228,13 +109,29 @@ impl Step<'_> {
         let (place, given) = (slot.place, slot.given);
         match given {
             Some((by, _)) if by != delivery => return,
-            Some((by, at)) => self.undo(ask, by, at),
+            Some((by, at)) => {
+                let ruled = self.ruled(ask);
+                self.undo(ask, &ruled, by, at);
+            }
             None => {}
         }
         for bucket in &ask.buckets {
             self.pace(bucket.digest).queue.remove(place);
         }
         self.waiters(&ask.rule).is_not_due(place);
+    }
+
+    /// What holds for each bucket now. What is known of it is reckoned by that from here on.
+    fn ruled<'a>(&mut self, ask: &'a Ask) -> Vec<Ruled<'a>> {
+        let now_ms = self.now;
+        let mut all = Vec::with_capacity(ask.buckets.len());
+        for bucket in &ask.buckets {
+            let set = self.table.limits_set.get(&ask.rule).map_or(&[][..], Vec::as_slice);
+            let now = in_force(set, bucket, now_ms);
+            self.pace(bucket.digest).adapt(now.rate.as_ref(), now_ms);
+            all.push(Ruled { bucket, now });
+        }
+        all
     }
 
     fn slot(&mut self, ask: &Ask) -> Option<&mut Slot> {
@@ -271,12 +168,12 @@ impl Step<'_> {
     }
 
     /// Gives an id its place, unless it has one: the place, and since when it waits.
-    fn find_place(&mut self, ask: &Ask, asker: Option<&Asker>) -> (Place, u64) {
+    fn find_place(&mut self, ask: &Ask, ruled: &[Ruled<'_>], asker: Option<&Asker>) -> (Place, u64) {
         let known = self.slot(ask).map(|slot| (slot.place, slot.since_ms, slot.planned_ms, slot.given));
         let known = match (known, asker) {
             // The answer was lost: what counts is the hand-over that is to come.
             (Some((place, since, planned, Some((by, at)))), Some(asker)) if by == asker.delivery => {
-                self.undo(ask, by, at);
+                self.undo(ask, ruled, by, at);
                 Some((place, since, planned))
             }
             (Some((place, since, planned, None)), _) => Some((place, since, planned)),
@@ -288,8 +185,8 @@ impl Step<'_> {
             waiters.last += 1;
             let place = waiters.last;
             let alone = ask.buckets.len() == 1;
-            let planned = ask.buckets.iter().map(|bucket| {
-                let planned = self.pace(bucket.digest).plan(bucket.rate.as_ref(), alone, now);
+            let planned = ruled.iter().map(|ruled| {
+                let planned = self.pace(ruled.bucket.digest).plan(ruled.now.rate.as_ref(), alone, now);
                 planned.ceil() as u64
             });
             let planned_ms = planned.fold(now, u64::max);
@@ -313,13 +210,27 @@ impl Step<'_> {
     }
 
     /// `ahead_ms`: those that are planned for the time from now until then go before it, too.
-    fn judge(&mut self, bucket: &Bucket, place: Place, asker: Option<&Asker>, ahead_ms: u64) -> Judged {
-        let (now, rate) = (self.now, bucket.rate.as_ref());
+    fn judge(&mut self, ruled: &Ruled<'_>, place: Place, asker: Option<&Asker>, ahead_ms: u64, waited_ms: u64) -> Judged {
+        let (now, bucket, rate) = (self.now, ruled.bucket, ruled.now.rate.as_ref());
         let known = self.pace(bucket.digest);
         let rank = known.queue.rank(place).unwrap_or(0);
         let ahead = rank.min(known.queue.planned_by(now + ahead_ms));
         let free = known.time_of(rate, ahead as u64 + 1, now);
         let at = known.time_of(rate, rank as u64 + 1, now);
+        if let Some(until_ms) = ruled.now.paused_until_ms {
+            // The first looks again, and the others at a pace that costs no more than if it were not paused: when it is over, each asks when
+            // its turn comes.
+            let look = (now + (waited_ms / 2).clamp(PAUSED_MS.0, PAUSED_MS.1)).min(until_ms) as f64;
+            let behind = match rate {
+                Some(rate) => (rank as u64 + 1).saturating_sub(rate.burst) as f64 * spacing(rate),
+                None => rank as f64 * PAUSED_APART_MS,
+            };
+            return Judged {
+                free: free.max(look),
+                at: at.max(look + behind),
+                cause: Cause::Rate,
+            };
+        }
         let poll_ms = match bucket.concurrent {
             Some(concurrent) if asker.is_some() && free <= now as f64 => self.too_many(bucket, concurrent, place, rank),
             _ => None,
@@ -356,15 +267,12 @@ impl Step<'_> {
         Some(if rank < NEAR { POLL_NEAR_MS } else { POLL_FAR_MS })
     }
 
-    fn permit(&mut self, ask: &Ask, asker: &Asker, place: Place) {
+    fn permit(&mut self, ask: &Ask, ruled: &[Ruled<'_>], asker: &Asker, place: Place) {
         let now = self.now;
-        for bucket in &ask.buckets {
+        for Ruled { bucket, now: ruled } in ruled {
             let life_ms = ask.note.as_ref().map_or(0, |note| note.life_ms.clamp(1, LONGEST_MS));
             let known = self.pace(bucket.digest);
-            if let Some(rate) = &bucket.rate {
-                known.count(rate, place, now, now);
-                known.until_ms = known.until_ms.max(now + rate.per_ms + 1_000).max(known.tat as u64);
-            }
+            known.count(ruled, place, now, now);
             known.queue.remove(place);
             if let (Some(concurrent), Some(note)) = (bucket.concurrent, &ask.note) {
                 known.members.insert(concurrent.run);
@@ -385,14 +293,10 @@ impl Step<'_> {
     }
 
     /// Takes a permission back.
-    fn undo(&mut self, ask: &Ask, by: Nonce, at: u64) {
-        for bucket in &ask.buckets {
-            let known = self.pace(bucket.digest);
-            if let Some(rate) = &bucket.rate {
-                if let Some(index) = known.times.iter().rposition(|time| *time == at) {
-                    known.times.remove(index);
-                }
-                known.tat -= spacing(rate);
+    fn undo(&mut self, ask: &Ask, ruled: &[Ruled<'_>], by: Nonce, at: u64) {
+        for Ruled { bucket, now: ruled } in ruled {
+            if let Some(rate) = &ruled.rate {
+                self.pace(bucket.digest).uncount(rate, at);
             }
             let Some(concurrent) = bucket.concurrent else { continue };
             let run = self.table.runs.get(&concurrent.run, self.now);

@@ -215,6 +215,8 @@ pub(super) struct Table {
     pub(super) waiters: Lapsing<Arc<str>, Waiters>,
     /// The buckets of limits.
     pub(super) paces: Lapsing<Digest, Pace>,
+    /// What operators have set of the limits of a rule.
+    pub(super) limits_set: HashMap<Arc<str>, Vec<crate::rules::limit::control::Setting>>,
     /// Who waits for a holder's result.
     pub(super) joins: super::join::Joins,
     /// Of whom a message is a duplicate that waits.

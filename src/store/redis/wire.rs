@@ -5,6 +5,8 @@ mod limit;
 mod park;
 mod running;
 
+pub(super) use limit::name as bucket_name;
+
 use std::borrow::Cow;
 use std::io::Write;
 use std::sync::Arc;
@@ -368,7 +370,7 @@ fn letter(signal: Signal) -> &'static str {
     }
 }
 
-fn span(milliseconds: u64) -> u64 {
+pub(super) fn span(milliseconds: u64) -> u64 {
     milliseconds.clamp(1, LONGEST_MS)
 }
 

@@ -2,35 +2,82 @@
 -- Limits, for Redis; the same rules as in `memory/limit.rs`.
 --
 -- A bucket is named by the first half of its digest. `PREFIX:times:{RULE}:BUCKET` is a list of the last hand-overs, `PREFIX:tat:{RULE}:BUCKET`
--- the time from which on the next one is spaced. `PREFIX:queue:{RULE}:BUCKET` are the places of those that wait, by the times that they are
+-- the time from which on the next one is spaced, and by which space that was reckoned. `PREFIX:queue:{RULE}:BUCKET` are the places of those that wait, by the times that they are
 -- planned for; a place is a number of 15 digits. `PREFIX:member:{RULE}:BUCKET` are the keys of the runs that count, `PREFIX:front:{RULE}:BUCKET`
 -- is who waits first for the end of one, by place, and when that one asked last.
 -- `PREFIX:slot:{RULE}:ID` is a hash: the `place` of an id, `since` when it waits, and the time that was `planned` for it; once a delivery of
 -- it was permitted, that one (`by`) and when (`at`).
+-- `PREFIX:set:{RULE}` is what operators have set, see `limits.lua`.
 -- `PREFIX:due:{RULE}` are all that wait, each its place and its buckets, by the times when they are to ask again; `PREFIX:place:{RULE}` is the
 -- last place that was given.
 
 function make.limit()
 
 local AHEAD, UNSEEN, SLOT_KEPT, GIVEN_KEPT, PASSED_OVER, LATE, FRONT_UNSEEN = 5000, 5000, 86400000, 60000, 50, 50, 700
+local PAUSED_FIRST, PAUSED_LONGEST, PAUSED_APART, ENDLESS = 1000, 30000, 20, 9007199254740991
 local POLL_FIRST, POLL_NEAR, POLL_FAR, NEAR, LOOKED_AT = 100, 250, 1000, 8, 64
 
 local tag
 local function key_of(kind, bucket) return prefix .. ':' .. kind .. ':' .. tag .. ':' .. bucket end
 
--- The buckets of a question: name, times, per, burst, concurrent, run; nothing for a number that there is not.
+-- The buckets of a question: name, times, per, burst, concurrent, run, the limit, and its key's digest; nothing for what there is not.
 local function read_buckets(packed)
   local list, flat = {}, cmsgpack.unpack(packed)
-  for at = 1, #flat, 6 do
+  for at = 1, #flat, 8 do
     local b = {
       name = flat[at], times = tonumber(flat[at + 1]), per = tonumber(flat[at + 2]), burst = tonumber(flat[at + 3]),
-      concurrent = tonumber(flat[at + 4]), run = flat[at + 5],
+      concurrent = tonumber(flat[at + 4]), run = flat[at + 5], limit = flat[at + 6], key = flat[at + 7],
     }
     b.queue = key_of('queue', b.name)
-    if b.times then b.spacing = b.per / b.times end
+    b.kept, b.kept_per = b.times, b.per
     list[#list + 1] = b
   end
   return list
+end
+
+-- What is set for one value of the key of a limit, or else for the limit, and holds: its numbers, see `limits.lua`.
+local function set_for(of_key, of_limit)
+  for _, value in ipairs({ of_key or '', of_limit or '' }) do
+    local ends, first, second = string.match(value, '^(%d+) %d+ (%d+) ?(%d*)')
+    ends = tonumber(ends)
+    if ends == 0 then return ENDLESS, tonumber(first), tonumber(second) end
+    if ends and ends > now then return ends, tonumber(first), tonumber(second) end
+  end
+end
+
+-- What was let go ahead of an even pace by another rate counts as so many of this one, a burst at most.
+local function read_tat(b)
+  local key = key_of('tat', b.name)
+  local tat, spacing = string.match(call('GET', key) or '', '^(%S+) ?(%S*)$')
+  tat, spacing = tonumber(tat), tonumber(spacing)
+  if tat and tat > now and spacing and spacing > 0 and spacing ~= b.spacing then
+    tat = now + math.min((tat - now) / spacing, b.burst) * b.spacing
+    call('SET', key, string.format('%.17g %.17g', tat, b.spacing), 'PX', int(math.max(tat - now, 0) + b.kept_per + 1000))
+  end
+  return tat
+end
+
+-- What holds for each bucket now. Those hand-overs are remembered that the configuration is about, too: its windows are kept all along.
+local function rule_on(buckets)
+  local fields = {}
+  for _, b in ipairs(buckets) do
+    local whole_pause, whole_rate = 'p:' .. b.limit, 'r:' .. b.limit
+    local of_key = b.key ~= '' and ':' .. b.key or ':'
+    for _, field in ipairs({ whole_pause .. of_key, whole_pause, whole_rate .. of_key, whole_rate }) do fields[#fields + 1] = field end
+  end
+  local set = call('HMGET', prefix .. ':set:' .. tag, unpack(fields))
+  for i, b in ipairs(buckets) do
+    local at = 4 * i - 3
+    local ends, paused = set_for(set[at], set[at + 1])
+    if paused == 1 then b.paused = ends end
+    local _, times, per = set_for(set[at + 2], set[at + 3])
+    if times then
+      b.burst = b.times and b.burst < b.times and math.min(b.burst, times) or times
+      b.kept, b.kept_per = math.max(b.kept or 0, times), math.max(b.kept_per or 0, per)
+      b.times, b.per = times, per
+    end
+    if b.times then b.spacing = b.per / b.times end
+  end
 end
 
 -- Who was to ask long ago and has not is passed over: it has its place again when it asks.
@@ -47,7 +94,7 @@ local function open(b)
   if not b.times then return end
   b.list = key_of('times', b.name)
   b.given = call('LLEN', b.list)
-  b.tat = tonumber(call('GET', key_of('tat', b.name))) or 0
+  b.tat = read_tat(b) or 0
   b.late = math.max(LATE, b.spacing / 2)
   local first = call('ZRANGE', b.queue, 0, 0, 'WITHSCORES')
   b.from = math.max(now - b.late, math.min(now, tonumber(first[2]) or now))
@@ -111,11 +158,19 @@ local function too_many(b, place, rank)
 end
 
 -- When it may be handed over, as far as its bucket is concerned, and when it is to ask again.
-local function judge(b, place, until_ms)
+local function judge(b, place, until_ms, waited)
   local rank = call('ZRANK', b.queue, place)
   local ahead = math.min(rank, call('ZCOUNT', b.queue, '-inf', until_ms))
   b.free = time_of(b, ahead + 1)
   b.at = rank == ahead and b.free or time_of(b, rank + 1)
+  if b.paused then
+    -- The first looks again, and the others at a pace that costs no more than if it were not paused: when it is over, each asks when its turn
+    -- comes.
+    local look = math.min(now + math.max(PAUSED_FIRST, math.min(math.floor(waited / 2), PAUSED_LONGEST)), b.paused)
+    local behind = b.times and math.max(rank + 1 - b.burst, 0) * b.spacing or rank * PAUSED_APART
+    b.free, b.at = math.max(b.free, look), math.max(b.at, look + behind)
+    return
+  end
   local poll = b.asks and b.free <= now and too_many(b, place, rank)
   if poll then b.free, b.at, b.runs = now + poll, math.max(b.at, now + poll), true end
 end
@@ -131,9 +186,8 @@ local function undo(slot, buckets, id, by, at)
   for _, b in ipairs(buckets) do
     if b.times then
       call('LREM', key_of('times', b.name), -1, at)
-      local key = key_of('tat', b.name)
-      local tat = tonumber(call('GET', key))
-      if tat then call('SET', key, string.format('%.17g', tat - b.spacing), 'KEEPTTL') end
+      local tat = read_tat(b)
+      if tat then call('SET', key_of('tat', b.name), string.format('%.17g %.17g', tat - b.spacing, b.spacing), 'KEEPTTL') end
     end
     if b.concurrent and runs.leave(b.run, id, by) then call('ZREM', key_of('member', b.name), b.run) end
   end
@@ -150,11 +204,12 @@ local function permit(slot, due, buckets, id, place, since, a)
   for _, b in ipairs(buckets) do
     if b.times then
       call('RPUSH', b.list, int(at))
-      if b.given + 1 > b.times then call('LTRIM', b.list, int(-b.times), -1) end
-      call('PEXPIRE', b.list, int(b.per + 1000))
+      if b.given + 1 > b.kept then call('LTRIM', b.list, int(-b.kept), -1) end
+      live_at_least(b.list, b.kept_per + 1000)
       local planned = tonumber(call('ZSCORE', b.queue, place)) or now
       local tat = math.max(b.tat, now - b.late, math.min(now, planned)) + b.spacing
-      call('SET', key_of('tat', b.name), string.format('%.17g', tat), 'PX', int(math.max(tat - now, 0) + b.per + 1000))
+      call('SET', key_of('tat', b.name), string.format('%.17g %.17g', tat, b.spacing), 'PX',
+        int(math.max(tat - now, 0) + b.kept_per + 1000))
     end
     if b.concurrent then
       local members = key_of('member', b.name)
@@ -205,6 +260,7 @@ local function ask(slot, due, a, delivery)
   tag = string.sub(due, #prefix + 6)
   local id, buckets = string.sub(slot, #prefix + #tag + 8), read_buckets(ARGV[a + 1])
   pass_over(due)
+  rule_on(buckets)
   local place, since, planned = find_place(slot, buckets, id, delivery)
   for _, b in ipairs(buckets) do
     b.asks = delivery
@@ -223,7 +279,7 @@ local function ask(slot, due, a, delivery)
   local before = int(#buckets == 1 and now + AHEAD or now)
   local free, at, last, cause = now, now, 1, 0
   for i, b in ipairs(buckets) do
-    judge(b, place, before)
+    judge(b, place, before, now - since)
     free = math.max(free, b.free)
     if b.at > at then at, last, cause = b.at, i, b.runs and 1 or 0 end
   end
@@ -252,6 +308,7 @@ function ops.Y(slot, due, a)
   local buckets, s = read_buckets(ARGV[a + 1]), call('HMGET', slot, 'place', 'by', 'at')
   if not s[1] then return 0 end
   if s[2] and s[2] ~= ARGV[a] then return 0 end
+  if s[2] then rule_on(buckets) end
   if s[2] then undo(slot, buckets, string.sub(slot, #prefix + #tag + 8), s[2], s[3]) end
   for _, b in ipairs(buckets) do call('ZREM', b.queue, s[1]) end
   call('ZREM', due, member_of(buckets, s[1]))

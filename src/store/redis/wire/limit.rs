@@ -39,7 +39,7 @@ fn write_permit(cmd: &mut Cmd, names: &Names, ask: &Ask, asker: &Asker) {
 }
 
 /// The first half of a digest: it names a bucket among those of its rule.
-fn name(digest: Digest) -> String {
+pub(in crate::store::redis) fn name(digest: Digest) -> String {
     let mut name = digest.to_hex();
     name.truncate(32);
     name
@@ -47,7 +47,7 @@ fn name(digest: Digest) -> String {
 
 fn buckets(ask: &Ask) -> Vec<u8> {
     let text = |number: Option<u64>| number.map(|number| number.to_string()).unwrap_or_default();
-    let mut words = Vec::with_capacity(6 * ask.buckets.len());
+    let mut words = Vec::with_capacity(8 * ask.buckets.len());
     for bucket in &ask.buckets {
         let rate = bucket.rate;
         words.push(name(bucket.digest));
@@ -56,6 +56,8 @@ fn buckets(ask: &Ask) -> Vec<u8> {
         words.push(text(rate.map(|rate| rate.burst)));
         words.push(text(bucket.concurrent.map(|concurrent| concurrent.runs)));
         words.push(bucket.concurrent.map(|concurrent| concurrent.run.to_hex()).unwrap_or_default());
+        words.push(bucket.limit.to_string());
+        words.push(bucket.key.map(Digest::to_hex).unwrap_or_default());
     }
     packed(&words.iter().map(String::as_str).collect::<Vec<_>>())
 }
