@@ -40,6 +40,8 @@ mod life;
 mod likeness;
 #[path = "store/limit.rs"]
 mod limit;
+#[path = "store/limit_control.rs"]
+mod limit_control;
 #[path = "store/memory.rs"]
 mod memory;
 #[path = "store/notes.rs"]

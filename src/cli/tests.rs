@@ -140,7 +140,7 @@ fn wrong_usage_is_64_and_help_is_0() {
         &["why"],
         &["mode", "on"],
         &["watch", "more"],
-        &["limits", "list"],
+        &["limits"],
         &["locks"],
         &["locks", "show"],
         &["locks", "show", "xyz"],
