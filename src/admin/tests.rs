@@ -1,4 +1,5 @@
 mod decisions;
+mod limits;
 mod locks;
 mod modes;
 mod tasks;

@@ -1,3 +1,4 @@
+mod limits;
 mod locks;
 mod mode;
 mod why;
