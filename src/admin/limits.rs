@@ -163,7 +163,7 @@ pub(super) async fn set(
             let message = format!("so much is set for the limits of rule {rule} ({SET_MAX}) that nothing can be added");
             return Err(Problem::new(StatusCode::CONFLICT, "too_many", message));
         }
-        let changed = found.changed(&target, life, whats.iter().map(|what| says(*what)).collect());
+        let changed = found.changed(&target, life, &whats.iter().map(|what| says(*what)).collect::<Vec<_>>());
         admin.answer_with(found, changed).await
     };
     admin.answer(answer.await)
@@ -189,7 +189,7 @@ pub(super) async fn reset(
         let in_query = in_query.map_err(|error| Problem::bad("bad_key", format!("key is no JSON: {error}")))?;
         let target = found.target(change.key.or(in_query).as_ref())?;
         admin.store.reset_limit(&found.rule, &target).await?;
-        let changed = found.changed(&target, None, vec!["as configured".to_owned()]);
+        let changed = found.changed(&target, None, &["as configured".to_owned()]);
         admin.answer_with(found, changed).await
     };
     admin.answer(answer.await)
@@ -275,7 +275,7 @@ impl Found {
         }
     }
 
-    fn changed(&self, target: &Target, life: Option<Duration>, whats: Vec<String>) -> Changed {
+    fn changed(&self, target: &Target, life: Option<Duration>, whats: &[String]) -> Changed {
         Changed {
             rule: Arc::clone(&self.rule),
             digest: target.key.as_ref().map(|key| key.digest),
@@ -404,7 +404,7 @@ impl<'a> Shown<'a> {
         let now = self.found.rate(known, &side.target);
         let own = [pause.filter(|_| own_pause), rate.filter(|_| own_rate)];
         let ends = own.iter().flatten().filter_map(|set| set.until_ms).min();
-        let shown = |set: &Option<&Setting>| {
+        let shown = |set: Option<&Setting>| {
             set.map(|set| {
                 json!({
                     "by": &*set.by,
@@ -419,8 +419,8 @@ impl<'a> Shown<'a> {
             "per": now.map(|rate| seconds(rate.per_ms)),
             "burst": now.map(|rate| rate.burst),
             "paused": pause.is_some_and(|set| set.what == What::Paused(true)),
-            "pause_set": shown(&own[0]),
-            "rate_set": shown(&own[1]),
+            "pause_set": shown(own[0]),
+            "rate_set": shown(own[1]),
             "expires_in": ends.map(|until_ms| left(until_ms, known.now_ms)),
             "given": side.counts.map(|counts| counts.given),
         })

@@ -411,7 +411,8 @@ async fn story(w: &World, seed: u64, configured: Rate, for_ms: u64) -> (Vec<u64>
         configured,
     };
     let mut all = vec![held(start, configured, false, true)];
-    let (mut waiting, mut went): (Vec<(Arc<Ask>, u64, u64)>, Vec<u64>) = (Vec::new(), Vec::new());
+    let mut waiting: Vec<(Arc<Ask>, u64, u64)> = Vec::new();
+    let mut went = Vec::new();
     let (mut number, mut delivery) = (0, 0);
     while now().await < start + for_ms {
         let at = now().await;

@@ -41,8 +41,8 @@ async fn limits_are_listed_as_they_are_configured() {
     let proxy = limited(Vec::new()).await;
     let all = list(&proxy).await;
     let names: Vec<_> = all.iter().map(|limit| (limit["rule"].clone(), limit["limit"].clone())).collect();
-    let named = |rule: &str, limit: &str| (Value::from(rule), Value::from(limit));
-    assert_eq!(names, [named("mails", "1"), named("mails", "each"), named("calls", "1")]);
+    let pair = |rule: &str, limit: &str| (Value::from(rule), Value::from(limit));
+    assert_eq!(names, [pair("mails", "1"), pair("mails", "each"), pair("calls", "1")]);
     assert_eq!(rate_of(&all[0]), (Some(60), Some(60.0), Some(60), false));
     assert_eq!(rate_of(&all[1]), (Some(5), Some(0.5), Some(1), false));
     assert_eq!(rate_of(&all[2]), (None, None, None, false));

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn setting(until: Value) -> Value {
+fn setting(until: &Value) -> Value {
     json!({ "by": "a\u{1b}nn", "since": "2026-01-01T00:00:00.000Z", "until": until, "expires_in": null })
 }
 
@@ -35,11 +35,11 @@ fn body(question: &str) -> Value {
 fn limits_are_shown_with_what_is_set() {
     let mut one = limit("mails", "1");
     one["times"] = 5.into();
-    one["rate_set"] = setting("2026-01-01T00:30:00.000Z".into());
+    one["rate_set"] = setting(&"2026-01-01T00:30:00.000Z".into());
     one["paused"] = true.into();
-    one["pause_set"] = setting(Value::Null);
+    one["pause_set"] = setting(&Value::Null);
     one["keys"] = json!([{
-        "key": "ac\u{202e}me", "times": 5, "per": 0.5, "paused": false, "pause_set": setting(Value::Null), "rate_set": null,
+        "key": "ac\u{202e}me", "times": 5, "per": 0.5, "paused": false, "pause_set": setting(&Value::Null), "rate_set": null,
         "waiting": 4, "given": 1,
     }]);
     let mut runs = limit("calls", "each");

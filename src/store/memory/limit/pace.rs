@@ -163,7 +163,7 @@ impl Pace {
     pub(super) fn adapt(&mut self, rate: Option<&Rate>, now: u64) {
         let Some(rate) = rate else { return };
         let (before, after, now) = (self.spacing, spacing(rate), now as f64);
-        if before != after && before > 0.0 && self.tat > now {
+        if before.to_bits() != after.to_bits() && before > 0.0 && self.tat > now {
             self.tat = now + ((self.tat - now) / before).min(rate.burst as f64) * after;
         }
         self.spacing = after;
