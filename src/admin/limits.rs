@@ -1,6 +1,9 @@
 //! `/api/v1/limits`: what limits let go, and what operators set of them for all proxies at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod follow;
+mod shown;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,16 +20,12 @@ use super::answer::{Problem, respond};
 use super::rules::Body;
 use super::{Admin, Answered, Changed};
 use crate::config::unit::parse_duration;
-use crate::rules::limit::control::{KeyValue, SET_MAX, Setting, Target, What, rate_set};
+use crate::rules::limit::control::{KeyValue, SET_MAX, Target, What, rate_set};
 use crate::rules::limit::{Limit, Rate, TIMES_MAX};
 use crate::rules::question::read_json;
-use crate::store::limits::{self, Asked, Done, KEPT, Known, Wanted};
-use crate::store::operator::time_json;
-
-/// How often the store is asked what is set, for the metrics.
-const EVERY: Duration = Duration::from_secs(1);
-/// Of how many values of a key it is counted who waits.
-const COUNTED: usize = 200;
+use crate::store::limits::{Done, KEPT, Known, Wanted};
+pub use follow::follow_limits;
+use shown::{Shown, in_force, is_rate, says};
 
 /// What `GET /api/v1/limits` may be asked.
 #[derive(Debug, Deserialize)]
@@ -34,7 +33,7 @@ const COUNTED: usize = 200;
 pub(super) struct ListQuery {
     /// Only those of this rule.
     rule: Option<String>,
-    /// Of which virtual host it is counted what waits and has gone.
+    /// In which virtual host it is counted what waits and has gone for a bucket: without it in `/` and those of `[control]`.
     vhost: Option<String>,
 }
 
@@ -96,11 +95,11 @@ impl Admin {
     }
 
     /// These limits, all of one rule, as they are shown.
-    async fn show_limits(&self, limits: &[Found], vhost: &str) -> Result<Vec<Value>, Problem> {
+    async fn show_limits(&self, limits: &[Found], vhosts: &[Arc<str>]) -> Result<Vec<Value>, Problem> {
         let Some(first) = limits.first() else { return Ok(Vec::new()) };
         let bare = self.store.limits(&first.rule, &[]).await?;
         let mut asked = Vec::new();
-        let mut shown: Vec<Shown<'_>> = limits.iter().map(|found| Shown::new(found, &bare, vhost, &mut asked)).collect();
+        let mut shown: Vec<Shown<'_>> = limits.iter().map(|found| Shown::new(found, &bare, vhosts, &mut asked)).collect();
         let known = self.store.limits(&first.rule, &asked).await?;
         for limit in &mut shown {
             limit.counts(&known);
@@ -108,8 +107,16 @@ impl Admin {
         Ok(shown.iter().map(|limit| limit.to_json(&known)).collect())
     }
 
+    /// The virtual hosts that the configuration tells of.
+    fn vhosts(&self) -> Vec<Arc<str>> {
+        let current = self.current.load();
+        let of_control = current.config.control.accounts.iter().map(|account| Arc::clone(&account.vhost));
+        let all: BTreeSet<Arc<str>> = of_control.chain([Arc::from("/")]).collect();
+        all.into_iter().collect()
+    }
+
     async fn answer_with(&self, found: Found, change: Changed) -> Result<Response, Problem> {
-        let shown = self.show_limits(&[found], "/").await?;
+        let shown = self.show_limits(&[found], &self.vhosts()).await?;
         let fields = shown.into_iter().next().unwrap_or_default();
         let mut response = respond(StatusCode::OK, &self.instance, self.store_reach, fields);
         response.extensions_mut().insert(change);
@@ -121,10 +128,13 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>, query: Result<Query<Li
     let answer = async {
         let Query(query) = query?;
         let found = admin.known_rule_with_limits(query.rule.as_deref())?;
-        let vhost = query.vhost.as_deref().unwrap_or("/");
+        let vhosts = query
+            .vhost
+            .as_deref()
+            .map_or_else(|| admin.vhosts(), |vhost| vec![Arc::from(vhost)]);
         let mut shown = Vec::new();
         for of_rule in found.chunk_by(|one, other| one.rule == other.rule) {
-            shown.extend(admin.show_limits(of_rule, vhost).await?);
+            shown.extend(admin.show_limits(of_rule, &vhosts).await?);
         }
         let fields = json!({ "limits": shown });
         Ok(respond(StatusCode::OK, &admin.instance, admin.store_reach, fields))
@@ -282,220 +292,5 @@ impl Found {
             seconds: life.map(|life| life.as_secs_f64()),
             limit: Some((Arc::clone(&self.limit.name), whats.join(", "))),
         }
-    }
-}
-
-fn is_rate(what: What) -> bool {
-    matches!(what, What::Rate { .. })
-}
-
-fn is_pause(what: What) -> bool {
-    matches!(what, What::Paused(_))
-}
-
-fn says(what: What) -> String {
-    match what {
-        What::Paused(true) => "paused".to_owned(),
-        What::Paused(false) => "resumed".to_owned(),
-        What::Rate { times, per_ms } => format!("{times} per {per_ms} ms"),
-    }
-}
-
-/// Of what is set, that which holds for a limit or for one value of its key, and whether it is set for that itself.
-fn in_force<'a>(known: &'a Known, target: &Target, kind: fn(What) -> bool) -> (Option<&'a Setting>, bool) {
-    let of = |target: &Target| {
-        let mut set = known.set.iter();
-        set.find(|set| kind(set.what) && set.target.limit == target.limit && same_key(&set.target, target))
-    };
-    let own = of(target);
-    let whole = Target {
-        limit: Arc::clone(&target.limit),
-        key: None,
-    };
-    (own.or_else(|| of(&whole)), own.is_some())
-}
-
-fn same_key(one: &Target, other: &Target) -> bool {
-    let digest = |target: &Target| target.key.as_ref().map(|key| key.digest);
-    digest(one) == digest(other)
-}
-
-/// A limit, or one value of its key, as it is shown.
-struct Side {
-    target: Target,
-    /// Its place among what the store is asked.
-    asked: Option<usize>,
-    counts: Option<limits::Bucket>,
-}
-
-/// A limit as it is shown.
-struct Shown<'a> {
-    found: &'a Found,
-    whole: Side,
-    keys: Vec<Side>,
-}
-
-impl<'a> Shown<'a> {
-    fn new(found: &'a Found, known: &Known, vhost: &str, asked: &mut Vec<Asked>) -> Shown<'a> {
-        let mut side = |target: Target, parts: Option<Vec<crate::celery::value::Value>>| {
-            let place = parts.map(|parts| {
-                let digest = found.limit.bucket_of(&found.rule, vhost, &parts);
-                let rate = found.rate(known, &target);
-                asked.push(Asked { digest, rate });
-                asked.len() - 1
-            });
-            Side {
-                target,
-                asked: place,
-                counts: None,
-            }
-        };
-        let limit = Arc::clone(&found.limit.name);
-        let keyless = found.limit.key_texts().is_empty().then(Vec::new);
-        let whole = side(Target { limit, key: None }, keyless);
-        let of_keys = known.set.iter().filter(|set| set.is_of(&found.limit.name));
-        let of_keys = of_keys.filter_map(|set| Some((set.target.key.as_ref()?.shown.clone(), set.target.clone())));
-        let of_keys: BTreeMap<Arc<str>, Target> = of_keys.collect();
-        let keys = of_keys.into_iter().enumerate().map(|(number, (shown, target))| {
-            let parts = found.parts(&shown).ok().filter(|_| number < COUNTED);
-            side(target, parts)
-        });
-        let keys = keys.collect();
-        Shown { found, whole, keys }
-    }
-
-    fn counts(&mut self, known: &Known) {
-        for side in self.keys.iter_mut().chain([&mut self.whole]) {
-            side.counts = side.asked.and_then(|asked| known.buckets.get(asked)).copied();
-        }
-    }
-
-    fn to_json(&self, known: &Known) -> Value {
-        let limit = &self.found.limit;
-        let mut json = self.side(&self.whole, known);
-        let configured = limit.rate;
-        json["rule"] = (*self.found.rule).into();
-        json["limit"] = (*limit.name).into();
-        json["key"] = limit.key_texts().into();
-        json["configured"] = json!({
-            "times": configured.map(|rate| rate.times),
-            "per": configured.map(|rate| seconds(rate.per_ms)),
-            "burst": configured.map(|rate| rate.burst),
-            "concurrent": limit.concurrent,
-        });
-        json["concurrent"] = limit.concurrent.into();
-        json["waiting"] = known.waiting.into();
-        json["keys"] = self
-            .keys
-            .iter()
-            .map(|side| {
-                let mut json = self.side(side, known);
-                let shown = side.target.key.as_ref().map_or("null", |key| &*key.shown);
-                json["key"] = serde_json::from_str(shown).unwrap_or_else(|_| shown.into());
-                json["waiting"] = side.counts.map(|counts| counts.waiting).into();
-                json
-            })
-            .collect();
-        json
-    }
-
-    fn side(&self, side: &Side, known: &Known) -> Value {
-        let ((pause, own_pause), (rate, own_rate)) = (in_force(known, &side.target, is_pause), in_force(known, &side.target, is_rate));
-        let now = self.found.rate(known, &side.target);
-        let own = [pause.filter(|_| own_pause), rate.filter(|_| own_rate)];
-        let ends = own.iter().flatten().filter_map(|set| set.until_ms).min();
-        let shown = |set: Option<&Setting>| {
-            set.map(|set| {
-                json!({
-                    "by": &*set.by,
-                    "since": time_json(set.since_ms),
-                    "until": set.until_ms.map(time_json),
-                    "expires_in": set.until_ms.map(|until_ms| left(until_ms, known.now_ms)),
-                })
-            })
-        };
-        json!({
-            "times": now.map(|rate| rate.times),
-            "per": now.map(|rate| seconds(rate.per_ms)),
-            "burst": now.map(|rate| rate.burst),
-            "paused": pause.is_some_and(|set| set.what == What::Paused(true)),
-            "pause_set": shown(own[0]),
-            "rate_set": shown(own[1]),
-            "expires_in": ends.map(|until_ms| left(until_ms, known.now_ms)),
-            "given": side.counts.map(|counts| counts.given),
-        })
-    }
-}
-
-fn left(until_ms: u64, now_ms: u64) -> u64 {
-    until_ms.saturating_sub(now_ms).div_ceil(1_000)
-}
-
-/// A whole number where it is one.
-fn seconds(ms: u64) -> Value {
-    if ms.is_multiple_of(1_000) {
-        (ms / 1_000).into()
-    } else {
-        (ms as f64 / 1_000.0).into()
-    }
-}
-
-/// Shows again and again in the metrics what holds for each limit, and says in the log what is set anew, for as long as the process lives.
-/// While the store does not answer, what it said last is shown.
-pub async fn follow_limits(admin: Arc<Admin>) {
-    let mut known: BTreeMap<Arc<str>, Known> = BTreeMap::new();
-    let mut shown: BTreeSet<(Arc<str>, Arc<str>)> = BTreeSet::new();
-    loop {
-        let limits = admin.found_limits(None);
-        let rules: BTreeSet<Arc<str>> = limits.iter().map(|found| Arc::clone(&found.rule)).collect();
-        known.retain(|rule, _| rules.contains(rule));
-        for rule in &rules {
-            let Ok(mut now) = admin.store.limits(rule, &[]).await else {
-                continue;
-            };
-            now.set
-                .sort_by(|one, other| (one.target.limit.as_ref(), one.since_ms).cmp(&(other.target.limit.as_ref(), other.since_ms)));
-            tell(rule, known.get(rule), &now);
-            known.insert(Arc::clone(rule), now);
-        }
-        let mut current = BTreeSet::new();
-        for found in &limits {
-            let Some(known) = known.get(&found.rule) else { continue };
-            let target = Target {
-                limit: Arc::clone(&found.limit.name),
-                key: None,
-            };
-            let paused = in_force(known, &target, is_pause).0.is_some();
-            let times = found.rate(known, &target).map(|rate| rate.times);
-            admin.metrics.rule(&found.rule).show_limit(&found.limit.name, paused, times);
-            current.insert((Arc::clone(&found.rule), Arc::clone(&found.limit.name)));
-        }
-        for (rule, limit) in shown.difference(&current) {
-            admin.metrics.rule(rule).forget_limit(limit);
-        }
-        shown = current;
-        tokio::time::sleep(EVERY).await;
-    }
-}
-
-/// Says what is other than before.
-fn tell(rule: &str, before: Option<&Known>, now: &Known) {
-    let before = before.map_or(&[][..], |known| known.set.as_slice());
-    for set in now.set.iter().filter(|set| !before.contains(set)) {
-        let seconds = set.until_ms.map(|until_ms| until_ms.saturating_sub(set.since_ms) / 1_000);
-        let key = set.target.key.as_ref().map(|key| key.digest.to_hex());
-        let (limit, what, by) = (&*set.target.limit, says(set.what), &*set.by);
-        tracing::warn!(rule, limit, key, what, seconds, by, "a limit is set above the configuration");
-    }
-    let goes_on = |ended: &Setting| {
-        let same = |set: &&Setting| {
-            set.target.limit == ended.target.limit && same_key(&set.target, &ended.target) && is_rate(set.what) == is_rate(ended.what)
-        };
-        now.set.iter().any(|set| same(&set))
-    };
-    for ended in before.iter().filter(|ended| !goes_on(ended)) {
-        let key = ended.target.key.as_ref().map(|key| key.digest.to_hex());
-        let (limit, what) = (&*ended.target.limit, says(ended.what));
-        tracing::warn!(rule, limit, key, what, "what was set of a limit holds no more");
     }
 }

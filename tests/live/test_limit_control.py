@@ -12,13 +12,13 @@ CONFS = pytest.mark.parametrize("conf", [{}, QUORUM], ids=["classic", "quorum"])
 
 
 def patch(proxy, change, limit="1", method="PATCH"):
-    answer = proxy.get(f"/api/v1/limits/g/{limit}", method=method, body=change)
-    assert answer.status == 200, answer
-    return answer.json
+    answer = proxy.http.request(method, f"{proxy.admin_url}/api/v1/limits/g/{limit}", json=change, timeout=harness.DEADLINE)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
 
 
 def limits(proxy):
-    return proxy.get("/api/v1/limits").json["limits"]
+    return proxy.get("/api/v1/limits").json()["limits"]
 
 
 def cli(proxy, *arguments):
@@ -88,7 +88,7 @@ def test_a_raised_rate_lets_those_go_that_are_held(oncegate, stack, store, score
     assert patch(proxy, {}, method="DELETE")["times"] == 1
     stack.produce(proxy, "note.delay(10)")
     waiting(proxy, 1)
-    assert of(scoreboard.drain()) == []
+    assert len(scoreboard.drain()) == 10
 
 
 @CONFS
@@ -149,18 +149,18 @@ def test_what_cannot_be_done_is_told(gate, oncegate, store):
     store.freeze()
     try:
         answer = proxy.get("/api/v1/limits")
-        assert (answer.status, answer.json["error"]["code"]) == (503, "store_unavailable")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_unavailable")
         done = proxy.run_cli("limits", "pause", "g", "--json")
         assert done.returncode == 75 and json.loads(done.stdout)["error"]["code"] == "store_unavailable", done
     finally:
         store.thaw()
-    harness.wait_until(lambda: proxy.get("/api/v1/limits").status == 200, "the store to answer again")
+    harness.wait_until(lambda: proxy.get("/api/v1/limits").status_code == 200, "the store to answer again")
 
 
 def test_a_pause_holds_in_the_memory_of_a_proxy(oncegate, stack, scoreboard):
     proxy = oncegate(rule(['times = 10\nper = "1s"']), store="memory:")
     cli(proxy, "pause", "g/1")
-    assert proxy.reload().status == 200
+    assert proxy.run_cli("reload").returncode == 0
     stack.worker(proxy)
     stack.produce(proxy, "for n in range(3): note.delay(n)\nplain.delay(1)")
     assert of(scoreboard.wait_runs(1)) == []

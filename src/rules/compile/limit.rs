@@ -73,7 +73,7 @@ fn name(index: usize, place: usize, limit: &LimitSpec, names: &mut BTreeMap<Stri
     }
     if let Some(first) = names.insert(name.clone(), place) {
         let message = format!(
-            "two limits of the rule are named \"{name}\": number {} and number {}",
+            "name = \"{name}\" is the name of two limits of the rule, number {} and number {}",
             first + 1,
             place + 1
         );
@@ -88,7 +88,7 @@ fn check(index: usize, limit: &LimitSpec, spec: &RuleSpec, faults: &mut Vec<Spec
     match (limit.times, limit.per) {
         (Some(times), Some(_)) if times > TIMES_MAX => refuse(
             "times",
-            format!("times is {times}, above {TIMES_MAX}: the time of each is kept"),
+            format!("times = {times} is above {TIMES_MAX}: the time of each is kept"),
             "Write both times and per smaller: 1000000 per 1d is 11 per second.",
         ),
         (Some(0), Some(_)) => refuse("times", "times is none at all".to_owned(), "Write at least 1."),
@@ -107,12 +107,12 @@ fn check(index: usize, limit: &LimitSpec, spec: &RuleSpec, faults: &mut Vec<Spec
         let message = "burst is not between 1 and times, which no window may exceed".to_owned();
         refuse("burst", message, "Write a smaller burst, or leave it out.");
     }
-    if limit.concurrent.is_some_and(|runs| runs == 0 || runs > CONCURRENT_MAX) {
-        let message = format!("concurrent is not between 1 and {CONCURRENT_MAX}");
+    if let Some(runs) = limit.concurrent.filter(|runs| *runs == 0 || *runs > CONCURRENT_MAX) {
+        let message = format!("concurrent = {runs} is not between 1 and {CONCURRENT_MAX}");
         refuse("concurrent", message, "Write concurrent = 1, or another number in this range.");
     }
     if limit.on_max_wait == Some(OnMaxWait::DeadLetter) && spec.dead_letter.is_none() {
-        let message = "on_max_wait has nowhere to go".to_owned();
+        let message = "on_max_wait = \"dead_letter\" has nowhere to go".to_owned();
         let remedy = "Write dead_letter = { exchange = \"\", routing_key = \"limited\" } in the rule.";
         refuse("on_max_wait", message, remedy);
     }

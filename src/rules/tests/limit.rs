@@ -170,7 +170,7 @@ fn faults_are_told_with_their_limit() {
     assert!(
         faults(vec![limit(|_| ()), same("1")])[0]
             .2
-            .starts_with("two limits of the rule are named \"1\"")
+            .starts_with("name = \"1\" is the name of two limits of the rule")
     );
     assert_eq!(faults(vec![same("a b")])[0].1, "name");
     for (key, wrong) in [
