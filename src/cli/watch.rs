@@ -37,7 +37,7 @@ fn text(told: &Value) -> String {
         );
     }
     let mut text = format!("{} {:<8} {}", plain(&told["ts"]), plain(&told["event"]), plain(&told["decision"]));
-    for name in ["rule", "task", "id", "holder", "reason", "mode", "vhost", "client"] {
+    for name in ["rule", "task", "id", "holder", "reason", "limit", "mode", "vhost", "client"] {
         if told.get(name).is_some() {
             let _ = write!(text, " {name}={}", plain(&told[name]));
         }

@@ -26,7 +26,7 @@ fn text(answer: &Value) -> String {
             plain(&made["event"]),
             plain(&made["decision"])
         );
-        for name in ["reason", "rule", "task", "holder", "mode", "vhost", "client", "instance"] {
+        for name in ["reason", "rule", "limit", "task", "holder", "mode", "vhost", "client", "instance"] {
             if made.get(name).is_some() {
                 let _ = write!(text, " {name}={}", plain(&made[name]));
             }

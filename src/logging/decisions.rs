@@ -44,6 +44,17 @@ pub struct Decision {
     pub digest: Option<Digest>,
     /// The address of the client.
     pub client: Option<SocketAddr>,
+    /// The limit that a delivery waits for, or has waited for.
+    pub limit: Option<LimitWait>,
+}
+
+/// What a delivery waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitWait {
+    /// The limit, by its name.
+    pub limit: Arc<str>,
+    /// For how long as it stands, in milliseconds; of one that waits no longer, for how long it has waited.
+    pub wait_ms: u64,
 }
 
 /// Decides which decisions are logged, and logs them.
@@ -112,6 +123,8 @@ impl DecisionLog {
             holder = decision.holder.as_deref(),
             digest = decision.digest.map(tracing::field::display),
             client = decision.client.map(tracing::field::display),
+            limit = decision.limit.as_ref().map(|limit| &*limit.limit),
+            wait_ms = decision.limit.as_ref().map(|limit| limit.wait_ms),
             "{}",
             decision.event
         );

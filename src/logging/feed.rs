@@ -49,6 +49,7 @@ impl Made {
             holder,
             digest,
             client,
+            limit,
         } = &self.decision;
         let known = [
             ("ts", Some(format::timestamp_of(self.at))),
@@ -63,9 +64,14 @@ impl Made {
             ("holder", holder.as_deref().map(str::to_owned)),
             ("digest", digest.map(Digest::to_hex)),
             ("client", client.map(|client| client.to_string())),
+            ("limit", limit.as_ref().map(|limit| limit.limit.to_string())),
             ("instance", Some(instance.to_owned())),
         ];
-        known.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+        let mut json: Value = known.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        if let Some(limit) = limit {
+            json["wait_ms"] = limit.wait_ms.into();
+        }
+        json
     }
 }
 
@@ -229,6 +235,7 @@ mod tests {
             holder: None,
             digest: None,
             client: None,
+            limit: None,
         }
     }
 

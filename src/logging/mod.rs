@@ -12,7 +12,7 @@ mod limit;
 mod tests;
 mod writer;
 
-pub use decisions::{Decision, DecisionKind, DecisionLog};
+pub use decisions::{Decision, DecisionKind, DecisionLog, LimitWait};
 pub use feed::{Feed, Made, Told, Watch};
 pub use format::{Format, Lines, printable};
 pub use limit::{Once, OncePerMinute};

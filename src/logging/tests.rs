@@ -49,6 +49,7 @@ fn decision(task: &str) -> Decision {
         holder: Some("a-1".into()),
         digest: Some(Digest([0xab; 32])),
         client: Some(([10, 0, 0, 7], 4411).into()),
+        limit: None,
     }
 }
 
@@ -98,6 +99,29 @@ fn what_is_not_known_is_left_out() {
         !text.contains("holder") && !text.contains("digest") && !text.contains("reason"),
         "{text}"
     );
+}
+
+#[test]
+fn a_limit_is_named_with_its_wait() {
+    let limited = || Decision {
+        limit: Some(LimitWait {
+            limit: "each".into(),
+            wait_ms: 1_500,
+        }),
+        ..decision("t")
+    };
+    let text = capture(Format::Json, "info", |_| {
+        DecisionLog::new(Decisions::All, 100).log(DecisionKind::Other, limited());
+    });
+    let line: Value = serde_json::from_str(&text).expect("one object");
+    assert_eq!((&line["limit"], &line["wait_ms"]), (&"each".into(), &1_500.into()));
+    let made = Made {
+        at: std::time::SystemTime::UNIX_EPOCH,
+        kind: DecisionKind::Other,
+        decision: limited(),
+    };
+    let made = made.to_json("p");
+    assert_eq!((&made["limit"], &made["wait_ms"]), (&line["limit"], &line["wait_ms"]));
 }
 
 #[test]

@@ -88,6 +88,7 @@ pub fn report_freed(metrics: &Metrics, log: &DecisionLog, freed: &Freed) {
             holder: Some(Arc::clone(&freed.holder)),
             digest: Some(freed.digest),
             client: None,
+            limit: None,
         },
     );
 }

@@ -8,7 +8,7 @@ use super::hub::{Hub, Seat};
 use super::observer::report_freed;
 use super::upstream::DialError;
 use crate::lifecycle::nodes::Node;
-use crate::logging::{Decision, DecisionKind};
+use crate::logging::{Decision, DecisionKind, LimitWait};
 use crate::metrics::{ClosedBy, Direction, Metrics, Mode, Peer, RuleMetrics};
 use crate::rules::Rule;
 use crate::rules::outcome::{DeliveryDecision, ExceptionReason, PublishDecision};
@@ -244,6 +244,7 @@ impl Reporter {
                 holder: publish.holder.clone(),
                 digest: publish.digest,
                 client: Some(self.peer),
+                limit: None,
             },
         );
     }
@@ -279,6 +280,10 @@ impl Reporter {
                 holder: delivery.holder.clone(),
                 digest: Some(delivery.digest),
                 client: Some(self.peer),
+                limit: delivery.limit.as_ref().map(|(limit, wait_ms)| LimitWait {
+                    limit: Arc::clone(limit),
+                    wait_ms: *wait_ms,
+                }),
             },
         );
     }

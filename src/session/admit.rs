@@ -687,6 +687,7 @@ impl Shared {
             task: Arc::clone(&admission.task),
             digest: admission.hold.claim.digest,
             holder,
+            limit: admission.limit_wait(),
         }));
     }
 }

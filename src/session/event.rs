@@ -256,6 +256,8 @@ pub struct DeliveryEvent {
     pub digest: Digest,
     /// The holder, where the delivery is a duplicate.
     pub holder: Option<Arc<str>>,
+    /// The limit that it waits for, and for how long as it stands, in milliseconds; of one that waits no longer, for how long it has waited.
+    pub limit: Option<(Arc<str>, u64)>,
 }
 
 /// Why a connection ended: the `reason` label of `oncegate_connections_closed_total`.

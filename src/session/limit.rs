@@ -68,6 +68,8 @@ pub(super) struct Permits {
     owed: Vec<Request>,
     /// Which limit of its rule it was that let it wait last.
     last: usize,
+    /// The limit that was heard of last, and for how long it lets it wait or has let it wait, in milliseconds.
+    wait: Option<(Arc<str>, u64)>,
     /// What is told of the rules that have permitted it.
     told: Vec<Event>,
 }
@@ -84,6 +86,7 @@ impl Permits {
             then: Way::Permitted,
             owed: Vec::new(),
             last: 0,
+            wait: None,
             told: Vec::new(),
         };
         (!limits.stages.is_empty()).then(|| Box::new(limits))
@@ -97,6 +100,7 @@ impl Permits {
     fn notes_permission(&mut self, waited_ms: u64) {
         let Some(stage) = self.stages.get(self.permitted) else { return };
         if let Some(limit) = stage.limits.get(self.last).or(stage.limits.first()) {
+            self.wait = Some((Arc::clone(&limit.name), waited_ms));
             self.told.push(Event::Permitted {
                 rule: Arc::clone(&stage.ask.rule),
                 limit: Arc::clone(&limit.name),
@@ -261,11 +265,14 @@ impl Admission {
         limits.owed = limits.leave(limits.permitted, &self.hold);
         limits.permitted = 0;
         limits.last = wait.bucket;
+        let named = limit.map(|limit| Arc::clone(&limit.name));
         limits.told.clear();
         if let (Some(0), Some((_, then))) = (left_ms, max_wait) {
+            limits.wait = named.map(|name| (name, wait.waited_ms));
             return self.overdue(then, reserves);
         }
         let wait_ms = wait.wait_ms.min(left_ms.unwrap_or(u64::MAX));
+        limits.wait = named.map(|name| (name, wait_ms));
         limits.waiting = Some(Waiting {
             until_us: now.us.saturating_add(wait_ms.saturating_mul(1000)),
             since_us: now.us.saturating_sub(wait.waited_ms.saturating_mul(1000)),
@@ -302,6 +309,11 @@ impl Admission {
             Some(limits) if limits.needs == Needs::Permission && limits.permitted < limits.stages.len() => self.leaving_limits(),
             _ => Vec::new(),
         }
+    }
+
+    /// The limit that it waits for or has waited for, and for how long, in milliseconds.
+    pub(super) fn limit_wait(&self) -> Option<(Arc<str>, u64)> {
+        self.limits.as_ref()?.wait.clone()
     }
 
     /// What is told of the limits that let it go.

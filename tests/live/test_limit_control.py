@@ -47,6 +47,9 @@ def test_a_pause_holds_all_and_loses_nothing(gate, stack, store, scoreboard, con
     # Some of them are looked at again, and are parked.
     harness.wait_until(lambda: counted(gates, "parked") >= 30, "all of them to be parked")
     assert of(scoreboard.drain()) == []
+    gates[0].expect_log('"decision":"parked"')
+    lines = [json.loads(line) for line in gates[0].log().splitlines() if '"decision":"parked"' in line]
+    assert all(line["limit"] == "1" and line["wait_ms"] > 0 for line in lines), lines
     assert "PAUSED" not in cli(gates[1], "resume", "g/1")
     runs = scoreboard.wait_runs(35, timeout=90)
     assert sorted(run["args"][0] for run in of(runs)) == list(range(30))

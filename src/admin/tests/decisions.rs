@@ -18,6 +18,7 @@ pub(super) fn decision(id: &str) -> Decision {
         holder: Some("a".into()),
         digest: None,
         client: None,
+        limit: None,
     }
 }
 

@@ -17,6 +17,7 @@ fn decision(rule: &str, vhost: Option<&str>) -> Decision {
         holder: Some("a".into()),
         digest: None,
         client: None,
+        limit: None,
     }
 }
 

@@ -52,6 +52,7 @@ impl Bench {
             holder: Some("a".into()),
             digest: None,
             client: None,
+            limit: None,
         };
         self.log.log(kind, decision);
     }

@@ -400,3 +400,57 @@ fn a_place_is_given_up_by_what_does_not_run() {
     assert_eq!(rig.told(), ["leaves limits x"]);
     assert_eq!(rig.broker_got(), ["basic.ack 1"]);
 }
+
+impl Rig {
+    /// The limits that decisions name, with what they say of the wait.
+    fn limits_named(&mut self) -> Vec<(D, Option<(String, u64)>)> {
+        let events = std::mem::take(self.session.events());
+        let named = events.into_iter().filter_map(|event| match event {
+            Event::Admission(delivery) => {
+                let limit = delivery.limit.map(|(limit, wait_ms)| (limit.to_string(), wait_ms));
+                Some((delivery.decision, limit))
+            }
+            _ => None,
+        });
+        named.collect()
+    }
+}
+
+#[test]
+fn a_decision_names_its_limit_and_its_wait() {
+    let mut rig = worker_of(limited_by(limit(|limit| {
+        (limit.max_wait, limit.on_max_wait) = (Some(Duration::from_secs(10)), Some(OnMaxWait::Drop));
+    })));
+    rig.comes(1, "x", wait(1_200));
+    rig.comes(2, "y", wait_of(400, 10_000, Cause::Rate));
+    rig.later(1_200_000);
+    let ticket = rig.permission_asked("x");
+    rig.limits_say(ticket, PERMITTED);
+    let of = |decision, wait_ms| (decision, Some(("1".to_owned(), wait_ms)));
+    assert_eq!(
+        rig.limits_named(),
+        [of(D::Held, 1_200), of(D::Dropped, 10_000), of(D::Forwarded, 7)]
+    );
+}
+
+#[test]
+fn what_waits_for_long_looks_again_since_its_limit_may_be_changed() {
+    let mut rig = worker_of(limited_by(limit(|limit| limit.hold_max = Some(Duration::from_secs(7_200)))));
+    rig.comes(1, "x", wait(3_600_000));
+    for _ in 0..3 {
+        rig.later(29_999_999);
+        assert!(rig.limits_asked().is_empty());
+        rig.later(1);
+        let ticket = rig.permission_asked("x");
+        rig.limits_say(ticket, wait(3_600_000));
+    }
+
+    let mut rig = worker();
+    rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
+    let ticket = rig.permission_asked("x");
+    rig.session.handle_answer(ticket, Ok(Reply::Limit(wait(3_600_000))), rig.now);
+    let (ticket, _) = rig.session.questions().0.pop().expect("it is to be parked");
+    rig.session.handle_answer(Ticket(ticket), Ok(Reply::Done), rig.now);
+    let (_, republish) = rig.session.republishes().pop().expect("a copy");
+    assert!(matches!(republish.target, Target::Delay { wait_ms: 600_000, .. }), "{republish:?}");
+}
