@@ -1,6 +1,6 @@
 //! Consumers of Oncegate's own, which read ahead for one of the client's past what is held of it.
 
-use super::{Fit, ReadsAhead, Via, Window};
+use super::{Fit, ReadsAhead, Via, Window, is_missed, step_of};
 use crate::amqp::encode;
 use crate::amqp::frame::{Frame, HEADER_LEN};
 use crate::amqp::method::basic::{Consume, Deliver};
@@ -13,6 +13,9 @@ use crate::session::deliver::Standing;
 
 /// The most deliveries that one consumer of Oncegate's own makes up for.
 const OWN_MAX: u16 = 32;
+
+/// No consumer is added for the sake of what is about to be settled once others let out so many beside the client's.
+const LEAVING_MAX: usize = 128;
 
 /// How often windows that have become too wide are made narrower, in microseconds.
 const NARROW_US: u64 = 1_000_000;
@@ -54,6 +57,8 @@ pub(super) struct Own {
     pub(super) step: Step,
     /// How many that came to it are held.
     pub(super) held: usize,
+    /// How many of those are about to be settled.
+    pub(super) leaving: usize,
     /// How many that came to it the client has and has not settled.
     pub(super) shown: usize,
 }
@@ -122,13 +127,19 @@ impl Channel {
     /// Makes up for what is held of one consumer of the client's: by exactly as many as are held.
     pub(super) fn adjust_consumer(&mut self, shared: &mut Shared, index: usize) {
         let Some(consumer) = self.consumers.get(index) else { return };
-        let Window { size, held, reads_ahead } = consumer.window;
+        let Window {
+            size,
+            held,
+            mut leaving,
+            reads_ahead,
+        } = consumer.window;
         let wants = size > 0 && reads_ahead == ReadsAhead::Yes && consumer.standing == Standing::Running && !consumer.tag.is_empty();
         let (mut taken, mut there) = (held, 0);
         for own in self.windows.own.iter().filter(|own| own.client_tag == consumer.tag) {
             if own.step.is_live() {
                 there += usize::from(own.size);
                 taken += own.held;
+                leaving += own.leaving;
             } else {
                 // The client has it beside its window.
                 taken = taken.saturating_sub(own.shown);
@@ -136,11 +147,16 @@ impl Channel {
         }
         let wanted = if wants { taken } else { 0 };
         if wanted > there {
+            let missing = wanted - there;
+            let many = if there < LEAVING_MAX { step_of(size) } else { usize::MAX };
+            if !is_missed(missing, leaving, many) {
+                return;
+            }
             let room = self.bound(shared).saturating_sub(self.held.len());
-            let size = (wanted - there).min(room).min(usize::from(OWN_MAX)) as u16;
+            let size = missing.min(room).min(usize::from(OWN_MAX)) as u16;
             if size > 0 {
                 self.read_ahead(shared, index, size);
-                self.windows.changed = wanted - there > usize::from(size);
+                self.windows.changed = missing > usize::from(size);
             }
         } else if wanted < there {
             self.narrow(shared, index, there - wanted);
@@ -181,6 +197,7 @@ impl Channel {
             size,
             step: Step::Asked,
             held: 0,
+            leaving: 0,
             shown: 0,
         });
     }
