@@ -14,11 +14,15 @@ use crate::session::deliver::Standing;
 /// The most deliveries that one consumer of Oncegate's own makes up for.
 const OWN_MAX: u16 = 32;
 
-/// No consumer is added for the sake of what is about to be settled once others let out so many beside the client's.
-const LEAVING_MAX: usize = 128;
+/// No consumer is added for the sake of what is about to be settled once others let out so many beside the client's: the client may get as
+/// many more than it asked for if all that comes next is for it.
+const LEAVING_MAX: usize = 256;
 
 /// How often windows that have become too wide are made narrower, in microseconds.
 const NARROW_US: u64 = 1_000_000;
+
+/// How soon they are where the client has got what came to them, in microseconds: it has more than it asked for.
+const NARROW_SOON_US: u64 = 50_000;
 
 /// The most queues of one connection that are remembered to have one consumer at a time.
 const SINGLE_ACTIVE_MAX: usize = 10_000;
@@ -205,12 +209,19 @@ impl Channel {
     /// The consumers beside one of the client's let out too many: the smallest go, once a second.
     fn narrow(&mut self, shared: &mut Shared, index: usize, mut by: usize) {
         let now_us = shared.now.us;
-        let due_us = *self.windows.narrow_us.get_or_insert(now_us + NARROW_US);
+        let Some(consumer) = self.consumers.get(index) else { return };
+        let shown = |own: &Own| own.client_tag == consumer.tag && own.shown > 0;
+        let pause_us = if self.windows.own.iter().any(shown) {
+            NARROW_SOON_US
+        } else {
+            NARROW_US
+        };
+        let due_us = self.windows.narrow_us.map_or(now_us + pause_us, |us| us.min(now_us + pause_us));
+        self.windows.narrow_us = Some(due_us);
         if due_us > now_us {
             return self.schedule(shared, Place::Windows);
         }
         self.windows.narrow_us = None;
-        let Some(consumer) = self.consumers.get(index) else { return };
         let of_it = |own: &&mut Own| own.client_tag == consumer.tag && own.step.is_live();
         let mut own: Vec<&mut Own> = self.windows.own.iter_mut().filter(of_it).collect();
         own.sort_by_key(|own| own.size);
