@@ -178,7 +178,11 @@ impl<'a> Served<'a> {
                 tag = next(&mut self.taken) => self.acknowledge(tag),
                 Some(order) = orders.says.recv() => self.obey(&order),
                 Some(job) = orders.jobs.recv() => {
+                    // Those that came with it go in the same write.
                     self.post.hand_in(job);
+                    while let Ok(job) = orders.jobs.try_recv() {
+                        self.post.hand_in(job);
+                    }
                     Ok(())
                 }
                 1.. = orders.notices.recv_many(&mut notices, TAKEN), if self.announcer.has_room() => {

@@ -38,7 +38,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -55,7 +55,7 @@ pub use wire::{Dial, Fault};
 /// So many messages to workers wait to be sent; more are not taken.
 const ORDERS: usize = 1_000;
 /// So many messages in place of deliveries, and so many octets of them, may be without the broker's answer.
-const LETTERS: usize = 1_000;
+const LETTERS: usize = 10_000;
 const LETTER_OCTETS: usize = 64 << 20;
 /// So many messages that tell what was decided wait to be sent, none longer than so many octets.
 const NOTICES: usize = 1_000;
@@ -174,15 +174,11 @@ impl Link {
     }
 
     /// Takes a message, if there is room for it: the broker's answer.
-    fn hand_in(&self, message: Republish) -> Option<oneshot::Receiver<Result<(), RepublishFault>>> {
+    fn hand_in(&self, message: Republish) -> Result<oneshot::Receiver<Result<(), RepublishFault>>, RepublishFault> {
         if !self.publishes() {
-            return None;
+            return Err(RepublishFault::NotAvailable);
         }
-        let octets = u32::try_from(message.header.len() + message.body.len()).ok()?;
-        let room = [
-            Arc::clone(&self.letters).try_acquire_owned().ok()?,
-            Arc::clone(&self.octets).try_acquire_many_owned(octets).ok()?,
-        ];
+        let room = self.room_for(&message).ok_or(RepublishFault::Full)?;
         let (reply, answer) = oneshot::channel();
         let at = Instant::now();
         let at_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -193,8 +189,16 @@ impl Link {
             at_s,
             room,
         };
-        self.jobs.try_send(job).ok()?;
-        Some(answer)
+        self.jobs.try_send(job).map_err(|_| RepublishFault::Full)?;
+        Ok(answer)
+    }
+
+    fn room_for(&self, message: &Republish) -> Option<[OwnedSemaphorePermit; 2]> {
+        let octets = u32::try_from(message.header.len() + message.body.len()).ok()?;
+        Some([
+            Arc::clone(&self.letters).try_acquire_owned().ok()?,
+            Arc::clone(&self.octets).try_acquire_many_owned(octets).ok()?,
+        ])
     }
 }
 
@@ -245,10 +249,10 @@ impl Control {
     /// Publishes a message in this virtual host, confirmed and mandatory. It is handed in at once, whether what this gives is polled or not;
     /// that ends with the broker's answer, or without one after half a minute. Once it is dropped, the message may still be sent.
     pub fn publish(&self, vhost: &str, message: Republish) -> impl Future<Output = Result<(), RepublishFault>> + Send + 'static + use<> {
-        let answer = self.links().get(vhost).and_then(|link| link.hand_in(message));
+        let link = |link: &Link| link.hand_in(message);
+        let answer = self.links().get(vhost).map_or(Err(RepublishFault::NotAvailable), link);
         async move {
-            let answer = answer.ok_or(RepublishFault::NotAvailable)?;
-            match timeout(ANSWER, answer).await {
+            match timeout(ANSWER, answer?).await {
                 Ok(Ok(answer)) => answer,
                 // It took too long, or the link is no more.
                 Ok(Err(_)) | Err(_) => Err(RepublishFault::Unknown),

@@ -79,6 +79,7 @@ fn message(octets: usize) -> Republish {
 }
 
 const NOT_AVAILABLE: Result<(), RepublishFault> = Err(RepublishFault::NotAvailable);
+const FULL: Result<(), RepublishFault> = Err(RepublishFault::Full);
 
 #[tokio::test(start_paused = true)]
 async fn without_a_link_that_works_nothing_is_taken() {
@@ -120,9 +121,9 @@ async fn the_answer_is_that_of_the_broker_and_is_not_waited_for_without_end() {
 async fn what_is_not_answered_is_bounded_in_number_and_in_octets() {
     let (control, mut given, _) = linked(true);
     let waiting: Vec<_> = (0..LETTERS).map(|_| control.publish("jobs", message(1))).collect();
-    assert_eq!(control.publish("jobs", message(1)).await, NOT_AVAILABLE);
+    assert_eq!(control.publish("jobs", message(1)).await, FULL);
     let job = given.try_recv().expect("a message");
-    assert_eq!(control.publish("jobs", message(1)).await, NOT_AVAILABLE, "it is on its way");
+    assert_eq!(control.publish("jobs", message(1)).await, FULL, "it is on its way");
     drop(job);
     let _one_more = control.publish("jobs", message(1));
     assert_eq!(given.len(), LETTERS);
@@ -131,10 +132,10 @@ async fn what_is_not_answered_is_bounded_in_number_and_in_octets() {
     let (control, mut given, _) = linked(true);
     let half = control.publish("jobs", message(LETTER_OCTETS / 2));
     let other_half = control.publish("jobs", message(LETTER_OCTETS / 2));
-    assert_eq!(control.publish("jobs", message(1)).await, NOT_AVAILABLE);
+    assert_eq!(control.publish("jobs", message(1)).await, FULL);
     drop(given.try_recv().expect("a message"));
     let _small = control.publish("jobs", message(1));
-    assert_eq!(control.publish("jobs", message(LETTER_OCTETS / 2)).await, NOT_AVAILABLE);
+    assert_eq!(control.publish("jobs", message(LETTER_OCTETS / 2)).await, FULL);
     assert_eq!(given.len(), 2);
     drop((half, other_half));
 }

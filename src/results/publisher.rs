@@ -42,7 +42,9 @@ pub(super) async fn publish<'a>(control: &Control, given: &Given, to: impl Itera
             Ok(()) => Published::Done,
             Err(RepublishFault::Returned) => Published::Nobody,
             Err(RepublishFault::Refused) => Published::Refused,
-            Err(fault @ (RepublishFault::NotAvailable | RepublishFault::Nacked | RepublishFault::Unknown)) => Published::NotNow(fault),
+            Err(fault @ (RepublishFault::NotAvailable | RepublishFault::Full | RepublishFault::Nacked | RepublishFault::Unknown)) => {
+                Published::NotNow(fault)
+            }
         });
     }
     published

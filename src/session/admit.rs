@@ -319,7 +319,11 @@ impl Session {
         let Some(admission) = channel.open_admission(position) else {
             return;
         };
+        let of_limits = matches!(answer, Ok(Reply::Limit(_)));
         admission.answered(answer, shared.now, shared.settings.max_message);
+        if of_limits {
+            shared.foreseen.note(admission);
+        }
         shared.tells.extend(admission.gives_back());
         if matches!(admission.wait, Await::Reserve | Await::Run | Await::Limit)
             && let Some(question) = admission.question(&shared.worker, shared.now)
@@ -446,7 +450,9 @@ impl Channel {
     /// Asks the store about a delivery, which waits.
     pub(super) fn ask_about(&mut self, shared: &mut Shared, mut admission: Admission) {
         let ticket = Ticket::of_delivery(self.arrivals.next_position(), self.number);
-        if admission.is_open()
+        if shared.foreseen.is_long(&admission, shared.now) {
+            admission.wait = Await::Turn(Way::Held(None));
+        } else if admission.is_open()
             && let Some(question) = admission.question(&shared.worker, shared.now)
         {
             shared.asks.push((ticket.0, question));

@@ -18,7 +18,7 @@ use super::limit::Waiting;
 use super::park::Leaving;
 use super::renew::Hold;
 use super::republish::RepublishFault;
-use super::window::{ReadsAhead, Window};
+use super::window::{self, ReadsAhead, Window};
 use super::{Now, Session, Shared, StoreSilent, Ticket};
 use crate::amqp::encode;
 use crate::amqp::method::basic::Nack;
@@ -53,6 +53,15 @@ pub(super) enum Until {
     Fetching,
 }
 
+/// Whether the place that a held delivery takes at the broker is about to be free again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stay {
+    /// Nobody knows when.
+    Stays,
+    /// It is on its way to elsewhere, and is settled then.
+    Leaves,
+}
+
 /// A held delivery.
 #[derive(Debug)]
 pub(super) struct Held {
@@ -69,6 +78,7 @@ pub(super) struct Held {
     pub pause_us: u64,
     /// When it must be settled, in monotonic microseconds.
     back_us: u64,
+    stay: Stay,
 }
 
 impl Held {
@@ -113,6 +123,8 @@ pub(super) struct HeldList {
     deliveries: BTreeMap<u64, Held>,
     /// How many wait for the end of the broker's content.
     boundary: usize,
+    /// How many are on their way to elsewhere.
+    leaving: usize,
 }
 
 impl HeldList {
@@ -124,6 +136,11 @@ impl HeldList {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.deliveries.len()
+    }
+
+    /// How many are about to be settled, as they are on their way to elsewhere.
+    pub(super) fn leaving(&self) -> usize {
+        self.leaving
     }
 
     /// True if one waits for the end of the broker's content.
@@ -217,7 +234,9 @@ impl Channel {
         let now = shared.now;
         let eta = admission.eta_ahead(now).filter(|_| holder.is_none());
         let fate = admission.carry.as_ref().and_then(|carry| carry.fate);
-        let reason = admission.held_for(now);
+        // It was foreseen that it will have to wait, and where it was not refused it is asked about at once.
+        let foreseen = admission.limits.as_ref().is_some_and(|limits| limits.is_unasked()) && admission.run.is_none();
+        let reason = if foreseen { "limit" } else { admission.held_for(now) };
         let asks_us = admission.pause_us(eta, 0);
         let hold_max_us = match admission.waiting() {
             Some(waiting) => waiting.hold_max_us(),
@@ -240,6 +259,10 @@ impl Channel {
             true => now.us.saturating_add(hold_max_us).min(held.back_us),
         };
         held.waits(now);
+        if foreseen {
+            self.set_stay(shared, number, Stay::Leaves);
+            return self.ask_held(shared, number);
+        }
         if let Some(fate) = fate {
             return self.holder_ended(shared, number, fate);
         }
@@ -256,7 +279,9 @@ impl Channel {
         };
         let consumer = self.consumers.iter().find(|known| known.tag == held.admission.consumer());
         consumer.is_some_and(|known| {
-            let Window { size, held, reads_ahead } = known.window;
+            let Window {
+                size, held, reads_ahead, ..
+            } = known.window;
             size > 0 && reads_ahead == ReadsAhead::No && held >= usize::from(size)
         })
     }
@@ -293,10 +318,25 @@ impl Channel {
             park_us: u64::MAX,
             pause_us: 0,
             back_us,
+            stay: Stay::Stays,
             admission,
         };
         self.held.deliveries.insert(number, held);
         self.held.get_mut(number)
+    }
+
+    /// A held delivery is about to be settled, or is not any more.
+    pub(super) fn set_stay(&mut self, shared: &mut Shared, number: u64, stay: Stay) {
+        let Some(held) = self.held.deliveries.get_mut(&number).filter(|held| held.stay != stay) else {
+            return;
+        };
+        held.stay = stay;
+        let change = if stay == Stay::Leaves { 1 } else { -1 };
+        self.held.leaving = self.held.leaving.saturating_add_signed(change);
+        if let Some((_, leaving)) = window::tally(&mut self.windows, &mut self.consumers, &held.admission) {
+            *leaving = leaving.saturating_add_signed(change);
+        }
+        self.windows_change(shared);
     }
 
     /// Something is due for a held delivery.
@@ -387,7 +427,11 @@ impl Channel {
             }
             Ok(reply) if asked => {
                 held.silent_us = None;
+                let of_limits = matches!(reply, Reply::Limit(_));
                 held.admission.answered(Ok(reply), now, shared.settings.max_message);
+                if of_limits {
+                    shared.foreseen.note(&held.admission);
+                }
                 shared.tells.extend(held.admission.gives_back());
                 None
             }
@@ -422,6 +466,7 @@ impl Channel {
         if held.park_us <= now_us {
             return self.park(shared, number);
         }
+        self.set_stay(shared, number, Stay::Stays);
         self.schedule(shared, Place::Held(number));
     }
 
@@ -477,6 +522,12 @@ impl Channel {
         shared.held_bytes -= held.admission.frames.len();
         self.windows_change(shared);
         self.note_held(&held.admission, -1);
+        if held.stay == Stay::Leaves {
+            self.held.leaving -= 1;
+            if let Some((_, leaving)) = window::tally(&mut self.windows, &mut self.consumers, &held.admission) {
+                *leaving = leaving.saturating_sub(1);
+            }
+        }
         match held.until {
             // Nobody waits for it any more.
             Until::Answer(ticket) => shared.cancelled.push(ticket),

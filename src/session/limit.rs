@@ -16,7 +16,7 @@ use super::event::Event;
 use super::renew::Hold;
 use super::{Now, Shared};
 use crate::rules::limit::{Asker, Cause, Limited, Limiting, Wait};
-use crate::rules::lock::{Claim, Request};
+use crate::rules::lock::{Claim, Digest, Request};
 use crate::rules::running::RunNote;
 use crate::rules::spec::OnMaxWait;
 
@@ -97,6 +97,32 @@ impl Permits {
         self.stages.first()
     }
 
+    /// The buckets of the first rule.
+    pub(super) fn buckets(&self) -> impl Iterator<Item = Digest> {
+        self.first()
+            .into_iter()
+            .flat_map(|stage| &stage.ask.buckets)
+            .map(|bucket| bucket.digest)
+    }
+
+    /// The bucket that lets it wait, where only one rule can.
+    pub(super) fn waits_for(&self) -> Option<Digest> {
+        let [stage] = self.stages.as_slice() else { return None };
+        stage.ask.buckets.get(self.last).map(|bucket| bucket.digest)
+    }
+
+    /// How long its limits let it be held at most, in microseconds.
+    pub(super) fn hold_max_us(&self) -> u64 {
+        let limits = self.stages.iter().flat_map(|stage| &stage.limits);
+        let longest = limits.map(|limit| limit.hold_max).max().unwrap_or_default();
+        u64::try_from(longest.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// True if the store was not asked about it.
+    pub(super) fn is_unasked(&self) -> bool {
+        self.asked == Asked::Never && self.needs == Needs::Permission
+    }
+
     fn notes_permission(&mut self, waited_ms: u64) {
         let Some(stage) = self.stages.get(self.permitted) else { return };
         if let Some(limit) = stage.limits.get(self.last).or(stage.limits.first()) {
@@ -150,6 +176,11 @@ impl Waiting {
     /// How long it has to wait, in milliseconds, where that is known.
     pub(super) fn left_ms(&self, now_us: u64) -> Option<u64> {
         (self.cause == Cause::Rate).then(|| self.until_us.saturating_sub(now_us).div_ceil(1000))
+    }
+
+    /// Until when it has to wait, in monotonic microseconds, where that is known.
+    pub(super) fn until_us(&self) -> Option<u64> {
+        (self.cause == Cause::Rate).then_some(self.until_us)
     }
 
     /// For how long it has waited, in milliseconds.

@@ -29,6 +29,7 @@ mod due;
 mod ends;
 mod event;
 mod expiry;
+mod foresee;
 mod handshake;
 mod hear;
 mod hold;
@@ -289,6 +290,8 @@ struct Shared {
     fetches: Vec<(Ticket, Fetch)>,
     /// The holders whose results a worker behind this connection is to read.
     readings: HashMap<Arc<str>, read::Reading>,
+    /// What is known of the waits for limits.
+    foreseen: foresee::Foreseen,
     /// Nothing was there to park with: nothing is parked before this time in monotonic microseconds. 0 while it works.
     parks_from_us: u64,
     observing: HashMap<Ticket, Box<Grant>>,
@@ -457,6 +460,7 @@ impl Session {
                 republishes: Vec::new(),
                 fetches: Vec::new(),
                 readings: HashMap::new(),
+                foreseen: foresee::Foreseen::default(),
                 parks_from_us: 0,
                 observing: HashMap::new(),
                 watched: HashMap::new(),

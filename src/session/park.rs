@@ -25,7 +25,7 @@ use super::channel::Channel;
 use super::copies::{self, DeadLettered};
 use super::dead_letter;
 use super::event::Event;
-use super::hold::{Held, Until};
+use super::hold::{Held, Stay, Until};
 use super::republish::{QueueKind, Republish, RepublishFault, Target};
 use super::{Now, Session, Shared, StoreSilent, Ticket};
 use crate::amqp::frame::Frame;
@@ -50,6 +50,9 @@ const NOTE_MS: u64 = 86_400_000;
 
 /// The pause after the first attempt that has failed, in microseconds; each further one takes twice as long.
 const PAUSE_US: u64 = 30_000_000;
+
+/// The pause where too much was on its way, in microseconds.
+const FULL_US: u64 = 1_000_000;
 
 /// The longest pause, in microseconds.
 const PAUSE_MAX_US: u64 = 480_000_000;
@@ -234,6 +237,7 @@ impl Channel {
     pub(super) fn park(&mut self, shared: &mut Shared, number: u64) {
         let now = shared.now;
         let ticket = Ticket::of_held(number, self.number);
+        self.set_stay(shared, number, Stay::Stays);
         let Some(held) = self.held.get_mut(number) else { return };
         if shared.parks_from_us > now.us {
             held.park_us = shared.parks_from_us;
@@ -262,6 +266,7 @@ impl Channel {
             note: Arc::new(note),
         };
         shared.asks.push((ticket.0, request));
+        self.set_stay(shared, number, Stay::Leaves);
         self.schedule(shared, Place::Held(number));
     }
 
@@ -317,6 +322,12 @@ impl Channel {
                     shared.parks_from_us = shared.now.us + PAUSE_US;
                 }
                 self.stays_held(shared, number, fault.as_str());
+                if let (RepublishFault::Full, Some(held)) = (fault, self.held.get_mut(number)) {
+                    // It was this one's turn no more than that of others.
+                    held.pause_us = 0;
+                    held.park_us = shared.now.us + FULL_US;
+                    self.schedule(shared, Place::Held(number));
+                }
             }
             (Until::Leaving(Leaving::DeadLetter { .. }), outcome) => self.dead_letter_ends(shared, number, outcome),
             _ => {}
@@ -336,6 +347,7 @@ impl Channel {
             id: Arc::clone(&held.admission.hold.claim.id),
             reason,
         });
+        self.set_stay(shared, number, Stay::Stays);
         self.schedule(shared, Place::Held(number));
     }
 

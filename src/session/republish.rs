@@ -51,8 +51,10 @@ pub enum QueueKind {
 /// Why it is not, or perhaps not, where it was to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RepublishFault {
-    /// There is no control connection to this virtual host, or too much waits for it. Nothing was sent.
+    /// There is no control connection to this virtual host. Nothing was sent.
     NotAvailable,
+    /// Too much waits for that connection. Nothing was sent.
+    Full,
     /// The broker refuses it: a right is missing, a queue is there that is unlike, an exchange is not there.
     Refused,
     /// No queue took it.
@@ -68,6 +70,7 @@ impl RepublishFault {
     pub fn as_str(self) -> &'static str {
         match self {
             RepublishFault::NotAvailable => "not_available",
+            RepublishFault::Full => "full",
             RepublishFault::Refused => "refused",
             RepublishFault::Returned => "returned",
             RepublishFault::Nacked => "nacked",

@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use super::admit::Admission;
 use super::agenda::Place;
 use super::channel::{Channel, Life, Up};
+use super::deliver::Consumer;
 use own::{Own, Step};
 
 use super::{BrokerEnd, ClientEnd, Session, Shared};
@@ -25,6 +26,9 @@ use crate::amqp::method::{MethodId, basic};
 
 /// The window of a client that wants no limit, while a rule can hold deliveries of its queue.
 pub(super) const UNLIMITED: u16 = 1_000;
+
+/// The most by which windows change at once for the sake of what is about to be settled.
+const STEP_MAX: usize = 16;
 
 /// How long a window stays as it is once too much was held, in microseconds.
 const BOUND_US: u64 = 30_000_000;
@@ -65,6 +69,8 @@ pub struct Window {
     pub size: u16,
     /// How many that came to it are held.
     pub held: usize,
+    /// How many of those are about to be settled, as they are on their way to elsewhere.
+    pub leaving: usize,
     /// Whether further consumers may read ahead for it.
     pub reads_ahead: ReadsAhead,
 }
@@ -141,6 +147,32 @@ impl Windows {
     }
 }
 
+/// How many of what came to the consumer of a delivery are held, and how many of those are about to be settled.
+pub(super) fn tally<'t>(
+    windows: &'t mut Windows,
+    consumers: &'t mut [Consumer],
+    admission: &Admission,
+) -> Option<(&'t mut usize, &'t mut usize)> {
+    if let Via::Own(number) = admission.source {
+        let own = windows.own.iter_mut().find(|own| own.number == number)?;
+        return Some((&mut own.held, &mut own.leaving));
+    }
+    let consumer = admission.consumer();
+    let known = consumers.iter_mut().find(|known| known.tag == consumer)?;
+    Some((&mut known.window.held, &mut known.window.leaving))
+}
+
+/// By how many at a time a window changes for the sake of what is about to be settled: a part of what the client wants.
+fn step_of(size: u16) -> usize {
+    usize::from(size / 2).clamp(1, STEP_MAX)
+}
+
+/// True if the broker is to let out more. What is about to be settled makes room by itself in a moment, so only where much of the window
+/// is taken by it more is wanted: to tell the broker of each would cost it more than the deliveries do.
+fn is_missed(missing: usize, leaving: usize, step: usize) -> bool {
+    missing > leaving || missing >= step
+}
+
 impl Session {
     /// Makes the windows what they should be, as far as they can be told now.
     pub(super) fn adjust_windows(&mut self) {
@@ -174,21 +206,8 @@ impl Channel {
 
     /// One more delivery is held, or one less.
     pub(super) fn note_held(&mut self, admission: &Admission, change: isize) {
-        let count = match admission.source {
-            Via::Own(number) => self
-                .windows
-                .own
-                .iter_mut()
-                .find(|own| own.number == number)
-                .map(|own| &mut own.held),
-            Via::Client => {
-                let consumer = admission.consumer();
-                let mut consumers = self.consumers.iter_mut();
-                consumers.find(|known| known.tag == consumer).map(|known| &mut known.window.held)
-            }
-        };
-        if let Some(count) = count {
-            *count = count.saturating_add_signed(change);
+        if let Some((held, _)) = tally(&mut self.windows, &mut self.consumers, admission) {
+            *held = held.saturating_add_signed(change);
         }
     }
 
@@ -223,6 +242,7 @@ impl Channel {
         let mut window = Window {
             size: self.windows.each,
             held: 0,
+            leaving: 0,
             reads_ahead: if alone { ReadsAhead::No } else { ReadsAhead::Yes },
         };
         let unlimited = self.windows.each == 0 && self.windows.global == 0;
@@ -300,7 +320,7 @@ impl Channel {
         self.windows.own.retain(|own| !done(own));
         for own in &mut self.windows.own {
             // What is held no longer counts against a consumer that is cancelled.
-            if own.step == Step::Running && own.held >= usize::from(own.size) {
+            if own.step == Step::Running && own.held >= usize::from(own.size) && own.leaving == 0 {
                 own.step = Step::Answered;
             }
         }
@@ -330,7 +350,12 @@ impl Channel {
         // The bound is on all that is held, and what the client is to have may come to be held too.
         let wider = self.held.len().min(self.bound(shared).saturating_sub(window));
         let wanted = u16::try_from(window + wider).unwrap_or(u16::MAX);
-        if wanted != self.windows.told {
+        let (leaving, step) = (self.held.leaving(), step_of(self.windows.global));
+        let differs = match wanted.checked_sub(self.windows.told).map(usize::from) {
+            Some(missing) => is_missed(missing, leaving, step),
+            None => leaving == 0 || usize::from(self.windows.told - wanted) >= step,
+        };
+        if differs {
             self.windows.told = wanted;
             let mut frame = Vec::new();
             self.own_qos(&mut frame, wanted, true);

@@ -183,6 +183,152 @@ fn what_waits_longer_than_it_may_be_held_is_parked_for_that_long() {
     assert_eq!(rig.session.held().0, 0);
 }
 
+/// A worker whose window is of each consumer, and what is told of windows.
+fn worker_by_consumer(size: u16) -> Rig {
+    let mut rig = Rig::with(limited_by(limit(|_| ())), Settings::default());
+    rig.parks = true;
+    rig.client(&qos(size, false));
+    rig.broker(&method(1, MethodId::BASIC_QOS_OK, &[]));
+    rig.consumes(1, "c", false);
+    rig.broker_got();
+    rig.client_got();
+    rig
+}
+
+impl Rig {
+    /// One comes that has long to wait: the ticket of its parking.
+    fn begins_to_park(&mut self, tag: u64, id: &str) -> Ticket {
+        self.broker(&deliver(1, "c", tag, "t.unique", id));
+        let ticket = self.permission_asked(id);
+        self.session.handle_answer(ticket, Ok(Reply::Limit(wait(60_000))), self.now);
+        self.parking()
+    }
+
+    fn parking(&mut self) -> Ticket {
+        let (asks, _) = self.session.questions();
+        let Some((ticket, Request::Park { .. })) = asks.pop() else {
+            panic!("it is to be parked")
+        };
+        Ticket(ticket)
+    }
+
+    fn is_parked(&mut self, ticket: Ticket) {
+        self.session.handle_answer(ticket, Ok(Reply::Done), self.now);
+        let (ticket, _) = self.session.republishes().pop().expect("a copy");
+        self.session.handle_republished(ticket, Ok(()), self.now);
+        let (asks, _) = self.session.questions();
+        let (ticket, _) = asks.pop().expect("it is marked");
+        self.session.handle_answer(Ticket(ticket), Ok(Reply::Done), self.now);
+    }
+}
+
+#[test]
+fn behind_one_that_waits_long_the_next_are_held_from_their_coming() {
+    let mut rig = worker();
+    rig.parks = true;
+    let first = rig.begins_to_park(1, "x");
+    rig.is_parked(first);
+    assert_eq!(rig.decided(), [(D::Held, "limit"), (D::Parked, "limit")]);
+    // Nothing waits behind them for the store's answer.
+    rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
+    rig.broker(&deliver(1, "c", 3, "t.unique", "z"));
+    rig.broker(&deliver(1, "c", 4, "t.other", "o"));
+    assert_eq!(rig.seen(), ["c 4 o"]);
+    assert_eq!(rig.decided(), [(D::Held, "limit"); 2]);
+    let asked = rig.limits_asked();
+    let [(of_y, Asks::Permission(y, _)), (of_z, Asks::Permission(z, _))] = &asked[..] else {
+        panic!("two questions in order: {asked:?}")
+    };
+    assert_eq!((&**y, &**z), ("y", "z"));
+    // The store decides all the same.
+    rig.session.handle_answer(*of_z, Ok(Reply::Limit(wait(60_000))), rig.now);
+    let parking = rig.parking();
+    rig.session.handle_answer(*of_y, Ok(Reply::Limit(PERMITTED)), rig.now);
+    assert_eq!(rig.seen(), ["c 5 y"]);
+    rig.is_parked(parking);
+    assert_eq!(rig.decided(), [(D::Forwarded, "permitted"), (D::Parked, "limit")]);
+    // What was permitted tells that the next may be.
+    rig.broker(&deliver(1, "c", 5, "t.unique", "w"));
+    assert_eq!(rig.decided(), [], "it may go");
+    let ticket = rig.permission_asked("w");
+    rig.session.handle_answer(ticket, Ok(Reply::Limit(wait(2_000))), rig.now);
+    // A short wait tells nothing.
+    rig.broker(&deliver(1, "c", 6, "t.unique", "v"));
+    assert_eq!(rig.decided(), [(D::Held, "limit")]);
+    rig.permission_asked("v");
+    assert_eq!(rig.session.held().0, 1);
+}
+
+#[test]
+fn what_was_foreseen_is_forgotten_when_its_time_has_come() {
+    let mut rig = worker();
+    rig.parks = true;
+    let first = rig.begins_to_park(1, "x");
+    rig.is_parked(first);
+    rig.decided();
+    rig.waits_for(56_000_000);
+    rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
+    assert_eq!(rig.decided(), [], "it waits no longer than it may be held");
+    rig.permission_asked("y");
+}
+
+#[test]
+fn where_the_store_is_silent_what_was_foreseen_stays_held() {
+    let mut rig = worker();
+    rig.parks = true;
+    let first = rig.begins_to_park(1, "x");
+    rig.is_parked(first);
+    rig.broker(&deliver(1, "c", 2, "t.unique", "y"));
+    let ticket = rig.permission_asked("y");
+    rig.session.handle_answer(ticket, Err(StoreSilent::Timeout), rig.now);
+    rig.later(1_000_000);
+    let ticket = rig.permission_asked("y");
+    rig.session.handle_answer(ticket, Ok(Reply::Limit(PERMITTED)), rig.now);
+    assert_eq!(rig.seen(), ["c 2 y"]);
+    assert_eq!(rig.session.held().0, 0);
+}
+
+#[test]
+fn for_what_is_about_to_be_parked_windows_change_by_many_at_once() {
+    let mut rig = worker_by_consumer(6);
+    let told = |rig: &mut Rig| {
+        rig.broker_got()
+            .iter()
+            .filter(|line| *line != "basic.ack")
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let first = rig.begins_to_park(1, "a");
+    let mut parking = vec![first];
+    for (tag, id) in [(2, "b"), (3, "c")] {
+        assert!(rig.broker_got().is_empty(), "it makes room by itself");
+        rig.broker(&deliver(1, "c", tag, "t.unique", id));
+        let ticket = rig.permission_asked(id);
+        rig.session.handle_answer(ticket, Ok(Reply::Limit(wait(60_000))), rig.now);
+        parking.push(rig.parking());
+    }
+    assert_eq!(
+        told(&mut rig),
+        ["basic.qos", "basic.consume", "basic.qos"],
+        "half of the window is taken"
+    );
+    for ticket in parking {
+        rig.is_parked(ticket);
+    }
+    assert!(
+        rig.broker_got().iter().all(|line| line.starts_with("basic.ack")),
+        "it stays for those that come"
+    );
+    rig.broker(&method(1, MethodId::BASIC_QOS_OK, &[]));
+    rig.broker(&method(1, MethodId::BASIC_QOS_OK, &[]));
+    // What cannot be parked is made up for at once.
+    let mut rig = worker_by_consumer(6);
+    rig.parks = false;
+    let ticket = rig.begins_to_park(1, "a");
+    rig.session.handle_answer(ticket, Err(StoreSilent::Timeout), rig.now);
+    assert_eq!(rig.broker_got(), ["basic.qos", "basic.consume", "basic.qos"]);
+}
+
 #[test]
 fn what_could_not_be_parked_is_held_and_goes_at_its_time() {
     let mut rig = worker();

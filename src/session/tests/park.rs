@@ -127,7 +127,7 @@ impl Rig {
     }
 
     /// Time passes, and both peers are heard; the store says that all that are held wait on.
-    fn waits_for(&mut self, us: u64) {
+    pub(super) fn waits_for(&mut self, us: u64) {
         let end = self.now.us + us;
         while self.now.us < end {
             self.later((end - self.now.us).min(1_000_000));
@@ -282,6 +282,32 @@ fn one_that_cannot_be_parked_stays_held_and_is_tried_again() {
         rig.client(&ack(1, 1, false));
         assert_eq!(rig.told(), [format!("done x {}", newest.0), "signal x Acked".to_owned()]);
     }
+}
+
+#[test]
+fn where_too_much_is_on_its_way_it_is_tried_again_soon() {
+    let mut rig = worker();
+    for (tag, id) in [(1, "x"), (2, "y")] {
+        rig.waits(tag, id);
+    }
+    rig.waits_for(5_000_000);
+    for (ticket, ..) in rig.notes() {
+        rig.reply(ticket, Reply::Done);
+    }
+    let first = std::mem::take(rig.session.republishes());
+    for ((ticket, _), outcome) in first.into_iter().zip([Err(RepublishFault::Full), Ok(())]) {
+        rig.published(ticket, outcome);
+    }
+    let ticket = rig.marking();
+    rig.reply(ticket, Reply::Done);
+    for _ in 0..3 {
+        rig.waits_for(1_500_000);
+        let (ticket, ..) = rig.note();
+        rig.reply(ticket, Reply::Done);
+        let (ticket, _) = rig.sending();
+        rig.published(ticket, Err(RepublishFault::Full));
+    }
+    assert_eq!(rig.session.held().0, 1, "no pause is longer than that before it");
 }
 
 #[test]

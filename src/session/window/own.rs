@@ -1,6 +1,6 @@
 //! Consumers of Oncegate's own, which read ahead for one of the client's past what is held of it.
 
-use super::{Fit, ReadsAhead, Via, Window};
+use super::{Fit, ReadsAhead, Via, Window, is_missed, step_of};
 use crate::amqp::encode;
 use crate::amqp::frame::{Frame, HEADER_LEN};
 use crate::amqp::method::basic::{Consume, Deliver};
@@ -14,8 +14,15 @@ use crate::session::deliver::Standing;
 /// The most deliveries that one consumer of Oncegate's own makes up for.
 const OWN_MAX: u16 = 32;
 
+/// No consumer is added for the sake of what is about to be settled once others let out so many beside the client's: the client may get as
+/// many more than it asked for if all that comes next is for it.
+const LEAVING_MAX: usize = 256;
+
 /// How often windows that have become too wide are made narrower, in microseconds.
 const NARROW_US: u64 = 1_000_000;
+
+/// How soon they are where the client has got what came to them, in microseconds: it has more than it asked for.
+const NARROW_SOON_US: u64 = 50_000;
 
 /// The most queues of one connection that are remembered to have one consumer at a time.
 const SINGLE_ACTIVE_MAX: usize = 10_000;
@@ -54,6 +61,8 @@ pub(super) struct Own {
     pub(super) step: Step,
     /// How many that came to it are held.
     pub(super) held: usize,
+    /// How many of those are about to be settled.
+    pub(super) leaving: usize,
     /// How many that came to it the client has and has not settled.
     pub(super) shown: usize,
 }
@@ -122,13 +131,19 @@ impl Channel {
     /// Makes up for what is held of one consumer of the client's: by exactly as many as are held.
     pub(super) fn adjust_consumer(&mut self, shared: &mut Shared, index: usize) {
         let Some(consumer) = self.consumers.get(index) else { return };
-        let Window { size, held, reads_ahead } = consumer.window;
+        let Window {
+            size,
+            held,
+            mut leaving,
+            reads_ahead,
+        } = consumer.window;
         let wants = size > 0 && reads_ahead == ReadsAhead::Yes && consumer.standing == Standing::Running && !consumer.tag.is_empty();
         let (mut taken, mut there) = (held, 0);
         for own in self.windows.own.iter().filter(|own| own.client_tag == consumer.tag) {
             if own.step.is_live() {
                 there += usize::from(own.size);
                 taken += own.held;
+                leaving += own.leaving;
             } else {
                 // The client has it beside its window.
                 taken = taken.saturating_sub(own.shown);
@@ -136,11 +151,16 @@ impl Channel {
         }
         let wanted = if wants { taken } else { 0 };
         if wanted > there {
+            let missing = wanted - there;
+            let many = if there < LEAVING_MAX { step_of(size) } else { usize::MAX };
+            if !is_missed(missing, leaving, many) {
+                return;
+            }
             let room = self.bound(shared).saturating_sub(self.held.len());
-            let size = (wanted - there).min(room).min(usize::from(OWN_MAX)) as u16;
+            let size = missing.min(room).min(usize::from(OWN_MAX)) as u16;
             if size > 0 {
                 self.read_ahead(shared, index, size);
-                self.windows.changed = wanted - there > usize::from(size);
+                self.windows.changed = missing > usize::from(size);
             }
         } else if wanted < there {
             self.narrow(shared, index, there - wanted);
@@ -181,6 +201,7 @@ impl Channel {
             size,
             step: Step::Asked,
             held: 0,
+            leaving: 0,
             shown: 0,
         });
     }
@@ -188,12 +209,19 @@ impl Channel {
     /// The consumers beside one of the client's let out too many: the smallest go, once a second.
     fn narrow(&mut self, shared: &mut Shared, index: usize, mut by: usize) {
         let now_us = shared.now.us;
-        let due_us = *self.windows.narrow_us.get_or_insert(now_us + NARROW_US);
+        let Some(consumer) = self.consumers.get(index) else { return };
+        let shown = |own: &Own| own.client_tag == consumer.tag && own.shown > 0;
+        let pause_us = if self.windows.own.iter().any(shown) {
+            NARROW_SOON_US
+        } else {
+            NARROW_US
+        };
+        let due_us = self.windows.narrow_us.map_or(now_us + pause_us, |us| us.min(now_us + pause_us));
+        self.windows.narrow_us = Some(due_us);
         if due_us > now_us {
             return self.schedule(shared, Place::Windows);
         }
         self.windows.narrow_us = None;
-        let Some(consumer) = self.consumers.get(index) else { return };
         let of_it = |own: &&mut Own| own.client_tag == consumer.tag && own.step.is_live();
         let mut own: Vec<&mut Own> = self.windows.own.iter_mut().filter(of_it).collect();
         own.sort_by_key(|own| own.size);
