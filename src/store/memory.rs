@@ -215,6 +215,13 @@ impl Memory {
         self.table().parked.len()
     }
 
+    /// How many messages wait for the ends of holders, and of how many such holders the end is known, lapsed ones included until they are
+    /// swept.
+    pub fn twins_len(&self) -> (usize, usize) {
+        let table = self.table();
+        (table.twins.len(), table.fates.len())
+    }
+
     /// One page of locks in the order of their digests, publish locks first; the cursor names the last lock of the page before.
     pub(super) fn list(&self, filter: &Filter, cursor: Option<&str>, limit: usize) -> Page {
         let now = self.clock.now_ms();

@@ -16,10 +16,11 @@ use crate::world::World;
 /// A message in a queue or with a consumer.
 pub struct Copy {
     pub task: usize,
-    queue: String,
-    content: Vec<u8>,
-    redelivered: bool,
-    expires_ms: u64,
+    pub queue: String,
+    /// Its frames, on any channel.
+    pub content: Vec<u8>,
+    pub redelivered: bool,
+    pub expires_ms: u64,
 }
 
 struct Consumer {
@@ -184,6 +185,7 @@ impl World {
         }
         self.written(at, task);
         self.facts.tasks[task].reached = true;
+        self.comes_to_broker(task);
         self.facts.note(task, format!("is in queue {queue} (link {at})"));
         let copy = Copy {
             task,
@@ -218,6 +220,7 @@ impl World {
 
     fn requeue(&mut self, copy: Copy) {
         self.facts.note(copy.task, format!("is back in queue {}", copy.queue));
+        self.goes_back(copy.task);
         let runs = self.is_running(copy.task);
         let task = &mut self.facts.tasks[copy.task];
         task.came_ms = self.now.unix_ms;
@@ -342,7 +345,7 @@ impl World {
     /// Whether a message of this task is where a worker may still get it from, or has it and has not acknowledged it.
     pub fn is_at_broker(&self, task: usize) -> bool {
         let ready = self.queues.values().flatten().any(|copy| copy.task == task);
-        ready || self.is_with_worker(task)
+        ready || self.is_delayed(task) || self.is_with_worker(task)
     }
 
     /// Whether a message of this task is delivered, and not acknowledged by its worker.

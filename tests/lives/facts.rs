@@ -18,6 +18,8 @@ pub struct Task {
     pub row: usize,
     pub key: usize,
     pub expires_ms: Option<u64>,
+    /// It is a member of a canvas.
+    pub member: bool,
     pub digest: Option<Digest>,
     /// Its producer was told that the broker has it.
     pub confirmed: bool,

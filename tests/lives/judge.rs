@@ -202,7 +202,8 @@ impl World {
     /// Nothing moves any more, and nobody publishes.
     pub fn judge_tasks(&mut self) {
         for (task, facts) in self.facts.tasks.iter().enumerate() {
-            let accounted = facts.begun > 0 || facts.dropped || facts.revoked || facts.purged || facts.expired || self.is_dead(task);
+            let comes = facts.begun > 0 || self.was_handed(task);
+            let accounted = comes || facts.dropped || facts.revoked || facts.purged || facts.expired || self.is_dead(task);
             // Where nothing breaks, a publish without confirms is as good as one with them.
             let owed = facts.confirmed || self.plan.is_calm() || self.has_killed(task);
             if owed && !accounted {

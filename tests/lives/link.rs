@@ -8,12 +8,13 @@ use oncegate::amqp::method::MethodId;
 use oncegate::rules::RuleSet;
 use oncegate::rules::lock::Request;
 use oncegate::rules::outcome::{DeliveryDecision, PublishDecision};
-use oncegate::session::{Event, Now, RepublishFault, Session, Settings, Side, StoreSilent, Ticket};
+use oncegate::session::{Event, Fetch, Now, Session, Settings, Side, StoreSilent, Ticket};
 use oncegate::store::Clock;
 
 use crate::broker::AtBroker;
 use crate::facts::Facts;
-use crate::plan::Plan;
+use crate::parked::Republishes;
+use crate::plan::{Backend, Plan};
 use crate::runs::{Asked, Handed, Name};
 use crate::wire::{Reader, method};
 use crate::world::World;
@@ -102,6 +103,9 @@ pub struct Link {
     pub orders: VecDeque<(u64, Order)>,
     pub answers: VecDeque<(u64, u64, Answer)>,
     pub kept: Vec<Kept>,
+    /// The results that its session asks for, with the time of each.
+    pub fetches: VecDeque<(u64, u64, Fetch)>,
+    pub republishes: Republishes,
     pub cancelled: BTreeSet<u64>,
     /// Publishes that the client has written and that have neither reached the broker nor been dropped.
     pub writing: Vec<usize>,
@@ -126,6 +130,10 @@ impl Link {
         let settings = Arc::new(Settings {
             held_max: plan.held_max,
             consumer_timeout_us: 1_000 * plan.consumer_timeout_ms,
+            reply_prefix: match plan.backend {
+                Backend::Workers => format!("oncegate.reply.{proxy}.").into(),
+                Backend::Anybody => "".into(),
+            },
             ..Settings::default()
         });
         let mut session = Session::new(settings, Arc::clone(rules), nonce, now);
@@ -151,6 +159,8 @@ impl Link {
             orders: VecDeque::new(),
             answers: VecDeque::new(),
             kept: Vec::new(),
+            fetches: VecDeque::new(),
+            republishes: Republishes::default(),
             cancelled: BTreeSet::new(),
             writing: Vec::new(),
             given_up: BTreeSet::new(),
@@ -311,9 +321,11 @@ impl World {
     pub fn collect(&mut self, at: usize) {
         let now = self.now;
         let Some(link) = self.links.get_mut(&at) else { return };
-        // The proxies have no account of their own to park with.
-        for (ticket, _) in std::mem::take(link.session.republishes()) {
-            link.session.handle_republished(ticket, Err(RepublishFault::NotAvailable), now);
+        for (ticket, republish) in std::mem::take(link.session.republishes()) {
+            link.republishes.wants(now.us, ticket, republish);
+        }
+        for (ticket, fetch) in std::mem::take(link.session.fetches()) {
+            link.fetches.push_back((now.us, ticket.0, fetch));
         }
         for side in [Side::Broker, Side::Client] {
             let mut bytes = Vec::new();
@@ -383,6 +395,7 @@ impl World {
                 if event.decision == DeliveryDecision::Forwarded {
                     self.judge_let_through(at, task);
                 }
+                self.judge_carried_way(&event);
                 match event.decision {
                     DeliveryDecision::Forwarded => self.run_handed(at, task, true),
                     DeliveryDecision::ForwardedUnchecked => self.run_handed(at, task, false),
@@ -401,6 +414,7 @@ impl World {
             }
             Event::Runs(run) => self.follows(at, run),
             Event::Owed(debt) => self.owes(at, &debt),
+            Event::Value(value) => self.keeps(at, value),
             _ => {}
         }
     }

@@ -519,6 +519,7 @@ impl World {
         self.memory = self.new_memory();
         self.replaces.forget();
         self.results.forget(&self.facts);
+        self.carried.forget();
         let retried = self.facts.tasks.iter().enumerate().filter(|(_, facts)| facts.retried);
         self.runs.retries_forgotten.extend(retried.map(|(task, _)| task));
         let holders = std::mem::take(&mut self.runs.holders);

@@ -12,6 +12,7 @@ scenarios! {
     it_never_takes_the_lock_of_an_end
     a_holder_that_fails_is_known_to_have_failed
     a_holder_that_has_begun_is_waited_for
+    an_end_that_nobody_tells_is_waited_for_as_long_as_a_lock_lives
     a_cooldown_is_an_end
     a_late_ack_is_an_end
     without_a_word_of_the_holder_it_is_decided_anew
@@ -150,6 +151,24 @@ async fn a_holder_that_has_begun_is_waited_for(w: &World) {
         }
         assert_eq!(w.holder(digest(key)).await, None);
     }
+}
+
+async fn an_end_that_nobody_tells_is_waited_for_as_long_as_a_lock_lives(w: &World) {
+    let note = note_with(Scope::UntilStarted, |note| {
+        note.owed = Owed::Carried;
+        note.life_ms = 2_000;
+    });
+    with_a_twin(w, &note).await;
+    assert_eq!(w.signal("a", 3, Signal::Started).await, [ReleaseReason::Started]);
+    assert_eq!(ended(&admit(w, "b", &note).await), Some(Fate::Begun));
+    w.until("it counts as ended", async || {
+        matches!(ended(&admit(w, "b", &note).await), Some(Fate::Ended { since_ms: 0..1_000 }))
+    })
+    .await;
+    assert_eq!(w.holder(digest(1)).await, None);
+    // What is told late is known all the same.
+    w.signal("a", 4, Signal::Failed).await;
+    assert_eq!(ended(&admit(w, "b", &note).await), Some(Fate::Failed));
 }
 
 async fn a_cooldown_is_an_end(w: &World) {
