@@ -145,7 +145,11 @@ fn canvas(seed: u64) -> Plan {
         keys: 1,
         proxies: 1 + (seed % 3) as usize,
         workers: 1 + (seed / 2 % 3) as usize,
-        backend: if seed % 3 == 0 { Backend::Workers } else { Backend::Anybody },
+        backend: if seed.is_multiple_of(3) {
+            Backend::Workers
+        } else {
+            Backend::Anybody
+        },
         parking: match seed % 4 {
             0 => Parking::Never,
             1 => Parking::Fails,

@@ -221,7 +221,7 @@ impl World {
     fn requeue(&mut self, copy: Copy) {
         self.facts.note(copy.task, format!("is back in queue {}", copy.queue));
         self.goes_back(copy.task);
-        let runs = self.is_running(copy.task);
+        let runs = self.is_running(copy.task) || self.has_copy(copy.task);
         let task = &mut self.facts.tasks[copy.task];
         task.came_ms = self.now.unix_ms;
         // What runs, or has come to its end, runs again.

@@ -78,6 +78,8 @@ pub struct Carried {
     waits: BTreeMap<usize, Waits>,
     /// Those of which the store has heard that they have failed, or will not run.
     failed: BTreeSet<usize>,
+    /// When the store heard that these have begun, in milliseconds; their locks went then.
+    begun_ms: BTreeMap<usize, u64>,
 }
 
 fn json_of((task, run): Value) -> String {
@@ -192,6 +194,11 @@ impl World {
                 let fails = |reason| matches!(reason, R::Failure | R::Revoked | R::Expired | R::Crash | R::Purged);
                 let failed = freed.iter().filter(|freed| fails(freed.reason));
                 self.carried.failed.extend(failed.map(|freed| Facts::index(&freed.holder)));
+                let begun = freed.iter().filter(|freed| freed.reason == R::Started);
+                let now_ms = self.now.unix_ms;
+                self.carried
+                    .begun_ms
+                    .extend(begun.map(|freed| (Facts::index(&freed.holder), now_ms)));
                 None
             }
             _ => None,
@@ -368,7 +375,11 @@ impl World {
         };
         let value = self.carried.values.get(&holder);
         let written = value.is_some_and(|(_, since_ms)| self.now.unix_ms >= since_ms + found_ms);
-        !written && (!self.lives(holder) || self.may_outlive_its_lock(holder))
+        // The end of one that has lost its lock by its start is waited for as long as a lock lives.
+        let life_ms = self.plan.rows[self.facts.tasks[holder].row].rule.ttl.as_millis() as u64;
+        let begun_ms = self.carried.begun_ms.get(&holder);
+        let in_vain = begun_ms.is_some_and(|begun_ms| self.now.unix_ms >= begun_ms + life_ms);
+        !written && (!self.lives(holder) || in_vain || self.may_outlive_its_lock(holder))
     }
 
     /// A worker has got a delivery.

@@ -230,7 +230,8 @@ impl World {
             }
             let worker = self.workers.iter().find(|worker| worker.name == *lock.worker);
             // Its worker lives, and what it said was lost.
-            let unrun = facts.expired && self.plan.rows[facts.row].keeps();
+            // So has one that waited for another while it was revoked.
+            let unrun = facts.expired && self.plan.rows[facts.row].keeps() || facts.revoked && self.is_carried(task);
             let unheard = (facts.begun > 0 || unrun) && !self.is_heard(task, lock.scope);
             let same_worker = worker.is_some_and(|worker| worker.started_ms <= lock.since_ms && worker.since_ms <= lock.since_ms + 10_000);
             if !(unheard && same_worker && self.plan.lost_percent > 0) {

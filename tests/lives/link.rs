@@ -402,6 +402,8 @@ impl World {
                     _ => {}
                 }
                 match event.decision {
+                    // Another copy of it comes.
+                    DeliveryDecision::Dropped if event.reason == "parked" => {}
                     DeliveryDecision::Dropped => self.facts.tasks[task].dropped = true,
                     DeliveryDecision::Superseded if event.reason == "outdated" => self.facts.tasks[task].dropped = true,
                     DeliveryDecision::ForwardedUnchecked => self.facts.tasks[task].unchecked = true,

@@ -70,8 +70,11 @@ impl World {
                     5 => Err(RepublishFault::Nacked),
                     _ => Ok(()),
                 };
-                if outcome.is_ok() || outcome == Err(RepublishFault::Unknown) && self.random.percent(50) {
+                if outcome.is_ok() {
                     self.is_parked(republish);
+                } else if outcome == Err(RepublishFault::Unknown) && self.random.percent(50) {
+                    let task = self.is_parked(republish);
+                    self.facts.tasks[task].doubled = true;
                 }
                 if let Some(link) = self.links.get_mut(&at) {
                     link.republishes.0.push_front((since_us, ticket, Step::Ends(outcome)));
@@ -86,7 +89,7 @@ impl World {
         self.collect(at);
     }
 
-    fn is_parked(&mut self, republish: Republish) {
+    fn is_parked(&mut self, republish: Republish) -> usize {
         let Target::Delay { queue, wait_ms, .. } = republish.target else {
             panic!("{:?} is not published in this simulation", republish.target)
         };
@@ -108,6 +111,7 @@ impl World {
             expires_ms: u64::MAX,
         };
         self.delayed.push((self.now.unix_ms + stays_ms, copy));
+        task
     }
 
     /// What has been away for long enough comes back.
@@ -118,6 +122,11 @@ impl World {
             self.facts.note(copy.task, format!("comes back into queue {}", copy.queue));
             self.queues.entry(copy.queue.clone()).or_default().push_back(copy);
         }
+    }
+
+    /// Whether the broker has another message of a task of which one goes back: a copy of it, perhaps.
+    pub fn has_copy(&self, task: usize) -> bool {
+        self.plan.parking != Parking::Never && self.is_at_broker(task)
     }
 
     /// Whether a message of this task is in a delay queue.

@@ -15,6 +15,7 @@ scenarios! {
     an_end_that_nobody_tells_is_waited_for_as_long_as_a_lock_lives
     a_cooldown_is_an_end
     a_late_ack_is_an_end
+    a_revoke_behind_a_late_ack_changes_nothing
     without_a_word_of_the_holder_it_is_decided_anew
     a_message_that_was_never_published_leaves_the_lock
     an_operator_lets_it_run
@@ -205,6 +206,20 @@ async fn a_late_ack_is_an_end(w: &World) {
     w.until("the grace is over", async || ended(&admit(w, "b", &note).await).is_some())
         .await;
     assert_eq!(w.holder(digest(1)).await, None);
+}
+
+async fn a_revoke_behind_a_late_ack_changes_nothing(w: &World) {
+    let note = note_with(Scope::UntilFinished, |note| {
+        note.owed = Owed::Carried;
+        note.acks_late = true;
+        note.settle_grace_ms = 100;
+    });
+    with_a_twin(w, &note).await;
+    assert_eq!(w.signal("a", 3, Signal::Acked).await, [ReleaseReason::Ended]);
+    assert_eq!(w.signal("a", 4, Signal::RevokeAsked).await, []);
+    w.until("the grace is over", async || ended(&admit(w, "b", &note).await).is_some())
+        .await;
+    assert!(matches!(ended(&admit(w, "b", &note).await), Some(Fate::Ended { .. })));
 }
 
 async fn without_a_word_of_the_holder_it_is_decided_anew(w: &World) {

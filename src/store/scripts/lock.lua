@@ -636,7 +636,7 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
   end
   if signal == 'x' and runs then return frees('expired', all(list)) end
   if signal == 'x' then return supersedes('expired') end
-  if signal == 'q' and not runs then return supersedes('revoked') end
+  if signal == 'q' and not runs and not told then return supersedes('revoked') end
   if signal == 'p' and not runs and not is_marked(marks, 'd') then return frees('purged', all(list)) end
   return true
 end
