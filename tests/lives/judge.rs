@@ -183,7 +183,8 @@ impl World {
         // Never a duplicate, and so no sign of a lock that went early: what was begun or published before, or not asked about.
         let excused = |task: usize| {
             let facts = &self.facts.tasks[task];
-            let excused = facts.unchecked || facts.lapsed || facts.doubled || facts.untold || facts.revoked || facts.unconfirmed;
+            let unchecked = facts.unchecked || facts.handed_unchecked;
+            let excused = unchecked || facts.lapsed || facts.doubled || facts.untold || facts.revoked || facts.unconfirmed;
             excused || self.is_dead(task)
         };
         if again || excused(task) || !follows {

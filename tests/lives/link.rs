@@ -406,7 +406,7 @@ impl World {
                     DeliveryDecision::Dropped if event.reason == "parked" => {}
                     DeliveryDecision::Dropped => self.facts.tasks[task].dropped = true,
                     DeliveryDecision::Superseded if event.reason == "outdated" => self.facts.tasks[task].dropped = true,
-                    DeliveryDecision::ForwardedUnchecked => self.facts.tasks[task].unchecked = true,
+                    DeliveryDecision::ForwardedUnchecked => self.facts.tasks[task].handed_unchecked = true,
                     _ => {}
                 }
             }
