@@ -422,6 +422,9 @@ impl Step<'_> {
                 return Acquired::Taken;
             }
             self.take(claim, publish, note, LockState::Leased, lease_end);
+            if reentrant {
+                self.waited_again(claim);
+            }
             self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
             self.takes_place(claim, note);
             let due_ms = if reentrant { None } else { self.put_off(claim, note, None) };
@@ -695,6 +698,9 @@ impl Step<'_> {
         self.supersede_aside(claim.digest, &claim.id);
         let Some(lock) = self.table.lock(&claim.digest, self.now) else {
             self.take(claim, delivery, note, LockState::Queued, life_end);
+            if self.table.knows(&claim.id, &claim.digest, self.now) {
+                self.waited_again(claim);
+            }
             self.delivered(claim, delivery, note, worker);
             return Admitted::Holds;
         };

@@ -13,6 +13,8 @@ scenarios! {
     a_holder_that_fails_is_known_to_have_failed
     a_holder_that_has_begun_is_waited_for
     an_end_that_nobody_tells_is_waited_for_as_long_as_a_lock_lives
+    the_end_of_a_retry_is_the_end
+    the_end_of_a_run_that_was_delivered_again_is_the_end
     a_cooldown_is_an_end
     a_late_ack_is_an_end
     a_revoke_behind_a_late_ack_changes_nothing
@@ -169,6 +171,34 @@ async fn an_end_that_nobody_tells_is_waited_for_as_long_as_a_lock_lives(w: &Worl
     assert_eq!(w.holder(digest(1)).await, None);
     // What is told late is known all the same.
     w.signal("a", 4, Signal::Failed).await;
+    assert_eq!(ended(&admit(w, "b", &note).await), Some(Fate::Failed));
+}
+
+async fn the_end_of_a_retry_is_the_end(w: &World) {
+    let note = carried(Scope::UntilStarted);
+    with_a_twin(w, &note).await;
+    let a = claim(1, "a");
+    assert_eq!(w.signal("a", 3, Signal::Started).await, [ReleaseReason::Started]);
+    assert_eq!(w.acquire_as(&a, 4, &note, true).await, Acquired::Taken);
+    w.commit(&a, 4, &note).await;
+    w.signal("a", 5, Signal::Retried).await;
+    let found = admit(w, "b", &note).await;
+    assert!(matches!(&found, Admitted::Held { holder, .. } if &**holder == "a"), "{found:?}");
+    assert_eq!(w.signal("a", 6, Signal::Started).await, [ReleaseReason::Started]);
+    assert_eq!(ended(&admit(w, "b", &note).await), Some(Fate::Begun));
+    w.signal("a", 7, Signal::Succeeded).await;
+    assert!(matches!(ended(&admit(w, "b", &note).await), Some(Fate::Ended { .. })));
+}
+
+async fn the_end_of_a_run_that_was_delivered_again_is_the_end(w: &World) {
+    let note = carried(Scope::UntilStarted);
+    with_a_twin(w, &note).await;
+    w.signal("a", 3, Signal::Started).await;
+    // Its worker dies, and its message comes to another.
+    assert_eq!(admit_as(w, &claim(1, "a"), &note, true).await, Admitted::Holds);
+    assert_eq!(w.signal("a", 4, Signal::Started).await, [ReleaseReason::Started]);
+    assert_eq!(ended(&admit(w, "b", &note).await), Some(Fate::Begun));
+    w.signal("a", 5, Signal::Failed).await;
     assert_eq!(ended(&admit(w, "b", &note).await), Some(Fate::Failed));
 }
 

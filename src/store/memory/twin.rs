@@ -99,6 +99,16 @@ impl Step<'_> {
         }
     }
 
+    /// A holder of whose end somebody waits has its lock anew.
+    pub(super) fn waited_again(&mut self, claim: &Claim) {
+        if self.table.fates.get(&(claim.digest, claim.id.clone()), self.now).is_none() {
+            return;
+        }
+        if let Some(lock) = self.table.lock(&claim.digest, self.now) {
+            lock.twins = lock.twins.max(1);
+        }
+    }
+
     /// The lock of a holder that somebody waits for goes, or rests.
     pub(super) fn note_fate(&mut self, digest: Digest, holder: &Arc<str>, reason: ReleaseReason, life_ms: u64) {
         let Some(fate) = fate_of(reason) else { return };

@@ -361,6 +361,7 @@ function ops.A(lock, idkey, a)
     end
     if not fresh then note_id(idkey, entry, lease + life) end
     take(lock, id, 'leased', nonce, lease, note, now + lease + life)
+    if ARGV[a + 1] == '1' then twins.again(lock, digest, id) end
     if note.turns then hands.takes_free(lock, digest, id) end
     if note.quiet and ARGV[a + 1] ~= '1' then return hands.put_off(lock, note, false) end
     return 0
@@ -798,6 +799,7 @@ function ops.M(lock, idkey, a)
   if not holder and note.keeps and lasts.follows(lock) then return ops.M(lock_of(asked), idkey, a) end
   if not holder then
     retake(lock, idkey, digest, id, 'queued', nonce .. '*+', note.queued, note, worker)
+    if known then twins.again(lock, digest, id) end
     return digest == asked and 0 or { 'h', digest }
   end
   if holder == id then

@@ -19,6 +19,11 @@ function twins.add(lock, holder, id, life)
   call('HSET', lock, 'waited', '1')
 end
 
+-- A holder of whose end somebody waits has its lock anew.
+function twins.again(lock, digest, id)
+  if call('EXISTS', fate_of(digest, id)) == 1 then call('HSET', lock, 'waited', '1') end
+end
+
 local FATES = {
   started = 'b', success = 'e', ended = 'e', failure = 'f', revoked = 'f', expired = 'f', crash = 'f', purged = 'f',
 }
