@@ -207,14 +207,20 @@ impl World {
         for tag in tags.into_iter().rev() {
             let copy = self.at_channel(at, number).unacked.remove(&tag);
             let copy = copy.unwrap_or_else(|| panic!("link {at}: {tag} is settled and not out"));
+            let link = self.links.get_mut(&at).expect("it is open");
+            let acked = link.acked.entry(copy.task).or_default();
+            let given_back = link.given_back.entry(copy.task).or_default();
             if requeue {
+                *given_back = given_back.saturating_sub(1);
                 self.requeue(copy);
-            } else {
-                self.facts.note(copy.task, format!("settled (link {at}, {tag})"));
-                if let Some(acked) = self.links.get_mut(&at).and_then(|link| link.acked.get_mut(&copy.task)) {
-                    *acked = acked.saturating_sub(1);
-                }
+                continue;
             }
+            let facts = &self.facts.tasks[copy.task];
+            if *acked < 1 && *given_back > 0 && !facts.doubled && !facts.republished {
+                self.facts.fail(copy.task, "is settled for good, and its worker has given it back");
+            }
+            *acked = acked.saturating_sub(1);
+            self.facts.note(copy.task, format!("settled (link {at}, {tag})"));
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use oncegate::amqp::encode::{self, Content};
 use oncegate::amqp::method::basic::Publish;
-use oncegate::rules::lock::{Acquired, Admitted, ReleaseReason, Reply, Request, Signal};
+use oncegate::rules::lock::{Acquired, Admitted, Fate, ReleaseReason, Reply, Request, Signal};
 use oncegate::session::{DeliveryEvent, Fetch, Fetched, Ticket, Value as Told, name_of_holder, name_of_token};
 
 use crate::broker::header_of;
@@ -58,8 +58,9 @@ pub struct Reading {
 /// One that waits, or has waited.
 #[derive(Default)]
 struct Waits {
-    /// For whom, as the store has said.
+    /// For whom, as the store has said, and for whom now.
     holders: BTreeSet<usize>,
+    waits_for: Option<usize>,
     /// How often its message came to the broker from a client, and how often it came back after a worker had it.
     came: u32,
     again: u32,
@@ -80,6 +81,11 @@ pub struct Carried {
     failed: BTreeSet<usize>,
     /// When the store heard that these have begun, in milliseconds; their locks went then.
     begun_ms: BTreeMap<usize, u64>,
+    /// Those whose locks have gone by a word of them, and those whose locks have lapsed.
+    gone: BTreeSet<usize>,
+    lapsed: BTreeSet<usize>,
+    /// Those of whose end the store has heard since it was last asked about them.
+    ended: BTreeSet<usize>,
 }
 
 fn json_of((task, run): Value) -> String {
@@ -156,6 +162,8 @@ impl Carried {
     /// The store has lost all that it held.
     pub fn forget(&mut self) {
         self.kept.clear();
+        self.gone.clear();
+        self.ended.clear();
     }
 
     /// What stands in the backend changes.
@@ -192,6 +200,9 @@ impl World {
             Reply::Released(freed) => {
                 use ReleaseReason as R;
                 let fails = |reason| matches!(reason, R::Failure | R::Revoked | R::Expired | R::Crash | R::Purged);
+                let tells = |reason| fails(reason) || matches!(reason, R::Success | R::Started | R::Ended);
+                let gone = freed.iter().filter(|freed| tells(freed.reason));
+                self.carried.gone.extend(gone.map(|freed| Facts::index(&freed.holder)));
                 let failed = freed.iter().filter(|freed| fails(freed.reason));
                 self.carried.failed.extend(failed.map(|freed| Facts::index(&freed.holder)));
                 let begun = freed.iter().filter(|freed| freed.reason == R::Started);
@@ -208,13 +219,53 @@ impl World {
         {
             self.carried.failed.insert(task);
         }
-        if let Some(holder) = holder.filter(|_| self.is_carried(task)) {
+        match request {
+            Request::Signal { signal, .. } if matches!(signal, Signal::Succeeded | Signal::Failed | Signal::Revoked | Signal::Expired) => {
+                self.carried.ended.insert(task);
+            }
+            Request::Acquire { .. } | Request::Admit { .. } | Request::Commit { .. } => drop(self.carried.ended.remove(&task)),
+            _ => {}
+        }
+        if !self.is_carried(task) {
+            return;
+        }
+        self.judge_waits(task, reply);
+        if let Some(holder) = holder {
             let (of, by) = (&self.facts.tasks[task], &self.facts.tasks[holder]);
             if (of.row, of.key) != (by.row, by.key) || holder == task {
                 self.facts.fail(task, format!("is to wait for t{holder}, which is another's"));
             }
-            self.carried.waits.entry(task).or_default().holders.insert(holder);
+            let waits = self.carried.waits.entry(task).or_default();
+            waits.holders.insert(holder);
+            waits.waits_for = Some(holder);
         }
+    }
+
+    /// What the store says of one that waits.
+    fn judge_waits(&mut self, task: usize, reply: &Reply) {
+        match reply {
+            // A lock that has lapsed and was taken anew goes without those that have waited for it.
+            Reply::Admit(_, Admitted::Holds | Admitted::Passes) => {
+                let waits = self.carried.waits.entry(task).or_default();
+                if let Some(holder) = waits.waits_for.take()
+                    && self.carried.gone.contains(&holder)
+                    && !self.carried.lapsed.contains(&holder)
+                {
+                    self.facts
+                        .fail(task, format!("is to run, and waits for t{holder}, of which the store has heard"));
+                }
+            }
+            Reply::Admit(_, Admitted::Ended { holder, fate: Fate::Begun }) if self.carried.ended.contains(&Facts::index(holder)) => {
+                self.facts
+                    .fail(task, format!("waits for the end of {holder}, of which the store has heard"));
+            }
+            _ => {}
+        }
+    }
+
+    /// The lock of this one has lapsed.
+    pub fn carried_lapses(&mut self, task: usize) {
+        self.carried.lapsed.insert(task);
     }
 
     pub fn comes_to_broker(&mut self, task: usize) {

@@ -73,6 +73,7 @@ impl World {
         let row = &self.plan.rows[self.facts.tasks[task].row];
         let full = lock.expires_ms - lock.since_ms >= row.rule.ttl.as_millis() as u64;
         self.facts.note(task, format!("its lock lapsed at {:?}", lock.state));
+        self.carried_lapses(task);
         let lives = self.lives(task);
         // Nobody could renew the lease.
         let away = lock.state == LockState::Leased && self.was_away(lock.expires_ms);

@@ -115,6 +115,8 @@ pub struct Link {
     pub published: BTreeSet<usize>,
     /// How many deliveries of each task the client has acknowledged of which the broker has not heard.
     pub acked: BTreeMap<usize, usize>,
+    /// The same of those that it has given back.
+    pub given_back: BTreeMap<usize, usize>,
     /// The deliveries whose runs the store was asked about, in their order.
     pub asked: Vec<Asked>,
     /// The deliveries that are on their way to the worker.
@@ -166,6 +168,7 @@ impl Link {
             given_up: BTreeSet::new(),
             published: BTreeSet::new(),
             acked: BTreeMap::new(),
+            given_back: BTreeMap::new(),
             asked: Vec::new(),
             handed: Vec::new(),
             passed: BTreeSet::new(),

@@ -455,6 +455,9 @@ impl World {
             requeue,
         };
         encode::basic_reject(&mut bytes, 1, reject);
+        if let Some(link) = self.links.get_mut(&taken.link).filter(|_| requeue) {
+            *link.given_back.entry(taken.task).or_default() += 1;
+        }
         self.settles(taken, &bytes, !requeue);
     }
 

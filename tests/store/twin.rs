@@ -17,6 +17,7 @@ scenarios! {
     the_end_of_a_run_that_was_delivered_again_is_the_end
     a_cooldown_is_an_end
     a_late_ack_is_an_end
+    one_that_comes_behind_a_late_ack_waits_for_that_end
     a_revoke_behind_a_late_ack_changes_nothing
     without_a_word_of_the_holder_it_is_decided_anew
     a_message_that_was_never_published_leaves_the_lock
@@ -236,6 +237,24 @@ async fn a_late_ack_is_an_end(w: &World) {
     w.until("the grace is over", async || ended(&admit(w, "b", &note).await).is_some())
         .await;
     assert_eq!(w.holder(digest(1)).await, None);
+}
+
+async fn one_that_comes_behind_a_late_ack_waits_for_that_end(w: &World) {
+    let note = note_with(Scope::UntilFinished, |note| {
+        note.owed = Owed::Carried;
+        note.acks_late = true;
+        note.settle_grace_ms = 500;
+    });
+    w.acquire(&claim(1, "a"), 1, &note).await;
+    w.commit(&claim(1, "a"), 1, &note).await;
+    assert_eq!(w.signal("a", 3, Signal::Acked).await, [ReleaseReason::Ended]);
+    assert!(matches!(w.acquire(&claim(1, "b"), 4, &note).await, Acquired::Held { .. }));
+    assert!(matches!(admit(w, "c", &note).await, Admitted::Held { .. }));
+    w.until("the grace is over", async || w.holder(digest(1)).await.is_none()).await;
+    for id in ["b", "c"] {
+        let found = admit(w, id, &note).await;
+        assert!(matches!(ended(&found), Some(Fate::Ended { .. })), "{id}: {found:?}");
+    }
 }
 
 async fn a_revoke_behind_a_late_ack_changes_nothing(w: &World) {

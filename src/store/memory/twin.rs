@@ -94,8 +94,13 @@ impl Step<'_> {
             until_ms: self.kept_until(note.life_ms),
         };
         self.table.twins.insert((claim.digest, claim.id.clone()), twin, self.now);
-        if let Some(lock) = self.table.lock(&claim.digest, self.now) {
-            lock.twins = lock.twins.saturating_add(1);
+        let Some(lock) = self.table.lock(&claim.digest, self.now) else {
+            return;
+        };
+        lock.twins = lock.twins.saturating_add(1);
+        // Nothing more may be heard of it.
+        if lock.has_ended() && self.table.fates.get(&(claim.digest, holder.clone()), self.now).is_none() {
+            self.note_fate(claim.digest, holder, ReleaseReason::Ended, note.life_ms);
         }
     }
 

@@ -398,7 +398,7 @@ function ops.A(lock, idkey, a)
     return { holder }
   end
   if string.byte(ARGV[a + 1]) == 106 then joins.add(digest_of(lock), holder, id, note.tail, life, string.sub(ARGV[a + 1], 2)) end
-  if ARGV[a + 1] == 'w' then twins.add(lock, holder, id, life) end
+  if ARGV[a + 1] == 'w' then twins.add(lock, holder, id, life, l[2], l[5]) end
   return { holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
@@ -815,7 +815,7 @@ function ops.M(lock, idkey, a)
   if ARGV[a + 1] == '1' or ARGV[a + 1] == 'v' or known or runs_it then return { 'p', digest } end
   if l[2] == 'leased' then return { 'l', digest, holder } end
   if string.byte(ARGV[a + 1]) == 106 then joins.add(digest, holder, id, note.tail, note.life, string.sub(ARGV[a + 1], 2)) end
-  if may_wait then twins.add(lock, holder, id, note.life) end
+  if may_wait then twins.add(lock, holder, id, note.life, l[2], l[5]) end
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 

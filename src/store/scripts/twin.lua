@@ -13,10 +13,13 @@ local function fate_of(digest, holder) return prefix .. ':fate:{' .. digest .. '
 -- Of whom the message of this id is a duplicate.
 function twins.holder(digest, id) return call('GET', twin_of(digest, id)) end
 
--- It waits for this holder from now on.
-function twins.add(lock, holder, id, life)
+-- It waits for this holder from now on. If that has ended, nothing more may be heard of it.
+function twins.add(lock, holder, id, life, state, marks)
   call('SET', twin_of(digest_of(lock), id), holder, 'PX', int(life + DEAD_KEPT))
   call('HSET', lock, 'waited', '1')
+  if state == 'cooldown' or is_marked(marks, 't') then
+    call('SET', fate_of(digest_of(lock), holder), 'e' .. now_text, 'PX', int(life + DEAD_KEPT), 'NX')
+  end
 end
 
 -- A holder of whose end somebody waits has its lock anew.
