@@ -422,7 +422,7 @@ impl Step<'_> {
                 return Acquired::Taken;
             }
             self.take(claim, publish, note, LockState::Leased, lease_end);
-            if reentrant {
+            if reentrant || !self.table.claims(&claim.id, self.now).is_empty() {
                 self.waited_again(claim);
             }
             self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);

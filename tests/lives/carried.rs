@@ -164,6 +164,9 @@ impl Carried {
         self.kept.clear();
         self.gone.clear();
         self.ended.clear();
+        for waits in self.waits.values_mut() {
+            waits.waits_for = None;
+        }
     }
 
     /// What stands in the backend changes.

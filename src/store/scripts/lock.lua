@@ -361,7 +361,7 @@ function ops.A(lock, idkey, a)
     end
     if not fresh then note_id(idkey, entry, lease + life) end
     take(lock, id, 'leased', nonce, lease, note, now + lease + life)
-    if ARGV[a + 1] == '1' then twins.again(lock, digest, id) end
+    if not fresh or ARGV[a + 1] == '1' then twins.again(lock, digest, id) end
     if note.turns then hands.takes_free(lock, digest, id) end
     if note.quiet and ARGV[a + 1] ~= '1' then return hands.put_off(lock, note, false) end
     return 0
