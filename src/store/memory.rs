@@ -520,6 +520,7 @@ impl Step<'_> {
             }
         } else {
             self.take(claim, publish, note, LockState::Queued, life_end);
+            self.waited_again(claim);
         }
         self.table.note_id(&claim.id, claim.digest, &note.rule, life_end, self.now);
         Committed::Held
@@ -536,6 +537,7 @@ impl Step<'_> {
             self.table.prolong_ended(&claim.id, self.now + ENDED_KEPT_MS, self.now);
         } else {
             self.take(claim, publish, note, LockState::Leased, lease_end);
+            self.waited_again(claim);
             let record_end = lease_end + note.life_ms.min(LONGEST_MS);
             self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
         }

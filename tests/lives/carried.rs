@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use oncegate::amqp::encode::{self, Content};
 use oncegate::amqp::method::basic::Publish;
-use oncegate::rules::lock::{Acquired, Admitted, Fate, ReleaseReason, Reply, Request, Signal};
+use oncegate::rules::lock::{Acquired, Admitted, Fate, Freed, LockRecord, ReleaseReason, Reply, Request, Signal};
 use oncegate::session::{DeliveryEvent, Fetch, Fetched, Ticket, Value as Told, name_of_holder, name_of_token};
 
 use crate::broker::header_of;
@@ -196,7 +196,7 @@ impl World {
     }
 
     /// A step of the store may be about one that waits, or for whom somebody waits.
-    pub fn carried_step(&mut self, task: usize, request: &Request, reply: &Reply) {
+    pub fn carried_step(&mut self, task: usize, request: &Request, reply: &Reply, before: Option<&LockRecord>, after: Option<&LockRecord>) {
         let holder = match reply {
             Reply::Acquire(Acquired::Held { holder, .. })
             | Reply::Admit(_, Admitted::Held { holder, .. } | Admitted::Ended { holder, .. }) => Some(Facts::index(holder)),
@@ -204,8 +204,13 @@ impl World {
                 use ReleaseReason as R;
                 let fails = |reason| matches!(reason, R::Failure | R::Revoked | R::Expired | R::Crash | R::Purged);
                 let tells = |reason| fails(reason) || matches!(reason, R::Success | R::Started | R::Ended);
-                let gone = freed.iter().filter(|freed| tells(freed.reason));
-                self.carried.gone.extend(gone.map(|freed| Facts::index(&freed.holder)));
+                // Of the running lock of the same key the same may be told. One that goes a while later has less to live.
+                let was = |freed: &&Freed| before.is_some_and(|before| before.holder == freed.holder);
+                let goes = |before: &LockRecord, after: &LockRecord| before.holder != after.holder || before.expires_ms > after.expires_ms;
+                if after.is_none_or(|after| before.is_some_and(|before| goes(before, after))) {
+                    let gone = freed.iter().filter(|freed| tells(freed.reason)).filter(was);
+                    self.carried.gone.extend(gone.map(|freed| Facts::index(&freed.holder)));
+                }
                 let failed = freed.iter().filter(|freed| fails(freed.reason));
                 self.carried.failed.extend(failed.map(|freed| Facts::index(&freed.holder)));
                 let begun = freed.iter().filter(|freed| freed.reason == R::Started);
@@ -226,7 +231,20 @@ impl World {
             Request::Signal { signal, .. } if matches!(signal, Signal::Succeeded | Signal::Failed | Signal::Revoked | Signal::Expired) => {
                 self.carried.ended.insert(task);
             }
-            Request::Acquire { .. } | Request::Admit { .. } | Request::Commit { .. } => drop(self.carried.ended.remove(&task)),
+            Request::Acquire { .. }
+            | Request::Admit { .. }
+            | Request::Commit { .. }
+            | Request::RenewLease { .. }
+            | Request::Renew { .. } => {
+                self.carried.ended.remove(&task);
+                // It has its lock, whatever was heard before.
+                if after.is_some_and(|after| Facts::index(&after.holder) == task) {
+                    self.carried.gone.remove(&task);
+                    if !matches!(request, Request::Admit { .. }) {
+                        self.stops_waiting(task);
+                    }
+                }
+            }
             _ => {}
         }
         if !self.is_carried(task) {
@@ -266,9 +284,18 @@ impl World {
         }
     }
 
-    /// The lock of this one has lapsed.
+    /// It waits for nobody any more.
+    pub fn stops_waiting(&mut self, task: usize) {
+        if let Some(waits) = self.carried.waits.get_mut(&task) {
+            waits.waits_for = None;
+        }
+    }
+
+    /// The lock of this one has lapsed, and that was not told before.
     pub fn carried_lapses(&mut self, task: usize) {
-        self.carried.lapsed.insert(task);
+        if !self.carried.gone.contains(&task) {
+            self.carried.lapsed.insert(task);
+        }
     }
 
     pub fn comes_to_broker(&mut self, task: usize) {

@@ -409,7 +409,10 @@ impl World {
                     DeliveryDecision::Dropped if event.reason == "parked" => {}
                     DeliveryDecision::Dropped => self.facts.tasks[task].dropped = true,
                     DeliveryDecision::Superseded if event.reason == "outdated" => self.facts.tasks[task].dropped = true,
-                    DeliveryDecision::ForwardedUnchecked => self.facts.tasks[task].handed_unchecked = true,
+                    DeliveryDecision::ForwardedUnchecked => {
+                        self.facts.tasks[task].handed_unchecked = true;
+                        self.stops_waiting(task);
+                    }
                     _ => {}
                 }
             }

@@ -14,6 +14,7 @@ scenarios! {
     a_holder_that_has_begun_is_waited_for
     an_end_that_nobody_tells_is_waited_for_as_long_as_a_lock_lives
     the_end_of_a_retry_is_the_end
+    the_end_of_a_retry_that_came_before_the_start_is_the_end
     the_end_of_a_run_that_was_delivered_again_is_the_end
     a_cooldown_is_an_end
     a_late_ack_is_an_end
@@ -203,6 +204,30 @@ async fn the_end_of_a_retry_is_the_end(w: &World) {
                 }
             ),
             "{found:?}"
+        );
+    }
+}
+
+async fn the_end_of_a_retry_that_came_before_the_start_is_the_end(w: &World) {
+    let note = carried(Scope::UntilStarted);
+    for renewed in [false, true] {
+        let key = 1 + u8::from(renewed);
+        let (a, b) = (claim(key, &format!("a{key}")), claim(key, &format!("b{key}")));
+        w.acquire(&a, 1, &note).await;
+        w.commit(&a, 1, &note).await;
+        w.acquire(&b, 2, &note).await;
+        assert_eq!(w.acquire_as(&a, 3, &note, true).await, Acquired::Reentry { holds: true });
+        assert_eq!(w.signal(&a.id, 4, Signal::Started).await, [ReleaseReason::Started]);
+        if renewed {
+            w.renew(&a, 3, &note).await;
+        }
+        w.commit(&a, 3, &note).await;
+        assert_eq!(w.signal(&a.id, 5, Signal::Started).await, [ReleaseReason::Started]);
+        w.signal(&a.id, 6, Signal::Failed).await;
+        let found = admit_as(w, &b, &note, false).await;
+        assert!(
+            matches!(&found, Admitted::Ended { fate: Fate::Failed, .. }),
+            "renewed {renewed}: {found:?}"
         );
     }
 }

@@ -457,6 +457,7 @@ function ops.C(lock, idkey, a)
   end
   if holder then return note.keeps and lasts.commits(lock, idkey, nonce, note) or { holder } end
   take(lock, id, 'queued', nonce .. '+', life, note, now + life)
+  twins.again(lock, digest_of(lock), id)
   note_id(idkey, entry_of(digest_of(lock), note), life)
   return note.turns and hands.committed(lock, id, nonce, 0) or 0
 end
@@ -479,6 +480,7 @@ function ops.R(lock, idkey, a)
     prolong_ended(id)
   else
     take(lock, id, 'leased', nonce, lease, note, now + lease + life)
+    twins.again(lock, digest_of(lock), id)
     note_id(idkey, entry_of(digest_of(lock), note), lease + life)
   end
   return 0
