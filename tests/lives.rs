@@ -18,6 +18,8 @@ mod wire;
 
 #[path = "lives/broker.rs"]
 mod broker;
+#[path = "lives/carried.rs"]
+mod carried;
 #[path = "lives/facts.rs"]
 mod facts;
 #[path = "lives/faults.rs"]
@@ -30,6 +32,8 @@ mod link;
 mod newest;
 #[path = "lives/orphans.rs"]
 mod orphans;
+#[path = "lives/parked.rs"]
+mod parked;
 #[path = "lives/plan.rs"]
 mod plan;
 #[path = "lives/producer.rs"]
@@ -47,11 +51,33 @@ mod worker;
 #[path = "lives/world.rs"]
 mod world;
 
-use plan::{Acks, Fault, Plan, row};
+use plan::{Acks, Backend, Fault, Parking, Plan, row};
 use seeds::each_seed;
 use world::World;
 
 use oncegate::rules::spec::{ResultMode, Unique};
+
+/// The deaths of all that can die, and connections that end.
+const DEATHS: [Fault; 6] = [
+    Fault::WorkerKilled,
+    Fault::WorkerDetached,
+    Fault::WorkerLeaves,
+    Fault::ProxyKilled,
+    Fault::BrokerDrops,
+    Fault::ProducerGone,
+];
+
+/// The same world in which all goes wrong that can.
+fn troubled(seed: u64, plan: Plan) -> Plan {
+    Plan {
+        proxies: 2 + (seed % 3) as usize,
+        workers: 1 + (seed % 4) as usize,
+        expires_percent: 10,
+        silent_percent: 1,
+        faults: Fault::ALL.to_vec(),
+        ..plan
+    }
+}
 
 /// Every scope with both ways to acknowledge.
 fn rows() -> Vec<plan::Row> {
@@ -110,6 +136,27 @@ fn owing() -> Vec<plan::Row> {
         row(8, Unique::UntilStartedAndWhileRunning, Acks::Early).owing(ResultMode::Join),
     ];
     rows.into()
+}
+
+/// A world of duplicates that wait for their holders.
+fn canvas(seed: u64) -> Plan {
+    Plan {
+        rows: carried::carried(),
+        keys: 1,
+        proxies: 1 + (seed % 3) as usize,
+        workers: 1 + (seed / 2 % 3) as usize,
+        backend: if seed.is_multiple_of(3) {
+            Backend::Workers
+        } else {
+            Backend::Anybody
+        },
+        parking: match seed % 4 {
+            0 => Parking::Never,
+            1 => Parking::Fails,
+            _ => Parking::Works,
+        },
+        ..Plan::default()
+    }
 }
 
 fn run(name: &str, seeds: u64, plan: impl Fn(u64) -> Plan) {
@@ -218,12 +265,8 @@ fn runs_do_not_overlap_whatever_happens() {
     let mut faults = Fault::ALL.to_vec();
     faults.push(Fault::StoreEmptied);
     run("runs_all", 15, |seed| Plan {
-        proxies: 2 + (seed % 3) as usize,
-        workers: 1 + (seed % 4) as usize,
-        expires_percent: 10,
-        silent_percent: 1,
         faults: faults.clone(),
-        ..crowd()
+        ..troubled(seed, crowd())
     });
 }
 
@@ -240,15 +283,15 @@ fn the_last_of_a_burst_runs_and_nothing_that_it_has_superseded() {
 
 #[test]
 fn the_last_of_a_burst_runs_whatever_happens() {
-    run("debounce_all", 15, |seed| Plan {
-        rows: newest::debounced(),
-        keys: 1,
-        proxies: 2 + (seed % 3) as usize,
-        workers: 1 + (seed % 4) as usize,
-        expires_percent: 10,
-        silent_percent: 1,
-        faults: Fault::ALL.to_vec(),
-        ..Plan::default()
+    run("debounce_all", 15, |seed| {
+        troubled(
+            seed,
+            Plan {
+                rows: newest::debounced(),
+                keys: 1,
+                ..Plan::default()
+            },
+        )
     });
 }
 
@@ -265,28 +308,29 @@ fn what_waits_runs_after_the_end_of_the_other_and_nothing_that_it_has_superseded
 
 #[test]
 fn what_waits_is_not_lost_whatever_happens() {
-    run("keep_last_all", 15, |seed| Plan {
-        rows: newest::kept(),
-        keys: 1,
-        proxies: 2 + (seed % 3) as usize,
-        workers: 1 + (seed % 4) as usize,
-        expires_percent: 10,
-        silent_percent: 1,
-        faults: Fault::ALL.to_vec(),
-        ..Plan::default()
+    run("keep_last_all", 15, |seed| {
+        troubled(
+            seed,
+            Plan {
+                rows: newest::kept(),
+                keys: 1,
+                ..Plan::default()
+            },
+        )
     });
 }
 
 #[test]
 fn all_at_once() {
     run("all", 15, |seed| Plan {
-        rows: rows(),
-        proxies: 2 + (seed % 3) as usize,
-        workers: 1 + (seed % 4) as usize,
-        expires_percent: 10,
         silent_percent: 2,
-        faults: Fault::ALL.to_vec(),
-        ..Plan::default()
+        ..troubled(
+            seed,
+            Plan {
+                rows: rows(),
+                ..Plan::default()
+            },
+        )
     });
 }
 
@@ -316,14 +360,7 @@ fn none_that_was_replaced_runs_when_workers_proxies_and_connections_die() {
         rows: newest(),
         keys: 1,
         proxies: 2 + (seed % 3) as usize,
-        faults: vec![
-            Fault::WorkerKilled,
-            Fault::WorkerDetached,
-            Fault::WorkerLeaves,
-            Fault::ProxyKilled,
-            Fault::BrokerDrops,
-            Fault::ProducerGone,
-        ],
+        faults: DEATHS.to_vec(),
         ..Plan::default()
     });
 }
@@ -331,14 +368,15 @@ fn none_that_was_replaced_runs_when_workers_proxies_and_connections_die() {
 #[test]
 fn none_that_was_replaced_runs_whatever_happens() {
     run("newest_all", 15, |seed| Plan {
-        rows: newest(),
-        keys: 1,
-        proxies: 2 + (seed % 3) as usize,
-        workers: 1 + (seed % 4) as usize,
-        expires_percent: 10,
         silent_percent: 2,
-        faults: Fault::ALL.to_vec(),
-        ..Plan::default()
+        ..troubled(
+            seed,
+            Plan {
+                rows: newest(),
+                keys: 1,
+                ..Plan::default()
+            },
+        )
     });
 }
 
@@ -355,14 +393,7 @@ fn every_dropped_id_gets_one_result_when_workers_proxies_and_connections_die() {
     run("results_die", 15, |seed| Plan {
         rows: owing(),
         proxies: 2 + (seed % 3) as usize,
-        faults: vec![
-            Fault::WorkerKilled,
-            Fault::WorkerDetached,
-            Fault::WorkerLeaves,
-            Fault::ProxyKilled,
-            Fault::BrokerDrops,
-            Fault::ProducerGone,
-        ],
+        faults: DEATHS.to_vec(),
         ..Plan::default()
     });
 }
@@ -370,12 +401,56 @@ fn every_dropped_id_gets_one_result_when_workers_proxies_and_connections_die() {
 #[test]
 fn every_dropped_id_gets_one_result_whatever_happens() {
     run("results_all", 15, |seed| Plan {
-        rows: owing(),
-        proxies: 2 + (seed % 3) as usize,
-        workers: 1 + (seed % 4) as usize,
-        expires_percent: 10,
         silent_percent: 2,
-        faults: Fault::ALL.to_vec(),
-        ..Plan::default()
+        ..troubled(
+            seed,
+            Plan {
+                rows: owing(),
+                ..Plan::default()
+            },
+        )
+    });
+}
+
+#[test]
+fn what_waits_for_its_holder_gets_its_result() {
+    run("carried", 15, canvas);
+}
+
+#[test]
+fn what_waits_for_its_holder_gets_one_outcome_when_tasks_are_revoked_expire_and_are_purged() {
+    run("carried_end", 15, |seed| Plan {
+        expires_percent: 20,
+        faults: vec![Fault::Revoke, Fault::Purge],
+        ..canvas(seed)
+    });
+}
+
+#[test]
+fn what_waits_for_its_holder_gets_one_outcome_when_workers_proxies_and_connections_die() {
+    run("carried_die", 15, |seed| Plan {
+        proxies: 2 + (seed % 3) as usize,
+        faults: DEATHS.to_vec(),
+        ..canvas(seed)
+    });
+}
+
+#[test]
+fn what_waits_for_its_holder_gets_one_outcome_beside_a_store_that_goes_away_or_forgets() {
+    run("carried_store", 15, |seed| Plan {
+        proxies: 2 + (seed % 3) as usize,
+        faults: vec![Fault::StoreAway, Fault::StoreEmptied],
+        silent_percent: 1,
+        ..canvas(seed)
+    });
+}
+
+#[test]
+fn what_waits_for_its_holder_gets_one_outcome_whatever_happens() {
+    let mut faults = Fault::ALL.to_vec();
+    faults.push(Fault::StoreEmptied);
+    run("carried_all", 15, |seed| Plan {
+        faults: faults.clone(),
+        ..troubled(seed, canvas(seed))
     });
 }

@@ -880,9 +880,9 @@ pub enum Admitted {
 /// What is known of a holder whose lock has gone, or rests, by a word of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// A worker has begun it, and its end was not heard.
+    /// A worker has begun it, and its end was not heard. That is waited for as long as its lock would live.
     Begun,
-    /// It has ended, and may have succeeded.
+    /// It has ended, and may have succeeded; or its end was waited for in vain.
     Ended {
         /// For how long that is known, in milliseconds.
         since_ms: u64,

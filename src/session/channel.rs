@@ -466,14 +466,16 @@ fn settlement(frame: &Frame<'_>) -> Option<(u64, bool, Option<Signal>)> {
     }
 }
 
-/// A client's `multiple` settlement with another tag, and with or without `multiple`.
+/// A client's settlement with another tag, and, if it can be `multiple`, with or without that.
 fn settling(frame: &Frame<'_>, tag: u64, multiple: bool) -> Vec<u8> {
     let mut rewritten = frame.raw.to_vec();
     // Frame header 7, class and method 4, then the tag of eight octets, and the octet whose first bit is `multiple`.
     if let Some(octets) = rewritten.get_mut(11..19) {
         octets.copy_from_slice(&tag.to_be_bytes());
     }
-    if let Some(bits) = rewritten.get_mut(19).filter(|_| !multiple) {
+    // In `basic.reject` that is `requeue`.
+    let can_be_multiple = frame.method_id() != Some(MethodId::BASIC_REJECT);
+    if let Some(bits) = rewritten.get_mut(19).filter(|_| !multiple && can_be_multiple) {
         *bits &= !1;
     }
     rewritten

@@ -215,6 +215,13 @@ impl Memory {
         self.table().parked.len()
     }
 
+    /// How many messages wait for the ends of holders, and of how many such holders the end is known, lapsed ones included until they are
+    /// swept.
+    pub fn twins_len(&self) -> (usize, usize) {
+        let table = self.table();
+        (table.twins.len(), table.fates.len())
+    }
+
     /// One page of locks in the order of their digests, publish locks first; the cursor names the last lock of the page before.
     pub(super) fn list(&self, filter: &Filter, cursor: Option<&str>, limit: usize) -> Page {
         let now = self.clock.now_ms();
@@ -415,6 +422,9 @@ impl Step<'_> {
                 return Acquired::Taken;
             }
             self.take(claim, publish, note, LockState::Leased, lease_end);
+            if reentrant || !self.table.claims(&claim.id, self.now).is_empty() {
+                self.waited_again(claim);
+            }
             self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
             self.takes_place(claim, note);
             let due_ms = if reentrant { None } else { self.put_off(claim, note, None) };
@@ -510,6 +520,7 @@ impl Step<'_> {
             }
         } else {
             self.take(claim, publish, note, LockState::Queued, life_end);
+            self.waited_again(claim);
         }
         self.table.note_id(&claim.id, claim.digest, &note.rule, life_end, self.now);
         Committed::Held
@@ -526,6 +537,7 @@ impl Step<'_> {
             self.table.prolong_ended(&claim.id, self.now + ENDED_KEPT_MS, self.now);
         } else {
             self.take(claim, publish, note, LockState::Leased, lease_end);
+            self.waited_again(claim);
             let record_end = lease_end + note.life_ms.min(LONGEST_MS);
             self.table.note_id(&claim.id, claim.digest, &note.rule, record_end, self.now);
         }
@@ -688,6 +700,9 @@ impl Step<'_> {
         self.supersede_aside(claim.digest, &claim.id);
         let Some(lock) = self.table.lock(&claim.digest, self.now) else {
             self.take(claim, delivery, note, LockState::Queued, life_end);
+            if self.table.knows(&claim.id, &claim.digest, self.now) {
+                self.waited_again(claim);
+            }
             self.delivered(claim, delivery, note, worker);
             return Admitted::Holds;
         };

@@ -16,10 +16,11 @@ use crate::world::World;
 /// A message in a queue or with a consumer.
 pub struct Copy {
     pub task: usize,
-    queue: String,
-    content: Vec<u8>,
-    redelivered: bool,
-    expires_ms: u64,
+    pub queue: String,
+    /// Its frames, on any channel.
+    pub content: Vec<u8>,
+    pub redelivered: bool,
+    pub expires_ms: u64,
 }
 
 struct Consumer {
@@ -184,6 +185,7 @@ impl World {
         }
         self.written(at, task);
         self.facts.tasks[task].reached = true;
+        self.comes_to_broker(task);
         self.facts.note(task, format!("is in queue {queue} (link {at})"));
         let copy = Copy {
             task,
@@ -205,20 +207,27 @@ impl World {
         for tag in tags.into_iter().rev() {
             let copy = self.at_channel(at, number).unacked.remove(&tag);
             let copy = copy.unwrap_or_else(|| panic!("link {at}: {tag} is settled and not out"));
+            let link = self.links.get_mut(&at).expect("it is open");
+            let acked = link.acked.entry(copy.task).or_default();
+            let given_back = link.given_back.entry(copy.task).or_default();
             if requeue {
+                *given_back = given_back.saturating_sub(1);
                 self.requeue(copy);
-            } else {
-                self.facts.note(copy.task, format!("settled (link {at}, {tag})"));
-                if let Some(acked) = self.links.get_mut(&at).and_then(|link| link.acked.get_mut(&copy.task)) {
-                    *acked = acked.saturating_sub(1);
-                }
+                continue;
             }
+            let facts = &self.facts.tasks[copy.task];
+            if *acked < 1 && *given_back > 0 && !facts.doubled && !facts.republished {
+                self.facts.fail(copy.task, "is settled for good, and its worker has given it back");
+            }
+            *acked = acked.saturating_sub(1);
+            self.facts.note(copy.task, format!("settled (link {at}, {tag})"));
         }
     }
 
     fn requeue(&mut self, copy: Copy) {
         self.facts.note(copy.task, format!("is back in queue {}", copy.queue));
-        let runs = self.is_running(copy.task);
+        self.goes_back(copy.task);
+        let runs = self.is_running(copy.task) || self.has_copy(copy.task);
         let task = &mut self.facts.tasks[copy.task];
         task.came_ms = self.now.unix_ms;
         // What runs, or has come to its end, runs again.
@@ -342,7 +351,7 @@ impl World {
     /// Whether a message of this task is where a worker may still get it from, or has it and has not acknowledged it.
     pub fn is_at_broker(&self, task: usize) -> bool {
         let ready = self.queues.values().flatten().any(|copy| copy.task == task);
-        ready || self.is_with_worker(task)
+        ready || self.is_delayed(task) || self.is_with_worker(task)
     }
 
     /// Whether a message of this task is delivered, and not acknowledged by its worker.

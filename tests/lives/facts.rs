@@ -18,6 +18,8 @@ pub struct Task {
     pub row: usize,
     pub key: usize,
     pub expires_ms: Option<u64>,
+    /// It is a member of a canvas.
+    pub member: bool,
     pub digest: Option<Digest>,
     /// Its producer was told that the broker has it.
     pub confirmed: bool,
@@ -39,8 +41,10 @@ pub struct Task {
     pub expired: bool,
     /// A worker published it again.
     pub retried: bool,
-    /// A decision about it was made without the store, or a message of it is under way that no decision was made about.
+    /// A message of it was published without the store's decision, or the store has forgotten what it knew of it.
     pub unchecked: bool,
+    /// A message of it went to a worker without the store's decision.
+    pub handed_unchecked: bool,
     /// A copy of it was delivered to a second worker, or while the first still ran it.
     pub doubled: bool,
     /// Its producer published it again, since it did not hear that the broker has it.

@@ -73,6 +73,7 @@ impl World {
         let row = &self.plan.rows[self.facts.tasks[task].row];
         let full = lock.expires_ms - lock.since_ms >= row.rule.ttl.as_millis() as u64;
         self.facts.note(task, format!("its lock lapsed at {:?}", lock.state));
+        self.carried_lapses(task);
         let lives = self.lives(task);
         // Nobody could renew the lease.
         let away = lock.state == LockState::Leased && self.was_away(lock.expires_ms);
@@ -183,7 +184,8 @@ impl World {
         // Never a duplicate, and so no sign of a lock that went early: what was begun or published before, or not asked about.
         let excused = |task: usize| {
             let facts = &self.facts.tasks[task];
-            let excused = facts.unchecked || facts.lapsed || facts.doubled || facts.untold || facts.revoked || facts.unconfirmed;
+            let unchecked = facts.unchecked || facts.handed_unchecked;
+            let excused = unchecked || facts.lapsed || facts.doubled || facts.untold || facts.revoked || facts.unconfirmed;
             excused || self.is_dead(task)
         };
         if again || excused(task) || !follows {
@@ -202,7 +204,8 @@ impl World {
     /// Nothing moves any more, and nobody publishes.
     pub fn judge_tasks(&mut self) {
         for (task, facts) in self.facts.tasks.iter().enumerate() {
-            let accounted = facts.begun > 0 || facts.dropped || facts.revoked || facts.purged || facts.expired || self.is_dead(task);
+            let comes = facts.begun > 0 || self.was_handed(task);
+            let accounted = comes || facts.dropped || facts.revoked || facts.purged || facts.expired || self.is_dead(task);
             // Where nothing breaks, a publish without confirms is as good as one with them.
             let owed = facts.confirmed || self.plan.is_calm() || self.has_killed(task);
             if owed && !accounted {
@@ -229,7 +232,8 @@ impl World {
             }
             let worker = self.workers.iter().find(|worker| worker.name == *lock.worker);
             // Its worker lives, and what it said was lost.
-            let unrun = facts.expired && self.plan.rows[facts.row].keeps();
+            // So has one that waited for another while it was revoked.
+            let unrun = facts.expired && self.plan.rows[facts.row].keeps() || facts.revoked && self.is_carried(task);
             let unheard = (facts.begun > 0 || unrun) && !self.is_heard(task, lock.scope);
             let same_worker = worker.is_some_and(|worker| worker.started_ms <= lock.since_ms && worker.since_ms <= lock.since_ms + 10_000);
             if !(unheard && same_worker && self.plan.lost_percent > 0) {

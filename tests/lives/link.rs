@@ -8,12 +8,13 @@ use oncegate::amqp::method::MethodId;
 use oncegate::rules::RuleSet;
 use oncegate::rules::lock::Request;
 use oncegate::rules::outcome::{DeliveryDecision, PublishDecision};
-use oncegate::session::{Event, Now, RepublishFault, Session, Settings, Side, StoreSilent, Ticket};
+use oncegate::session::{Event, Fetch, Now, Session, Settings, Side, StoreSilent, Ticket};
 use oncegate::store::Clock;
 
 use crate::broker::AtBroker;
 use crate::facts::Facts;
-use crate::plan::Plan;
+use crate::parked::Republishes;
+use crate::plan::{Backend, Plan};
 use crate::runs::{Asked, Handed, Name};
 use crate::wire::{Reader, method};
 use crate::world::World;
@@ -102,6 +103,9 @@ pub struct Link {
     pub orders: VecDeque<(u64, Order)>,
     pub answers: VecDeque<(u64, u64, Answer)>,
     pub kept: Vec<Kept>,
+    /// The results that its session asks for, with the time of each.
+    pub fetches: VecDeque<(u64, u64, Fetch)>,
+    pub republishes: Republishes,
     pub cancelled: BTreeSet<u64>,
     /// Publishes that the client has written and that have neither reached the broker nor been dropped.
     pub writing: Vec<usize>,
@@ -111,6 +115,8 @@ pub struct Link {
     pub published: BTreeSet<usize>,
     /// How many deliveries of each task the client has acknowledged of which the broker has not heard.
     pub acked: BTreeMap<usize, usize>,
+    /// The same of those that it has given back.
+    pub given_back: BTreeMap<usize, usize>,
     /// The deliveries whose runs the store was asked about, in their order.
     pub asked: Vec<Asked>,
     /// The deliveries that are on their way to the worker.
@@ -126,6 +132,10 @@ impl Link {
         let settings = Arc::new(Settings {
             held_max: plan.held_max,
             consumer_timeout_us: 1_000 * plan.consumer_timeout_ms,
+            reply_prefix: match plan.backend {
+                Backend::Workers => format!("oncegate.reply.{proxy}.").into(),
+                Backend::Anybody => "".into(),
+            },
             ..Settings::default()
         });
         let mut session = Session::new(settings, Arc::clone(rules), nonce, now);
@@ -151,11 +161,14 @@ impl Link {
             orders: VecDeque::new(),
             answers: VecDeque::new(),
             kept: Vec::new(),
+            fetches: VecDeque::new(),
+            republishes: Republishes::default(),
             cancelled: BTreeSet::new(),
             writing: Vec::new(),
             given_up: BTreeSet::new(),
             published: BTreeSet::new(),
             acked: BTreeMap::new(),
+            given_back: BTreeMap::new(),
             asked: Vec::new(),
             handed: Vec::new(),
             passed: BTreeSet::new(),
@@ -311,9 +324,11 @@ impl World {
     pub fn collect(&mut self, at: usize) {
         let now = self.now;
         let Some(link) = self.links.get_mut(&at) else { return };
-        // The proxies have no account of their own to park with.
-        for (ticket, _) in std::mem::take(link.session.republishes()) {
-            link.session.handle_republished(ticket, Err(RepublishFault::NotAvailable), now);
+        for (ticket, republish) in std::mem::take(link.session.republishes()) {
+            link.republishes.wants(now.us, ticket, republish);
+        }
+        for (ticket, fetch) in std::mem::take(link.session.fetches()) {
+            link.fetches.push_back((now.us, ticket.0, fetch));
         }
         for side in [Side::Broker, Side::Client] {
             let mut bytes = Vec::new();
@@ -383,15 +398,21 @@ impl World {
                 if event.decision == DeliveryDecision::Forwarded {
                     self.judge_let_through(at, task);
                 }
+                self.judge_carried_way(&event);
                 match event.decision {
                     DeliveryDecision::Forwarded => self.run_handed(at, task, true),
                     DeliveryDecision::ForwardedUnchecked => self.run_handed(at, task, false),
                     _ => {}
                 }
                 match event.decision {
+                    // Another copy of it comes.
+                    DeliveryDecision::Dropped if event.reason == "parked" => {}
                     DeliveryDecision::Dropped => self.facts.tasks[task].dropped = true,
                     DeliveryDecision::Superseded if event.reason == "outdated" => self.facts.tasks[task].dropped = true,
-                    DeliveryDecision::ForwardedUnchecked => self.facts.tasks[task].unchecked = true,
+                    DeliveryDecision::ForwardedUnchecked => {
+                        self.facts.tasks[task].handed_unchecked = true;
+                        self.stops_waiting(task);
+                    }
                     _ => {}
                 }
             }
@@ -401,6 +422,7 @@ impl World {
             }
             Event::Runs(run) => self.follows(at, run),
             Event::Owed(debt) => self.owes(at, &debt),
+            Event::Value(value) => self.keeps(at, value),
             _ => {}
         }
     }

@@ -102,7 +102,7 @@ impl World {
     pub fn judge_begins_newest(&mut self, task: usize) {
         let Some(newer) = self.newest.superseded.get(&task) else { return };
         let facts = &self.facts.tasks[task];
-        if !facts.unchecked && !facts.doubled {
+        if !facts.unchecked && !facts.handed_unchecked && !facts.doubled {
             self.facts.fail(task, format!("begins, and t{newer} has superseded it"));
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oncegate::rules::spec::{AcksLate, OnDuplicate, OnRunning, ResultMode, RuleSpec, Unique};
+use oncegate::rules::spec::{AcksLate, Canvas, OnDuplicate, OnRunning, ResultBy, ResultMode, RuleSpec, Unique};
 
 /// When a worker acknowledges a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,23 @@ impl Row {
     /// Whether the newest of a key runs.
     pub fn replaces(&self) -> bool {
         self.rule.on_duplicate == OnDuplicate::Replace
+    }
+
+    /// Members of a canvas that are duplicates wait for their holders.
+    pub fn carrying_members(mut self) -> Row {
+        self.rule.canvas = Canvas::Dedupe;
+        self
+    }
+
+    /// All that are duplicates wait for their holders.
+    pub fn carrying_results(mut self) -> Row {
+        self.rule.result_by = ResultBy::Worker;
+        self.owing(ResultMode::Join)
+    }
+
+    /// Whether members of a canvas, and whether all that are duplicates, wait for their holders.
+    pub fn carries(&self) -> (bool, bool) {
+        (self.rule.canvas == Canvas::Dedupe, self.rule.result_by == ResultBy::Worker)
     }
 
     /// Its dropped ids get this.
@@ -92,6 +109,26 @@ impl Fault {
     ];
 }
 
+/// Who can read the result backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// The proxies, too.
+    Anybody,
+    /// Only workers.
+    Workers,
+}
+
+/// What becomes of messages that a proxy publishes anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parking {
+    /// The proxies have no account of their own to do so.
+    Never,
+    /// They come to the broker, which says so.
+    Works,
+    /// They come to the broker, or do not, and the proxy hears of it, or does not.
+    Fails,
+}
+
 /// What one run is made of.
 pub struct Plan {
     /// For how long producers publish and faults occur, in milliseconds.
@@ -115,6 +152,8 @@ pub struct Plan {
     pub expires_percent: u64,
     /// How many questions the store leaves unanswered.
     pub silent_percent: u64,
+    pub backend: Backend,
+    pub parking: Parking,
 }
 
 impl Default for Plan {
@@ -134,6 +173,8 @@ impl Default for Plan {
             doubled_percent: 20,
             expires_percent: 0,
             silent_percent: 0,
+            backend: Backend::Anybody,
+            parking: Parking::Never,
         }
     }
 }

@@ -38,6 +38,10 @@ impl Producer {
     }
 }
 
+fn value(known: bool, text: &[u8]) -> FieldValue<'_> {
+    if known { FieldValue::LongStr(text) } else { FieldValue::Void }
+}
+
 /// A time as Celery writes it.
 fn iso(unix_ms: u64) -> String {
     // The clock of this simulation begins on 15 January 2027 at eight, and the month does not end.
@@ -62,11 +66,11 @@ impl World {
         let (eta, expires) = (eta_ms.map(iso), facts.expires_ms.map(iso));
         let text = |text: &'_ Option<String>| text.clone().unwrap_or_default().into_bytes();
         let (eta_text, expires_text) = (text(&eta), text(&expires));
-        let value = |known: bool, text| if known { FieldValue::LongStr(text) } else { FieldValue::Void };
         let headers = [
             ("retries", FieldValue::I32(retries)),
             ("eta", value(eta.is_some(), &eta_text)),
             ("expires", value(expires.is_some(), &expires_text)),
+            ("group", value(facts.member, b"g")),
             // For the workers of this simulation, which read no dates.
             ("eta-ms", FieldValue::I64(eta_ms.unwrap_or(0) as i64)),
         ];
@@ -137,7 +141,9 @@ impl World {
         let expires_ms = expires.then(|| self.now.unix_ms + 2_000 + self.random.next() % 15_000);
         let eta = self.random.percent(10);
         let eta_ms = eta.then(|| self.now.unix_ms + self.random.next() % 8_000);
-        (self.facts.add(row, key, expires_ms), 0, eta_ms)
+        let task = self.facts.add(row, key, expires_ms);
+        self.facts.tasks[task].member = self.plan.rows[row].carries().0 && self.random.percent(80);
+        (task, 0, eta_ms)
     }
 
     /// A producer goes without a word, and another comes.

@@ -84,7 +84,7 @@ fn confirms(request: &Request) -> bool {
 }
 
 /// The body of a method's content.
-fn body_of(unit: &Unit) -> Vec<u8> {
+pub fn body_of(unit: &Unit) -> Vec<u8> {
     let (mut rest, mut body) = (unit.content(), Vec::new());
     while let Split::Frame(frame) = frame::split(rest, usize::MAX) {
         if matches!(frame.kind, FrameKind::Body) {

@@ -18,7 +18,9 @@ use oncegate::rules::spec::{ResultMode, Unique};
 use oncegate::store::join::{Awaits, Group, Stage};
 use oncegate::store::{Client, Store, Unobserved};
 
+use crate::carried::Value;
 use crate::facts::Facts;
+use crate::plan::Backend;
 use crate::world::World;
 
 /// For how long the result of a holder that has ended is waited for.
@@ -56,6 +58,8 @@ struct Write {
     proxy: Option<usize>,
     task: usize,
     record: Record,
+    /// What a run has returned.
+    value: Option<Value>,
 }
 
 /// What a joiner is about to do.
@@ -119,10 +123,18 @@ impl World {
         self.plan.rows[self.facts.tasks[task].row].rule.result
     }
 
-    /// A worker stores the result of a run.
-    pub fn stores(&mut self, task: usize, stored: Stored) {
-        if self.owes_results(task) != ResultMode::None {
-            self.writes(None, task, Record::Own(stored));
+    /// A worker stores the result of a run, and what that has returned.
+    pub fn stores(&mut self, task: usize, stored: Stored, value: Option<Value>) {
+        if self.owes_results(task) != ResultMode::None || self.carries_at_all(task) {
+            self.writes(None, task, Record::Own(stored), value);
+        }
+    }
+
+    /// What stands in the backend of this task, if a worker has written it.
+    pub fn result_of(&self, task: usize) -> Option<Stored> {
+        match self.results.records.get(&task) {
+            Some(Record::Own(stored)) => Some(*stored),
+            _ => None,
         }
     }
 
@@ -140,11 +152,16 @@ impl World {
                 .fail(task, format!("gets what its rule does not say: {:?}", debt.outcome));
         }
         self.dropped_for(task, Facts::index(&debt.holder));
-        self.writes(proxy, task, Record::Plain(debt.outcome));
+        self.writes(proxy, task, Record::Plain(debt.outcome), None);
     }
 
-    fn writes(&mut self, proxy: Option<usize>, task: usize, record: Record) {
-        let due_us = self.now.us + self.random.next() % WRITES_US;
+    fn writes(&mut self, proxy: Option<usize>, task: usize, record: Record, value: Option<Value>) {
+        // Where only workers read it, nobody looks again: it is there when the end of the run is told.
+        let takes_us = match self.plan.backend {
+            Backend::Anybody => self.random.next() % WRITES_US,
+            Backend::Workers => 0,
+        };
+        let due_us = self.now.us + takes_us;
         // What one worker or proxy writes of a task does not overtake itself.
         let before = self
             .results
@@ -158,8 +175,10 @@ impl World {
             proxy,
             task,
             record,
+            value,
         };
         self.results.writes.push(write);
+        self.write_results();
     }
 
     /// What is due is written.
@@ -168,6 +187,9 @@ impl World {
         while let Some(index) = self.results.writes.iter().position(|write| write.due_us <= now_us) {
             let write = self.results.writes.remove(index);
             self.write_result(write.task, write.record);
+            if matches!(write.record, Record::Own(_)) {
+                self.carried.writes(write.task, write.value, self.now.unix_ms);
+            }
         }
     }
 
@@ -309,12 +331,17 @@ impl World {
         Some(Record::Unknown(holder))
     }
 
+    /// A holder whose lock goes early, as is documented, is taken to have ended; so is one that has lost its connection to the store.
+    pub fn may_outlive_its_lock(&self, holder: usize) -> bool {
+        let facts = &self.facts.tasks[holder];
+        let excused = facts.lapsed || facts.unchecked || facts.untold || facts.unconfirmed || facts.doubled || facts.revoked;
+        excused || facts.expires_ms.is_some() || self.is_dead(holder) || self.has_lost_run(holder)
+    }
+
     /// Those that wait for this holder are told that nothing is known of it.
     fn judge_unknown(&self, holder: usize) {
         let facts = &self.facts.tasks[holder];
-        // A holder whose lock goes early, as is documented, is taken to have ended; so is one that has lost its connection to the store.
-        let excused = facts.lapsed || facts.unchecked || facts.untold || facts.unconfirmed || facts.doubled || facts.revoked;
-        let excused = excused || facts.expires_ms.is_some() || self.is_dead(holder) || self.has_lost_run(holder);
+        let excused = self.may_outlive_its_lock(holder);
         // The end of one that has lost its lock by its start is waited for as long as a lock lives.
         let rule = &self.plan.rows[facts.row].rule;
         let waited_ms = self.now.unix_ms - self.results.waited_ms.get(&holder).copied().unwrap_or(0);

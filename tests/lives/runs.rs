@@ -127,6 +127,8 @@ pub struct Runs {
     /// The runs of which the store has forgotten, and when it was there again.
     forgotten: BTreeMap<Digest, Name>,
     back_ms: u64,
+    /// From when to when nobody reached the store.
+    aways: Vec<(u64, u64)>,
     followed: Vec<Followed>,
     /// Those that were acknowledged early, as a proxy knows.
     acknowledged: BTreeSet<Name>,
@@ -506,11 +508,15 @@ impl World {
     /// The store will be there again at this time.
     pub fn runs_wait_until(&mut self, back_ms: u64) {
         self.runs.back_ms = back_ms;
+        self.runs.aways.push((self.now.unix_ms, back_ms));
     }
 
     /// Whether the store was away at this time, or a moment before.
     pub fn was_away(&self, ms: u64) -> bool {
-        ms <= self.runs.back_ms + 2_000
+        self.runs
+            .aways
+            .iter()
+            .any(|(from_ms, back_ms)| *from_ms <= ms && ms <= back_ms + 2_000)
     }
 
     /// The store has lost all that it held.
@@ -519,6 +525,7 @@ impl World {
         self.memory = self.new_memory();
         self.replaces.forget();
         self.results.forget(&self.facts);
+        self.carried.forget();
         let retried = self.facts.tasks.iter().enumerate().filter(|(_, facts)| facts.retried);
         self.runs.retries_forgotten.extend(retried.map(|(task, _)| task));
         let holders = std::mem::take(&mut self.runs.holders);

@@ -199,6 +199,7 @@ impl World {
         self.facts.tasks[task].digest = Some(digest);
         let after = self.show(digest);
         self.dropped_by_store(task, request, &reply);
+        self.carried_step(task, request, &reply, before.as_ref(), after.as_ref());
         self.judge_replace_step(task, digest, request, &reply, before.as_ref(), after.as_ref());
         self.judge_newer(task, &reply);
         let told = without_outlived(&reply);

@@ -8,6 +8,7 @@ use oncegate::amqp::method::basic::{Ack, Deliver, Reject};
 use oncegate::rules::lock::Signal;
 
 use crate::broker::header_of;
+use crate::carried::{Brings, Reading};
 use crate::facts::Facts;
 use crate::link::Owner;
 use crate::plan::Acks;
@@ -37,6 +38,8 @@ struct Taken {
     task: usize,
     retries: i32,
     eta_ms: u64,
+    brings: Brings,
+    acks: Acks,
     /// It says of itself that its time has passed.
     over: bool,
     redelivered: bool,
@@ -65,6 +68,8 @@ struct Run {
     outcome: Outcome,
     /// It began as the holder of its key, or of none.
     held: bool,
+    /// Which of the runs of its task it is.
+    number: u32,
 }
 
 pub struct Worker {
@@ -78,6 +83,8 @@ pub struct Worker {
     pub started_ms: u64,
     pub pool: Option<usize>,
     inbox: Vec<Taken>,
+    /// What proxies want of it.
+    readings: Vec<Reading>,
     runs: Vec<Run>,
     pub revoked: BTreeSet<usize>,
 }
@@ -93,6 +100,7 @@ impl Worker {
             started_ms: 0,
             pool: None,
             inbox: Vec::new(),
+            readings: Vec::new(),
             runs: Vec::new(),
             revoked: BTreeSet::new(),
         }
@@ -113,9 +121,16 @@ impl Worker {
         runs.chain(&self.inbox).filter_map(|taken| taken.name)
     }
 
-    /// The tasks that it runs.
+    /// The tasks that it runs, and does not only return something of.
     pub fn running(&self) -> impl Iterator<Item = (usize, Option<Name>)> {
-        self.runs.iter().map(|run| (run.taken.task, run.taken.name))
+        let runs = self.runs.iter().filter(|run| run.taken.brings == Brings::Task);
+        runs.map(|run| (run.taken.task, run.taken.name))
+    }
+
+    /// It has no connection any more: what it has not begun comes again.
+    fn forgets(&mut self) {
+        self.inbox.clear();
+        self.readings.clear();
     }
 
     fn next_taken(&self, now_ms: u64) -> Option<usize> {
@@ -125,8 +140,15 @@ impl Worker {
     }
 
     fn is_idle(&self) -> bool {
-        self.runs.is_empty() && self.inbox.is_empty()
+        self.runs.is_empty() && self.inbox.is_empty() && self.readings.is_empty()
     }
+}
+
+fn ack_of(delivery_tag: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let multiple = false;
+    encode::basic_ack(&mut bytes, 1, Ack { delivery_tag, multiple });
+    bytes
 }
 
 impl World {
@@ -138,7 +160,7 @@ impl World {
             Life::Leaving if worker.runs.is_empty() => true,
             Life::Up | Life::Leaving => {
                 let ended = worker.runs.iter().any(|run| run.ends_us <= self.now.us);
-                ended || worker.next_taken(self.now.unix_ms).is_some()
+                ended || worker.next_taken(self.now.unix_ms).is_some() || !worker.readings.is_empty()
             }
         }
     }
@@ -169,6 +191,8 @@ impl World {
                 } else if let Some(taken) = worker.next_taken(now.unix_ms) {
                     let taken = worker.inbox.remove(taken);
                     self.begins(index, taken);
+                } else if let Some(reading) = worker.readings.pop() {
+                    self.worker_reads_result(index, &reading);
                 }
             }
         }
@@ -221,23 +245,40 @@ impl World {
             MethodId::BASIC_DELIVER if unit.channel == 2 => self.worker_reads_letter(index, unit),
             MethodId::BASIC_DELIVER if unit.channel == 1 && self.workers[index].life == Life::Up => {
                 let deliver = Deliver::decode(unit.payload()).expect("a deliver");
+                if let Some(reading) = Reading::of(unit, at, deliver.delivery_tag) {
+                    return self.workers[index].readings.push(reading);
+                }
                 let header = header_of(unit.content());
                 let headers = header.properties.headers.expect("a task has headers");
                 let number = |name: &str| headers.first(name.as_bytes()).and_then(|value| value.as_i64()).unwrap_or(0);
                 let expires = headers.first(b"expires").and_then(|value| value.as_str());
                 let task = Facts::index(unit.id.as_deref().expect("every message has an id"));
-                let handed = self.links.get_mut(&at).and_then(|link| {
-                    let index = link.handed.iter().position(|handed| handed.task == task)?;
-                    Some(link.handed.remove(index))
-                });
+                let over = expires.is_some_and(|expires| expires.starts_with("2020"));
+                let brings = Brings::of(unit);
+                let handed = self
+                    .links
+                    .get_mut(&at)
+                    .filter(|_| brings == Brings::Task && !over)
+                    .and_then(|link| {
+                        let index = link.handed.iter().position(|handed| handed.task == task)?;
+                        Some(link.handed.remove(index))
+                    });
+                self.judge_handed(at, task, brings, over);
+                let row_acks = self.plan.rows[self.facts.tasks[task].row].acks;
                 let taken = Taken {
+                    brings,
+                    acks: match brings {
+                        Brings::Task => row_acks,
+                        Brings::Value(_) if self.random.percent(50) => Acks::Early,
+                        Brings::Value(_) => Acks::Late,
+                    },
                     link: at,
                     name: handed.and_then(|handed| handed.name),
                     tag: deliver.delivery_tag,
                     task,
                     retries: number("retries") as i32,
-                    eta_ms: number("eta-ms") as u64,
-                    over: expires.is_some_and(|expires| expires.starts_with("2020")),
+                    eta_ms: if brings == Brings::Task { number("eta-ms") as u64 } else { 0 },
+                    over,
                     redelivered: deliver.redelivered,
                 };
                 self.workers[index].inbox.push(taken);
@@ -250,7 +291,7 @@ impl World {
         let pause_us = 1_000 * (self.random.next() % 3_000);
         let worker = &mut self.workers[index];
         worker.link = None;
-        worker.inbox.clear();
+        worker.forgets();
         worker.connects_us = self.now.us + pause_us;
     }
 
@@ -267,8 +308,11 @@ impl World {
             (facts.begun_ms, facts.ended_ms) = (self.now.unix_ms, Some(self.now.unix_ms));
             facts.ended += 1;
             self.ack(&taken);
-            self.stores(task, Stored::Revoked);
+            self.stores(task, Stored::Revoked, None);
             return self.tells(task, if expired { Signal::Expired } else { Signal::Revoked }, &name);
+        }
+        if taken.brings != Brings::Task {
+            return self.begins_to_return(index, taken);
         }
         let acks = self.plan.rows[facts.row].acks;
         let is_followed = acks == Acks::Late || self.plan.rows[facts.row].excludes();
@@ -291,8 +335,28 @@ impl World {
             ends_us: self.now.us + takes_us,
             outcome,
             held,
+            number: self.facts.tasks[task].begun,
         });
         self.judge_run_begins(index, task);
+    }
+
+    /// A worker begins a task that returns what another has returned.
+    fn begins_to_return(&mut self, index: usize, taken: Taken) {
+        let (task, name) = (taken.task, self.workers[index].name.clone());
+        self.facts
+            .note(task, format!("begins to return on {name} (link {}, {})", taken.link, taken.tag));
+        if taken.acks == Acks::Early {
+            self.ack(&taken);
+        }
+        self.tells(task, Signal::Started, &name);
+        let ends_us = self.now.us + 1_000 * (1 + self.random.next() % 300);
+        self.workers[index].runs.push(Run {
+            taken,
+            ends_us,
+            outcome: Outcome::Success,
+            held: false,
+            number: 0,
+        });
     }
 
     fn outcome(&mut self, taken: &Taken, acks: Acks, is_followed: bool) -> (Outcome, u64) {
@@ -320,19 +384,28 @@ impl World {
     fn ends(&mut self, index: usize, run: Run) {
         let (task, taken) = (run.taken.task, run.taken);
         let name = self.workers[index].name.clone();
-        let late = self.plan.rows[self.facts.tasks[task].row].acks == Acks::Late;
+        let late = taken.acks == Acks::Late;
         self.facts.note(task, format!("ends on {name}: {:?}", run.outcome));
-        if let Outcome::Retry(more) = run.outcome {
+        let value = match taken.brings {
+            Brings::Task => (task, run.number),
+            Brings::Value(value) => value,
+        };
+        if run.outcome == Outcome::Success {
+            self.returns(value);
+        }
+        if taken.brings != Brings::Task {
+            // It has not run.
+        } else if let Outcome::Retry(more) = run.outcome {
             self.retries(index, task, taken.retries + more);
         } else if run.outcome != Outcome::Requeue {
             self.facts.tasks[task].ended += 1;
             self.facts.tasks[task].ended_ms = Some(self.now.unix_ms);
         }
         match run.outcome {
-            Outcome::Success => self.stores(task, Stored::Success),
-            Outcome::Failure | Outcome::TimeLimit => self.stores(task, Stored::Failure),
-            Outcome::Terminated => self.stores(task, Stored::Revoked),
-            Outcome::Retry(_) => self.stores(task, Stored::Retry),
+            Outcome::Success => self.stores(task, Stored::Success, Some(value)),
+            Outcome::Failure | Outcome::TimeLimit => self.stores(task, Stored::Failure, None),
+            Outcome::Terminated => self.stores(task, Stored::Revoked, None),
+            Outcome::Retry(_) => self.stores(task, Stored::Retry, None),
             Outcome::Reject | Outcome::Requeue | Outcome::Ignore => {}
         }
         match run.outcome {
@@ -355,30 +428,24 @@ impl World {
 
     /// The pool publishes the task again.
     fn retries(&mut self, index: usize, task: usize, retries: i32) {
-        let at = match self.workers[index].pool {
-            Some(at) => at,
-            None => self.connect_to_publish(Owner::Pool(index), false),
-        };
-        self.workers[index].pool = Some(at);
+        let at = self.pool_of(index);
         let eta_ms = self.random.percent(50).then(|| self.now.unix_ms + self.random.next() % 6_000);
         self.facts.tasks[task].retried = true;
         self.publish(at, task, retries, eta_ms);
     }
 
-    fn write(&mut self, at: usize, bytes: &[u8]) {
+    pub fn write(&mut self, at: usize, bytes: &[u8]) {
         if let Some(link) = self.links.get_mut(&at).filter(|link| !link.up.eof) {
             link.up.put(bytes, self.now);
         }
     }
 
     fn ack(&mut self, taken: &Taken) {
-        let mut bytes = Vec::new();
-        let ack = Ack {
-            delivery_tag: taken.tag,
-            multiple: false,
-        };
-        encode::basic_ack(&mut bytes, 1, ack);
-        self.settles(taken, &bytes, true);
+        self.settles(taken, &ack_of(taken.tag), true);
+    }
+
+    pub fn ack_reading(&mut self, reading: &Reading) {
+        self.write(reading.link, &ack_of(reading.tag));
     }
 
     fn reject(&mut self, taken: &Taken, requeue: bool) {
@@ -388,6 +455,9 @@ impl World {
             requeue,
         };
         encode::basic_reject(&mut bytes, 1, reject);
+        if let Some(link) = self.links.get_mut(&taken.link).filter(|_| requeue) {
+            *link.given_back.entry(taken.task).or_default() += 1;
+        }
         self.settles(taken, &bytes, !requeue);
     }
 
@@ -417,7 +487,7 @@ impl World {
     fn worker_goes(&mut self, index: usize, until_us: u64) {
         let worker = &mut self.workers[index];
         worker.life = Life::Down { until_us };
-        worker.inbox.clear();
+        worker.forgets();
         let links = [worker.link.take(), worker.pool.take()];
         for at in links.into_iter().flatten() {
             let all = self.random.percent(70);
@@ -441,7 +511,7 @@ impl World {
         }
         self.facts.note_all(format!("worker {index} is to leave"));
         self.workers[index].life = Life::Leaving;
-        self.workers[index].inbox.clear();
+        self.workers[index].forgets();
         if let Some(at) = self.workers[index].link {
             let mut bytes = Vec::new();
             for tag in [b"None2", b"None3"] {
@@ -483,6 +553,11 @@ impl World {
                 run.outcome = Outcome::Terminated;
             }
         }
+    }
+
+    /// Whether a worker runs this task, and does not only return something of it.
+    pub fn runs_itself(&self, task: usize) -> bool {
+        self.workers.iter().any(|worker| worker.running().any(|(other, _)| other == task))
     }
 
     /// Whether a worker runs this task.

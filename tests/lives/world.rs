@@ -8,11 +8,13 @@ use oncegate::session::Now;
 use oncegate::store::{Clock, Memory};
 
 use crate::broker::Queues;
+use crate::carried::Carried;
 use crate::clock::ManualClock;
 use crate::facts::Facts;
 use crate::link::Link;
 use crate::newest::Newest;
 use crate::orphans::Orphans;
+use crate::parked::Delayed;
 use crate::plan::{Fault, Plan};
 use crate::producer::Producer;
 use crate::random::Random;
@@ -45,10 +47,12 @@ pub struct World {
     pub replaces: Replaces,
     pub results: Results,
     pub newest: Newest,
+    pub carried: Carried,
     pub rules: Arc<RuleSet>,
     pub links: BTreeMap<usize, Link>,
     pub last_link: usize,
     pub queues: Queues,
+    pub delayed: Delayed,
     pub producers: Vec<Producer>,
     pub workers: Vec<Worker>,
     pub heard: Vec<Heard>,
@@ -71,6 +75,8 @@ enum Move {
     Serve(usize),
     Answer(usize),
     AskAgain(usize),
+    Fetch(usize),
+    Republish(usize),
     Confirm(usize),
     Deliver((usize, u16, usize)),
     Producer(usize),
@@ -113,10 +119,12 @@ impl World {
             replaces: Replaces::default(),
             results: Results::new(plan.proxies),
             newest: Newest::default(),
+            carried: Carried::default(),
             rules: Arc::new(rules),
             links: BTreeMap::new(),
             last_link: 0,
             queues: Queues::new(),
+            delayed: Delayed::new(),
             heard: Vec::new(),
             orphans: Orphans::default(),
             next_fault_ms: START_MS + plan.fault_every_ms,
@@ -154,12 +162,18 @@ impl World {
         self.judge_lapses();
         self.judge_run_lapses();
         self.judge_results();
+        self.judge_store_is_empty();
     }
 
     /// Nothing is on its way, in a queue, or in hand.
     fn rests(&self) -> bool {
         let empty = self.queues.values().all(std::collections::VecDeque::is_empty);
-        empty && self.heard.is_empty() && self.workers_are_idle() && self.moves().is_empty() && self.links.values().all(Link::rests)
+        empty
+            && self.delayed.is_empty()
+            && self.heard.is_empty()
+            && self.workers_are_idle()
+            && self.moves().is_empty()
+            && self.links.values().all(Link::rests)
     }
 
     /// Time passes, and what it brings happens.
@@ -203,6 +217,8 @@ impl World {
                 (link.is_to_be_served(self.is_down(link.proxy)), Move::Serve(at)),
                 (!link.answers.is_empty(), Move::Answer(at)),
                 (link.kept.iter().any(|kept| kept.again_us <= self.now.us), Move::AskAgain(at)),
+                (!link.fetches.is_empty(), Move::Fetch(at)),
+                (link.has_republishes(), Move::Republish(at)),
                 (self.has_confirms(at), Move::Confirm(at)),
             ];
             moves.extend(waiting.into_iter().filter_map(|(waits, of)| waits.then_some(of)));
@@ -225,6 +241,8 @@ impl World {
             Move::Serve(at) => self.serve(at),
             Move::Answer(at) => self.answer(at),
             Move::AskAgain(at) => self.ask_again(at),
+            Move::Fetch(at) => self.fetch(at),
+            Move::Republish(at) => self.republish(at),
             Move::Confirm(at) => self.confirm(at),
             Move::Deliver(to) => self.deliver(to),
             Move::Producer(index) => self.producer_acts(index),
@@ -244,6 +262,7 @@ impl World {
             self.clock.set(self.now.unix_ms);
             self.facts.now_ms = self.now.unix_ms - START_MS;
             self.expire();
+            self.come_back();
             self.store_comes_back();
             self.handle_timeouts();
             self.tell_heard();
@@ -271,6 +290,8 @@ impl World {
                     (late(link.down.since_us, FRAMES_US), Move::SessionToClient(at)),
                     (late(oldest, STORE_US), Move::Serve(at)),
                     (late(link.answers.front().map(|(since, ..)| *since), STORE_US), Move::Answer(at)),
+                    (late(link.fetches.front().map(|(since, ..)| *since), STORE_US), Move::Fetch(at)),
+                    (late(link.republishes.since_us(), FRAMES_US), Move::Republish(at)),
                 ];
                 moves.extend(overdue.into_iter().filter_map(|(waits, of)| waits.then_some(of)));
             }

@@ -12,8 +12,14 @@ scenarios! {
     it_never_takes_the_lock_of_an_end
     a_holder_that_fails_is_known_to_have_failed
     a_holder_that_has_begun_is_waited_for
+    an_end_that_nobody_tells_is_waited_for_as_long_as_a_lock_lives
+    the_end_of_a_retry_is_the_end
+    the_end_of_a_retry_that_came_before_the_start_is_the_end
+    the_end_of_a_run_that_was_delivered_again_is_the_end
     a_cooldown_is_an_end
     a_late_ack_is_an_end
+    one_that_comes_behind_a_late_ack_waits_for_that_end
+    a_revoke_behind_a_late_ack_changes_nothing
     without_a_word_of_the_holder_it_is_decided_anew
     a_message_that_was_never_published_leaves_the_lock
     an_operator_lets_it_run
@@ -152,6 +158,92 @@ async fn a_holder_that_has_begun_is_waited_for(w: &World) {
     }
 }
 
+async fn an_end_that_nobody_tells_is_waited_for_as_long_as_a_lock_lives(w: &World) {
+    let note = note_with(Scope::UntilStarted, |note| {
+        note.owed = Owed::Carried;
+        note.life_ms = 2_000;
+    });
+    with_a_twin(w, &note).await;
+    assert_eq!(w.signal("a", 3, Signal::Started).await, [ReleaseReason::Started]);
+    assert_eq!(ended(&admit(w, "b", &note).await), Some(Fate::Begun));
+    w.until("it counts as ended", async || {
+        matches!(ended(&admit(w, "b", &note).await), Some(Fate::Ended { since_ms: 0..1_000 }))
+    })
+    .await;
+    assert_eq!(w.holder(digest(1)).await, None);
+    // What is told late is known all the same.
+    w.signal("a", 4, Signal::Failed).await;
+    assert_eq!(ended(&admit(w, "b", &note).await), Some(Fate::Failed));
+}
+
+async fn the_end_of_a_retry_is_the_end(w: &World) {
+    let note = carried(Scope::UntilStarted);
+    // One that a rate limit puts off says of itself that it was never published before.
+    for (key, reentrant) in [(1, false), (2, true)] {
+        let (a, b) = (claim(key, &format!("a{key}")), claim(key, &format!("b{key}")));
+        w.acquire(&a, 1, &note).await;
+        w.commit(&a, 1, &note).await;
+        w.acquire(&b, 2, &note).await;
+        assert_eq!(w.signal(&a.id, 3, Signal::Started).await, [ReleaseReason::Started]);
+        assert_eq!(w.acquire_as(&a, 4, &note, reentrant).await, Acquired::Taken);
+        w.commit(&a, 4, &note).await;
+        w.signal(&a.id, 5, Signal::Retried).await;
+        let found = admit_as(w, &b, &note, false).await;
+        assert!(matches!(&found, Admitted::Held { holder, .. } if *holder == a.id), "{found:?}");
+        assert_eq!(w.signal(&a.id, 6, Signal::Started).await, [ReleaseReason::Started]);
+        let found = admit_as(w, &b, &note, false).await;
+        assert!(matches!(&found, Admitted::Ended { fate: Fate::Begun, .. }), "{found:?}");
+        w.signal(&a.id, 7, Signal::Succeeded).await;
+        let found = admit_as(w, &b, &note, false).await;
+        assert!(
+            matches!(
+                &found,
+                Admitted::Ended {
+                    fate: Fate::Ended { .. },
+                    ..
+                }
+            ),
+            "{found:?}"
+        );
+    }
+}
+
+async fn the_end_of_a_retry_that_came_before_the_start_is_the_end(w: &World) {
+    let note = carried(Scope::UntilStarted);
+    for renewed in [false, true] {
+        let key = 1 + u8::from(renewed);
+        let (a, b) = (claim(key, &format!("a{key}")), claim(key, &format!("b{key}")));
+        w.acquire(&a, 1, &note).await;
+        w.commit(&a, 1, &note).await;
+        w.acquire(&b, 2, &note).await;
+        assert_eq!(w.acquire_as(&a, 3, &note, true).await, Acquired::Reentry { holds: true });
+        assert_eq!(w.signal(&a.id, 4, Signal::Started).await, [ReleaseReason::Started]);
+        if renewed {
+            w.renew(&a, 3, &note).await;
+        }
+        w.commit(&a, 3, &note).await;
+        assert_eq!(w.signal(&a.id, 5, Signal::Started).await, [ReleaseReason::Started]);
+        w.signal(&a.id, 6, Signal::Failed).await;
+        let found = admit_as(w, &b, &note, false).await;
+        assert!(
+            matches!(&found, Admitted::Ended { fate: Fate::Failed, .. }),
+            "renewed {renewed}: {found:?}"
+        );
+    }
+}
+
+async fn the_end_of_a_run_that_was_delivered_again_is_the_end(w: &World) {
+    let note = carried(Scope::UntilStarted);
+    with_a_twin(w, &note).await;
+    w.signal("a", 3, Signal::Started).await;
+    // Its worker dies, and its message comes to another.
+    assert_eq!(admit_as(w, &claim(1, "a"), &note, true).await, Admitted::Holds);
+    assert_eq!(w.signal("a", 4, Signal::Started).await, [ReleaseReason::Started]);
+    assert_eq!(ended(&admit(w, "b", &note).await), Some(Fate::Begun));
+    w.signal("a", 5, Signal::Failed).await;
+    assert_eq!(ended(&admit(w, "b", &note).await), Some(Fate::Failed));
+}
+
 async fn a_cooldown_is_an_end(w: &World) {
     let note = note_with(Scope::UntilFinished, |note| {
         note.owed = Owed::Carried;
@@ -186,6 +278,38 @@ async fn a_late_ack_is_an_end(w: &World) {
     w.until("the grace is over", async || ended(&admit(w, "b", &note).await).is_some())
         .await;
     assert_eq!(w.holder(digest(1)).await, None);
+}
+
+async fn one_that_comes_behind_a_late_ack_waits_for_that_end(w: &World) {
+    let note = note_with(Scope::UntilFinished, |note| {
+        note.owed = Owed::Carried;
+        note.acks_late = true;
+        note.settle_grace_ms = 500;
+    });
+    w.acquire(&claim(1, "a"), 1, &note).await;
+    w.commit(&claim(1, "a"), 1, &note).await;
+    assert_eq!(w.signal("a", 3, Signal::Acked).await, [ReleaseReason::Ended]);
+    assert!(matches!(w.acquire(&claim(1, "b"), 4, &note).await, Acquired::Held { .. }));
+    assert!(matches!(admit(w, "c", &note).await, Admitted::Held { .. }));
+    w.until("the grace is over", async || w.holder(digest(1)).await.is_none()).await;
+    for id in ["b", "c"] {
+        let found = admit(w, id, &note).await;
+        assert!(matches!(ended(&found), Some(Fate::Ended { .. })), "{id}: {found:?}");
+    }
+}
+
+async fn a_revoke_behind_a_late_ack_changes_nothing(w: &World) {
+    let note = note_with(Scope::UntilFinished, |note| {
+        note.owed = Owed::Carried;
+        note.acks_late = true;
+        note.settle_grace_ms = 100;
+    });
+    with_a_twin(w, &note).await;
+    assert_eq!(w.signal("a", 3, Signal::Acked).await, [ReleaseReason::Ended]);
+    assert_eq!(w.signal("a", 4, Signal::RevokeAsked).await, []);
+    w.until("the grace is over", async || ended(&admit(w, "b", &note).await).is_some())
+        .await;
+    assert!(matches!(ended(&admit(w, "b", &note).await), Some(Fate::Ended { .. })));
 }
 
 async fn without_a_word_of_the_holder_it_is_decided_anew(w: &World) {

@@ -3,6 +3,7 @@
 use super::admit::{held_by, worker_with};
 use super::*;
 use crate::amqp::content::ContentHeader;
+use crate::amqp::method::basic::Reject;
 use crate::celery::body::{self, Encoding};
 use crate::celery::value::Value;
 use crate::celery::{Limits, task};
@@ -201,6 +202,44 @@ fn others_go_on_meanwhile() {
     assert_eq!(rig.joins("1").0, 3);
     rig.client(&ack(1, 3, false));
     assert_eq!(rig.acks(), ["basic.ack 1"]);
+}
+
+#[test]
+fn a_worker_gives_back_under_another_tag_as_it_would_under_the_brokers() {
+    for requeue in [false, true] {
+        let reject = |delivery_tag| {
+            let mut out = Vec::new();
+            encode::basic_reject(&mut out, 1, Reject { delivery_tag, requeue });
+            out
+        };
+        let nack = |delivery_tag| {
+            let mut out = Vec::new();
+            let multiple = false;
+            encode::basic_nack(
+                &mut out,
+                1,
+                Nack {
+                    delivery_tag,
+                    multiple,
+                    requeue,
+                },
+            );
+            out
+        };
+        let words: [&dyn Fn(u64) -> Vec<u8>; 2] = [&reject, &nack];
+        for word in words {
+            let mut rig = worker();
+            rig.member_is(1, "b", held_by("a"));
+            rig.member_is(2, "c", Admitted::Holds);
+            rig.then(ended(0));
+            rig.output(Side::Client);
+            assert_eq!(rig.joins("1").0, 3);
+            rig.output(Side::Broker);
+            rig.client(&word(3));
+            let got = rig.output(Side::Broker);
+            assert!(got.starts_with(&word(1)), "requeue {requeue}: {:?} {got:?}", lines(&got));
+        }
+    }
 }
 
 #[test]

@@ -325,7 +325,8 @@ impl Lock {
             Signal::Failed => self.outcome(ReleaseReason::Failure, ReleaseOn::Failure, now),
             Signal::Expired if runs => self.frees(ReleaseReason::Expired),
             Signal::Expired => self.supersedes(ReleaseReason::Expired),
-            Signal::RevokeAsked if !runs => self.supersedes(ReleaseReason::Revoked),
+            // One that has ended is not revoked.
+            Signal::RevokeAsked if !runs && !self.told => self.supersedes(ReleaseReason::Revoked),
             Signal::Purged if !runs && !self.delivered => self.frees(ReleaseReason::Purged),
             Signal::Retried | Signal::RevokeAsked | Signal::Purged | Signal::Orphaned => SignalEffect::None,
         }

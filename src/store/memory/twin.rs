@@ -2,6 +2,8 @@
 //!
 //! Of each it is known whose duplicate it is. When the lock of a holder that somebody waits for goes by a word of the holder, that is
 //! remembered; one that lapsed, was never published, or was freed by an operator leaves nothing, and those that waited are decided anew.
+//!
+//! The end of a holder whose lock has gone by its start is waited for as long as a lock lives: its worker may be gone without a word.
 
 use std::sync::Arc;
 
@@ -22,7 +24,26 @@ pub(super) struct Twin {
 pub(super) struct Known {
     fate: Fate,
     at_ms: u64,
+    /// For how long the end of one that has begun is waited for.
+    awaited_ms: u64,
     until_ms: u64,
+}
+
+impl Known {
+    /// What is known of it now.
+    fn fate(&self, now: u64) -> Fate {
+        let ended_ms = match self.fate {
+            Fate::Failed => return Fate::Failed,
+            Fate::Ended { .. } => self.at_ms,
+            Fate::Begun => self.at_ms.saturating_add(self.awaited_ms),
+        };
+        if self.fate == Fate::Begun && now < ended_ms {
+            return Fate::Begun;
+        }
+        Fate::Ended {
+            since_ms: now.saturating_sub(ended_ms),
+        }
+    }
 }
 
 impl Lapses for Twin {
@@ -73,8 +94,23 @@ impl Step<'_> {
             until_ms: self.kept_until(note.life_ms),
         };
         self.table.twins.insert((claim.digest, claim.id.clone()), twin, self.now);
+        let Some(lock) = self.table.lock(&claim.digest, self.now) else {
+            return;
+        };
+        lock.twins = lock.twins.saturating_add(1);
+        // Nothing more may be heard of it.
+        if lock.has_ended() && self.table.fates.get(&(claim.digest, holder.clone()), self.now).is_none() {
+            self.note_fate(claim.digest, holder, ReleaseReason::Ended, note.life_ms);
+        }
+    }
+
+    /// A holder of whose end somebody waits has its lock anew.
+    pub(super) fn waited_again(&mut self, claim: &Claim) {
+        if self.table.fates.get(&(claim.digest, claim.id.clone()), self.now).is_none() {
+            return;
+        }
         if let Some(lock) = self.table.lock(&claim.digest, self.now) {
-            lock.twins = lock.twins.saturating_add(1);
+            lock.twins = lock.twins.max(1);
         }
     }
 
@@ -84,6 +120,7 @@ impl Step<'_> {
         let known = Known {
             fate,
             at_ms: self.now,
+            awaited_ms: life_ms.clamp(1, LONGEST_MS),
             until_ms: self.kept_until(life_ms),
         };
         self.table.fates.insert((digest, holder.clone()), known, self.now);
@@ -131,11 +168,8 @@ impl Step<'_> {
             });
         }
         let known = self.table.fates.get(&(claim.digest, twin.clone()), now);
-        let fate = match known.map(|known| (known.fate, known.at_ms)) {
-            Some((Fate::Ended { .. }, at_ms)) => Fate::Ended {
-                since_ms: now.saturating_sub(at_ms),
-            },
-            Some((fate, _)) => fate,
+        let fate = match known.map(|known| known.fate(now)) {
+            Some(fate) => fate,
             None if rests => Fate::Ended { since_ms: now },
             None => {
                 self.table.twins.remove(&(claim.digest, claim.id.clone()), now);

@@ -361,6 +361,7 @@ function ops.A(lock, idkey, a)
     end
     if not fresh then note_id(idkey, entry, lease + life) end
     take(lock, id, 'leased', nonce, lease, note, now + lease + life)
+    if not fresh or ARGV[a + 1] == '1' then twins.again(lock, digest, id) end
     if note.turns then hands.takes_free(lock, digest, id) end
     if note.quiet and ARGV[a + 1] ~= '1' then return hands.put_off(lock, note, false) end
     return 0
@@ -397,7 +398,7 @@ function ops.A(lock, idkey, a)
     return { holder }
   end
   if string.byte(ARGV[a + 1]) == 106 then joins.add(digest_of(lock), holder, id, note.tail, life, string.sub(ARGV[a + 1], 2)) end
-  if ARGV[a + 1] == 'w' then twins.add(lock, holder, id, life) end
+  if ARGV[a + 1] == 'w' then twins.add(lock, holder, id, life, l[2], l[5]) end
   return { holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 
@@ -456,6 +457,7 @@ function ops.C(lock, idkey, a)
   end
   if holder then return note.keeps and lasts.commits(lock, idkey, nonce, note) or { holder } end
   take(lock, id, 'queued', nonce .. '+', life, note, now + life)
+  twins.again(lock, digest_of(lock), id)
   note_id(idkey, entry_of(digest_of(lock), note), life)
   return note.turns and hands.committed(lock, id, nonce, 0) or 0
 end
@@ -478,6 +480,7 @@ function ops.R(lock, idkey, a)
     prolong_ended(id)
   else
     take(lock, id, 'leased', nonce, lease, note, now + lease + life)
+    twins.again(lock, digest_of(lock), id)
     note_id(idkey, entry_of(digest_of(lock), note), lease + life)
   end
   return 0
@@ -636,7 +639,7 @@ local function signal_one(lock, digest, idkey, id, settlement, signal, worker, s
   end
   if signal == 'x' and runs then return frees('expired', all(list)) end
   if signal == 'x' then return supersedes('expired') end
-  if signal == 'q' and not runs then return supersedes('revoked') end
+  if signal == 'q' and not runs and not told then return supersedes('revoked') end
   if signal == 'p' and not runs and not is_marked(marks, 'd') then return frees('purged', all(list)) end
   return true
 end
@@ -798,6 +801,7 @@ function ops.M(lock, idkey, a)
   if not holder and note.keeps and lasts.follows(lock) then return ops.M(lock_of(asked), idkey, a) end
   if not holder then
     retake(lock, idkey, digest, id, 'queued', nonce .. '*+', note.queued, note, worker)
+    if known then twins.again(lock, digest, id) end
     return digest == asked and 0 or { 'h', digest }
   end
   if holder == id then
@@ -813,7 +817,7 @@ function ops.M(lock, idkey, a)
   if ARGV[a + 1] == '1' or ARGV[a + 1] == 'v' or known or runs_it then return { 'p', digest } end
   if l[2] == 'leased' then return { 'l', digest, holder } end
   if string.byte(ARGV[a + 1]) == 106 then joins.add(digest, holder, id, note.tail, note.life, string.sub(ARGV[a + 1], 2)) end
-  if may_wait then twins.add(lock, holder, id, note.life) end
+  if may_wait then twins.add(lock, holder, id, note.life, l[2], l[5]) end
   return { 'd', digest, holder, l[2], math.max(0, (tonumber(l[3]) or now) - now) }
 end
 

@@ -2,7 +2,7 @@
 --
 -- `PREFIX:twin:{DIGEST}:ID` is the holder of which the message of this id is a duplicate. The lock of a holder that somebody waits for has the
 -- field `waited`; when it goes, `PREFIX:fate:{DIGEST}:HOLDER` says what is known of the holder: b it has begun, e it has ended, f it has failed,
--- and since when. A lock that goes without a word of its holder (it lapsed, it was never published, an operator freed it) leaves none: those
+-- and since when; behind b for how long its end is waited for, since its worker may be gone without a word. A lock that goes without a word of its holder (it lapsed, it was never published, an operator freed it) leaves none: those
 -- that waited are decided anew.
 
 function make.twin()
@@ -13,10 +13,18 @@ local function fate_of(digest, holder) return prefix .. ':fate:{' .. digest .. '
 -- Of whom the message of this id is a duplicate.
 function twins.holder(digest, id) return call('GET', twin_of(digest, id)) end
 
--- It waits for this holder from now on.
-function twins.add(lock, holder, id, life)
+-- It waits for this holder from now on. If that has ended, nothing more may be heard of it.
+function twins.add(lock, holder, id, life, state, marks)
   call('SET', twin_of(digest_of(lock), id), holder, 'PX', int(life + DEAD_KEPT))
   call('HSET', lock, 'waited', '1')
+  if state == 'cooldown' or is_marked(marks, 't') then
+    call('SET', fate_of(digest_of(lock), holder), 'e' .. now_text, 'PX', int(life + DEAD_KEPT), 'NX')
+  end
+end
+
+-- A holder of whose end somebody waits has its lock anew.
+function twins.again(lock, digest, id)
+  if call('EXISTS', fate_of(digest, id)) == 1 then call('HSET', lock, 'waited', '1') end
 end
 
 local FATES = {
@@ -25,7 +33,10 @@ local FATES = {
 
 -- The lock of a holder that somebody waits for goes, or rests.
 function twins.ends(digest, holder, reason, life)
-  if FATES[reason] then call('SET', fate_of(digest, holder), FATES[reason] .. now_text, 'PX', int(life + DEAD_KEPT)) end
+  local fate = FATES[reason]
+  if not fate then return end
+  local awaited = fate == 'b' and ' ' .. int(math.max(1, life)) or ''
+  call('SET', fate_of(digest, holder), fate .. now_text .. awaited, 'PX', int(life + DEAD_KEPT))
 end
 
 local LATER = { k = 'e', r = 'e', f = 'f', v = 'f', x = 'f', c = 'f' }
@@ -48,7 +59,12 @@ function twins.admit(lock, digest, id, holder, state, expires, aside)
   if aside and hands.key_of(lock, twin) then return { 'd', digest, twin, 'queued', 0 } end
   local fate = call('GET', fate_of(digest, twin))
   if not fate and holder == twin then fate = 'e0' end
-  if fate then return { 'e', digest, twin, string.sub(fate, 1, 1), math.max(0, now - tonumber(string.sub(fate, 2))) } end
+  if fate then
+    local what, at, awaited = string.match(fate, '^(%a)(%d+) ?(%d*)$')
+    at = tonumber(at)
+    if awaited ~= '' and now >= at + tonumber(awaited) then what, at = 'e', at + tonumber(awaited) end
+    return { 'e', digest, twin, what, math.max(0, now - at) }
+  end
   call('DEL', twin_of(digest, id))
   return nil
 end
