@@ -346,6 +346,14 @@ pub enum Request {
         /// The result, in JSON.
         json: Arc<[u8]>,
     },
+    /// A client has declared a queue for the results of its calls, as Celery's RPC backend does: ids that are dropped anywhere may be
+    /// answered there. Known for a day and an hour. Answered by [`Reply::Done`].
+    Caller {
+        /// The virtual host of the queue.
+        vhost: Arc<str>,
+        /// The queue.
+        queue: Arc<str>,
+    },
     /// The broker has acknowledged the message of this claim: a lease becomes the full life. Answered by [`Reply::Commit`].
     Commit {
         /// The key and the id.
@@ -813,7 +821,7 @@ pub enum Reply {
     },
     /// To [`Request::Show`] and [`Request::ShowRun`].
     Lock(Option<Box<LockRecord>>),
-    /// To [`Request::RenewLease`], [`Request::Republished`], [`Request::Join`], [`Request::Result`], [`Request::LeaveLimit`],
+    /// To [`Request::RenewLease`], [`Request::Republished`], [`Request::Join`], [`Request::Result`], [`Request::Caller`], [`Request::LeaveLimit`],
     /// [`Request::Park`] and [`Request::MarkParked`].
     Done,
     /// To [`Request::Admit`]: which key the id has, and what was found.

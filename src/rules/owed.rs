@@ -29,6 +29,8 @@ pub enum Via {
     Backend,
     /// It is published to whoever waits for it.
     Reply(Arc<ReplyTo>),
+    /// The same, if a proxy has seen the caller declare that queue: the store knows. Else nothing is owed.
+    ReplyToCaller(Arc<ReplyTo>),
 }
 
 /// Where a caller of Celery's RPC backend waits for results.
@@ -61,13 +63,13 @@ impl Owed {
         }
     }
 
-    /// The same where results are published: to this address, or nothing is owed.
+    /// The same where results are published: in this way, or nothing is owed.
     #[must_use]
-    pub fn published(self, to: Option<Arc<ReplyTo>>) -> Owed {
+    pub fn published(self, via: Option<Via>) -> Owed {
         if self == Owed::Carried {
             return self;
         }
-        let Some(via) = to.map(Via::Reply) else {
+        let Some(via) = via else {
             return Owed::Nothing;
         };
         match self {
@@ -92,7 +94,7 @@ impl Via {
     pub fn reply_to(&self) -> Option<&Arc<ReplyTo>> {
         match self {
             Via::Backend => None,
-            Via::Reply(to) => Some(to),
+            Via::Reply(to) | Via::ReplyToCaller(to) => Some(to),
         }
     }
 }

@@ -361,6 +361,10 @@ impl Step<'_> {
                 self.join(claim, holder, &note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
                 Reply::Done
             }
+            Request::Caller { vhost, queue } => {
+                self.table.callers.declared(vhost, queue, self.now);
+                Reply::Done
+            }
             Request::Result { id, weight, json } => {
                 self.result(id, *weight, json);
                 Reply::Done
