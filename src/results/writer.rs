@@ -145,6 +145,7 @@ fn given(outcome: Outcome, holder: &str) -> Given {
     match outcome {
         Outcome::Success => Given::success(holder, now_ms()),
         Outcome::Revoked => Given::revoked(&format!("duplicate of {holder}"), holder, now_ms()),
+        Outcome::Overdue => Given::revoked("it has waited for a rate limit for longer than max_wait", holder, now_ms()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Rule;
-use super::spec::{Mode, ResultMode};
+use super::spec::{Mode, ResultBy, ResultMode};
 
 /// What the id gets.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -58,6 +58,26 @@ impl Owed {
             ResultMode::Join if rule.carries_results() => Owed::Carried,
             ResultMode::Join => Owed::Joined(Via::Backend),
             ResultMode::Revoke => Owed::Revoked(Via::Backend),
+            ResultMode::Success => Owed::Success(Via::Backend),
+            ResultMode::None => Owed::Nothing,
+        }
+    }
+
+    /// What this rule owes a task that has waited for its limits for too long. There is no other task whose result it could get; where
+    /// something waits for its outcome, or only a worker can store it, its own message tells a worker that its time has passed.
+    pub fn of_overdue(rule: &Rule, ignore_result: Option<bool>, member: bool) -> Owed {
+        if rule.mode != Mode::Enforce {
+            return Owed::Nothing;
+        }
+        let is_stored_by_worker = rule.result_by == ResultBy::Worker && rule.result != ResultMode::None && ignore_result != Some(true);
+        if member || is_stored_by_worker {
+            return Owed::Carried;
+        }
+        if ignore_result == Some(true) {
+            return Owed::Nothing;
+        }
+        match rule.result {
+            ResultMode::Join | ResultMode::Revoke => Owed::Revoked(Via::Backend),
             ResultMode::Success => Owed::Success(Via::Backend),
             ResultMode::None => Owed::Nothing,
         }
@@ -130,7 +150,7 @@ pub struct Debt {
     pub rule: Arc<Rule>,
     /// The id.
     pub id: Arc<str>,
-    /// What it is a duplicate of.
+    /// What it is a duplicate of; empty if of nothing.
     pub holder: Arc<str>,
     /// What it gets.
     pub outcome: Outcome,
@@ -143,6 +163,8 @@ pub struct Debt {
 pub enum Outcome {
     /// SUCCESS with null.
     Success,
-    /// REVOKED.
+    /// REVOKED, as a duplicate.
     Revoked,
+    /// REVOKED, as one that has waited for its limits for too long.
+    Overdue,
 }

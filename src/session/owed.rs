@@ -16,6 +16,9 @@ use crate::rules::owed::{Callers, Debt, Outcome, Owed, ReplyTo, Told, Via};
 /// So many queues of one connection are known as those of callers; each is declared anew before each publish.
 const CALLERS_MAX: usize = 1_000;
 
+/// The reason that logs give where a delivery has waited for its limits for too long.
+pub(super) const OVERDUE: &str = "max_wait";
+
 /// How often the store is told that a queue is a caller's, in microseconds: it forgets after a day.
 const TOLD_EVERY_US: u64 = 3_600_000_000;
 
@@ -129,6 +132,9 @@ impl Shared {
 
     /// A delivery goes this way, which may be that it was dropped.
     pub(super) fn owes_for(&mut self, admission: &Admission, way: &Way) {
+        if let Way::Overdue(_) = way {
+            return self.owes_for_wait(admission, &admission.owed_overdue());
+        }
         let (owed, holder) = match way {
             Way::Dropped(holder) | Way::Outdated(holder) => (admission.hold.lock.as_ref().map(|note| &note.owed), holder),
             Way::Busy(holder, _) => (admission.run.as_ref().map(|run| &run.note.owed), holder),
@@ -142,17 +148,29 @@ impl Shared {
         );
     }
 
-    /// A delivery does not run, whether or not its copy is where it is dead-lettered.
-    pub(super) fn owes_for_dead_letter(&mut self, admission: &Admission, holder: &Arc<str>) {
-        // Both notes are of one message and one rule.
-        let lock = admission.hold.lock.as_ref().map(|note| &note.owed);
-        let owed = lock.or(admission.run.as_ref().map(|run| &run.note.owed));
-        self.owes(
-            &owed.cloned().unwrap_or_default(),
-            &admission.rule,
-            &admission.hold.claim.id,
-            holder,
-        );
+    /// A delivery has waited for its limits for too long, and is owed this.
+    fn owes_for_wait(&mut self, admission: &Admission, owed: &Owed) {
+        let (outcome, via) = match owed {
+            Owed::Nothing | Owed::Joined(_) | Owed::Carried => return,
+            Owed::Success(via) => (Outcome::Success, via),
+            Owed::Revoked(via) => (Outcome::Overdue, via),
+        };
+        self.events.push(Event::Owed(Debt {
+            rule: Arc::clone(&admission.rule),
+            id: Arc::clone(&admission.hold.claim.id),
+            holder: "".into(),
+            outcome,
+            via: via.clone(),
+        }));
+    }
+
+    /// A delivery does not run, whether or not its copy is where it is dead-lettered, and its id is owed this.
+    pub(super) fn owes_for_dead_letter(&mut self, admission: &Admission, reason: &str, owed: &Owed, holder: &Arc<str>) {
+        if reason == OVERDUE {
+            self.owes_for_wait(admission, owed);
+        } else {
+            self.owes(owed, &admission.rule, &admission.hold.claim.id, holder);
+        }
     }
 
     /// A publish was dropped of which the store did not know that its id would wait for the holder's result.
