@@ -345,6 +345,8 @@ pub enum Request {
         weight: Weight,
         /// The result, in JSON.
         json: Arc<[u8]>,
+        /// For how long it is kept at least, in milliseconds, whether or not the store knows of others that want it.
+        least_ms: u64,
     },
     /// A client has declared a queue for the results of its calls, as Celery's RPC backend does: ids that are dropped anywhere may be
     /// answered there. Known for a day and an hour. Answered by [`Reply::Done`].

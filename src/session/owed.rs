@@ -16,6 +16,9 @@ use crate::rules::owed::{Callers, Debt, Outcome, Owed, ReplyTo, Told, Via};
 /// So many queues of one connection are known as those of callers; each is declared anew before each publish.
 const CALLERS_MAX: usize = 1_000;
 
+/// For how long the result of a holder is kept whose duplicates may wait to be handed over with it, in milliseconds.
+const CARRIED_MS: u64 = 3_600_000;
+
 /// The reason that logs give where a delivery has waited for its limits for too long.
 pub(super) const OVERDUE: &str = "max_wait";
 
@@ -118,14 +121,16 @@ impl Shared {
             Status::Revoked => Weight::Provisional,
             Status::Pending | Status::Started | Status::Retry | Status::Other => return,
         };
+        let is_carried = result.status == Status::Success && self.rules.follows_tasks() && self.witness.carries(id);
         if let Some(json) = result.json.as_deref()
             && json.len() <= RESULT_MAX
-            && self.rules.joins_replies()
+            && (is_carried || self.rules.joins_replies())
         {
             self.tells.push(Request::Result {
                 id: Arc::clone(id),
                 weight,
                 json: json.into(),
+                least_ms: if is_carried { CARRIED_MS } else { 0 },
             });
         }
     }

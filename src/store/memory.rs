@@ -365,8 +365,13 @@ impl Step<'_> {
                 self.table.callers.declared(vhost, queue, self.now);
                 Reply::Done
             }
-            Request::Result { id, weight, json } => {
-                self.result(id, *weight, json);
+            Request::Result {
+                id,
+                weight,
+                json,
+                least_ms,
+            } => {
+                self.result(id, *weight, json, *least_ms);
                 Reply::Done
             }
             Request::LeaveRun { claim, delivery } => Reply::Released(self.leave_run(claim, *delivery)),

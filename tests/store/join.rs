@@ -35,6 +35,7 @@ scenarios! {
     a_result_is_kept_while_others_wait
     a_result_is_kept_for_those_that_may_come
     a_result_that_nobody_can_want_is_not_kept
+    a_result_may_be_kept_for_a_while_in_any_case
     a_group_is_looked_at_when_its_holder_ends
 }
 
@@ -406,12 +407,26 @@ async fn of_callers_only_so_many_are_known(w: &World) {
 }
 
 async fn tell_result(w: &World, id: &str, weight: Weight, json: &str) {
+    tell_result_for(w, id, weight, json, 0).await;
+}
+
+async fn tell_result_for(w: &World, id: &str, weight: Weight, json: &str, least_ms: u64) {
     let request = Request::Result {
         id: id.into(),
         weight,
         json: json.as_bytes().into(),
+        least_ms,
     };
     assert_eq!(w.ask(request).await, Reply::Done);
+}
+
+async fn a_result_may_be_kept_for_a_while_in_any_case(w: &World) {
+    tell_result_for(w, "a", Weight::Final, "a value", 100_000).await;
+    assert_eq!(kept(w, "a").await.as_deref(), Some("a value"));
+    w.pass(99_000);
+    assert_eq!(kept(w, "a").await.as_deref(), Some("a value"));
+    tell_result_for(w, "b", Weight::Final, "a value", 200).await;
+    w.until("it to go", async || kept(w, "b").await.is_none()).await;
 }
 
 async fn kept(w: &World, holder: &str) -> Option<String> {

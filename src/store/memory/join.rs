@@ -155,9 +155,9 @@ impl Step<'_> {
 
     /// A worker has published a result. It is kept while others wait for it, or may come and wait: while the holder has its lock, and for
     /// longer if that stays beyond this end, or has not heard of it.
-    pub(super) fn result(&mut self, id: &Arc<str>, weight: Weight, json: &Arc<[u8]>) {
+    pub(super) fn result(&mut self, id: &Arc<str>, weight: Weight, json: &Arc<[u8]>, least_ms: u64) {
         let now = self.now;
-        let mut life_ms = if self.joins_are_due(id) { RESULT_KEPT_MS } else { 0 };
+        let mut life_ms = if self.joins_are_due(id) { RESULT_KEPT_MS } else { 0 }.max(least_ms);
         let claims = self.table.claims(id, now).iter().filter(|claimed| claimed.what == Claims::Publish);
         let digests: Vec<Digest> = claims.map(|claimed| claimed.digest).collect();
         for digest in digests {

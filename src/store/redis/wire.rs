@@ -274,8 +274,13 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
             let reply = fields.owed.joins().map(join::reply).unwrap_or_default();
             cmd.arg("J").arg(&**holder).arg(reply).arg(note);
         }
-        Request::Result { weight, json, .. } => {
-            cmd.arg("O").arg(u8::from(*weight == Weight::Provisional)).arg(&**json);
+        Request::Result {
+            weight, json, least_ms, ..
+        } => {
+            cmd.arg("O")
+                .arg(u8::from(*weight == Weight::Provisional))
+                .arg(&**json)
+                .arg(*least_ms);
         }
         Request::Caller { vhost, queue } => {
             cmd.arg("H").arg(Parts([vhost.as_bytes(), b"\n", queue.as_bytes()]));

@@ -108,12 +108,12 @@ local function wanted(digest, id)
   return ends.hears and not string.find(ends.hears, 'P', 1, true) and RESULT_KEPT or RESULT_BRIEFLY_KEPT
 end
 
--- Result: 1 if another may follow that counts more, the result. It is kept while others wait for it, or may come and wait: while the holder
--- has its lock, and for longer if that stays beyond this end, or has not heard of it.
+-- Result: 1 if another may follow that counts more, the result, for how long it is kept at least. It is kept while others wait for it, or may
+-- come and wait: while the holder has its lock, and for longer if that stays beyond this end, or has not heard of it.
 function ops.O(_, idkey, a)
-  local id, life = id_in(idkey), 0
+  local id, life = id_in(idkey), tonumber(ARGV[a + 2])
   for _, member in ipairs(call('SMEMBERS', awaited_of(id))) do
-    life = RESULT_KEPT
+    life = math.max(life, RESULT_KEPT)
     call('ZADD', prefix .. ':joining', 'XX', now_text, member)
   end
   for digest in string.gmatch(call('GET', idkey) or '', '\n(%x+)') do life = math.max(life, wanted(digest, id)) end
@@ -129,5 +129,5 @@ end
 
 end
 
-arguments.J, arguments.O, arguments.H = 3, 2, 1
+arguments.J, arguments.O, arguments.H = 3, 3, 1
 
