@@ -2,7 +2,7 @@
 //! result, in whatever backend it has, counts the chord, goes on with the chain and calls the links.
 //!
 //! `celery.accumulate` is part of every application (celery, `app/builtins.py`). Called with one argument and `index=0` it returns that
-//! argument. The third part of the body, which says what comes after the task, stays octet for octet wherever the serializer lets it be cut
+//! argument; with none it raises `IndexError`, so that what the task has for its failure is called. The third part of the body, which says what comes after the task, stays octet for octet wherever the serializer lets it be cut
 //! out; in a pickle the program that builds it does.
 
 use std::borrow::Cow;
@@ -21,19 +21,35 @@ pub const TASK: &str = "celery.accumulate";
 /// What logs and events show of its arguments.
 pub const KWARGS_REPR: &str = "{'index': 0}";
 
-/// The body of a task message with other arguments: the task returns `result`, given as the JSON that a result backend has, and what comes
-/// after the task is the same. In the serializer and the compression of the body.
-pub fn body(encoding: &Encoding<'_>, body: &[u8], result: &[u8], limits: Limits) -> Result<Vec<u8>, Unreadable> {
+/// How the task ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End<'a> {
+    /// It returns this, given as the JSON that a result backend has.
+    Returns(&'a [u8]),
+    /// It raises.
+    Raises,
+}
+
+/// The body of a task message with other arguments: the task ends so, and what comes after it is the same. In the serializer and the
+/// compression of the body.
+pub fn body(encoding: &Encoding<'_>, body: &[u8], end: End<'_>, limits: Limits) -> Result<Vec<u8>, Unreadable> {
     let (serializer, plain) = open(encoding, body, limits)?;
-    let value = || json::parse(result, limits);
+    let result = match end {
+        End::Returns(result) => result.trim_ascii(),
+        End::Raises => b"",
+    };
+    let arguments = || match end {
+        End::Returns(_) => json::parse(result, limits).map(|value| vec![value]),
+        End::Raises => Ok(Vec::new()),
+    };
     let written = match serializer {
         Serializer::Json => {
             let [_, _, embed] = json::items(&plain)?;
-            [b"[[", result.trim_ascii(), b"], {\"index\": 0}, ", embed, b"]"].concat()
+            [b"[[", result, b"], {\"index\": 0}, ", embed, b"]"].concat()
         }
-        Serializer::Msgpack => msgpack::accumulate(&plain, &value()?, limits)?,
-        Serializer::Pickle => pickle::accumulate(&plain, &value()?, limits)?,
-        Serializer::Yaml => yaml::accumulate(&plain, value()?, limits)?,
+        Serializer::Msgpack => msgpack::accumulate(&plain, arguments()?.first(), limits)?,
+        Serializer::Pickle => pickle::accumulate(&plain, arguments()?, limits)?,
+        Serializer::Yaml => yaml::accumulate(&plain, arguments()?, limits)?,
     };
     match encoding.compression {
         None => Ok(written),
@@ -155,7 +171,7 @@ pub fn given(properties: &Properties<'_>, octets: &[u8], limits: Limits) -> Resu
 
 /// Whether [`body`] can write such a body, whatever the result.
 pub fn fits(encoding: &Encoding<'_>, octets: &[u8], limits: Limits) -> bool {
-    body(encoding, octets, b"null", limits).is_ok()
+    body(encoding, octets, End::Returns(b"null"), limits).is_ok()
 }
 
 /// A value that the serializer of a body has no place for.
@@ -184,7 +200,7 @@ mod tests {
             content_encoding: Some(b"utf-8"),
             compression: None,
         };
-        body(&encoding, content, result.as_bytes(), LIMITS).map(|octets| String::from_utf8_lossy(&octets).into_owned())
+        body(&encoding, content, End::Returns(result.as_bytes()), LIMITS).map(|octets| String::from_utf8_lossy(&octets).into_owned())
     }
 
     #[test]

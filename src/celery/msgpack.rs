@@ -138,7 +138,7 @@ impl<'a> Reader<'a> {
 }
 
 /// The body of a task with these arguments in place of its own; see [`super::accumulate`].
-pub(super) fn accumulate(body: &[u8], result: &Value, limits: Limits) -> Result<Vec<u8>, Unreadable> {
+pub(super) fn accumulate(body: &[u8], argument: Option<&Value>, limits: Limits) -> Result<Vec<u8>, Unreadable> {
     let mut reader = Reader {
         rest: body,
         values_left: limits.max_values,
@@ -159,8 +159,10 @@ pub(super) fn accumulate(body: &[u8], result: &Value, limits: Limits) -> Result<
     if !reader.rest.is_empty() {
         return Err(refuse("extra data"));
     }
-    let mut out = vec![0x93, 0x91];
-    write(&mut out, result)?;
+    let mut out = vec![0x93, 0x90 | u8::from(argument.is_some())];
+    if let Some(argument) = argument {
+        write(&mut out, argument)?;
+    }
     out.extend_from_slice(b"\x81\xa5index\x00");
     out.extend_from_slice(embed);
     Ok(out)

@@ -285,6 +285,29 @@ fn unheard(spec: &RuleSpec, offered: Offered<'_>) -> Option<String> {
     ))
 }
 
+/// Says what a rule loses that replaces tasks, where probably nobody means that.
+fn lost_by_replace(spec: &RuleSpec) -> Vec<(&'static str, &'static str)> {
+    let mut losses = Vec::new();
+    let locks = !matches!(spec.unique, None | Some(Unique::UntilExpired | Unique::WhileRunning));
+    let replaces = spec.debounce.is_some() || spec.on_duplicate == OnDuplicate::Replace;
+    if locks && replaces && spec.canvas == Canvas::Dedupe {
+        losses.push((
+            "canvas",
+            "deduplicates members of groups, chords and chains, and replaces what has not started: a call outside of a canvas that replaces a \
+             member ends that canvas with TaskRevokedError. Write canvas = \"bypass\", or on_duplicate = \"drop\" or \"keep_last\" without \
+             debounce.",
+        ));
+    }
+    if spec.unique == Some(Unique::UntilFinished) && spec.debounce.is_some() {
+        losses.push((
+            "debounce",
+            "puts off what comes before its task starts, and drops what comes while that runs (unique = \"until_finished\"), though it may \
+             not see the change. Write unique = \"until_started\", or on_duplicate = \"keep_last\" without debounce.",
+        ));
+    }
+    losses
+}
+
 /// Says that nobody can send the dead letters of a rule, by what the configuration alone shows.
 fn unsent(spec: &RuleSpec, accounts: &[Account]) -> Option<(&'static str, String)> {
     let runs = matches!(spec.unique, Some(Unique::WhileRunning | Unique::UntilStartedAndWhileRunning));
@@ -367,6 +390,9 @@ pub(super) fn warn(reader: &Reader, rules: &[Written<'_>], offered: Offered<'_>)
                 "task",
                 "matches every task and enforces. Write mode = \"observe\" first, or name the tasks.".to_owned(),
             );
+        }
+        for (key, message) in lost_by_replace(spec) {
+            say(key, message.to_owned());
         }
         if let Some((key, message)) = unsent(spec, offered.accounts) {
             say(key, message);

@@ -77,6 +77,8 @@ pub enum Step {
     Consume,
     /// Messages can be parked.
     Park,
+    /// Results can be published to callers.
+    Answer,
     /// Messages can be sent to the exchanges of dead letters.
     DeadLetter,
     /// Decisions can be published.
@@ -97,6 +99,7 @@ impl Step {
             Step::Replies => "configure and to read queues oncegate.reply.*",
             Step::Consume => "read the queue oncegate.events",
             Step::Park => "configure and to read the delay queues (park.prefix), and to write to the exchange amq.default",
+            Step::Answer => "write to the exchange amq.default, which is the one without a name",
             Step::DeadLetter => "write to the exchange (amq.default is the one without a name)",
             Step::Announce => "configure the exchange that events.exchange names, unless it is there, and to write to it",
         }
@@ -113,6 +116,7 @@ impl fmt::Display for Step {
             Step::Replies => "the answers of workers cannot be consumed",
             Step::Consume => "the queue oncegate.events cannot be consumed",
             Step::Park => "messages cannot be parked",
+            Step::Answer => "the results of dropped ids cannot be published to the callers of Celery's RPC backend",
             Step::DeadLetter => "nothing can be published to an exchange that a rule's dead_letter names",
             Step::Announce => "decisions cannot be published to the exchange that events.exchange names",
         })
@@ -178,16 +182,17 @@ fn literal(name: &str) -> String {
 pub async fn check(dial: &Dial, needs: &Needs) -> Result<Vec<StepFault>, Fault> {
     let mut wire = Wire::open(dial).await?;
     let replies = new_replies();
-    let mut failed = Vec::new();
+    let mut failed: Vec<StepFault> = Vec::new();
     for (step, channel) in Step::FIRST
         .into_iter()
-        .chain([Step::Park, Step::DeadLetter, Step::Announce])
+        .chain([Step::Park, Step::Answer, Step::DeadLetter, Step::Announce])
         .zip(1..)
     {
         let tried = async {
             open_channel(&mut wire, channel).await?;
             match step {
                 Step::Park => try_parking(&mut wire, channel, needs).await,
+                Step::Answer if needs.replies => try_publishing(&mut wire, channel, &[""]).await,
                 Step::DeadLetter => try_dead_letters(&mut wire, channel, needs).await,
                 Step::Announce => try_announcing(&mut wire, channel, needs).await,
                 _ => take(&mut wire, channel, step, &replies).await,
@@ -198,12 +203,19 @@ pub async fn check(dial: &Dial, needs: &Needs) -> Result<Vec<StepFault>, Fault> 
             .map_err(|_| Fault::Silent(dial.timeout))?
         {
             Ok(()) => {}
+            // What parks has asked for that right already, and been refused.
+            Err(fault) if step == Step::Answer && failed.iter().any(|other| is_same(&other.fault, &fault)) => {}
             Err(fault @ Fault::Refused { .. }) => failed.push(StepFault { step, fault }),
             Err(fault) => return Err(fault),
         }
     }
     wire.close().await;
     Ok(failed)
+}
+
+/// Whether the broker has refused the same in the same words.
+fn is_same(one: &Fault, other: &Fault) -> bool {
+    one.code().is_some() && one.to_string() == other.to_string()
 }
 
 /// A queue that goes with the connection takes the rights that a delay queue takes.
@@ -318,7 +330,7 @@ async fn take(wire: &mut Wire, channel: u16, step: Step, replies: &str) -> Resul
             consume(wire, channel, EVENTS, EVENTS_TAG, Acks::Wanted).await
         }
         // What these need is there, or made when it is needed.
-        Step::Park | Step::DeadLetter | Step::Announce => Ok(()),
+        Step::Park | Step::Answer | Step::DeadLetter | Step::Announce => Ok(()),
     }
 }
 

@@ -25,6 +25,8 @@ label_values! {
         Join = "join",
         /// A worker has published its result.
         Result = "result",
+        /// A caller has declared the queue of its results.
+        Caller = "caller",
         /// The broker does not have it.
         Unpublish = "unpublish",
         /// Something was learnt of a task.

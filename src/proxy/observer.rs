@@ -149,6 +149,10 @@ impl Observer for StoreObserver {
             );
             return;
         }
+        // It is told again.
+        if matches!(request, Request::Caller { .. }) {
+            return;
+        }
         let rule = match request {
             Request::Commit { note, .. } => Some(&note.rule),
             _ => None,
@@ -185,6 +189,7 @@ fn label(op: Op) -> StoreOp {
         Op::RenewLease => StoreOp::RenewLease,
         Op::Join => StoreOp::Join,
         Op::Result => StoreOp::Result,
+        Op::Caller => StoreOp::Caller,
         Op::Unpublish => StoreOp::Unpublish,
         Op::Signal => StoreOp::Signal,
         Op::Admit => StoreOp::Admit,

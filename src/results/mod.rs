@@ -137,7 +137,7 @@ impl Results {
                     Arc::clone(&failures),
                 ));
                 tokio::spawn(reader::run(store.client(), asked, settings.clone(), Arc::clone(&failures)));
-                writer::run(orders, control, settings, failures, owing).await;
+                writer::run(orders, store.client(), control, settings, failures, owing).await;
             });
         })?;
         Ok(())

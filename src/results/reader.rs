@@ -8,8 +8,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::backend::Backend;
 use super::{Failures, Settings};
-use crate::celery::result::{Status, value_of};
-use crate::session::{Fetch, Fetched, Value, name_of_holder, name_of_token};
+use crate::celery::Limits;
+use crate::celery::result::{Status, read_stored, value_of};
+use crate::session::{Fetch, Fetched, Value, name_of_token};
 use crate::store::Client;
 
 /// The largest value that is kept in the store, in octets.
@@ -65,16 +66,28 @@ async fn keep(store: &Client, value: Value) {
     }
 }
 
-/// What is kept of the result in the store.
+/// What is kept of the result in the store: what the holder's worker has published, or what another has read.
 async fn kept(store: &Client, fetch: &Fetch) -> Fetched {
-    let names = [name_of_holder(&fetch.holder), name_of_token(&fetch.token)];
-    match store.announced(&names).await {
+    let published = match store.kept_result(&fetch.holder).await {
+        Ok(published) => published,
+        Err(_) => return Fetched::Silent,
+    };
+    if let Some(value) = published.as_deref().and_then(|json| succeeded(&fetch.holder, json)) {
+        return Fetched::Value(value);
+    }
+    match store.announced(&[name_of_token(&fetch.token)]).await {
         Ok(values) => match values.into_iter().flatten().next() {
             Some(value) => Fetched::Value(value.into_bytes().into()),
             None => Fetched::Unread,
         },
         Err(_) => Fetched::Silent,
     }
+}
+
+/// The value in a result that a worker has published.
+fn succeeded(holder: &str, json: &[u8]) -> Option<Arc<[u8]>> {
+    let read = read_stored(holder, json, Limits::new(json.len())).ok().flatten()?;
+    (read.status == Status::Success).then(|| value_of(json).map(Arc::from)).flatten()
 }
 
 async fn read(backend: &mut Backend, holder: &Arc<str>) -> RedisResult<Fetched> {

@@ -13,8 +13,9 @@ use super::publisher::{self, Published};
 use super::{Failures, Order, Settings};
 use crate::celery::result::Given;
 use crate::control::{Control, spread};
-use crate::rules::owed::{Outcome, Via};
+use crate::rules::owed::{Outcome, ReplyTo, Via};
 use crate::session::RepublishFault;
+use crate::store::{Client, Unavailable};
 
 /// For how long a result is tried to be written: a backend that restarts is back by then.
 const TRIED_FOR: Duration = Duration::from_secs(60);
@@ -27,6 +28,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 enum Trouble {
     #[error("the result backend: {0}")]
     Backend(#[from] RedisError),
+    #[error(transparent)]
+    Store(#[from] Unavailable),
     #[error("it cannot be published: {}", .0.as_str())]
     Control(RepublishFault),
 }
@@ -34,6 +37,7 @@ enum Trouble {
 /// Writes and publishes what is ordered until nobody can order any more.
 pub(super) async fn run(
     mut orders: mpsc::Receiver<Order>,
+    store: Client,
     control: Control,
     mut settings: watch::Receiver<Settings>,
     failures: Arc<Failures>,
@@ -52,7 +56,7 @@ pub(super) async fn run(
         }
         Backend::becomes(&mut backend, settings.borrow_and_update().written.clone());
         let before = waiting.len();
-        let told = tell(backend.as_mut(), &control, &failures, &mut waiting).await;
+        let told = tell(backend.as_mut(), &store, &control, &failures, &mut waiting).await;
         if let Err(trouble) = &told {
             give_up(&mut waiting, &failures, &trouble.to_string());
         }
@@ -69,6 +73,7 @@ pub(super) async fn run(
 /// Tells what waits, the oldest first; what is told waits no longer.
 async fn tell(
     mut backend: Option<&mut Backend>,
+    store: &Client,
     control: &Control,
     failures: &Failures,
     waiting: &mut VecDeque<Order>,
@@ -89,12 +94,31 @@ async fn tell(
             }
             waiting.drain(..count);
         } else {
-            let to = some.iter().filter_map(|order| Some((&*order.id, &**order.via.reply_to()?)));
-            let published = publisher::publish(control, &given, to).await;
+            let published = publish(store, control, &given, &some).await?;
             publish_done(failures, waiting, &published)?;
         }
     }
     Ok(())
+}
+
+/// Publishes this result for all that wait for it: what became of each.
+async fn publish(store: &Client, control: &Control, given: &Given, orders: &[&Order]) -> Result<Vec<Published>, Trouble> {
+    let unknown = |order: &&&Order| matches!(order.via, Via::ReplyToCaller(_));
+    let asked: Vec<&ReplyTo> = orders
+        .iter()
+        .filter(unknown)
+        .filter_map(|order| Some(&**order.via.reply_to()?))
+        .collect();
+    let mut callers = store.are_callers(&asked).await?.into_iter();
+    let wanted: Vec<bool> = orders
+        .iter()
+        .map(|order| !unknown(&order) || callers.next().unwrap_or_default())
+        .collect();
+    let to = orders.iter().zip(&wanted).filter(|(_, wanted)| **wanted);
+    let to = to.filter_map(|(order, _)| Some((&*order.id, &**order.via.reply_to()?)));
+    let mut published = publisher::publish(control, given, to).await.into_iter();
+    let of = |wanted: bool| if wanted { published.next() } else { Some(Published::Nobody) };
+    Ok(wanted.into_iter().map_while(of).collect())
 }
 
 /// The first of those that wait were published so: they wait no longer, but for those that are to be tried again.
@@ -121,6 +145,7 @@ fn given(outcome: Outcome, holder: &str) -> Given {
     match outcome {
         Outcome::Success => Given::success(holder, now_ms()),
         Outcome::Revoked => Given::revoked(&format!("duplicate of {holder}"), holder, now_ms()),
+        Outcome::Overdue => Given::revoked("it has waited for a rate limit for longer than max_wait", holder, now_ms()),
     }
 }
 

@@ -345,6 +345,16 @@ pub enum Request {
         weight: Weight,
         /// The result, in JSON.
         json: Arc<[u8]>,
+        /// For how long it is kept at least, in milliseconds, whether or not the store knows of others that want it.
+        least_ms: u64,
+    },
+    /// A client has declared a queue for the results of its calls, as Celery's RPC backend does: ids that are dropped anywhere may be
+    /// answered there. Known for a day and an hour. Answered by [`Reply::Done`].
+    Caller {
+        /// The virtual host of the queue.
+        vhost: Arc<str>,
+        /// The queue.
+        queue: Arc<str>,
     },
     /// The broker has acknowledged the message of this claim: a lease becomes the full life. Answered by [`Reply::Commit`].
     Commit {
@@ -813,7 +823,7 @@ pub enum Reply {
     },
     /// To [`Request::Show`] and [`Request::ShowRun`].
     Lock(Option<Box<LockRecord>>),
-    /// To [`Request::RenewLease`], [`Request::Republished`], [`Request::Join`], [`Request::Result`], [`Request::LeaveLimit`],
+    /// To [`Request::RenewLease`], [`Request::Republished`], [`Request::Join`], [`Request::Result`], [`Request::Caller`], [`Request::LeaveLimit`],
     /// [`Request::Park`] and [`Request::MarkParked`].
     Done,
     /// To [`Request::Admit`]: which key the id has, and what was found.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Rule;
-use super::spec::{Mode, ResultMode};
+use super::spec::{Mode, ResultBy, ResultMode};
 
 /// What the id gets.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -29,6 +29,8 @@ pub enum Via {
     Backend,
     /// It is published to whoever waits for it.
     Reply(Arc<ReplyTo>),
+    /// The same, if a proxy has seen the caller declare that queue: the store knows. Else nothing is owed.
+    ReplyToCaller(Arc<ReplyTo>),
 }
 
 /// Where a caller of Celery's RPC backend waits for results.
@@ -61,13 +63,33 @@ impl Owed {
         }
     }
 
-    /// The same where results are published: to this address, or nothing is owed.
+    /// What this rule owes a task that has waited for its limits for too long. There is no other task whose result it could get; where
+    /// something waits for its outcome, or only a worker can store it, its own message tells a worker that its time has passed.
+    pub fn of_overdue(rule: &Rule, ignore_result: Option<bool>, member: bool) -> Owed {
+        if rule.mode != Mode::Enforce {
+            return Owed::Nothing;
+        }
+        let is_stored_by_worker = rule.result_by == ResultBy::Worker && rule.result != ResultMode::None && ignore_result != Some(true);
+        if member || is_stored_by_worker {
+            return Owed::Carried;
+        }
+        if ignore_result == Some(true) {
+            return Owed::Nothing;
+        }
+        match rule.result {
+            ResultMode::Join | ResultMode::Revoke => Owed::Revoked(Via::Backend),
+            ResultMode::Success => Owed::Success(Via::Backend),
+            ResultMode::None => Owed::Nothing,
+        }
+    }
+
+    /// The same where results are published: in this way, or nothing is owed.
     #[must_use]
-    pub fn published(self, to: Option<Arc<ReplyTo>>) -> Owed {
+    pub fn published(self, via: Option<Via>) -> Owed {
         if self == Owed::Carried {
             return self;
         }
-        let Some(via) = to.map(Via::Reply) else {
+        let Some(via) = via else {
             return Owed::Nothing;
         };
         match self {
@@ -92,7 +114,7 @@ impl Via {
     pub fn reply_to(&self) -> Option<&Arc<ReplyTo>> {
         match self {
             Via::Backend => None,
-            Via::Reply(to) => Some(to),
+            Via::Reply(to) | Via::ReplyToCaller(to) => Some(to),
         }
     }
 }
@@ -128,7 +150,7 @@ pub struct Debt {
     pub rule: Arc<Rule>,
     /// The id.
     pub id: Arc<str>,
-    /// What it is a duplicate of.
+    /// What it is a duplicate of; empty if of nothing.
     pub holder: Arc<str>,
     /// What it gets.
     pub outcome: Outcome,
@@ -141,6 +163,8 @@ pub struct Debt {
 pub enum Outcome {
     /// SUCCESS with null.
     Success,
-    /// REVOKED.
+    /// REVOKED, as a duplicate.
     Revoked,
+    /// REVOKED, as one that has waited for its limits for too long.
+    Overdue,
 }

@@ -11,7 +11,7 @@ use super::deliver::Known;
 use super::event::{DeliveryEvent, Event};
 use super::expiry::with_expires;
 use super::limit::Permits;
-use super::owed::Caller;
+use super::owed::{Caller, OVERDUE};
 use super::park::Parking;
 use super::renew::Hold;
 use super::run::Run;
@@ -379,7 +379,12 @@ impl Channel {
             .and_then(|eta| u64::try_from(eta).ok())
             .filter(|eta| *eta > shared.now.unix_ms);
         let place_ms = parked.and_then(|parked| parked.place_ms);
-        let limits = Permits::new(limiting);
+        let limits = if limiting.is_empty() {
+            None
+        } else {
+            let owed = Owed::of_overdue(&rule, task.ignore_result, task.group || body.canvas.any());
+            Permits::new(limiting, shared.owed_to(&owed, &header.properties, &task.id, Caller::Elsewhere))
+        };
         let published_before = task.retries > 0 || task.replaced_task_nesting > 0;
         let waits = lock.as_ref().filter(|note| note.owed == Owed::Carried && !published_before);
         let carry = waits.map(|note| {
@@ -494,7 +499,7 @@ impl Channel {
             Way::Overdue(OnMaxWait::DeadLetter) if admission.rule.dead_letter.is_some() => {
                 let holder = Arc::clone(&admission.hold.claim.id);
                 shared.frees_overdue(&admission);
-                self.hold_for_dead_letter(shared, admission, "max_wait", holder);
+                self.hold_for_dead_letter(shared, admission, OVERDUE, holder);
             }
             Way::Withheld => {
                 if self.withhold(admission.consumer(), admission.tag) {
@@ -516,7 +521,7 @@ impl Channel {
             Way::Permitted => (D::Forwarded, "permitted", None),
             Way::Overdue(_) => {
                 shared.frees_overdue(&admission);
-                (D::Dropped, "max_wait", None)
+                (D::Dropped, OVERDUE, None)
             }
             Way::Unchecked(reason) => (D::ForwardedUnchecked, *reason, None),
             Way::Killed => (D::Superseded, "superseded", None),
@@ -542,15 +547,9 @@ impl Channel {
         }
         shared.admission(&admission, decision, reason, holder);
         match way {
-            Way::Killed => match admission.killed() {
-                Some(frames) => {
-                    admission.frames = frames;
-                    admission.run = None;
-                    admission.hold.lock = None;
-                    self.show(shared, *admission);
-                }
-                None => self.drop_unrun(shared, &admission),
-            },
+            Way::Killed => self.show_killed(shared, admission),
+            // What waits for its outcome hears of it from the worker.
+            Way::Overdue(_) if admission.owed_overdue() == Owed::Carried => self.show_killed(shared, admission),
             Way::Dropped(_) | Way::Outdated(_) | Way::Busy(..) | Way::Succeeded | Way::Overdue(_) => self.drop_unrun(shared, &admission),
             Way::Over => self.ack_unrun(shared, admission.tag),
             Way::Holding | Way::Running => {
@@ -567,6 +566,18 @@ impl Channel {
                 self.show(shared, *admission);
             }
         }
+    }
+
+    /// A delivery goes to the client as a task whose time has passed, if it has a header to say so.
+    fn show_killed(&mut self, shared: &mut Shared, mut admission: Box<Admission>) {
+        let Some(frames) = admission.killed() else {
+            return self.drop_unrun(shared, &admission);
+        };
+        admission.frames = frames;
+        admission.run = None;
+        admission.limits = None;
+        admission.hold.lock = None;
+        self.show(shared, *admission);
     }
 
     fn drop_unrun(&mut self, shared: &mut Shared, admission: &Admission) {

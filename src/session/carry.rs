@@ -3,7 +3,8 @@
 //! Such a message was not dropped when it was published: a canvas waits for its outcome, or only a worker can store it. It is held, and
 //! parked, as one that waits for a run is. While it waits the store is asked about its admission again, which tells how far the holder is;
 //! once that has ended, its result is asked for. The delivery is handed over rewritten ([`crate::celery::accumulate`]), or as a task whose
-//! time has passed where the holder has failed or its result cannot be had: nothing that waits for it hangs.
+//! time has passed where the holder has failed or its result cannot be had: nothing that waits for it hangs. One with a `link_error` fails
+//! instead, so that this is called.
 //!
 //! It has no lock meanwhile, so nothing is renewed. Where its holder is gone without a word (its lock has lapsed, its publish has failed,
 //! an operator has freed it), the store decides about it as about any other: it may take the lock, and then runs itself.
@@ -20,8 +21,9 @@ use super::{Now, Session, Shared, Ticket};
 use crate::amqp::content::{Changes, ContentHeader, Properties, Property, rewrite};
 use crate::amqp::frame::{self, END, FrameKind, Split};
 use crate::amqp::table::FieldValue;
-use crate::celery::body::Encoding;
-use crate::celery::{Limits, accumulate, task};
+use crate::celery::accumulate::{self, End};
+use crate::celery::body::{self, Encoding};
+use crate::celery::{Limits, task};
 use crate::rules::lock::{Admitted, Fate, LockNote};
 use crate::rules::outcome::{DeliveryDecision, ExceptionReason};
 
@@ -123,14 +125,23 @@ impl Admission {
         })
     }
 
-    /// Its frames as those of a task that returns this result, which is JSON; `None` if that cannot be written.
-    pub(super) fn joined(&self, result: &[u8], max_message: usize, frame_max: usize) -> Option<Vec<u8>> {
+    /// Whether something is to be called if the task fails.
+    fn has_errbacks(&self, max_message: usize) -> bool {
+        split(self.content()).is_some_and(|(header, body)| {
+            ContentHeader::decode(header)
+                .and_then(|header| body::decode(&Encoding::of(&header.properties).ok()?, &body, Limits::new(max_message)).ok())
+                .is_some_and(|body| body.canvas.errbacks)
+        })
+    }
+
+    /// Its frames as those of a task that ends so; `None` if that cannot be written.
+    pub(super) fn joined(&self, end: End<'_>, max_message: usize, frame_max: usize) -> Option<Vec<u8>> {
         let (method, content) = self.frames.split_at_checked(self.header_at)?;
         let (header, body) = split(content)?;
         let decoded = ContentHeader::decode(header)?;
         let encoding = Encoding::of(&decoded.properties).ok()?;
-        let body = accumulate::body(&encoding, &body, result, Limits::new(max_message)).ok()?;
-        let header = joined_header(header, &decoded.properties, result)?;
+        let body = accumulate::body(&encoding, &body, end, Limits::new(max_message)).ok()?;
+        let header = joined_header(header, &decoded.properties, end)?;
         let Split::Frame(raw) = frame::split(content, usize::MAX) else {
             return None;
         };
@@ -164,16 +175,21 @@ fn has_headers(properties: &Properties<'_>) -> bool {
     task::peek(properties).is_some() && expires.is_some()
 }
 
-/// The content header of the task that returns the result. Its true name becomes its shadow, which logs and events show.
-fn joined_header(header: &[u8], properties: &Properties<'_>, result: &[u8]) -> Option<Vec<u8>> {
+/// The content header of the task that ends so. Its true name becomes its shadow, which logs and events show.
+fn joined_header(header: &[u8], properties: &Properties<'_>, end: End<'_>) -> Option<Vec<u8>> {
     let headers = properties.headers?;
     let shadow = match headers.get(b"shadow").ok()? {
         Some(shadow @ FieldValue::LongStr(_)) => shadow,
         _ => FieldValue::LongStr(task::peek(properties)?),
     };
     let mut repr = b"(".to_vec();
-    repr.extend_from_slice(result.get(..REPR_MAX).unwrap_or(result));
-    repr.extend_from_slice(if result.len() > REPR_MAX { b"..." } else { b",)" });
+    match end {
+        End::Returns(result) => {
+            repr.extend_from_slice(result.get(..REPR_MAX).unwrap_or(result));
+            repr.extend_from_slice(if result.len() > REPR_MAX { b"..." } else { b",)" });
+        }
+        End::Raises => repr.extend_from_slice(b"<a duplicate of a task that has not succeeded>)"),
+    }
     let text = |text: &'static str| text.as_bytes();
     let sets = [
         (text("task"), FieldValue::LongStr(text(accumulate::TASK))),
@@ -329,7 +345,7 @@ impl Channel {
 impl Channel {
     /// A delivery goes to the client as a task that returns this value.
     pub(super) fn joins(&mut self, shared: &mut Shared, mut admission: Box<Admission>, value: &[u8]) {
-        let written = admission.joined(value, shared.settings.max_message, shared.frame_max);
+        let written = admission.joined(End::Returns(value), shared.settings.max_message, shared.frame_max);
         let Some(frames) = written else {
             return self.loses(shared, admission, "result_unwritable");
         };
@@ -338,11 +354,15 @@ impl Channel {
         self.show_carried(shared, admission);
     }
 
-    /// A delivery goes to the client as a task whose time has passed.
+    /// A delivery goes to the client as a task whose time has passed; or as one that fails, where something is to be called then: of a task
+    /// whose time has passed Celery calls nothing.
     pub(super) fn loses(&mut self, shared: &mut Shared, mut admission: Box<Admission>, reason: &'static str) {
         shared.admission(&admission, DeliveryDecision::Joined, reason, None);
+        let fails = admission
+            .has_errbacks(shared.settings.max_message)
+            .then(|| admission.joined(End::Raises, shared.settings.max_message, shared.frame_max));
         // Where that cannot be said it has been found unfit.
-        if let Some(frames) = admission.killed() {
+        if let Some(frames) = fails.flatten().or_else(|| admission.killed()) {
             admission.frames = frames;
         }
         self.show_carried(shared, admission);

@@ -279,7 +279,7 @@ impl Shared {
             Arc::make_mut(&mut self.topology).apply(&change);
         }
         if let Change::PassingQueue(queue) = &change {
-            self.reply_queues.declared(queue);
+            self.caller_declares(queue);
         }
         self.changes.push(change);
     }

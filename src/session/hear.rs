@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::event::{Event, Pulse};
-use super::read::{Value, name_of_holder};
 use super::witness::Ack;
 use crate::amqp::content::Properties;
 use crate::amqp::encode;
@@ -211,15 +210,6 @@ fn hear_result(shared: &mut Shared, properties: &Properties<'_>, body: &[u8], li
     if shared.rules.follows_tasks()
         && let Some(signal) = Signal::of_result(result.status)
     {
-        if signal == Signal::Succeeded
-            && shared.witness.carries(&id)
-            && let Some(value) = result.json.as_deref().and_then(result::value_of)
-        {
-            shared.events.push(Event::Value(Value {
-                name: name_of_holder(&id).into(),
-                value: value.into(),
-            }));
-        }
         shared.tell_signal(id, signal, Source::Rpc, "".into(), None);
     }
     true

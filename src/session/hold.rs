@@ -15,6 +15,7 @@ use super::agenda::Place;
 use super::channel::{Channel, Down, Life};
 use super::event::Event;
 use super::limit::Waiting;
+use super::owed::OVERDUE;
 use super::park::Leaving;
 use super::renew::Hold;
 use super::republish::RepublishFault;
@@ -480,7 +481,7 @@ impl Channel {
             (Way::Overdue(OnMaxWait::DeadLetter), Some(held)) if held.admission.rule.dead_letter.is_some() => {
                 let holder = Arc::clone(&held.admission.hold.claim.id);
                 shared.frees_overdue(&held.admission);
-                return self.dead_letter(shared, number, "max_wait", holder);
+                return self.dead_letter(shared, number, OVERDUE, holder);
             }
             (way, _) => way,
         };

@@ -17,6 +17,7 @@ use super::renew::Hold;
 use super::{Now, Shared};
 use crate::rules::limit::{Asker, Cause, Limited, Limiting, Wait};
 use crate::rules::lock::{Claim, Digest, Request};
+use crate::rules::owed::Owed;
 use crate::rules::running::RunNote;
 use crate::rules::spec::OnMaxWait;
 
@@ -64,6 +65,8 @@ pub(super) struct Permits {
     waiting: Option<Waiting>,
     /// The way that it goes with permission.
     pub then: Way,
+    /// What its id is owed if it waits for too long and is dropped.
+    pub overdue: Owed,
     /// What was asked for in vain is given back.
     owed: Vec<Request>,
     /// Which limit of its rule it was that let it wait last.
@@ -76,7 +79,7 @@ pub(super) struct Permits {
 
 impl Permits {
     /// Permits that the store was not asked about; `None` if there are none.
-    pub(super) fn new(stages: Vec<Limiting>) -> Option<Box<Permits>> {
+    pub(super) fn new(stages: Vec<Limiting>, overdue: Owed) -> Option<Box<Permits>> {
         let limits = Permits {
             stages,
             permitted: 0,
@@ -84,6 +87,7 @@ impl Permits {
             needs: Needs::Permission,
             waiting: None,
             then: Way::Permitted,
+            overdue,
             owed: Vec::new(),
             last: 0,
             wait: None,
@@ -332,6 +336,11 @@ impl Admission {
         }
         limits.owed.extend(run);
         Await::Turn(Way::Overdue(then))
+    }
+
+    /// What its id is owed where it has waited for too long.
+    pub(super) fn owed_overdue(&self) -> Owed {
+        self.limits.as_ref().map(|limits| limits.overdue.clone()).unwrap_or_default()
     }
 
     /// The orders by which nobody waits behind it if it goes another way than its limits permit.

@@ -67,7 +67,7 @@ pub use ends::{BrokerEnd, ClientEnd};
 pub use event::{CloseReason, DeliveryEvent, Event, Kept, PublishEvent, Pulse, Run, TasksKnown};
 pub use hear::{Heard, Mailbox, Told, read_events};
 pub use publish::Grant;
-pub use read::{Fetch, Value, name_of_holder, name_of_token};
+pub use read::{Fetch, Value, name_of_token};
 pub use republish::{QueueKind, Republish, RepublishFault, Target};
 pub use spares::Spares;
 pub use window::{ReadsAhead, Window};

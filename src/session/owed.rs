@@ -1,6 +1,6 @@
 //! What the ids of dropped tasks are owed.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::Shared;
@@ -11,10 +11,19 @@ use crate::amqp::content::Properties;
 use crate::celery::result::{Status, TaskResult};
 use crate::rules::Rule;
 use crate::rules::lock::{Request, Weight};
-use crate::rules::owed::{Callers, Debt, Outcome, Owed, ReplyTo, Told};
+use crate::rules::owed::{Callers, Debt, Outcome, Owed, ReplyTo, Told, Via};
 
 /// So many queues of one connection are known as those of callers; each is declared anew before each publish.
 const CALLERS_MAX: usize = 1_000;
+
+/// For how long the result of a holder is kept whose duplicates may wait to be handed over with it, in milliseconds.
+const CARRIED_MS: u64 = 3_600_000;
+
+/// The reason that logs give where a delivery has waited for its limits for too long.
+pub(super) const OVERDUE: &str = "max_wait";
+
+/// How often the store is told that a queue is a caller's, in microseconds: it forgets after a day.
+const TOLD_EVERY_US: u64 = 3_600_000_000;
 
 /// The largest result that is kept for others, in octets.
 const RESULT_MAX: usize = 64 << 10;
@@ -22,29 +31,31 @@ const RESULT_MAX: usize = 64 << 10;
 /// The queues of callers of Celery's RPC backend: declared on this connection, and such as the broker takes away by itself.
 #[derive(Debug, Default)]
 pub(super) struct ReplyQueues {
-    names: HashSet<Arc<str>>,
+    /// Each with when the store was told of it last, if it was.
+    names: HashMap<Arc<str>, Option<u64>>,
     /// In the order of their coming.
     order: VecDeque<Arc<str>>,
 }
 
 impl ReplyQueues {
-    pub(super) fn declared(&mut self, queue: &Arc<str>) {
-        if !self.names.insert(Arc::clone(queue)) {
-            return;
+    /// When the store was told of this queue last.
+    fn declared(&mut self, queue: &Arc<str>) -> &mut Option<u64> {
+        if !self.names.contains_key(queue) {
+            self.order.push_back(Arc::clone(queue));
+            if self.order.len() > CALLERS_MAX
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.names.remove(&oldest);
+            }
         }
-        self.order.push_back(Arc::clone(queue));
-        if self.order.len() > CALLERS_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.names.remove(&oldest);
-        }
+        self.names.entry(Arc::clone(queue)).or_default()
     }
 }
 
 /// Where the caller is whose message it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Caller {
-    /// At this connection: what it has declared is known.
+    /// At this connection, if it has declared the queue; else the store knows whether another connection has.
     Here,
     /// Elsewhere: whether there is a queue shows when the result is published.
     Elsewhere,
@@ -68,20 +79,39 @@ impl Shared {
                 .filter(|text| !text.is_empty())
                 .map(str::to_owned)
         };
-        let queue = text(properties.reply_to).filter(|queue| {
-            let unseen = *to == Callers::Declaring && caller == Caller::Here;
-            !unseen || self.reply_queues.names.contains(&**queue)
-        });
-        let to = queue.map(|queue| {
-            Arc::new(ReplyTo {
+        let via = text(properties.reply_to).map(|queue| {
+            let seen = *to == Callers::All || caller == Caller::Elsewhere || self.reply_queues.names.contains_key(&*queue);
+            let to = Arc::new(ReplyTo {
                 vhost: Arc::clone(&self.vhost),
                 queue: queue.into(),
                 correlation_id: text(properties.correlation_id)
                     .filter(|correlation_id| correlation_id != id)
                     .map(Arc::from),
-            })
+            });
+            if seen { Via::Reply(to) } else { Via::ReplyToCaller(to) }
         });
-        owed.clone().published(to)
+        owed.clone().published(via)
+    }
+
+    /// A queue is declared here that the broker takes away by itself: results may go to it, from any proxy.
+    pub(super) fn caller_declares(&mut self, queue: &Arc<str>) {
+        let Told::Published {
+            vhosts,
+            to: Callers::Declaring,
+        } = self.rules.told()
+        else {
+            return;
+        };
+        let tells = vhosts.contains(&self.vhost) && self.rules.tells_callers();
+        let now_us = self.now.us;
+        let told_us = self.reply_queues.declared(queue);
+        if tells && told_us.is_none_or(|us| us + TOLD_EVERY_US <= now_us) {
+            *told_us = Some(now_us);
+            self.tells.push(Request::Caller {
+                vhost: Arc::clone(&self.vhost),
+                queue: Arc::clone(queue),
+            });
+        }
     }
 
     /// A worker publishes the result of a task: others may wait for it.
@@ -91,20 +121,25 @@ impl Shared {
             Status::Revoked => Weight::Provisional,
             Status::Pending | Status::Started | Status::Retry | Status::Other => return,
         };
+        let is_carried = result.status == Status::Success && self.rules.follows_tasks() && self.witness.carries(id);
         if let Some(json) = result.json.as_deref()
             && json.len() <= RESULT_MAX
-            && self.rules.joins_replies()
+            && (is_carried || self.rules.joins_replies())
         {
             self.tells.push(Request::Result {
                 id: Arc::clone(id),
                 weight,
                 json: json.into(),
+                least_ms: if is_carried { CARRIED_MS } else { 0 },
             });
         }
     }
 
     /// A delivery goes this way, which may be that it was dropped.
     pub(super) fn owes_for(&mut self, admission: &Admission, way: &Way) {
+        if let Way::Overdue(_) = way {
+            return self.owes_for_wait(admission, &admission.owed_overdue());
+        }
         let (owed, holder) = match way {
             Way::Dropped(holder) | Way::Outdated(holder) => (admission.hold.lock.as_ref().map(|note| &note.owed), holder),
             Way::Busy(holder, _) => (admission.run.as_ref().map(|run| &run.note.owed), holder),
@@ -118,17 +153,29 @@ impl Shared {
         );
     }
 
-    /// A delivery does not run, whether or not its copy is where it is dead-lettered.
-    pub(super) fn owes_for_dead_letter(&mut self, admission: &Admission, holder: &Arc<str>) {
-        // Both notes are of one message and one rule.
-        let lock = admission.hold.lock.as_ref().map(|note| &note.owed);
-        let owed = lock.or(admission.run.as_ref().map(|run| &run.note.owed));
-        self.owes(
-            &owed.cloned().unwrap_or_default(),
-            &admission.rule,
-            &admission.hold.claim.id,
-            holder,
-        );
+    /// A delivery has waited for its limits for too long, and is owed this.
+    fn owes_for_wait(&mut self, admission: &Admission, owed: &Owed) {
+        let (outcome, via) = match owed {
+            Owed::Nothing | Owed::Joined(_) | Owed::Carried => return,
+            Owed::Success(via) => (Outcome::Success, via),
+            Owed::Revoked(via) => (Outcome::Overdue, via),
+        };
+        self.events.push(Event::Owed(Debt {
+            rule: Arc::clone(&admission.rule),
+            id: Arc::clone(&admission.hold.claim.id),
+            holder: "".into(),
+            outcome,
+            via: via.clone(),
+        }));
+    }
+
+    /// A delivery does not run, whether or not its copy is where it is dead-lettered, and its id is owed this.
+    pub(super) fn owes_for_dead_letter(&mut self, admission: &Admission, reason: &str, owed: &Owed, holder: &Arc<str>) {
+        if reason == OVERDUE {
+            self.owes_for_wait(admission, owed);
+        } else {
+            self.owes(owed, &admission.rule, &admission.hold.claim.id, holder);
+        }
     }
 
     /// A publish was dropped of which the store did not know that its id would wait for the holder's result.

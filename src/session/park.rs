@@ -26,6 +26,7 @@ use super::copies::{self, DeadLettered};
 use super::dead_letter;
 use super::event::Event;
 use super::hold::{Held, Stay, Until};
+use super::owed::OVERDUE;
 use super::republish::{QueueKind, Republish, RepublishFault, Target};
 use super::{Now, Session, Shared, StoreSilent, Ticket};
 use crate::amqp::frame::Frame;
@@ -33,6 +34,7 @@ use crate::amqp::method::{MethodId, queue};
 use crate::amqp::table::FieldValue;
 use crate::rules::lock::{Reply, Request};
 use crate::rules::outcome::{DeliveryDecision, ExceptionReason};
+use crate::rules::owed::Owed;
 use crate::rules::park::{Fingerprint, ParkNote, ParkState, Seen, Token};
 use crate::rules::spec::OnRunning;
 
@@ -113,6 +115,8 @@ pub(super) enum Leaving {
     DeadLetter {
         /// Why.
         reason: &'static str,
+        /// What its id is owed.
+        owed: Owed,
         /// The end of the wait, in monotonic microseconds.
         until_us: u64,
     },
@@ -378,13 +382,20 @@ impl Channel {
         let now = shared.now;
         let ticket = Ticket::of_held(number, self.number);
         let Some(held) = self.held.get_mut(number) else { return };
-        // Its publish lock has gone.
-        held.admission.hold.lock = None;
+        // Both notes are of one message and one rule. Its publish lock has gone.
+        let lock = held.admission.hold.lock.take().map(|note| note.owed.clone());
+        let owed = match reason {
+            OVERDUE => held.admission.owed_overdue(),
+            _ => lock
+                .or(held.admission.run.as_ref().map(|run| run.note.owed.clone()))
+                .unwrap_or_default(),
+        };
         let republish = held.admission.dead_letter(reason, &holder, now);
         held.holder = Some(holder);
         let lease_us = u64::try_from(held.admission.rule.lease.as_micros()).unwrap_or(u64::MAX);
         held.until = Until::Leaving(Leaving::DeadLetter {
             reason,
+            owed,
             until_us: now.us.saturating_add(lease_us),
         });
         match republish {
@@ -399,8 +410,8 @@ impl Channel {
 
     /// A copy is where it is dead-lettered, or it is not: the delivery does not run either way.
     pub(super) fn dead_letter_ends(&mut self, shared: &mut Shared, number: u64, outcome: Result<(), RepublishFault>) {
-        let reason = match self.held.get_mut(number).map(|held| &held.until) {
-            Some(Until::Leaving(Leaving::DeadLetter { reason, .. })) => *reason,
+        let (reason, owed) = match self.held.get_mut(number).map(|held| &held.until) {
+            Some(Until::Leaving(Leaving::DeadLetter { reason, owed, .. })) => (*reason, owed.clone()),
             _ => return,
         };
         let Some(held) = self.take_left(shared, number) else { return };
@@ -423,7 +434,7 @@ impl Channel {
         };
         shared.admission(admission, decision, reason, held.holder.clone());
         if let Some(holder) = &held.holder {
-            shared.owes_for_dead_letter(admission, holder);
+            shared.owes_for_dead_letter(admission, reason, &owed, holder);
         }
         shared.not_to_run(admission);
     }

@@ -51,7 +51,7 @@ pub struct Fetch {
     pub token: Arc<str>,
 }
 
-/// A result that a worker has read, or published.
+/// A result that a worker has read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value {
     /// The name under which it is kept.
@@ -63,11 +63,6 @@ pub struct Value {
 /// The name under which the value is kept that a worker's answer brings.
 pub fn name_of_token(token: &str) -> String {
     format!("value:{token}")
-}
-
-/// The name under which the value is kept that the holder's worker has published to the caller.
-pub fn name_of_holder(holder: &str) -> String {
-    format!("value:of:{holder}")
 }
 
 impl Shared {

@@ -169,6 +169,7 @@ impl Rig {
                 Request::Renew { claim, note, .. } => format!("alive {} {:?}", claim.id, note.unstarted_ms),
                 Request::RenewRun { claim, .. } => format!("runs on {}", claim.id),
                 Request::Result { id, weight, .. } => format!("result {id} {weight:?}"),
+                Request::Caller { vhost, queue } => format!("caller {vhost} {queue}"),
                 Request::Join { claim, holder, .. } => format!("{} joins {holder}", claim.id),
                 Request::LeaveRun { claim, .. } => format!("leaves {}", claim.id),
                 Request::LeaveLimit { ask, .. } => format!("leaves limits {}", ask.id),

@@ -28,6 +28,12 @@ pub(super) const RESULT_BRIEFLY_KEPT_MS: u64 = 5_000;
 /// For how long a group is left to the process that works on it.
 pub(super) const WORKED_ON_MS: u64 = 5_000;
 
+/// For how long a queue is known as a caller's after it was declared. Celery has it declared before each publish, and a session tells of it
+/// once an hour; an unused one lives for a day in Celery (`result_expires`).
+pub(super) const CALLERS_KEPT_MS: u64 = 25 * 3_600_000;
+/// So many of them at most; the oldest go.
+pub(super) const CALLERS_MAX: usize = 100_000;
+
 /// What a group waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Awaits {

@@ -368,8 +368,17 @@ impl Step<'_> {
                 self.join(claim, holder, &note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
                 Reply::Done
             }
-            Request::Result { id, weight, json } => {
-                self.result(id, *weight, json);
+            Request::Caller { vhost, queue } => {
+                self.table.callers.declared(vhost, queue, self.now);
+                Reply::Done
+            }
+            Request::Result {
+                id,
+                weight,
+                json,
+                least_ms,
+            } => {
+                self.result(id, *weight, json, *least_ms);
                 Reply::Done
             }
             Request::LeaveRun { claim, delivery } => Reply::Released(self.leave_run(claim, *delivery)),

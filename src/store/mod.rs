@@ -26,6 +26,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use crate::rules::lock::{Acquired, Digest, LockRecord, ReleaseReason, Reply, Request};
+use crate::rules::owed::ReplyTo;
 pub use breaker::Circuit;
 use join::{Due, Group, Joined};
 use keeper::{Keeper, Waiter};
@@ -72,6 +73,8 @@ pub enum Op {
     Join,
     /// [`Request::Result`].
     Result,
+    /// [`Request::Caller`].
+    Caller,
     /// [`Request::Unpublish`].
     Unpublish,
     /// [`Request::Signal`] and [`Request::Republished`].
@@ -110,12 +113,13 @@ pub enum Op {
 
 impl Op {
     /// Every kind, so that metrics can be made for all of them at the start.
-    pub const ALL: [Op; 22] = [
+    pub const ALL: [Op; 23] = [
         Op::Acquire,
         Op::Commit,
         Op::RenewLease,
         Op::Join,
         Op::Result,
+        Op::Caller,
         Op::Unpublish,
         Op::Signal,
         Op::Admit,
@@ -143,6 +147,7 @@ impl Op {
             Op::RenewLease => "renew_lease",
             Op::Join => "join",
             Op::Result => "result",
+            Op::Caller => "caller",
             Op::Unpublish => "unpublish",
             Op::Signal => "signal",
             Op::Admit => "admit",
@@ -171,6 +176,7 @@ impl Op {
             Request::RenewLease { .. } => Op::RenewLease,
             Request::Join { .. } => Op::Join,
             Request::Result { .. } => Op::Result,
+            Request::Caller { .. } => Op::Caller,
             Request::Unpublish { .. } => Op::Unpublish,
             Request::Signal { .. } | Request::Republished { .. } => Op::Signal,
             Request::Admit { .. } => Op::Admit,
@@ -538,6 +544,14 @@ impl Client {
         match &self.backend {
             Backend::Memory(memory) => Ok(memory.kept_result(holder)),
             Backend::Redis(handle) => handle.kept_result(holder).await,
+        }
+    }
+
+    /// Which of these queues callers have declared for their results ([`Request::Caller`]), in their order.
+    pub async fn are_callers(&self, queues: &[&ReplyTo]) -> Result<Vec<bool>, Unavailable> {
+        match &self.backend {
+            Backend::Memory(memory) => Ok(memory.are_callers(queues)),
+            Backend::Redis(handle) => handle.are_callers(queues).await,
         }
     }
 

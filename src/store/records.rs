@@ -1,5 +1,7 @@
 //! What was decided about ids, so that it can be asked for later: a few lines for each id, bounded in number and in time.
 
+pub(super) mod pack;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +25,7 @@ pub struct Record {
 impl Record {
     /// Whether it is taken: names come from the network.
     pub(super) fn is_fit(&self) -> bool {
-        self.id.len() <= LONGEST_ID && self.line.len() <= LONGEST_LINE && !self.line.contains('\n')
+        self.id.len() <= LONGEST_ID && self.line.len() <= LONGEST_LINE && !self.line.contains(['\n', '\u{1}'])
     }
 }
 
@@ -32,7 +34,7 @@ impl Record {
 pub struct Keep {
     /// How long after the last decision about an id.
     pub life: Duration,
-    /// Of how many ids; those that would go first go before.
+    /// So many in all; the ids that would go first go before.
     pub most: u64,
 }
 
@@ -47,6 +49,8 @@ struct Kept {
 pub(super) struct Records {
     ids: HashMap<Arc<str>, Kept>,
     order: BTreeSet<(u64, Arc<str>)>,
+    /// How many decisions there are of all ids.
+    count: u64,
 }
 
 impl Records {
@@ -64,23 +68,27 @@ impl Records {
             kept.until_ms = until_ms;
             if kept.lines.len() == EACH {
                 kept.lines.pop_front();
+                self.count -= 1;
             }
-            kept.lines.push_back(record.line.clone());
+            kept.lines.push_back(pack::pack(&record.id, &record.line));
+            self.count += 1;
             self.order.insert((until_ms, Arc::clone(&record.id)));
         }
-        while self.order.len() as u64 > keep.most {
+        while self.count > keep.most && !self.order.is_empty() {
             self.forget_first();
         }
     }
 
     fn forget_first(&mut self) {
         if let Some((_, id)) = self.order.pop_first() {
-            self.ids.remove(&id);
+            let gone = self.ids.remove(&id).map_or(0, |kept| kept.lines.len() as u64);
+            self.count -= gone;
         }
     }
 
     pub(super) fn read(&self, id: &str, now: u64) -> Vec<String> {
         let kept = self.ids.get(id).filter(|kept| kept.until_ms > now);
-        kept.map(|kept| kept.lines.iter().cloned().collect()).unwrap_or_default()
+        kept.map(|kept| kept.lines.iter().map(|held| pack::unpack(id, held)).collect())
+            .unwrap_or_default()
     }
 }

@@ -3,7 +3,7 @@
 //! `accumulated.jsonl` is what was written once, and what `accumulated.py` has found right by kombu's own readers.
 
 use super::*;
-use oncegate::celery::accumulate;
+use oncegate::celery::accumulate::{self, End};
 
 const RESULTS: [&str; 3] = [
     "42",
@@ -37,8 +37,15 @@ fn in_every_serializer_and_compression_only_the_arguments_change() {
         let properties = properties(&header);
         let encoding = Encoding::of(&properties).expect("an encoding");
         let [_, _, embed] = parts(&encoding, &original);
+        let index = (Value::Str("index".to_owned()), Value::Int(0));
+        let raising = accumulate::body(&encoding, &original, End::Raises, limits()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(
+            parts(&encoding, &raising),
+            [Value::List(vec![]), Value::Map(vec![index.clone()]), embed.clone()],
+            "{name}"
+        );
         for result in RESULTS {
-            let written = accumulate::body(&encoding, &original, result.as_bytes(), limits());
+            let written = accumulate::body(&encoding, &original, End::Returns(result.as_bytes()), limits());
             if encoding.content_type == Some(b"application/x-msgpack") && result.contains("big") {
                 // It has no integers beyond 64 bits.
                 assert!(written.is_err(), "{name}");
@@ -46,10 +53,9 @@ fn in_every_serializer_and_compression_only_the_arguments_change() {
             }
             let written = written.unwrap_or_else(|error| panic!("{name}: {error}"));
             let value = oncegate::celery::json::parse(result.as_bytes(), limits()).expect("json");
-            let index = (Value::Str("index".to_owned()), Value::Int(0));
             assert_eq!(
                 parts(&encoding, &written),
-                [Value::List(vec![value]), Value::Map(vec![index]), embed.clone()],
+                [Value::List(vec![value]), Value::Map(vec![index.clone()]), embed.clone()],
                 "{name}"
             );
         }
@@ -66,7 +72,8 @@ fn what_is_written_is_what_was_checked() {
     for row in rows {
         let (name, header, original) = members.iter().find(|(name, ..)| *name == text(&row, "name")).expect("it is there");
         let encoding = Encoding::of(&properties(header)).expect("an encoding");
-        let written = accumulate::body(&encoding, original, text(&row, "result").as_bytes(), limits()).expect("it is written");
+        let written =
+            accumulate::body(&encoding, original, End::Returns(text(&row, "result").as_bytes()), limits()).expect("it is written");
         assert_eq!(written, octets(&row["body"]), "{name}");
     }
 }

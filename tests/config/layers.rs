@@ -305,6 +305,43 @@ fn a_listed_signal_that_nothing_offers_is_warned_about() {
 }
 
 #[test]
+fn what_replaces_too_much_or_too_little_is_warned_about() {
+    let warnings = |unique: &str, rule: &str| {
+        let text = format!("[[rule]]\ntask = \"a\"\nunique = \"{unique}\"\n{rule}\n");
+        let config = load(&text, &[], &Flags::default()).unwrap();
+        config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let canvas = "rule \"a\" deduplicates members of groups, chords and chains, and replaces what has not started: a call outside of a canvas \
+                  that replaces a member ends that canvas with TaskRevokedError. Write canvas = \"bypass\", or on_duplicate = \"drop\" or \
+                  \"keep_last\" without debounce.";
+    let members = "canvas = \"dedupe\"";
+    assert_eq!(
+        warnings("until_started", &format!("{members}\non_duplicate = \"replace\"")),
+        [format!("o.toml:4:10: {canvas}")]
+    );
+    assert_eq!(
+        warnings("until_started", &format!("debounce = \"1s\"\n{members}")),
+        [format!("o.toml:5:10: {canvas}")]
+    );
+    for other in [
+        members.to_owned(),
+        format!("{members}\non_duplicate = \"keep_last\""),
+        "on_duplicate = \"replace\"".to_owned(),
+    ] {
+        assert_eq!(warnings("until_finished", &other), [""; 0], "{other}");
+    }
+    assert_eq!(
+        warnings("until_finished", "debounce = \"1s\""),
+        [
+            "o.toml:4:12: rule \"a\" puts off what comes before its task starts, and drops what comes while that runs (unique = \
+             \"until_finished\"), though it may not see the change. Write unique = \"until_started\", or on_duplicate = \"keep_last\" without \
+             debounce."
+        ]
+    );
+    assert_eq!(warnings("until_started", "debounce = \"1s\""), [""; 0]);
+}
+
+#[test]
 fn dead_letters_that_nobody_can_send_are_warned_about() {
     let rule =
         "[[rule]]\ntask = \"a\"\nunique = \"while_running\"\non_running = \"dead_letter\"\ndead_letter = { routing_key = \"busy\" }\n";

@@ -168,6 +168,36 @@ print(json.dumps([outcome(holder), outcome(second), second.children and outcome(
     assert begun(scoreboard, "gated") == 1
 
 
+# Called in the worker with request, exception and traceback where its signature takes them, else published with the id of the task.
+ERRBACKS = """
+holder = {task}.delay("g")
+second = {task}.apply_async(("g",), link=note.si("linked"), link_error=note.si("failed"))
+last = chain({task}.si("g"), plain.si(1)).on_error(note.si("broken"))()
+print(json.dumps([outcome(holder), outcome(second)[0], outcome(last)[0]]))
+"""
+
+
+@pytest.mark.parametrize("backend", ["redis", "rpc", "database"])
+@pytest.mark.parametrize("task, called", [("gated_failure", ["broken", "failed"]), ("gated", ["linked"])])
+def test_errbacks_are_called_where_the_holder_fails(gate_of, oncegate, stack, store, results, database, scoreboard, ask, backend, task, called):
+    if backend == "redis":
+        gate, url = gate_of(rule(task)), results.url
+    else:
+        gate, url = oncegate(rule(task), store=store.url), {"rpc": "rpc://", "database": database}[backend]
+    if gate.direct:
+        pytest.skip("there is no proxy")
+    stack.worker(gate, concurrency=2, result_url=url)
+    answer = harness.in_background(ask, gate, ERRBACKS.format(task=task), result_url=url)
+    held(gate, 2)
+    scoreboard.open_gate("g")
+    holder, second, last = answer()
+    assert (holder[0] == "value", second == "value", last == "value") == (task == "gated",) * 3
+    notes = lambda: sorted(run["args"][0] for run in scoreboard.runs_of("live.note"))  # noqa: E731
+    harness.wait_until(lambda: len(notes()) >= len(called), lambda: f"the links to be called: {notes()}")
+    assert notes() == called
+    assert begun(scoreboard, task) == 1
+
+
 def test_a_holder_that_fails(gate_of, stack, results, scoreboard, ask):
     gate = gate_of(rule("gated_failure"))
     stack.worker(gate, concurrency=2, result_url=results.url)

@@ -302,6 +302,21 @@ def test_the_rights_that_parking_takes_are_told_and_tried(broker, vhost, tmp_pat
     assert all(word in said for word in refused.split()), said
 
 
+@pytest.mark.parametrize("result, kind", [("join", "auto"), ("revoke", "rpc"), ("none", "auto"), ("join", "none")])
+def test_the_right_to_publish_results_is_told_and_tried(broker, vhost, tmp_path, result, kind):
+    user = f"u{harness.number()}"
+    broker.add_user(user, "secret", vhost, **{**LEAST, "write": FOLLOWING})
+    control = harness.account(broker.port, vhost, f"{user}:secret") + f'[results]\nkind = "{kind}"\n'
+    rule = f'[[rule]]\nname = "note"\ntask = "live.note"\nunique = "until_started"\nresult = "{result}"\n'
+    code, [(verdict, said)], _ = check(tmp_path, broker, control, rule)
+    if "none" in (result, kind):
+        assert (code, verdict) == (0, "ok"), said
+        return
+    assert (code, verdict) == (69, "failed"), said
+    assert "the results of dropped ids cannot be published" in said and "403 ACCESS_REFUSED" in said, said
+    assert "The account needs the right to write to the exchange amq.default" in said, said
+
+
 @pytest.mark.parametrize(
     "right,without,refused",
     [

@@ -133,6 +133,43 @@ def test_what_on_running_drops_gets_its_result(gate_of, stack, results, scoreboa
     scoreboard.wait_runs(2)
 
 
+@pytest.mark.parametrize("unique", ['unique = "until_finished"\n', ""])
+@pytest.mark.parametrize("result", ["join", "success", "none"])
+def test_what_waits_for_its_limit_for_too_long_gets_its_result(gate_of, stack, results, scoreboard, unique, result):
+    limit = '[[rule.limit]]\nrate = "1/h"\nmax_wait = "1s"\non_max_wait = "drop"\n'
+    gate = gate_of(f'[[rule]]\nname = "g"\ntask = "live.note"\n{unique}result = "{result}"\n{limit}')
+    stack.worker(gate, result_url=results.url)
+    code = """
+first, second = note.delay('a'), note.delay('b')
+ignored = note.apply_async(('c',), ignore_result=True)
+print(json.dumps([outcome(first), outcome(second, 5)]))
+"""
+    first, second = asked(stack, gate, results, code)
+    assert first[1:] == ["value", ["a"]]
+    gate.expect("oncegate_deliveries_total", 2, rule="g", decision="dropped")
+    expected = {
+        "join": ["TaskRevokedError", "it has waited for a rate limit for longer than max_wait"],
+        "success": ["value", None],
+        "none": ["TimeoutError", "The operation timed out."],
+    }
+    assert second[1:] == expected[result]
+    keys = [f"celery-task-meta-{first[0]}", f"celery-task-meta-{second[0]}"]
+    stored = sorted(keys[: 1 if result == "none" else 2])
+    assert sorted(backend(results).keys("*meta*")) == stored
+    if result != "none":
+        assert "duplicate_of" not in json.loads(backend(results).get(keys[1]))
+
+
+def test_a_chord_of_which_a_member_waits_for_too_long_ends(gate_of, stack, results, scoreboard):
+    limit = '[[rule.limit]]\nrate = "1/h"\nmax_wait = "1s"\non_max_wait = "drop"\n'
+    gate = gate_of(f'[[rule]]\nname = "g"\ntask = "live.note"\n{limit}')
+    stack.worker(gate, result_url=results.url)
+    code = "print(json.dumps(outcome(chord([note.s(1), note.s(2)])(note.s()))[1]))"
+    assert asked(stack, gate, results, code) in ("ChordError", "TaskRevokedError")
+    gate.expect("oncegate_deliveries_total", 1, rule="g", decision="dropped")
+    assert len([run for run in scoreboard.drain() if run["task"] == "live.note"]) == 1
+
+
 def test_who_was_refused_and_publishes_again_gets_his_own(gate_of, stack, store, results, scoreboard):
     gate = gate_of(rules("gated", on_duplicate='"raise"'))
     stack.worker(gate, result_url=results.url)

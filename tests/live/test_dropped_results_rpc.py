@@ -73,6 +73,41 @@ def test_producer_and_worker_on_different_proxies(gate_of, stack, store, scorebo
     nothing_waits(store)
 
 
+@pytest.mark.parametrize("result", ["join", "revoke", "success"])
+def test_a_caller_whose_queue_another_proxy_has_seen(gate_of, stack, store, scoreboard, result):
+    front, back = gate_of(rules(result=f'"{result}"')), gate_of(rules(result=f'"{result}"'))
+    stack.worker(back, concurrency=2, result_url="rpc://")
+    first = stack.produce(back, "print(gated.delay('a').id)", result_url="rpc://").stdout.strip()
+    scoreboard.wait_runs(1)
+    # The worker publishes the second step, and names the queue that the producer has declared.
+    code = "from celery import chain\nprint(json.dumps(outcome(chain(note.si('x'), gated.si('a')).delay(), 40)))"
+    asks = harness.in_background(asked, stack, front, code)
+    back.expect_publishes(1, "dropped", rule="g")
+    scoreboard.open_gate("a")
+    expected = {"join": ["value", "a"], "revoke": ["TaskRevokedError", f"duplicate of {first}"], "success": ["value", None]}
+    assert asks()[1:] == expected[result]
+    nothing_waits(store)
+
+
+def test_a_worker_that_names_a_queue_that_no_proxy_has_seen(gate_of, stack, store, scoreboard, broker):
+    gate = gate_of(rules(result='"revoke"'))
+    stack.worker(gate, concurrency=2, result_url="rpc://")
+    stack.produce(gate, "gated.delay('a')", result_url="rpc://")
+    scoreboard.wait_runs(1)
+    bare = harness.Bare(broker.port)
+    code = """
+from celery import chain
+from celery.exceptions import TimeoutError
+step = chain(note.si('x'), gated.si('a')).delay()
+step.parent.get(timeout=20)
+print(json.dumps(outcome(step, 3)))
+"""
+    late = asked(stack, bare, code)
+    gate.expect_publishes(1, "dropped", rule="g")
+    assert late[1] == "TimeoutError"
+    scoreboard.open_gate("a")
+
+
 def test_another_proxy_finishes_what_one_has_begun(gate_of, stack, store, scoreboard):
     front, back = gate_of(rules()), gate_of(rules())
     stack.worker(back, result_url="rpc://")

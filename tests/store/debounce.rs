@@ -403,6 +403,7 @@ async fn callers_of_outdated_ones_keep_their_addresses(w: &World) {
         id: "c".into(),
         weight: Weight::Final,
         json: b"{}"[..].into(),
+        least_ms: 0,
     };
     assert_eq!(w.ask(result).await, Reply::Done);
     let again = w.client.joins_due().await.expect("the store answers");

@@ -30,9 +30,12 @@ scenarios! {
     a_holder_that_is_set_aside_has_not_ended
     who_was_not_to_wait_joins_later
     callers_wait_with_their_addresses
+    a_caller_that_may_be_one_waits_once_it_is_known
+    of_callers_only_so_many_are_known
     a_result_is_kept_while_others_wait
     a_result_is_kept_for_those_that_may_come
     a_result_that_nobody_can_want_is_not_kept
+    a_result_may_be_kept_for_a_while_in_any_case
     a_group_is_looked_at_when_its_holder_ends
 }
 
@@ -357,13 +360,73 @@ async fn callers_wait_with_their_addresses(w: &World) {
     assert_eq!(joined, expected.map(|(id, to)| waiting(id, &rule, to)));
 }
 
+async fn declares(w: &World, vhost: &str, queue: &str) {
+    let (vhost, queue) = (vhost.into(), queue.into());
+    assert_eq!(w.ask(Request::Caller { vhost, queue }).await, Reply::Done);
+}
+
+async fn a_caller_that_may_be_one_waits_once_it_is_known(w: &World) {
+    let to = caller(Some("another id"));
+    let unsure = note_with(Scope::UntilFinished, |note| {
+        note.owed = Owed::Joined(Via::ReplyToCaller(to.clone()))
+    });
+    let elsewhere = ReplyTo {
+        vhost: "/".into(),
+        ..(*to).clone()
+    };
+    declares(w, "/", "another queue").await;
+    with_a_duplicate(w, &unsure).await;
+    assert_eq!(w.client.joins_due().await, Ok(Vec::new()));
+    assert_eq!(w.client.are_callers(&[&to, &elsewhere]).await, Ok(vec![false, false]));
+    declares(w, &to.vhost, &to.queue).await;
+    declares(w, &to.vhost, &to.queue).await;
+    assert_eq!(w.client.are_callers(&[&elsewhere, &to]).await, Ok(vec![false, true]));
+    assert!(matches!(w.acquire(&claim(1, "c"), 3, &unsure).await, Acquired::Held { .. }));
+    let (group, _) = only(w).await;
+    let rule = unsure.rule.clone();
+    assert_eq!(w.client.joined(&group).await, Ok(vec![waiting("c", &rule, Some(&to))]));
+}
+
+async fn of_callers_only_so_many_are_known(w: &World) {
+    let to = |number: usize| ReplyTo {
+        vhost: "/".into(),
+        queue: format!("queue-{number}").into(),
+        correlation_id: None,
+    };
+    for some in (0..100_002).collect::<Vec<_>>().chunks(10_000) {
+        let declared = some.iter().map(|number| Request::Caller {
+            vhost: to(*number).vhost,
+            queue: to(*number).queue,
+        });
+        w.client.tell_all(&mut declared.collect());
+        w.client.flush().await;
+    }
+    let asked = [0, 1, 2, 100_001].map(to);
+    let known = w.client.are_callers(&asked.each_ref()).await;
+    assert_eq!(known, Ok(vec![false, false, true, true]));
+}
+
 async fn tell_result(w: &World, id: &str, weight: Weight, json: &str) {
+    tell_result_for(w, id, weight, json, 0).await;
+}
+
+async fn tell_result_for(w: &World, id: &str, weight: Weight, json: &str, least_ms: u64) {
     let request = Request::Result {
         id: id.into(),
         weight,
         json: json.as_bytes().into(),
+        least_ms,
     };
     assert_eq!(w.ask(request).await, Reply::Done);
+}
+
+async fn a_result_may_be_kept_for_a_while_in_any_case(w: &World) {
+    tell_result_for(w, "a", Weight::Final, "a value", 100_000).await;
+    assert_eq!(kept(w, "a").await.as_deref(), Some("a value"));
+    w.pass(99_000);
+    assert_eq!(kept(w, "a").await.as_deref(), Some("a value"));
+    tell_result_for(w, "b", Weight::Final, "a value", 200).await;
+    w.until("it to go", async || kept(w, "b").await.is_none()).await;
 }
 
 async fn kept(w: &World, holder: &str) -> Option<String> {

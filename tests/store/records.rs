@@ -14,6 +14,8 @@ scenarios! {
     records_go_after_their_time
     a_new_decision_keeps_those_before_it
     the_oldest_ids_go_where_there_are_too_many
+    many_decisions_of_few_ids_are_too_many
+    a_decision_comes_out_as_it_went_in
     what_is_too_long_is_left_out
     an_id_is_noted_for_the_keys_of_its_locks
     records_are_no_locks
@@ -107,6 +109,30 @@ async fn the_oldest_ids_go_where_there_are_too_many(w: &World) {
     }
     assert!(!left.is_empty() && left.len() <= 128, "{}", left.len());
     assert!(read(w, "id-0").await.is_empty() && !read(w, "id-1999").await.is_empty());
+}
+
+async fn many_decisions_of_few_ids_are_too_many(w: &World) {
+    let few = Keep { most: 640, ..KEEP };
+    let ids: Vec<String> = (0..200).map(|number| format!("id-{number}")).collect();
+    for id in &ids {
+        let records: Vec<Record> = (0..25).map(|number| record(id, &number.to_string())).collect();
+        w.client.record(&records, few).await.expect("the store answers");
+        w.pass(2);
+    }
+    let mut count = 0;
+    for id in &ids {
+        count += read(w, id).await.len();
+    }
+    assert!(count <= 640, "{count}");
+}
+
+async fn a_decision_comes_out_as_it_went_in(w: &World) {
+    let line = r#"{"decision":"dropped","event":"publish","holder":"b","id":"a","rule":"r","task":"t","ts":"2026-11-21T20:06:37.400Z"}"#;
+    write(w, &[("a", line), ("b", line)], KEEP).await;
+    assert_eq!(
+        (read(w, "a").await, read(w, "b").await),
+        (vec![line.to_owned()], vec![line.to_owned()])
+    );
 }
 
 async fn what_is_too_long_is_left_out(w: &World) {

@@ -24,14 +24,14 @@ struct Parts {
     frames: Vec<usize>,
 }
 
-pub(in crate::celery) fn accumulate(body: &[u8], result: &Value, limits: Limits) -> Result<Vec<u8>, Unreadable> {
+pub(in crate::celery) fn accumulate(body: &[u8], arguments: Vec<Value>, limits: Limits) -> Result<Vec<u8>, Unreadable> {
     let parts = parts(body, limits)?;
     let mut out = Vec::with_capacity(body.len() + 64);
     copy(&mut out, body, 0, parts.second, &parts.frames);
     out.push(opcode::POP);
     copy(&mut out, body, parts.second, parts.third, &parts.frames);
     out.push(opcode::POP);
-    write(&mut out, &Value::List(vec![result.clone()]))?;
+    write(&mut out, &Value::List(arguments))?;
     write(&mut out, &Value::Map(vec![(Value::Str("index".to_owned()), Value::Int(0))]))?;
     copy(&mut out, body, parts.third, parts.end, &parts.frames);
     out.extend_from_slice(&[opcode::TUPLE3, opcode::STOP]);

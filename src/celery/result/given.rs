@@ -23,7 +23,7 @@ pub struct Given {
 }
 
 impl Given {
-    /// SUCCESS with null, for a duplicate of `holder`. `now_ms`: milliseconds since 1970.
+    /// SUCCESS with null, for a duplicate of `holder`, or of nothing if that is empty. `now_ms`: milliseconds since 1970.
     pub fn success(holder: &str, now_ms: i64) -> Given {
         Given::of("SUCCESS", "null", holder, now_ms)
     }
@@ -69,7 +69,10 @@ impl Given {
 }
 
 fn behind(holder: &str, rest: &[u8]) -> Vec<u8> {
-    let mut tail = format!(r#", "{HOLDER}": {}"#, quoted(holder)).into_bytes();
+    let mut tail = Vec::new();
+    if !holder.is_empty() {
+        tail.extend_from_slice(format!(r#", "{HOLDER}": {}"#, quoted(holder)).as_bytes());
+    }
     tail.extend_from_slice(rest);
     tail
 }

@@ -9,14 +9,14 @@ use super::super::{Limits, Unreadable};
 /// `PyYAML` looks no further than 1,024 characters for the colon behind a key.
 const KEY_MAX: usize = 1_000;
 
-pub(in crate::celery) fn accumulate(body: &[u8], result: Value, limits: Limits) -> Result<Vec<u8>, Unreadable> {
+pub(in crate::celery) fn accumulate(body: &[u8], arguments: Vec<Value>, limits: Limits) -> Result<Vec<u8>, Unreadable> {
     let Value::List(parts) = super::parse(body, limits)? else {
         return Err(super::refuse("it is not [args, kwargs, embed]"));
     };
     let [_, _, embed]: [Value; 3] = parts.try_into().map_err(|_| super::refuse("it is not [args, kwargs, embed]"))?;
     let kwargs = Value::Map(vec![(Value::Str("index".to_owned()), Value::Int(0))]);
     let mut out = String::with_capacity(body.len() + 64);
-    write(&mut out, &Value::List(vec![Value::List(vec![result]), kwargs, embed]))?;
+    write(&mut out, &Value::List(vec![Value::List(arguments), kwargs, embed]))?;
     out.push('\n');
     Ok(out.into_bytes())
 }

@@ -273,6 +273,29 @@ fn without_a_result_it_goes_out_expired() {
 }
 
 #[test]
+fn one_with_something_to_call_after_a_failure_fails_itself() {
+    for fate in [Fate::Failed, Fate::Ended { since_ms: 0 }] {
+        let mut rig = worker();
+        let linked = CHORD.replace(r#""errbacks": null"#, r#""errbacks": [{"task": "t.failed"}]"#);
+        rig.broker(&member(1, "b", false, &linked));
+        let asked = rig.admissions();
+        rig.admit(asked[0].0, Admitted::Ended { holder: "a".into(), fate });
+        if fate != Fate::Failed {
+            rig.fetch(&Fetched::Failed);
+        }
+        assert_eq!(rig.deliveries().last(), Some(&(DeliveryDecision::Joined, "holder_failed")));
+        let (_, header, octets) = only_delivery(&rig.output(Side::Client));
+        let properties = ContentHeader::decode(&header).expect("a header").properties;
+        let read = task::read(&properties).expect("readable").expect("a task");
+        assert_eq!((&*read.name, read.eta, read.expires), ("celery.accumulate", None, None));
+        assert_eq!(
+            String::from_utf8_lossy(&octets),
+            linked.replace("[[1], {},", r#"[[], {"index": 0},"#)
+        );
+    }
+}
+
+#[test]
 fn one_that_only_is_said_to_be_revoked_may_run_on() {
     let mut rig = worker();
     let begun = || Admitted::Ended {

@@ -496,6 +496,43 @@ fn a_limit_may_end_the_wait() {
 }
 
 #[test]
+fn what_has_waited_for_too_long_is_owed_a_result() {
+    use crate::rules::owed::Outcome;
+    use crate::rules::spec::ResultMode;
+    for (result, then, expected) in [
+        (ResultMode::Join, OnMaxWait::Drop, Some(Outcome::Overdue)),
+        (ResultMode::Revoke, OnMaxWait::DeadLetter, Some(Outcome::Overdue)),
+        (ResultMode::Success, OnMaxWait::Drop, Some(Outcome::Success)),
+        (ResultMode::None, OnMaxWait::DeadLetter, None),
+    ] {
+        let mut rig = worker_of(RuleSpec {
+            result,
+            dead_letter: Some(DeadLetter {
+                exchange: String::new(),
+                routing_key: "late".to_owned(),
+            }),
+            ..limited_by(limit(|limit| {
+                (limit.max_wait, limit.on_max_wait) = (Some(Duration::from_secs(10)), Some(then));
+            }))
+        });
+        rig.broker(&deliver(1, "c", 1, "t.unique", "x"));
+        let ticket = rig.permission_asked("x");
+        rig.session
+            .handle_answer(ticket, Ok(Reply::Limit(wait_of(400, 10_000, Cause::Rate))), rig.now);
+        if let Some((ticket, _)) = rig.session.republishes().pop() {
+            rig.session.handle_republished(ticket, Ok(()), rig.now);
+        }
+        let events = std::mem::take(rig.session.events());
+        let debts = events.into_iter().filter_map(|event| match event {
+            Event::Owed(debt) => Some((debt.id.to_string(), debt.holder.to_string(), debt.outcome)),
+            _ => None,
+        });
+        let expected = expected.map(|outcome| ("x".to_owned(), String::new(), outcome));
+        assert_eq!(debts.collect::<Vec<_>>(), Vec::from_iter(expected), "{result:?} {then:?}");
+    }
+}
+
+#[test]
 fn a_run_that_is_counted_is_renewed_and_leaves() {
     let mut rig = worker_of(limited_by(limit(|limit| {
         (limit.times, limit.per, limit.concurrent) = (None, None, Some(2));

@@ -47,6 +47,32 @@ fn joins(queue: &str, correlation_id: Option<&str>) -> Owed {
     })))
 }
 
+fn joins_if_known(queue: &str) -> Owed {
+    match joins(queue, None) {
+        Owed::Joined(Via::Reply(to)) => Owed::Joined(Via::ReplyToCaller(to)),
+        owed => owed,
+    }
+}
+
+#[test]
+fn the_store_hears_of_a_caller_once_an_hour() {
+    let mut rig = telling(ResultMode::Join, "/", Callers::Declaring);
+    for (minutes, expected) in [(0, &["caller / q"][..]), (0, &[]), (59, &[]), (1, &["caller / q"]), (1, &[])] {
+        rig.now.us += minutes * 60_000_000;
+        declares(&mut rig, "q", 8);
+        assert_eq!(rig.told(), expected, "{minutes}");
+    }
+    for (result, vhost, to) in [
+        (ResultMode::None, "/", Callers::Declaring),
+        (ResultMode::Join, "shop", Callers::Declaring),
+        (ResultMode::Join, "/", Callers::All),
+    ] {
+        let mut rig = telling(result, vhost, to);
+        declares(&mut rig, "q", 8);
+        assert!(rig.told().is_empty(), "{result:?} {vhost} {to:?}");
+    }
+}
+
 #[test]
 fn a_caller_is_told_where_it_waits() {
     let mut rig = telling(ResultMode::Join, "/", Callers::All);
@@ -64,20 +90,21 @@ fn without_an_account_for_the_virtual_host_nothing_is_owed() {
 }
 
 #[test]
-fn a_caller_that_has_not_declared_its_queue_uses_another_backend() {
+fn of_a_caller_that_has_not_declared_its_queue_here_the_store_knows() {
     let mut rig = telling(ResultMode::Join, "/", Callers::Declaring);
-    assert_eq!(owed(&mut rig, "b", "q1"), Owed::Nothing);
+    assert_eq!(owed(&mut rig, "b", "q1"), joins_if_known("q1"));
     declares(&mut rig, "q2", 8);
     declares(&mut rig, "q3", 0);
-    assert_eq!(owed(&mut rig, "b", "q1"), Owed::Nothing);
+    assert_eq!(rig.told(), ["caller / q2"]);
+    assert_eq!(owed(&mut rig, "b", "q1"), joins_if_known("q1"));
     assert_eq!(owed(&mut rig, "b", "q2"), joins("q2", None));
     // That one lasts: it is not declared for results.
-    assert_eq!(owed(&mut rig, "b", "q3"), Owed::Nothing);
+    assert_eq!(owed(&mut rig, "b", "q3"), joins_if_known("q3"));
     // Only so many are remembered.
     for number in 0..1_000 {
         declares(&mut rig, &format!("queue-{number}"), 8);
     }
-    assert_eq!(owed(&mut rig, "b", "q2"), Owed::Nothing);
+    assert_eq!(owed(&mut rig, "b", "q2"), joins_if_known("q2"));
     assert_eq!(owed(&mut rig, "b", "queue-0"), joins("queue-0", None));
     declares(&mut rig, "q2", 8);
     assert_eq!(owed(&mut rig, "b", "q2"), joins("q2", None));

@@ -1,6 +1,6 @@
 //! Ids that wait for the result of a holder; see [`crate::store::join`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use super::lapsing::Lapses;
 use super::table::Claims;
 use super::{LONGEST_MS, Memory, Step};
 use crate::rules::lock::{Claim, Digest, Extent, LockState, ReleaseOn, Scope, SignalVerdict, Weight};
-use crate::rules::owed::{Owed, ReplyTo};
+use crate::rules::owed::{Owed, ReplyTo, Via};
 use crate::rules::source::Source;
 use crate::store::join::{
-    AT_ONCE, Awaits, Due, Group, JOINED_MAX, JOINS_KEPT_MS, Joined, Kept, LOOKED_AT_MS, MORE_MAX, PER_GROUP, RESULT_BRIEFLY_KEPT_MS,
-    RESULT_KEPT_MS, Stage, WORKED_ON_MS,
+    AT_ONCE, Awaits, CALLERS_KEPT_MS, CALLERS_MAX, Due, Group, JOINED_MAX, JOINS_KEPT_MS, Joined, Kept, LOOKED_AT_MS, MORE_MAX, PER_GROUP,
+    RESULT_BRIEFLY_KEPT_MS, RESULT_KEPT_MS, Stage, WORKED_ON_MS,
 };
 
 /// One that waits.
@@ -57,6 +57,36 @@ impl Joins {
     }
 }
 
+/// A queue: its virtual host and its name.
+type QueueOf = (Arc<str>, Arc<str>);
+
+/// Queues of which callers are known to wait for results.
+#[derive(Debug, Default)]
+pub(super) struct CallersKnown {
+    /// Each with until when that is known.
+    until_ms: HashMap<QueueOf, u64>,
+    order: BTreeSet<(u64, QueueOf)>,
+}
+
+impl CallersKnown {
+    pub(super) fn declared(&mut self, vhost: &Arc<str>, queue: &Arc<str>, now: u64) {
+        let (name, until_ms) = ((Arc::clone(vhost), Arc::clone(queue)), now + CALLERS_KEPT_MS);
+        if let Some(former_ms) = self.until_ms.insert(name.clone(), until_ms) {
+            self.order.remove(&(former_ms, name.clone()));
+        }
+        self.order.insert((until_ms, name));
+        while self.order.first().is_some_and(|(ends_ms, _)| *ends_ms <= now) || self.order.len() > CALLERS_MAX {
+            let Some((_, oldest)) = self.order.pop_first() else { return };
+            self.until_ms.remove(&oldest);
+        }
+    }
+
+    fn knows(&self, to: &ReplyTo, now: u64) -> bool {
+        let name = (Arc::clone(&to.vhost), Arc::clone(&to.queue));
+        self.until_ms.get(&name).is_some_and(|until_ms| now < *until_ms)
+    }
+}
+
 /// A result that a worker has published.
 #[derive(Debug)]
 pub(super) struct KeptResult {
@@ -75,6 +105,11 @@ impl Step<'_> {
     pub(super) fn join(&mut self, claim: &Claim, holder: &Arc<str>, owed: &Owed, extent: Extent, rule: &Arc<str>, life_ms: u64) {
         let Some(via) = owed.joins() else { return };
         let now = self.now;
+        if let Via::ReplyToCaller(to) = via
+            && !self.table.callers.knows(to, now)
+        {
+            return;
+        }
         let Joins { groups, awaited } = &mut self.table.joins;
         let mut group = Group {
             digest: claim.digest,
@@ -120,9 +155,9 @@ impl Step<'_> {
 
     /// A worker has published a result. It is kept while others wait for it, or may come and wait: while the holder has its lock, and for
     /// longer if that stays beyond this end, or has not heard of it.
-    pub(super) fn result(&mut self, id: &Arc<str>, weight: Weight, json: &Arc<[u8]>) {
+    pub(super) fn result(&mut self, id: &Arc<str>, weight: Weight, json: &Arc<[u8]>, least_ms: u64) {
         let now = self.now;
-        let mut life_ms = if self.joins_are_due(id) { RESULT_KEPT_MS } else { 0 };
+        let mut life_ms = if self.joins_are_due(id) { RESULT_KEPT_MS } else { 0 }.max(least_ms);
         let claims = self.table.claims(id, now).iter().filter(|claimed| claimed.what == Claims::Publish);
         let digests: Vec<Digest> = claims.map(|claimed| claimed.digest).collect();
         for digest in digests {
@@ -261,6 +296,10 @@ impl Memory {
             now,
             proxy: &self.proxy,
         })
+    }
+
+    pub(in crate::store) fn are_callers(&self, queues: &[&ReplyTo]) -> Vec<bool> {
+        self.step(|step| queues.iter().map(|to| step.table.callers.knows(to, step.now)).collect())
     }
 
     pub(in crate::store) fn joins_due(&self) -> Vec<Due> {

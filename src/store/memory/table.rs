@@ -223,6 +223,8 @@ pub(super) struct Table {
     pub(super) twins: Lapsing<(Digest, Arc<str>), super::twin::Twin>,
     /// What became of holders that somebody waits for.
     pub(super) fates: Lapsing<(Digest, Arc<str>), super::twin::Known>,
+    /// Queues of callers that wait for results.
+    pub(super) callers: super::join::CallersKnown,
     /// Results that workers have published, by id.
     pub(super) results: Lapsing<Arc<str>, super::join::KeptResult>,
     /// The parked messages of an id.

@@ -30,19 +30,21 @@ fn letter(awaits: Awaits) -> &'static str {
     }
 }
 
-/// How the script is told that an id waits, and where its result is published; `None` if it does not wait.
+/// How the script is told that an id waits, and where its result is published, which may be up to what is known of the caller; `None` if it
+/// does not wait.
 pub(super) fn waits(owed: &Owed) -> Option<String> {
     Some(format!("j{}", reply(owed.joins()?)))
 }
 
-/// Where a result is published, as it is kept; empty if it is written.
+/// Where a result is published, as it is kept; empty if it is written. A question mark before it: if a caller is known there.
 pub(super) fn reply(via: &Via) -> String {
     let Some(to) = via.reply_to() else {
         return String::new();
     };
     let mut parts = vec![&*to.vhost, &*to.queue];
     parts.extend(to.correlation_id.as_deref());
-    serde_json::Value::from(parts).to_string()
+    let known = if matches!(via, Via::ReplyToCaller(_)) { "?" } else { "" };
+    format!("{known}{}", serde_json::Value::from(parts))
 }
 
 /// One that waits. JSON has no line feed, and a rule's name may have.
@@ -98,6 +100,27 @@ impl Handle {
         let kept: Option<Vec<u8>> = asked.map_err(|error| unavailable(&error))?;
         *open = Some(connection);
         Ok(kept.map(Arc::from))
+    }
+
+    pub(in crate::store) async fn are_callers(&self, queues: &[&ReplyTo]) -> Result<Vec<bool>, Unavailable> {
+        if queues.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (mut open, mut connection) = self.joining_connection().await?;
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("TIME");
+        for to in queues {
+            let queue = format!("{}\n{}", to.vhost, to.queue);
+            pipeline.cmd("ZSCORE").arg(self.redis.names.callers()).arg(queue);
+        }
+        let asked = pipeline.query_async(&mut connection).await;
+        let told: Vec<redis::Value> = asked.map_err(|error| unavailable(&error))?;
+        *open = Some(connection);
+        let mut told = told.into_iter();
+        let time = told.next().and_then(|time| <(u64, u64)>::from_redis_value(time).ok());
+        let now_ms = time.map_or(0, |(seconds, microseconds)| seconds * 1000 + microseconds / 1000);
+        let known = |score| Option::<f64>::from_redis_value(score).ok().flatten();
+        Ok(told.map(|score| known(score).is_some_and(|until| until as u64 > now_ms)).collect())
     }
 
     pub(in crate::store) async fn joins_due(&self) -> Result<Vec<Due>, Unavailable> {

@@ -219,6 +219,7 @@ mod tests {
             id: "a".into(),
             weight: Weight::Final,
             json: vec![b' '; 1 << 20].into(),
+            least_ms: 0,
         };
         let mut queue = Queue::default();
         for _ in 0..18 {

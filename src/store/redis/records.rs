@@ -1,6 +1,6 @@
 //! What was decided about ids, in Redis: some hashes of texts by id, and beside each the ids in the order in which they go.
 //!
-//! `PREFIX:decided:{NN}` and `PREFIX:decided:{NN}:order`, written by `scripts/records.lua`. There are several so that none of them is so
+//! `PREFIX:decided:{NN}`, `PREFIX:decided:{NN}:order` and `PREFIX:decided:{NN}:count`, written by `scripts/records.lua`. There are several so that none of them is so
 //! large that it holds up the server when it goes.
 
 use std::time::Duration;
@@ -11,7 +11,7 @@ use redis::{RedisError, Script};
 use super::{Handle, unavailable};
 use crate::rules::lock::Digest;
 use crate::store::Unavailable;
-use crate::store::records::{EACH, Keep, Record};
+use crate::store::records::{EACH, Keep, Record, pack};
 
 const SCRIPT: &str = include_str!("../scripts/records.lua");
 const SHARDS: u64 = 64;
@@ -78,12 +78,13 @@ impl Handle {
             let command = pipeline
                 .cmd("EVALSHA")
                 .arg(script.get_hash())
-                .arg(2)
+                .arg(3)
                 .arg(&key)
-                .arg(format!("{key}:order"));
+                .arg(format!("{key}:order"))
+                .arg(format!("{key}:count"));
             command.arg(life).arg(keep.most.div_ceil(SHARDS)).arg(EACH);
             for (_, record) in records {
-                command.arg(&*record.id).arg(&record.line);
+                command.arg(&*record.id).arg(pack::pack(&record.id, &record.line));
             }
             command.ignore();
         }
@@ -106,7 +107,7 @@ impl Handle {
         let (text, until_ms, (seconds, microseconds)) = found.map_err(|error| unavailable(&error))?;
         let now_ms = seconds * 1_000 + microseconds / 1_000;
         let text = text.filter(|_| until_ms.is_some_and(|until_ms| until_ms > now_ms as f64));
-        Ok(text.unwrap_or_default().lines().map(str::to_owned).collect())
+        Ok(text.unwrap_or_default().lines().map(|held| pack::unpack(id, held)).collect())
     }
 
     /// The keys that an id is noted for.

@@ -81,6 +81,11 @@ impl Names {
         format!("{}:{name}", self.prefix)
     }
 
+    /// The key of the queues of callers.
+    pub(super) fn callers(&self) -> String {
+        format!("{}:callers", self.prefix)
+    }
+
     fn write_lock(&self, cmd: &mut Cmd, digest: Digest) {
         cmd.arg(Parts([self.prefix.as_bytes(), b":lock:{", &digest.hex_digits(), b"}"]));
     }
@@ -236,6 +241,10 @@ fn write_keys(cmd: &mut Cmd, names: &Names, request: &Request) {
             names.write_park(cmd, id);
         }
         Request::Reserve { ask } | Request::Permit { ask, .. } | Request::LeaveLimit { ask, .. } => names.write_limit(cmd, ask),
+        Request::Caller { .. } => {
+            let key = names.callers();
+            cmd.arg(&key).arg(&key);
+        }
         Request::Signal { id, .. } | Request::Result { id, .. } => {
             names.write_id(cmd, id);
             names.write_id(cmd, id);
@@ -267,8 +276,16 @@ fn write_arguments(cmd: &mut Cmd, names: &Names, request: &Request, note: usize)
             let reply = fields.owed.joins().map(join::reply).unwrap_or_default();
             cmd.arg("J").arg(&**holder).arg(reply).arg(note);
         }
-        Request::Result { weight, json, .. } => {
-            cmd.arg("O").arg(u8::from(*weight == Weight::Provisional)).arg(&**json);
+        Request::Result {
+            weight, json, least_ms, ..
+        } => {
+            cmd.arg("O")
+                .arg(u8::from(*weight == Weight::Provisional))
+                .arg(&**json)
+                .arg(*least_ms);
+        }
+        Request::Caller { vhost, queue } => {
+            cmd.arg("H").arg(Parts([vhost.as_bytes(), b"\n", queue.as_bytes()]));
         }
         Request::Unpublish { publish, reason, .. } => {
             cmd.arg("U").arg(Hex(publish.0)).arg(reason.as_str());
@@ -484,6 +501,7 @@ pub(super) fn reply(request: &Request, value: Value) -> Result<Reply, BadReply> 
         | Request::Join { .. }
         | Request::LeaveLimit { .. }
         | Request::Result { .. }
+        | Request::Caller { .. }
         | Request::Park { .. }
         | Request::MarkParked { .. } => Ok(Reply::Done),
         Request::FindParked { .. } => park::found(value).map(Reply::Parked).ok_or(unread),

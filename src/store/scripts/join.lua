@@ -5,17 +5,32 @@
 -- ids than a holder's result is kept ready for, `PREFIX:more:{DIGEST}:HOLDER` is the like: they get theirs without waiting for the holder.
 -- `PREFIX:joining` is a sorted set of all such hashes, `=DIGEST HOLDER` or `+DIGEST HOLDER`, by when they are to be looked at, and
 -- `PREFIX:awaited:HOLDER` the set of those of one holder.
+-- `PREFIX:callers` is a sorted set of queues of which callers are known to wait for results, each behind its virtual host and a line feed, by
+-- until when that is known.
 -- `PREFIX:result:HOLDER` is the result that the holder's worker has published, in JSON.
 
 function make.join()
 
 local JOINED_MAX, MORE_MAX, JOINS_KEPT, RESULT_KEPT, RESULT_BRIEFLY_KEPT = 10000, 100000, 86400000, 60000, 5000
+local CALLERS_KEPT, CALLERS_MAX, CALLERS_SWEPT = 90000000, 100000, 10
+local callers = prefix .. ':callers'
 
 local function awaited_of(holder) return prefix .. ':awaited:' .. holder end
+
+-- Where a result is published, `?` before it if that is only to be where a caller is known to wait; nothing if none is.
+local function place_of(reply)
+  if string.byte(reply) ~= 63 then return reply end
+  reply = string.sub(reply, 2)
+  local to = cjson.decode(reply)
+  local known = tonumber(call('ZSCORE', callers, to[1] .. '\n' .. to[2]) or nil)
+  return known and now < known and reply
+end
 
 -- The id of a task that is dropped for the holder waits for its result. `tail` is what the entry of the key in an id record ends with;
 -- `reply`, if not empty, where the result is published.
 function joins.add(digest, holder, id, tail, life, reply)
+  reply = place_of(reply)
+  if not reply then return end
   local scope, entry = string.match(tail, '^ (%S+) (.*)$')
   if reply ~= '' then entry = entry .. '\n' .. reply end
   local key, kind = prefix .. ':join:{' .. digest .. '}:' .. holder, '='
@@ -69,6 +84,15 @@ function ops.J(lock, idkey, a)
   return 0
 end
 
+-- Caller: virtual host and queue.
+function ops.H(_, _, a)
+  call('ZADD', callers, int(now + CALLERS_KEPT), ARGV[a])
+  call('PEXPIRE', callers, CALLERS_KEPT)
+  for _, lapsed in ipairs(call('ZRANGEBYSCORE', callers, '-inf', int(now), 'LIMIT', 0, CALLERS_SWEPT)) do call('ZREM', callers, lapsed) end
+  call('ZREMRANGEBYRANK', callers, 0, -CALLERS_MAX - 1)
+  return 0
+end
+
 -- For how long the result of the holder of this key may be wanted by those that come after it.
 local function wanted(digest, id)
   local lock = lock_of(digest)
@@ -84,12 +108,12 @@ local function wanted(digest, id)
   return ends.hears and not string.find(ends.hears, 'P', 1, true) and RESULT_KEPT or RESULT_BRIEFLY_KEPT
 end
 
--- Result: 1 if another may follow that counts more, the result. It is kept while others wait for it, or may come and wait: while the holder
--- has its lock, and for longer if that stays beyond this end, or has not heard of it.
+-- Result: 1 if another may follow that counts more, the result, for how long it is kept at least. It is kept while others wait for it, or may
+-- come and wait: while the holder has its lock, and for longer if that stays beyond this end, or has not heard of it.
 function ops.O(_, idkey, a)
-  local id, life = id_in(idkey), 0
+  local id, life = id_in(idkey), tonumber(ARGV[a + 2])
   for _, member in ipairs(call('SMEMBERS', awaited_of(id))) do
-    life = RESULT_KEPT
+    life = math.max(life, RESULT_KEPT)
     call('ZADD', prefix .. ':joining', 'XX', now_text, member)
   end
   for digest in string.gmatch(call('GET', idkey) or '', '\n(%x+)') do life = math.max(life, wanted(digest, id)) end
@@ -105,5 +129,5 @@ end
 
 end
 
-arguments.J, arguments.O = 3, 2
+arguments.J, arguments.O, arguments.H = 3, 3, 1
 

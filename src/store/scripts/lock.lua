@@ -176,7 +176,7 @@ end
 local make, ops = {}, {}
 local made_by = {
   A = 'publish', C = 'publish', R = 'publish', U = 'publish', S = 'signal', M = 'delivery', N = 'delivery', W = 'operator', Q = 'operator',
-  G = 'run', K = 'run', E = 'run', L = 'run', V = 'run', D = 'run', J = 'join', O = 'join', X = 'limit', Y = 'limit', Z = 'limit',
+  G = 'run', K = 'run', E = 'run', L = 'run', V = 'run', D = 'run', J = 'join', O = 'join', H = 'join', X = 'limit', Y = 'limit', Z = 'limit',
 }
 setmetatable(ops, { __index = function(_, op)
   make[made_by[op]]()

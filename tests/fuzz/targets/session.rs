@@ -1,11 +1,12 @@
 //! One connection, with everything that can happen to it in any order: bytes of either peer, whole frames or torn ones, answers of every
 //! kind, time, ends and a drain. What each peer is sent is whole frames as long as both send some, and every connection comes to its end.
 //!
-//! The first octet chooses the settings and the rule; then one octet each for an action, followed by its operands. Whatever is missing
+//! The first two octets choose the settings and the rule; then one octet each for an action, followed by its operands. Whatever is missing
 //! at the end of the input is zero.
 #![no_main]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use oncegate::amqp::content::Properties;
@@ -16,13 +17,20 @@ use oncegate::amqp::method::basic::{Ack, Deliver, Nack, Publish, Reject};
 use oncegate::amqp::method::connection::Tune;
 use oncegate::amqp::table::{FieldValue, Table, put_entry};
 use oncegate::rules::RuleSet;
-use oncegate::rules::lock::{Acquired, LockState, Reply, Request};
-use oncegate::rules::spec::{Mode, OnStoreError, RuleSpec, Unique};
-use oncegate::session::{Neighbours, Now, Session, Settings, Side, StoreSilent, Ticket};
+use oncegate::rules::beat::Turn;
+use oncegate::rules::limit::{Cause, Limited, Wait};
+use oncegate::rules::lock::{Acquired, Admitted, Digest, Fate, LockState, Reply, Request};
+use oncegate::rules::owed::{Callers, Told};
+use oncegate::rules::park::{Found, Parked};
+use oncegate::rules::running::Ran;
+use oncegate::rules::spec::{Canvas, DeadLetter, LimitSpec, Mode, OnDuplicate, OnMaxWait, OnRunning, OnStoreError, RuleSpec, Unique};
+use oncegate::session::{Fetched, Neighbours, Now, RepublishFault, Session, Settings, Side, StoreSilent, Ticket};
 
 const SIDES: [Side; 2] = [Side::Client, Side::Broker];
 const FRAME_MAX: usize = 131_072;
 const BODY: &[u8] = br#"[[1], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]"#;
+/// That of a member of a canvas.
+const MEMBER: &[u8] = br#"[[1], {}, {"callbacks": null, "errbacks": [{"task": "e"}], "chain": [{"task": "u"}], "chord": null}]"#;
 
 /// The largest payload that is surely one within every limit that a login can agree on here.
 const SURE_PAYLOAD: usize = 4000;
@@ -59,12 +67,42 @@ struct Peer {
     ended: bool,
 }
 
+/// What was asked of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Acquire,
+    Beat,
+    Admit(Digest),
+    Run,
+    Limit,
+    Parked,
+    Note,
+}
+
+impl Asked {
+    /// `None` for what wants no answer.
+    fn of(request: &Request) -> Option<Asked> {
+        Some(match request {
+            Request::Acquire { .. } => Asked::Acquire,
+            Request::BeatLease { .. } => Asked::Beat,
+            Request::Admit { claim, .. } => Asked::Admit(claim.digest),
+            Request::Run { .. } => Asked::Run,
+            Request::Reserve { .. } | Request::Permit { .. } => Asked::Limit,
+            Request::FindParked { .. } => Asked::Parked,
+            Request::Park { .. } | Request::MarkParked { .. } => Asked::Note,
+            _ => return None,
+        })
+    }
+}
+
 struct Rig {
     session: Session,
     now: Now,
     client: Peer,
     broker: Peer,
-    asked: Vec<u64>,
+    asked: Vec<(u64, Asked)>,
+    republished: Vec<Ticket>,
+    fetched: Vec<Ticket>,
     /// Both peers have sent nothing but what every reader takes for frames.
     framed: bool,
     /// The client's protocol header has come.
@@ -74,7 +112,7 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(choice: u8) -> Rig {
+    fn new(choice: u8, form: u8) -> Rig {
         let spec = RuleSpec {
             name: Some("r".to_owned()),
             task: vec!["t".to_owned()],
@@ -91,13 +129,22 @@ impl Rig {
             },
             ..RuleSpec::default()
         };
+        let spec = formed(spec, form);
         let settings = Settings {
             upstream_confirms: choice & 16 == 0,
             connection_memory: if choice & 32 == 0 { 32 << 20 } else { 700 },
             max_message: if choice & 64 == 0 { 16 << 20 } else { 100 },
+            reply_prefix: if form & 64 == 0 { "oncegate.reply.".into() } else { "".into() },
             ..Settings::default()
         };
         let rules = RuleSet::compile(vec![spec], &[]).expect("the rule is right");
+        let rules = match form >> 4 & 3 {
+            0 | 1 => rules,
+            told => rules.telling(Told::Published {
+                vhosts: [Arc::from("/")].into(),
+                to: [Callers::All, Callers::Declaring][usize::from(told & 1)],
+            }),
+        };
         let now = Now {
             us: 1_000_000,
             unix_ms: 1_800_000_000_000,
@@ -108,6 +155,8 @@ impl Rig {
             client: Peer::default(),
             broker: Peer::default(),
             asked: Vec::new(),
+            republished: Vec::new(),
+            fetched: Vec::new(),
             framed: true,
             greeted: false,
             tear: 0,
@@ -203,14 +252,18 @@ impl Rig {
         }
         let (asks, tells) = self.session.questions();
         for (ticket, request) in asks.drain(..) {
-            assert!(matches!(request, Request::Acquire { .. } | Request::BeatLease { .. }), "{request:?}");
-            self.asked.push(ticket);
+            let asked = Asked::of(&request).unwrap_or_else(|| panic!("it wants no answer: {request:?}"));
+            self.asked.push((ticket, asked));
         }
         for request in tells.drain(..) {
-            assert!(!matches!(request, Request::Acquire { .. } | Request::BeatLease { .. }), "{request:?}");
+            let wants_answer = Asked::of(&request).is_some_and(|asked| asked != Asked::Note);
+            assert!(!wants_answer, "{request:?}");
         }
         let cancelled: Vec<Ticket> = self.session.cancelled().drain(..).collect();
-        self.asked.retain(|ticket| !cancelled.contains(&Ticket(*ticket)));
+        self.asked.retain(|(ticket, _)| !cancelled.contains(&Ticket(*ticket)));
+        self.republished
+            .extend(self.session.republishes().drain(..).map(|(ticket, _)| ticket));
+        self.fetched.extend(self.session.fetches().drain(..).map(|(ticket, _)| ticket));
         self.session.events().clear();
         self.session.take_counts();
     }
@@ -227,17 +280,48 @@ impl Rig {
         assert!(rest.is_empty(), "the {side:?} was sent something other than frames: {got:02x?}");
     }
 
-    fn answer(&mut self, which: u8, answer: Result<Reply, StoreSilent>) {
+    fn answer(&mut self, which: u8, kind: u8) {
         if self.asked.is_empty() {
             return;
         }
         let index = usize::from(which) % self.asked.len();
-        let ticket = self.asked[index];
+        let (ticket, asked) = self.asked[index];
+        let answer = answer_of(asked, kind);
         // Only this answer is followed by another.
         if !matches!(answer, Ok(Reply::Acquire(Acquired::Leased { .. }))) {
             self.asked.swap_remove(index);
         }
         self.session.handle_answer(Ticket(ticket), answer, self.now);
+        self.take();
+    }
+
+    /// What was published anew has an outcome.
+    fn republished(&mut self, kind: u8) {
+        let Some(ticket) = self.republished.pop() else { return };
+        let outcome = match kind % 6 {
+            0 => Err(RepublishFault::NotAvailable),
+            1 => Err(RepublishFault::Refused),
+            2 => Err(RepublishFault::Returned),
+            3 => Err(RepublishFault::Nacked),
+            4 => Err(RepublishFault::Unknown),
+            _ => Ok(()),
+        };
+        self.session.handle_republished(ticket, outcome, self.now);
+        self.take();
+    }
+
+    /// The result backend has answered.
+    fn fetched(&mut self, kind: u8) {
+        let Some(ticket) = self.fetched.pop() else { return };
+        let fetched = match kind % 7 {
+            0 => Fetched::Silent,
+            1 => Fetched::Failed,
+            2 => Fetched::Revoked,
+            3 => Fetched::Nothing,
+            4 => Fetched::Unread,
+            _ => Fetched::Value(b"[1]"[..].into()),
+        };
+        self.session.handle_fetched(ticket, &fetched, self.now);
         self.take();
     }
 
@@ -258,7 +342,7 @@ impl Rig {
     }
 
     fn act(&mut self, script: &mut Script<'_>) {
-        match script.octet() % 20 {
+        match script.octet() % 24 {
             0 => self.send(Side::Client, script.bytes()),
             1 => self.send(Side::Broker, script.bytes()),
             2 => self.client_publishes(script),
@@ -267,7 +351,7 @@ impl Rig {
             5 => self.settles(Side::Client, script),
             6 | 7 => {
                 let (which, kind) = (script.octet(), script.octet());
-                self.answer(which, answer_of(kind));
+                self.answer(which, kind);
             }
             8 => {
                 let us = u64::from(script.octet()) * 100_000;
@@ -295,6 +379,21 @@ impl Rig {
                 self.session.handle_paused(side, paused, self.now);
             }
             18 => self.session.handle_written(SIDES[usize::from(script.octet() & 1)], self.now),
+            19 => self.republished(script.octet()),
+            20 => self.fetched(script.octet()),
+            21 => {
+                self.session.handle_store_back(self.now);
+                self.take();
+            }
+            22 => {
+                let ids = [Arc::from(format!("id-{}", script.octet() % 4))];
+                if script.octet() & 1 == 0 {
+                    self.session.handle_query("w@host", &ids, "1", self.now);
+                } else {
+                    self.session.handle_revoke("w@host", &ids, self.now);
+                }
+                self.take();
+            }
             _ => {
                 let at = self.session.poll_timeout();
                 if at != u64::MAX {
@@ -321,13 +420,13 @@ impl Rig {
         let deliver = Deliver {
             consumer_tag: if flags & 4 == 0 { b"c" } else { b"n" },
             delivery_tag: u64::from(tag),
-            redelivered: false,
+            redelivered: flags & 32 != 0,
             exchange: b"",
             routing_key: b"q",
             tag_offset: 0,
         };
         let mut out = Vec::new();
-        encode::basic_deliver(&mut out, channel, &deliver, &content(&table, &id), FRAME_MAX).expect("it fits");
+        encode::basic_deliver(&mut out, channel, &deliver, &content(&table, &id, flags), FRAME_MAX).expect("it fits");
         self.send(Side::Broker, &out);
     }
 
@@ -366,7 +465,7 @@ impl Rig {
 
     fn sends_method(&mut self, from: Side, script: &mut Script<'_>) {
         let (channel, kind) = (channel_of(script), script.octet());
-        let bytes = match kind % 20 {
+        let bytes = match kind % 24 {
             0 => method(channel, MethodId::CHANNEL_OPEN, &[0]),
             1 => method(channel, MethodId::CHANNEL_OPEN_OK, &[0, 0, 0, 0]),
             2 => method(channel, MethodId::CHANNEL_CLOSE, &[0, 200, 0, 0, 0, 0, 0]),
@@ -386,9 +485,21 @@ impl Rig {
             16 => method(channel, MethodId::CHANNEL_FLOW, &[kind >> 7]),
             17 => method(channel, MethodId::TX_COMMIT, &[]),
             18 => method(channel, MethodId::BASIC_RECOVER, &[1]),
+            19 => method(channel, MethodId::BASIC_QOS, &[0, 0, 0, 0, kind >> 5, kind >> 7]),
+            20 => method(channel, MethodId::BASIC_QOS_OK, &[]),
+            21 => method(channel, MethodId::QUEUE_DECLARE, b"\0\0\x01r\x08\0\0\0\0"),
+            22 => method(channel, MethodId::QUEUE_DECLARE_OK, b"\x01r\0\0\0\0\0\0\0\0"),
             _ => vec![8, 0, 0, 0, 0, 0, 0, frame::END],
         };
         self.send(from, &bytes);
+    }
+
+    fn answer_all(&mut self, mut kind: impl FnMut() -> u8) {
+        while !self.asked.is_empty() || !self.republished.is_empty() || !self.fetched.is_empty() {
+            self.answer(0, kind());
+            self.republished(kind());
+            self.fetched(kind());
+        }
     }
 
     /// Both peers go and the store answers all; then nothing is held, and the end comes by itself.
@@ -398,9 +509,7 @@ impl Rig {
         self.end(second);
         // The last kind of answer is one that none follows.
         let mut kinds = (0..32).map(|kind| order.wrapping_add(kind)).chain(std::iter::repeat(0));
-        while !self.asked.is_empty() {
-            self.answer(0, answer_of(kinds.next().unwrap_or_default()));
-        }
+        self.answer_all(|| kinds.next().unwrap_or_default());
         for _ in 0..MAX_TIMEOUTS {
             if SIDES.iter().all(|side| self.session.is_done(*side)) {
                 break;
@@ -408,9 +517,7 @@ impl Rig {
             let at = self.session.poll_timeout();
             assert_ne!(at, u64::MAX, "nothing more will happen, and it is not the end: {:?}", self.session);
             self.later(at.saturating_sub(self.now.us));
-            while !self.asked.is_empty() {
-                self.answer(0, answer_of(0));
-            }
+            self.answer_all(|| 0);
         }
         assert!(SIDES.iter().all(|side| self.session.is_done(*side)), "no end: {:?}", self.session);
         assert_eq!(self.session.held_bytes(), 0, "{:?}", self.session);
@@ -418,21 +525,164 @@ impl Rig {
     }
 }
 
-fn answer_of(kind: u8) -> Result<Reply, StoreSilent> {
-    Ok(Reply::Acquire(match kind % 8 {
+/// The rule with more than the first octet gives it.
+fn formed(spec: RuleSpec, form: u8) -> RuleSpec {
+    let second = Some(Duration::from_secs(1));
+    let dead_letter = Some(DeadLetter {
+        exchange: String::new(),
+        routing_key: "dead".to_owned(),
+    });
+    let mut spec = RuleSpec {
+        beat_lease: (form & 8 != 0).then_some(Duration::from_secs(15)),
+        canvas: if form & 128 == 0 { Canvas::Bypass } else { Canvas::Dedupe },
+        dead_letter,
+        ..spec
+    };
+    match form & 7 {
+        0 => {}
+        1 => spec.on_duplicate = OnDuplicate::Replace,
+        2 => spec.debounce = second,
+        3 => (spec.on_duplicate, spec.unique) = (OnDuplicate::KeepLast, Some(Unique::UntilFinished)),
+        4 => (spec.unique, spec.canvas) = (Some(Unique::WhileRunning), Canvas::Bypass),
+        5 => {
+            (spec.unique, spec.canvas) = (Some(Unique::UntilStartedAndWhileRunning), Canvas::Bypass);
+            spec.on_running = OnRunning::DeadLetter;
+        }
+        6 => {
+            spec.limits = vec![LimitSpec {
+                times: Some(1),
+                per: second,
+                max_wait: second,
+                on_max_wait: Some([OnMaxWait::Drop, OnMaxWait::DeadLetter][usize::from(form >> 6 & 1)]),
+                ..LimitSpec::default()
+            }];
+        }
+        _ => spec.on_duplicate = [OnDuplicate::Raise, OnDuplicate::Reject, OnDuplicate::DeadLetter][usize::from(form >> 5) % 3],
+    }
+    spec
+}
+
+fn answer_of(asked: Asked, kind: u8) -> Result<Reply, StoreSilent> {
+    let silent = [StoreSilent::Timeout, StoreSilent::Unreachable, StoreSilent::CircuitOpen];
+    let reply = match asked {
+        Asked::Acquire => acquired(kind).map(Reply::Acquire),
+        Asked::Beat if kind & 1 == 0 => Some(Reply::Beat(Turn::Own)),
+        Asked::Beat => Some(Reply::Beat(Turn::Other {
+            origin: "gen2@beat".into(),
+            expires_in_ms: 1000,
+        })),
+        Asked::Admit(digest) => admitted(kind).map(|admitted| Reply::Admit(digest, admitted)),
+        Asked::Run => ran(kind).map(Reply::Run),
+        Asked::Limit => limited(kind).map(Reply::Limit),
+        Asked::Parked => found(kind).map(Reply::Parked),
+        Asked::Note if kind & 3 != 3 => Some(Reply::Done),
+        Asked::Note => None,
+    };
+    reply.ok_or(silent[usize::from(kind) % silent.len()])
+}
+
+/// `None`: there is no answer.
+fn acquired(kind: u8) -> Option<Acquired> {
+    let holder: Arc<str> = "other".into();
+    Some(match kind % 12 {
         0 => Acquired::Taken,
         1 => Acquired::Reentry { holds: true },
         2 => Acquired::Reentry { holds: false },
-        3 => Acquired::Leased { holder: "other".into() },
+        3 => Acquired::Leased { holder },
         4 => Acquired::Held {
-            holder: "other".into(),
+            holder,
             state: LockState::Queued,
             expires_in_ms: 1000,
         },
-        5 => return Err(StoreSilent::Timeout),
-        6 => return Err(StoreSilent::Unreachable),
-        _ => return Err(StoreSilent::CircuitOpen),
-    }))
+        5 => Acquired::Replaces { holder },
+        6 => Acquired::PutOff {
+            holder: (kind & 16 == 0).then_some(holder),
+            due_ms: 1_800_000_001_000,
+        },
+        7 => Acquired::Kept { holder },
+        8 => Acquired::Outrun { holder },
+        _ => return None,
+    })
+}
+
+fn admitted(kind: u8) -> Option<Admitted> {
+    let holder: Arc<str> = "other".into();
+    Some(match kind % 12 {
+        0 => Admitted::Holds,
+        1 => Admitted::Passes,
+        2 => Admitted::Superseded,
+        3 => Admitted::Outdated { newer: holder },
+        4 => Admitted::Waits {
+            holder,
+            since_ms: 1_800_000_000_000,
+        },
+        5 => Admitted::Leased { holder },
+        6 => Admitted::Held {
+            holder,
+            state: LockState::Running,
+            expires_in_ms: 1000,
+        },
+        7 => Admitted::Ended { holder, fate: Fate::Begun },
+        8 => Admitted::Ended {
+            holder,
+            fate: Fate::Ended {
+                since_ms: u64::from(kind) * 100,
+            },
+        },
+        9 => Admitted::Ended {
+            holder,
+            fate: Fate::Failed,
+        },
+        _ => return None,
+    })
+}
+
+fn ran(kind: u8) -> Option<Ran> {
+    Some(match kind % 8 {
+        0 => Ran::Runs,
+        1 => Ran::Waits {
+            holder: "other".into(),
+            place_ms: 1_800_000_000_000,
+            expires_in_ms: 1000,
+        },
+        2 => Ran::Forgotten {
+            place_ms: 1_800_000_000_000,
+        },
+        3 => Ran::Leaves {
+            holder: "other".into(),
+            freed: Vec::new(),
+        },
+        4 => Ran::Succeeded,
+        5 => Ran::Superseded,
+        _ => return None,
+    })
+}
+
+fn limited(kind: u8) -> Option<Limited> {
+    match kind % 4 {
+        0 => Some(Limited::Permitted { waited_ms: 1 }),
+        3 => None,
+        cause => Some(Limited::Waits(Wait {
+            wait_ms: u64::from(kind) * 10,
+            waited_ms: u64::from(kind) * 20,
+            bucket: usize::from(kind >> 7),
+            cause: [Cause::Rate, Cause::Runs][usize::from(cause) - 1],
+        })),
+    }
+}
+
+fn found(kind: u8) -> Option<Found> {
+    Some(match kind % 4 {
+        0 => Found::Unknown,
+        1 => Found::Parked(Parked {
+            token: oncegate::rules::park::Token("1-2".into()),
+            digest: Digest([7; 32]),
+            rule: ["r", "gone"][usize::from(kind >> 7)].into(),
+            place_ms: (kind & 64 == 0).then_some(1_800_000_000_000),
+        }),
+        2 => Found::Over,
+        _ => return None,
+    })
 }
 
 fn channel_of(script: &mut Script<'_>) -> u16 {
@@ -458,19 +708,30 @@ fn headers(flags: u8, id: u8) -> (Vec<u8>, String) {
     for (name, value) in [("lang", "py"), ("task", task), ("id", &id)] {
         put_entry(&mut table, name.as_bytes(), &FieldValue::LongStr(value.as_bytes())).expect("short names");
     }
+    put_entry(&mut table, b"expires", &FieldValue::Void).expect("a short name");
+    if flags & 64 != 0 {
+        let eta = FieldValue::LongStr(b"2027-01-15T08:00:10+00:00");
+        put_entry(&mut table, b"eta", &eta).expect("a short name");
+    }
+    if id.ends_with('3') {
+        let entry = FieldValue::LongStr(b"every minute");
+        put_entry(&mut table, b"periodic_task_name", &entry).expect("a short name");
+        put_entry(&mut table, b"origin", &FieldValue::LongStr(b"gen1@beat")).expect("a short name");
+    }
     (table, id)
 }
 
-fn content<'a>(table: &'a [u8], id: &'a str) -> Content<'a> {
+fn content<'a>(table: &'a [u8], id: &'a str, flags: u8) -> Content<'a> {
     Content {
         properties: Properties {
             content_type: Some(b"application/json"),
             content_encoding: Some(b"utf-8"),
             headers: Some(Table::new(table)),
             correlation_id: Some(id.as_bytes()),
+            reply_to: Some(b"r"),
             ..Properties::default()
         },
-        body: BODY,
+        body: if flags & 128 == 0 { BODY } else { MEMBER },
     }
 }
 
@@ -485,7 +746,7 @@ fn publish(channel: u16, flags: u8, id: u8) -> Vec<u8> {
     };
     let frame_max = if flags & 4 == 0 { FRAME_MAX } else { 160 };
     let mut out = Vec::new();
-    if encode::basic_publish(&mut out, channel, &publish, &content(&table, &id), frame_max).is_err() {
+    if encode::basic_publish(&mut out, channel, &publish, &content(&table, &id, flags), frame_max).is_err() {
         out.clear();
     }
     out
@@ -493,7 +754,8 @@ fn publish(channel: u16, flags: u8, id: u8) -> Vec<u8> {
 
 fuzz_target!(|data: &[u8]| {
     let mut script = Script(data);
-    let mut rig = Rig::new(script.octet());
+    let (choice, form) = (script.octet(), script.octet());
+    let mut rig = Rig::new(choice, form);
     while !script.0.is_empty() {
         rig.act(&mut script);
     }

@@ -62,12 +62,13 @@ fuzz_target!(|data: &[u8]| {
     };
     if let Ok(read) = event::read(&properties, body, LIMITS) {
         assert!(read.events.len() + read.ignored <= event::MAX_EVENTS);
-        assert!(read.events.iter().all(|event| !matches!(&event.kind, event::Kind::Task { id, .. } if id.is_empty())));
+        assert!(
+            read.events
+                .iter()
+                .all(|event| !matches!(&event.kind, event::Kind::Task { id, .. } if id.is_empty()))
+        );
     }
-    assert_eq!(
-        control::read(&properties, body, LIMITS),
-        control::read(&properties, body, LIMITS)
-    );
+    assert_eq!(control::read(&properties, body, LIMITS), control::read(&properties, body, LIMITS));
     assert_eq!(
         control::read_reply(&properties, body, LIMITS),
         control::read_reply(&properties, body, LIMITS)
