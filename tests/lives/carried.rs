@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use oncegate::amqp::encode::{self, Content};
 use oncegate::amqp::method::basic::Publish;
+use oncegate::celery::Limits;
+use oncegate::celery::result::{Status, read_stored, value_of};
 use oncegate::rules::lock::{Acquired, Admitted, Fate, Freed, LockRecord, ReleaseReason, Reply, Request, Signal};
-use oncegate::session::{DeliveryEvent, Fetch, Fetched, Ticket, Value as Told, name_of_holder, name_of_token};
+use oncegate::session::{DeliveryEvent, Fetch, Fetched, Ticket, Value as Told, name_of_token};
 
 use crate::broker::header_of;
 use crate::facts::Facts;
@@ -341,11 +343,14 @@ impl World {
         }
         let holder = Facts::index(&fetch.holder);
         if self.plan.backend == Backend::Workers {
-            let names = [name_of_holder(&fetch.holder), name_of_token(&fetch.token)];
-            let value = names.iter().find_map(|name| self.carried.kept.get(&**name));
-            return match value {
+            let published = self.memory.kept_result(&fetch.holder).and_then(|json| {
+                let read = read_stored(&fetch.holder, &json, Limits::new(json.len())).ok().flatten()?;
+                (read.status == Status::Success).then(|| value_of(&json).map(Arc::from)).flatten()
+            });
+            let kept = || self.carried.kept.get(&*name_of_token(&fetch.token)).cloned();
+            return match published.or_else(kept) {
                 _ if self.is_down(proxy) => Fetched::Silent,
-                Some(value) => Fetched::Value(Arc::clone(value)),
+                Some(value) => Fetched::Value(value),
                 None => Fetched::Unread,
             };
         }

@@ -336,7 +336,8 @@ impl Memory {
         });
     }
 
-    pub(in crate::store) fn kept_result(&self, holder: &Arc<str>) -> Option<Arc<[u8]>> {
+    /// See [`crate::store::Client::kept_result`].
+    pub fn kept_result(&self, holder: &Arc<str>) -> Option<Arc<[u8]>> {
         self.step(|step| step.table.results.get(holder, step.now).map(|kept| Arc::clone(&kept.json)))
     }
 }
