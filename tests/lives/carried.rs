@@ -459,8 +459,11 @@ impl World {
         // The end of one that has lost its lock by its start is waited for as long as a lock lives.
         let life_ms = self.plan.rows[self.facts.tasks[holder].row].rule.ttl.as_millis() as u64;
         let begun_ms = self.carried.begun_ms.get(&holder);
-        let in_vain = begun_ms.is_some_and(|begun_ms| self.now.unix_ms >= begun_ms + life_ms);
-        !written && (!self.lives(holder) || in_vain || self.may_outlive_its_lock(holder))
+        let in_vain = |ms: u64| begun_ms.is_some_and(|begun_ms| ms >= begun_ms + life_ms);
+        // A worker may have been asked then, before there was anything to read.
+        let unread = self.plan.backend == Backend::Workers && value.is_some_and(|(_, since_ms)| in_vain(*since_ms));
+        let over = !self.lives(holder) || in_vain(self.now.unix_ms) || self.may_outlive_its_lock(holder);
+        unread || !written && over
     }
 
     /// A worker has got a delivery.
