@@ -60,7 +60,7 @@ pub struct Reading {
 struct Waits {
     /// For whom, as the store has said, and for whom now.
     holders: BTreeSet<usize>,
-    waits_for: Option<usize>,
+    now_for: Option<usize>,
     /// How often its message came to the broker from a client, and how often it came back after a worker had it.
     came: u32,
     again: u32,
@@ -165,7 +165,7 @@ impl Carried {
         self.gone.clear();
         self.ended.clear();
         for waits in self.waits.values_mut() {
-            waits.waits_for = None;
+            waits.now_for = None;
         }
     }
 
@@ -228,7 +228,10 @@ impl World {
             self.carried.failed.insert(task);
         }
         match request {
-            Request::Signal { signal, .. } if matches!(signal, Signal::Succeeded | Signal::Failed | Signal::Revoked | Signal::Expired) => {
+            Request::Signal {
+                signal: Signal::Succeeded | Signal::Failed | Signal::Revoked | Signal::Expired,
+                ..
+            } => {
                 self.carried.ended.insert(task);
             }
             Request::Acquire { .. }
@@ -258,7 +261,7 @@ impl World {
             }
             let waits = self.carried.waits.entry(task).or_default();
             waits.holders.insert(holder);
-            waits.waits_for = Some(holder);
+            waits.now_for = Some(holder);
         }
     }
 
@@ -268,7 +271,7 @@ impl World {
             // A lock that has lapsed and was taken anew goes without those that have waited for it.
             Reply::Admit(_, Admitted::Holds | Admitted::Passes) => {
                 let waits = self.carried.waits.entry(task).or_default();
-                if let Some(holder) = waits.waits_for.take()
+                if let Some(holder) = waits.now_for.take()
                     && self.carried.gone.contains(&holder)
                     && !self.carried.lapsed.contains(&holder)
                 {
@@ -287,7 +290,7 @@ impl World {
     /// It waits for nobody any more.
     pub fn stops_waiting(&mut self, task: usize) {
         if let Some(waits) = self.carried.waits.get_mut(&task) {
-            waits.waits_for = None;
+            waits.now_for = None;
         }
     }
 
