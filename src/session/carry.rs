@@ -233,6 +233,7 @@ impl Channel {
         let admission = &mut held.admission;
         match admitted {
             Admitted::Held { holder, .. } | Admitted::Leased { holder } | Admitted::Waits { holder, .. } => {
+                shared.reads_anew(&holder);
                 held.holder = Some(holder);
                 if let Some(carry) = &mut admission.carry {
                     carry.fate = None;

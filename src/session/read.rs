@@ -87,6 +87,13 @@ impl Shared {
         self.fetches.push((ticket, Fetch { holder, token }));
     }
 
+    /// This holder has not ended: what a worker has read of it before says nothing of its end.
+    pub(super) fn reads_anew(&mut self, holder: &Arc<str>) {
+        if matches!(self.readings.get(holder), Some(Reading::Taken(_))) {
+            self.readings.remove(holder);
+        }
+    }
+
     /// The client has settled a message that Oncegate gave it.
     pub(super) fn reading_taken(&mut self, holder: &Arc<str>) {
         let now_us = self.now.us;

@@ -11,19 +11,21 @@ use oncegate::amqp::method::basic::Publish;
 use oncegate::celery::Limits;
 use oncegate::celery::result::{Status, read_stored, value_of};
 use oncegate::rules::lock::{Acquired, Admitted, Fate, Freed, LockRecord, ReleaseReason, Reply, Request, Signal};
-use oncegate::session::{DeliveryEvent, Fetch, Fetched, Ticket, Value as Told, name_of_token};
+use oncegate::session::{Fetch, Fetched, Ticket, Value as Told, name_of_token};
 
 use crate::broker::header_of;
 use crate::facts::Facts;
 use crate::link::Owner;
-use crate::plan::{Acks, Backend, Parking, Row, row};
+use crate::plan::{Acks, Backend, Row, row};
 use crate::replace::body_of;
 use crate::results::Stored;
 use crate::wire::Unit;
 use crate::world::World;
 
-use oncegate::rules::outcome::DeliveryDecision;
 use oncegate::rules::spec::{ResultMode, Unique};
+
+#[path = "judge_carried.rs"]
+mod judge_carried;
 
 /// What a run returns: whose run it is, and which.
 pub type Value = (usize, u32);
@@ -62,7 +64,7 @@ pub struct Reading {
 struct Waits {
     /// For whom, as the store has said, and for whom now.
     holders: BTreeSet<usize>,
-    waits_for: Option<usize>,
+    now_for: Option<usize>,
     /// How often its message came to the broker from a client, and how often it came back after a worker had it.
     came: u32,
     again: u32,
@@ -167,7 +169,7 @@ impl Carried {
         self.gone.clear();
         self.ended.clear();
         for waits in self.waits.values_mut() {
-            waits.waits_for = None;
+            waits.now_for = None;
         }
     }
 
@@ -230,7 +232,10 @@ impl World {
             self.carried.failed.insert(task);
         }
         match request {
-            Request::Signal { signal, .. } if matches!(signal, Signal::Succeeded | Signal::Failed | Signal::Revoked | Signal::Expired) => {
+            Request::Signal {
+                signal: Signal::Succeeded | Signal::Failed | Signal::Revoked | Signal::Expired,
+                ..
+            } => {
                 self.carried.ended.insert(task);
             }
             Request::Acquire { .. }
@@ -260,7 +265,7 @@ impl World {
             }
             let waits = self.carried.waits.entry(task).or_default();
             waits.holders.insert(holder);
-            waits.waits_for = Some(holder);
+            waits.now_for = Some(holder);
         }
     }
 
@@ -270,7 +275,7 @@ impl World {
             // A lock that has lapsed and was taken anew goes without those that have waited for it.
             Reply::Admit(_, Admitted::Holds | Admitted::Passes) => {
                 let waits = self.carried.waits.entry(task).or_default();
-                if let Some(holder) = waits.waits_for.take()
+                if let Some(holder) = waits.now_for.take()
                     && self.carried.gone.contains(&holder)
                     && !self.carried.lapsed.contains(&holder)
                 {
@@ -289,7 +294,7 @@ impl World {
     /// It waits for nobody any more.
     pub fn stops_waiting(&mut self, task: usize) {
         if let Some(waits) = self.carried.waits.get_mut(&task) {
-            waits.waits_for = None;
+            waits.now_for = None;
         }
     }
 
@@ -422,102 +427,5 @@ impl World {
     /// A run has returned this.
     pub fn returns(&mut self, value: Value) {
         self.carried.returned.insert(value);
-    }
-
-    /// A delivery is decided about.
-    pub fn judge_carried_way(&mut self, event: &DeliveryEvent) {
-        let task = Facts::index(&event.id);
-        if event.reason == "unfit" {
-            self.facts.fail(task, "cannot be rewritten");
-        }
-        if event.decision != DeliveryDecision::Joined || event.reason == oncegate::session::JOINED {
-            return;
-        }
-        let mut holders = self.holders(task);
-        let right = match event.reason {
-            "holder_failed" => holders.any(|holder| self.may_have_failed(holder)),
-            "result_unknown" => holders.any(|holder| self.may_be_unknown(holder)),
-            _ => false,
-        };
-        if !right {
-            let holders: Vec<usize> = self.holders(task).collect();
-            self.facts
-                .fail(task, format!("is not to run: {}, and waits for {holders:?}", event.reason));
-        }
-    }
-
-    fn may_have_failed(&self, holder: usize) -> bool {
-        let stored = self.result_of(holder);
-        let written = matches!(stored, Some(Stored::Failure | Stored::Revoked)) && self.plan.backend == Backend::Anybody;
-        written || self.carried.failed.contains(&holder)
-    }
-
-    fn may_be_unknown(&self, holder: usize) -> bool {
-        let found_ms = match self.plan.backend {
-            Backend::Anybody if self.plan.silent_percent == 0 => FOUND_MS,
-            // The worker that is to read it may go.
-            Backend::Workers if self.plan.silent_percent == 0 && self.plan.is_calm() => READ_MS,
-            _ => return true,
-        };
-        let value = self.carried.values.get(&holder);
-        let written = value.is_some_and(|(_, since_ms)| self.now.unix_ms >= since_ms + found_ms);
-        // The end of one that has lost its lock by its start is waited for as long as a lock lives.
-        let life_ms = self.plan.rows[self.facts.tasks[holder].row].rule.ttl.as_millis() as u64;
-        let begun_ms = self.carried.begun_ms.get(&holder);
-        let in_vain = begun_ms.is_some_and(|begun_ms| self.now.unix_ms >= begun_ms + life_ms);
-        !written && (!self.lives(holder) || in_vain || self.may_outlive_its_lock(holder))
-    }
-
-    /// A worker has got a delivery.
-    pub fn judge_handed(&mut self, at: usize, task: usize, brings: Brings, over: bool) {
-        let open = self.links.get(&at).is_some_and(|link| link.broker.open);
-        if !open || !self.carries_at_all(task) {
-            return;
-        }
-        let waits = self.carried.waits.entry(task).or_default();
-        waits.handed += 1;
-        let (handed, most) = (waits.handed, waits.came + waits.again);
-        let sure = self.plan.is_calm() && self.plan.silent_percent == 0 && self.plan.parking != Parking::Fails;
-        if handed > most && sure {
-            self.facts
-                .fail(task, format!("comes to a worker {handed} times, and to the broker {most} times"));
-        }
-        let Brings::Value(value) = brings else {
-            if over {
-                self.facts.note(task, "comes to its worker as one whose time has passed");
-            }
-            return;
-        };
-        self.facts
-            .note(task, format!("comes to its worker with what t{} has returned", value.0));
-        if !self.carried.returned.contains(&value) {
-            self.facts.fail(task, format!("comes with what nobody has returned: {value:?}"));
-        }
-        let of = |holder: usize| holder == value.0 || self.carried.values.get(&holder).is_some_and(|(stored, _)| *stored == value);
-        if !self.holders(task).any(of) {
-            let holders: Vec<usize> = self.holders(task).collect();
-            self.facts.fail(task, format!("waits for {holders:?}, and comes with {value:?}"));
-        }
-        let facts = &self.facts.tasks[value.0];
-        let copies = facts.doubled || facts.republished;
-        if self.runs_itself(value.0) && !copies {
-            self.facts
-                .fail(task, format!("comes with what t{} has returned, which runs", value.0));
-        }
-    }
-
-    /// Nothing is held any more that tells of those that wait.
-    pub fn judge_store_is_empty(&mut self) {
-        self.clock.set(self.now.unix_ms + 400 * 86_400_000);
-        let digest = oncegate::rules::lock::Digest([0; 32]);
-        let mut left = self.memory.twins_len();
-        for _ in 0..10_000 {
-            self.memory.execute(&Request::Show { digest });
-            left = self.memory.twins_len();
-            if left == (0, 0) {
-                break;
-            }
-        }
-        assert_eq!(left, (0, 0), "the store knows of those that wait");
     }
 }

@@ -414,6 +414,34 @@ fn what_is_no_member_is_dropped_or_carried_as_the_results_are() {
 }
 
 #[test]
+fn what_a_worker_has_read_before_the_end_is_read_again() {
+    let mut rig = worker();
+    rig.member_is(1, "b", held_by("a"));
+    rig.then(ended(1_500));
+    rig.fetch(&Fetched::Unread);
+    // It has nothing to tell, and the holder is retried.
+    let (tag, ..) = only_delivery(&rig.output(Side::Client));
+    rig.client(&ack(1, tag, false));
+    for _ in 0..6 {
+        rig.then(held_by("a"));
+    }
+    rig.client_got();
+    rig.then(ended(1_500));
+    rig.fetch(&Fetched::Unread);
+    let (tag, header, _) = only_delivery(&rig.output(Side::Client));
+    let properties = ContentHeader::decode(&header).expect("a header").properties;
+    assert_eq!(task::peek(&properties), Some(&b"celery.chord_unlock"[..]));
+    // Now it is all that will be known.
+    rig.client(&ack(1, tag, false));
+    rig.deliveries();
+    for second in 0..5 {
+        rig.then(ended(2_500 + second * 1_000));
+        rig.fetch(&Fetched::Unread);
+    }
+    assert_eq!(rig.deliveries(), [(DeliveryDecision::Joined, "result_unknown")]);
+}
+
+#[test]
 fn a_worker_reads_what_only_it_can_read() {
     let mut rig = worker();
     rig.member_is(1, "b", held_by("a"));
