@@ -1,4 +1,4 @@
-//! The page: status, rules and locks, read through the API by the browser. It needs nothing from elsewhere.
+//! The page: status, rules, limits and locks, read through the API by the browser. It needs nothing from elsewhere.
 
 use axum::http::header;
 use axum::response::{Html, IntoResponse};

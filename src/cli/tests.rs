@@ -49,6 +49,18 @@ fn run(arguments: &[&str]) -> Ran {
     run_with(arguments, "")
 }
 
+/// Whether all of a question has come: its body may come behind its head.
+fn is_whole(question: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(question).to_ascii_lowercase();
+    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+        return false;
+    };
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+    body.len() >= length.unwrap_or(0)
+}
+
 /// A running proxy that gives these answers, one a connection, and hands back what it was asked.
 fn proxy(answers: Vec<(u16, Value)>) -> (String, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -59,7 +71,7 @@ fn proxy(answers: Vec<(u16, Value)>) -> (String, mpsc::Receiver<String>) {
             let (mut socket, _) = listener.accept().expect("a client");
             let mut question = Vec::new();
             let mut chunk = [0; 4096];
-            while !question.windows(4).any(|window| window == b"\r\n\r\n") {
+            while !is_whole(&question) {
                 match socket.read(&mut chunk) {
                     Ok(0) | Err(_) => break,
                     Ok(length) => question.extend_from_slice(&chunk[..length]),

@@ -339,11 +339,11 @@ name = ""
 rate = "1/s""#,
         &[
             r#"o.toml:5:9: name = "two words" has characters that a name cannot have. Use A-Z a-z 0-9 _ . and - only."#,
-            r#"o.toml:9:9: times = 1000000 is above 100000: the time of each is kept. Write both times and per smaller: 1000000 per 1d is 11 per second."#,
+            "o.toml:9:9: times = 1000000 is above 100000: the time of each is kept. Write both times and per smaller: 1000000 per 1d is 11 per second.",
             r#"o.toml:13:9: name = "x" is the name of two limits of the rule, number 2 and number 3. Give each limit a name of its own; one without is named after its position."#,
             r#"o.toml:14:9: key = "customer": `customer` in `customer` is neither a parameter nor a name that Oncegate gives. Write params = "customer" with the task's signature, or kwargs.customer or args[0]; the names given are args, kwargs, task, id, headers, queue, exchange, routing_key, vhost, user, priority, eta, retries, origin."#,
             r#"o.toml:17:9: key = "'fixed'": `'fixed'` in key is a constant: all calls would share one limit. Name an argument in each element; for one key per task write key = []."#,
-            r#"o.toml:19:14: concurrent = 20000 is not between 1 and 10000. Write concurrent = 1, or another number in this range."#,
+            "o.toml:19:14: concurrent = 20000 is not between 1 and 10000. Write concurrent = 1, or another number in this range.",
             r#"o.toml:21:16: on_max_wait = "dead_letter" has nowhere to go. Write dead_letter = { exchange = "", routing_key = "limited" } in the rule."#,
             r#"o.toml:24:8: key = "customer_id" is a constant: all calls would share one limit. Write key = ["customer_id"] or "{{ customer_id }}"; for one per task write key = []."#,
             r#"o.toml:31:9: name = "" has characters that a name cannot have. Use A-Z a-z 0-9 _ . and - only."#,
