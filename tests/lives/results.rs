@@ -80,6 +80,8 @@ struct Joiner {
 #[derive(Default)]
 pub struct Results {
     records: BTreeMap<usize, Record>,
+    /// Those of which the first was not that of a run of theirs: who waited for them may have been given it.
+    given_first: BTreeSet<usize>,
     writes: Vec<Write>,
     joiners: Vec<Joiner>,
     /// For whom each was dropped, as the store has said.
@@ -197,6 +199,9 @@ impl World {
         let own = matches!(record, Record::Own(_));
         if own || !self.results.records.contains_key(&task) {
             self.facts.note(task, format!("its result is {record:?}"));
+            if !own {
+                self.results.given_first.insert(task);
+            }
             self.results.records.insert(task, record);
         }
     }
@@ -414,7 +419,7 @@ impl World {
         let facts = &self.facts.tasks[holder];
         match self.results.records.get(&holder) {
             // One that ran more than once has had more than one result.
-            Some(Record::Own(own)) => *own == stored || facts.begun > 1 || facts.ended > 1,
+            Some(Record::Own(own)) => *own == stored || facts.begun > 1 || facts.ended > 1 || self.results.given_first.contains(&holder),
             Some(_) => true,
             None => false,
         }
