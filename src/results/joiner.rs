@@ -13,11 +13,12 @@ use tokio::sync::watch;
 
 use super::backend::{Backend, Record};
 use super::publisher::{self, Published};
-use super::writer::now_ms;
+use super::writer::{self, now_ms};
 use super::{Failures, Settings};
 use crate::celery::Limits;
 use crate::celery::result::{self, Given, Status};
 use crate::control::{Control, spread};
+use crate::rules::owed::Outcome;
 use crate::session::RepublishFault;
 use crate::store::join::{Awaits, Due, Group, Joined, Kept, Stage};
 use crate::store::{Client, Unavailable};
@@ -106,7 +107,7 @@ impl Joiner {
             .into_iter();
             for due in &due {
                 let size = match due.group.awaits {
-                    Awaits::Nothing => 0,
+                    Awaits::Nothing | Awaits::Success | Awaits::Overdue => 0,
                     Awaits::Result => sizes.next().unwrap_or_default(),
                 };
                 match self.look_at(due, size).await {
@@ -121,7 +122,9 @@ impl Joiner {
     async fn look_at(&mut self, due: &Due, size: usize) -> Result<(), Trouble> {
         let holder = &due.group.holder;
         let given = match due.group.awaits {
-            Awaits::Nothing => Some((Given::revoked(&format!("duplicate of {holder}"), holder, now_ms()), Kind::Own)),
+            Awaits::Nothing => Some((writer::given(Outcome::Revoked, holder), Kind::Own)),
+            Awaits::Success => Some((writer::given(Outcome::Success, holder), Kind::Own)),
+            Awaits::Overdue => Some((writer::given(Outcome::Overdue, holder), Kind::Own)),
             Awaits::Result => {
                 let record = self.record(due, size).await?;
                 given(holder, due.stage, record.as_ref())

@@ -3,7 +3,8 @@
 //! An id that gets what its holder gets waits for that in the store ([`crate::store::join`]); when the holder has ended, its result is
 //! written for all that wait. For the others a session tells of a task that was dropped and whose rule owes its id a result that needs no other task's
 //! ([`crate::session::Event::Owed`]). Either is written into Celery's Redis result backend, or published to the caller of Celery's RPC backend, as
-//! a worker would, in the background: no message waits for it. Nothing is written over: a dropped id that has a result keeps it.
+//! a worker would, in the background: no message waits for it. What cannot be told at once is left to the store, from where any process goes on
+//! with it. Nothing is written over: a dropped id that has a result keeps it.
 //!
 //! Bounded: in the results that wait to be written, and in how long each is tried. What is given up is counted and logged.
 

@@ -68,9 +68,8 @@ async fn keep(store: &Client, value: Value) {
 
 /// What is kept of the result in the store: what the holder's worker has published, or what another has read.
 async fn kept(store: &Client, fetch: &Fetch) -> Fetched {
-    let published = match store.kept_result(&fetch.holder).await {
-        Ok(published) => published,
-        Err(_) => return Fetched::Silent,
+    let Ok(published) = store.kept_result(&fetch.holder).await else {
+        return Fetched::Silent;
     };
     if let Some(value) = published.as_deref().and_then(|json| succeeded(&fetch.holder, json)) {
         return Fetched::Value(value);

@@ -15,6 +15,7 @@ use crate::celery::result::Given;
 use crate::control::{Control, spread};
 use crate::rules::owed::{Outcome, ReplyTo, Via};
 use crate::session::RepublishFault;
+use crate::store::join::{Group, Joined, Taken};
 use crate::store::{Client, Unavailable};
 
 /// For how long a result is tried to be written: a backend that restarts is back by then.
@@ -58,6 +59,7 @@ pub(super) async fn run(
         let before = waiting.len();
         let told = tell(backend.as_mut(), &store, &control, &failures, &mut waiting).await;
         if let Err(trouble) = &told {
+            hand_over(&store, &mut waiting).await;
             give_up(&mut waiting, &failures, &trouble.to_string());
         }
         owing.fetch_sub(before - waiting.len(), Ordering::Relaxed);
@@ -141,7 +143,7 @@ fn publish_done(failures: &Failures, waiting: &mut VecDeque<Order>, published: &
     trouble
 }
 
-fn given(outcome: Outcome, holder: &str) -> Given {
+pub(super) fn given(outcome: Outcome, holder: &str) -> Given {
     match outcome {
         Outcome::Success => Given::success(holder, now_ms()),
         Outcome::Revoked => Given::revoked(&format!("duplicate of {holder}"), holder, now_ms()),
@@ -153,6 +155,24 @@ fn given(outcome: Outcome, holder: &str) -> Given {
 pub(super) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// What cannot be told now is left to the store, if that outlives this process: any proxy goes on with it (`joiner`).
+async fn hand_over(store: &Client, waiting: &mut VecDeque<Order>) {
+    while let Some(first) = waiting.front() {
+        let group = Group::owed(first.outcome, &first.holder);
+        let alike = |order: &&Order| order.holder == first.holder && order.outcome == first.outcome;
+        let owed = waiting.iter().take_while(alike).take(IDS_AT_ONCE).map(|order| Joined {
+            id: Arc::clone(&order.id),
+            rule: Arc::clone(&order.rule),
+            reply_to: order.via.reply_to().cloned(),
+        });
+        let owed: Vec<Joined> = owed.collect();
+        match store.owe(&group, &owed).await {
+            Ok(Taken::Yes) => drop(waiting.drain(..owed.len())),
+            Ok(Taken::No) | Err(_) => return,
+        }
+    }
 }
 
 fn give_up(waiting: &mut VecDeque<Order>, failures: &Failures, why: &str) {

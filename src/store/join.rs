@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::rules::lock::Digest;
-use crate::rules::owed::ReplyTo;
+use crate::rules::owed::{Outcome, ReplyTo};
 
 /// So many ids wait for one holder's result; of more it is only noted that they were dropped.
 pub(super) const JOINED_MAX: usize = 10_000;
@@ -39,8 +39,39 @@ pub(super) const CALLERS_MAX: usize = 100_000;
 pub enum Awaits {
     /// The holder's result.
     Result,
-    /// Nothing: too many wait for the holder.
+    /// Nothing: too many wait for the holder, or they are owed REVOKED at once.
     Nothing,
+    /// Nothing: they are owed SUCCESS with null at once.
+    Success,
+    /// Nothing, and there is no holder: they have waited for their limits for too long.
+    Overdue,
+}
+
+/// The key of what is owed at once, which is of no lock.
+const NO_KEY: Digest = Digest([0; 32]);
+
+impl Group {
+    /// Those that are owed this at once, as duplicates of this holder.
+    pub fn owed(outcome: Outcome, holder: &Arc<str>) -> Group {
+        Group {
+            digest: NO_KEY,
+            holder: Arc::clone(holder),
+            awaits: match outcome {
+                Outcome::Revoked => Awaits::Nothing,
+                Outcome::Success => Awaits::Success,
+                Outcome::Overdue => Awaits::Overdue,
+            },
+        }
+    }
+}
+
+/// Whether the store takes what is owed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// It does: any process goes on with it.
+    Yes,
+    /// It ends with this process, or has too much already.
+    No,
 }
 
 /// How far the holder is.

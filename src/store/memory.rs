@@ -364,21 +364,8 @@ impl Step<'_> {
                 self.republished(claim, *retries);
                 Reply::Done
             }
-            Request::Join { claim, holder, note } => {
-                self.join(claim, holder, &note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
-                Reply::Done
-            }
-            Request::Caller { vhost, queue } => {
-                self.table.callers.declared(vhost, queue, self.now);
-                Reply::Done
-            }
-            Request::Result {
-                id,
-                weight,
-                json,
-                least_ms,
-            } => {
-                self.result(id, *weight, json, *least_ms);
+            Request::Join { .. } | Request::Caller { .. } | Request::Result { .. } => {
+                self.joins(request);
                 Reply::Done
             }
             Request::LeaveRun { claim, delivery } => Reply::Released(self.leave_run(claim, *delivery)),

@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use crate::rules::lock::{Acquired, Digest, LockRecord, ReleaseReason, Reply, Request};
 use crate::rules::owed::ReplyTo;
 pub use breaker::Circuit;
-use join::{Due, Group, Joined};
+use join::{Due, Group, Joined, Taken};
 use keeper::{Keeper, Waiter};
 pub use memory::{Clock, Memory, SystemClock};
 pub use records::{Keep, Record};
@@ -544,6 +544,14 @@ impl Client {
         match &self.backend {
             Backend::Memory(memory) => Ok(memory.kept_result(holder)),
             Backend::Redis(handle) => handle.kept_result(holder).await,
+        }
+    }
+
+    /// These ids, a few hundred, are owed what the group says ([`Group::owed`]): whoever asks for [`Client::joins_due`] is told of it.
+    pub async fn owe(&self, group: &Group, ids: &[Joined]) -> Result<Taken, Unavailable> {
+        match &self.backend {
+            Backend::Memory(_) => Ok(Taken::No),
+            Backend::Redis(handle) => handle.owe(group, ids).await,
         }
     }
 

@@ -3,7 +3,7 @@
 //! Keys: `PREFIX:lock:{DIGEST}`, `PREFIX:run:{DIGEST}`, `PREFIX:wait:{DIGEST}`, `PREFIX:seen:{DIGEST}`, `PREFIX:done:{DIGEST}:ID`,
 //! `PREFIX:aside:{DIGEST}`, `PREFIX:last:{DIGEST}`, `PREFIX:former:{DIGEST}`, `PREFIX:super:{DIGEST}:ID`, `PREFIX:beat:{DIGEST}`,
 //! `PREFIX:id:ID`, `PREFIX:ended:ID`, `PREFIX:park:ID`, `PREFIX:node:VHOST:NODE`, `PREFIX:proxy:NAME`, `PREFIX:join:{DIGEST}:ID`,
-//! `PREFIX:more:{DIGEST}:ID`, `PREFIX:joining`, `PREFIX:awaited:ID`, `PREFIX:callers`, `PREFIX:result:ID`, `PREFIX:decided:{NN}`,
+//! `PREFIX:more:{DIGEST}:ID`, `PREFIX:success:{NO_KEY}:ID`, `PREFIX:overdue:{NO_KEY}:`, `PREFIX:joining`, `PREFIX:awaited:ID`, `PREFIX:callers`, `PREFIX:result:ID`, `PREFIX:decided:{NN}`,
 //! `PREFIX:decided:{NN}:order`, `PREFIX:decided:{NN}:count`, and those of limits, which have the rule as their tag (see `scripts/limit.lua`); every one has a ttl. All
 //! questions of messages go through one script.
 

@@ -108,6 +108,28 @@ def test_a_backend_that_was_away_gets_what_it_missed(gate_of, stack, results):
     harness.wait_until(lambda: backend(results).exists(key), "the result to be written")
 
 
+@pytest.mark.parametrize("result, expected", [("revoke", "REVOKED"), ("success", "SUCCESS")])
+def test_what_a_killed_proxy_owed_is_given_by_another(gate_of, stack, store, results, result, expected):
+    rule = rules(result=f'"{result}"')
+    gate = gate_of(rule)
+    results.freeze()
+    try:
+        done = stack.produce(gate, "gated.delay('a')\nfor _ in range(3): print(gated.delay('a').id)")
+        gate.expect_publishes(3, "dropped", rule="g")
+        pattern = "oncegate:more:*" if result == "revoke" else "oncegate:success:*"
+        # Beside the ids there are what is known of the group, which has no name.
+        waiting = lambda: sum(len(id.strip()) > 0 for key in store.client.keys(pattern) for id in store.client.hkeys(key))  # noqa: E731
+        harness.wait_until(lambda: waiting() == 3, lambda: f"the store to have what is owed: {store.client.keys('oncegate:*')}")
+        gate.kill()
+    finally:
+        results.thaw()
+    gate_of(rule)
+    keys = [f"celery-task-meta-{id}" for id in done.stdout.split()]
+    harness.wait_until(lambda: all(backend(results).exists(key) for key in keys), "the results to be written")
+    assert [json.loads(backend(results).get(key))["status"] for key in keys] == [expected] * 3
+    harness.wait_until(lambda: not store.client.keys("oncegate:joining"), "nothing to be owed")
+
+
 def test_a_duplicate_found_late_gets_its_result_too(gate_of, oncegate, stack, store, results, scoreboard, broker):
     gate = gate_of(rules(result='"revoke"'))
     bare = harness.Bare(broker.port)

@@ -368,7 +368,7 @@ async fn declares(w: &World, vhost: &str, queue: &str) {
 async fn a_caller_that_may_be_one_waits_once_it_is_known(w: &World) {
     let to = caller(Some("another id"));
     let unsure = note_with(Scope::UntilFinished, |note| {
-        note.owed = Owed::Joined(Via::ReplyToCaller(to.clone()))
+        note.owed = Owed::Joined(Via::ReplyToCaller(to.clone()));
     });
     let elsewhere = ReplyTo {
         vhost: "/".into(),

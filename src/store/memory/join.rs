@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::lapsing::Lapses;
 use super::table::Claims;
 use super::{LONGEST_MS, Memory, Step};
-use crate::rules::lock::{Claim, Digest, Extent, LockState, ReleaseOn, Scope, SignalVerdict, Weight};
+use crate::rules::lock::{Claim, Digest, Extent, LockState, ReleaseOn, Request, Scope, SignalVerdict, Weight};
 use crate::rules::owed::{Owed, ReplyTo, Via};
 use crate::rules::source::Source;
 use crate::store::join::{
@@ -69,7 +69,7 @@ pub(super) struct CallersKnown {
 }
 
 impl CallersKnown {
-    pub(super) fn declared(&mut self, vhost: &Arc<str>, queue: &Arc<str>, now: u64) {
+    fn declared(&mut self, vhost: &Arc<str>, queue: &Arc<str>, now: u64) {
         let (name, until_ms) = ((Arc::clone(vhost), Arc::clone(queue)), now + CALLERS_KEPT_MS);
         if let Some(former_ms) = self.until_ms.insert(name.clone(), until_ms) {
             self.order.remove(&(former_ms, name.clone()));
@@ -101,6 +101,23 @@ impl Lapses for KeptResult {
 }
 
 impl Step<'_> {
+    /// A request about ids that wait, or about what they wait for.
+    pub(super) fn joins(&mut self, request: &Request) {
+        match request {
+            Request::Join { claim, holder, note } => {
+                self.join(claim, holder, &note.owed, Extent::Publish(note.scope), &note.rule, note.life_ms);
+            }
+            Request::Caller { vhost, queue } => self.table.callers.declared(vhost, queue, self.now),
+            Request::Result {
+                id,
+                weight,
+                json,
+                least_ms,
+            } => self.result(id, *weight, json, *least_ms),
+            _ => {}
+        }
+    }
+
     /// The id is dropped for this holder, and may wait for its result. `life_ms` is that of the lock.
     pub(super) fn join(&mut self, claim: &Claim, holder: &Arc<str>, owed: &Owed, extent: Extent, rule: &Arc<str>, life_ms: u64) {
         let Some(via) = owed.joins() else { return };
@@ -155,7 +172,7 @@ impl Step<'_> {
 
     /// A worker has published a result. It is kept while others wait for it, or may come and wait: while the holder has its lock, and for
     /// longer if that stays beyond this end, or has not heard of it.
-    pub(super) fn result(&mut self, id: &Arc<str>, weight: Weight, json: &Arc<[u8]>, least_ms: u64) {
+    fn result(&mut self, id: &Arc<str>, weight: Weight, json: &Arc<[u8]>, least_ms: u64) {
         let now = self.now;
         let mut life_ms = if self.joins_are_due(id) { RESULT_KEPT_MS } else { 0 }.max(least_ms);
         let claims = self.table.claims(id, now).iter().filter(|claimed| claimed.what == Claims::Publish);

@@ -10,7 +10,7 @@ use tokio::sync::MutexGuard;
 use super::{Handle, Unavailable, unavailable};
 use crate::rules::lock::Digest;
 use crate::rules::owed::{Owed, ReplyTo, Via};
-use crate::store::join::{Awaits, Due, Group, Joined, Kept, Stage};
+use crate::store::join::{Awaits, Due, Group, Joined, Kept, Stage, Taken};
 
 /// The connection for this work: it is done every few hundred milliseconds, and delays no publish.
 #[derive(Default)]
@@ -27,6 +27,8 @@ fn letter(awaits: Awaits) -> &'static str {
     match awaits {
         Awaits::Result => "=",
         Awaits::Nothing => "+",
+        Awaits::Success => "!",
+        Awaits::Overdue => "~",
     }
 }
 
@@ -45,6 +47,14 @@ pub(super) fn reply(via: &Via) -> String {
     parts.extend(to.correlation_id.as_deref());
     let known = if matches!(via, Via::ReplyToCaller(_)) { "?" } else { "" };
     format!("{known}{}", serde_json::Value::from(parts))
+}
+
+/// One that waits, as it is kept.
+fn entry_of(joined: &Joined) -> String {
+    match &joined.reply_to {
+        None => joined.rule.to_string(),
+        Some(to) => format!("{}\n{}", joined.rule, reply(&Via::Reply(Arc::clone(to)))),
+    }
 }
 
 /// One that waits. JSON has no line feed, and a rule's name may have.
@@ -78,7 +88,7 @@ impl Handle {
         Ok((open, connection))
     }
 
-    async fn joining<T: FromRedisValue>(&self, question: &str, group: Option<&Group>, ids: &[Arc<str>]) -> Result<T, Unavailable> {
+    async fn joining<T: FromRedisValue>(&self, question: &str, group: Option<&Group>, ids: &[impl AsRef<str>]) -> Result<T, Unavailable> {
         let (mut open, mut connection) = self.joining_connection().await?;
         let mut call = script().prepare_invoke();
         call.arg(&self.redis.names.prefix).arg(question);
@@ -86,7 +96,7 @@ impl Handle {
             call.arg(letter(*awaits)).arg(digest.to_hex()).arg(&**holder);
         }
         for id in ids {
-            call.arg(&**id);
+            call.arg(id.as_ref());
         }
         let answer = call.invoke_async(&mut connection).await.map_err(|error| unavailable(&error))?;
         *open = Some(connection);
@@ -124,12 +134,17 @@ impl Handle {
     }
 
     pub(in crate::store) async fn joins_due(&self) -> Result<Vec<Due>, Unavailable> {
-        let told: Vec<(String, String, String, String, u64, u64)> = self.joining("due", None, &[]).await?;
+        let told: Vec<(String, String, String, String, u64, u64)> = self.joining("due", None, &[""; 0]).await?;
         let groups = told.into_iter().filter_map(|(kind, digest, holder, far, ended_ms, kept)| {
             let group = Group {
                 digest: Digest::from_hex(&digest)?,
                 holder: holder.into(),
-                awaits: if kind == "+" { Awaits::Nothing } else { Awaits::Result },
+                awaits: match kind.as_str() {
+                    "+" => Awaits::Nothing,
+                    "!" => Awaits::Success,
+                    "~" => Awaits::Overdue,
+                    _ => Awaits::Result,
+                },
             };
             let stage = match far.as_str() {
                 "h" => Stage::Holds,
@@ -146,12 +161,18 @@ impl Handle {
     }
 
     pub(in crate::store) async fn joined(&self, group: &Group) -> Result<Vec<Joined>, Unavailable> {
-        let told: Vec<String> = self.joining("ids", Some(group), &[]).await?;
+        let told: Vec<String> = self.joining("ids", Some(group), &[""; 0]).await?;
         let pairs = told.chunks_exact(2).filter_map(|pair| match pair {
             [id, entry] => Some(joined(id, entry)),
             _ => None,
         });
         Ok(pairs.collect())
+    }
+
+    pub(in crate::store) async fn owe(&self, group: &Group, ids: &[Joined]) -> Result<Taken, Unavailable> {
+        let pairs = ids.iter().flat_map(|joined| [joined.id.to_string(), entry_of(joined)]);
+        let taken: u8 = self.joining("owe", Some(group), &pairs.collect::<Vec<_>>()).await?;
+        Ok(if taken == 1 { Taken::Yes } else { Taken::No })
     }
 
     pub(in crate::store) async fn joins_done(&self, group: &Group, ids: &[Arc<str>]) -> Result<(), Unavailable> {

@@ -3,6 +3,8 @@
 -- `PREFIX:join:{DIGEST}:HOLDER` is a hash of ids, each with the name of the rule that dropped it and, behind a line feed, where its result
 -- is published if it is not written. Its field of no name says what the holder's lock spans, and for how long its end is waited for. Of more
 -- ids than a holder's result is kept ready for, `PREFIX:more:{DIGEST}:HOLDER` is the like: they get theirs without waiting for the holder.
+-- What ids are owed at once, and could not be given, is kept in the like: REVOKED in the latter, SUCCESS in `PREFIX:success:{NO_KEY}:HOLDER`, and
+-- what has waited for too long in `PREFIX:overdue:{NO_KEY}:`.
 -- `PREFIX:joining` is a sorted set of all such hashes, `=DIGEST HOLDER` or `+DIGEST HOLDER`, by when they are to be looked at, and
 -- `PREFIX:awaited:HOLDER` the set of those of one holder.
 -- `PREFIX:callers` is a sorted set of queues of which callers are known to wait for results, each behind its virtual host and a line feed, by

@@ -6,9 +6,10 @@ local ARGV, call = ARGV, redis.call
 local prefix = ARGV[1]
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local JOINS_KEPT, AT_ONCE, LOOKED_AT, WORKED_ON, PER_GROUP = 86400000, 500, 500, 5000, 4
+local JOINS_KEPT, AT_ONCE, LOOKED_AT, WORKED_ON, PER_GROUP, OWED_MAX = 86400000, 500, 500, 5000, 4, 100000
 local joining = prefix .. ':joining'
-local names = { ['='] = ':join:{', ['+'] = ':more:{' }
+-- The last two are of what is owed at once, under a digest of no lock.
+local names = { ['='] = ':join:{', ['+'] = ':more:{', ['!'] = ':success:{', ['~'] = ':overdue:{' }
 
 local function int(number) return string.format('%d', number) end
 local function key_of(kind, digest, holder) return prefix .. names[kind] .. digest .. '}:' .. holder end
@@ -36,7 +37,7 @@ if ARGV[2] == 'due' then
   local out = {}
   local again = math.max(LOOKED_AT, math.floor(call('ZCARD', joining) / PER_GROUP))
   for _, member in ipairs(call('ZRANGEBYSCORE', joining, '-inf', int(now), 'LIMIT', 0, AT_ONCE)) do
-    local kind, digest, holder = string.match(member, '^([=+])(%x+) (.*)$')
+    local kind, digest, holder = string.match(member, '^([=+!~])(%x+) (.*)$')
     local key = kind and key_of(kind, digest, holder)
     if not key or call('EXISTS', key) == 0 then
       call('ZREM', joining, member)
@@ -65,6 +66,17 @@ end
 
 local kind, digest, holder = ARGV[3], ARGV[4], ARGV[5]
 local key, member = key_of(kind, digest, holder), kind .. digest .. ' ' .. holder
+
+-- Owe: ids with their entries, which get what they get at once. 0 if there are too many.
+if ARGV[2] == 'owe' then
+  if call('HLEN', key) > OWED_MAX then return 0 end
+  for at = 6, #ARGV, 2 do call('HSET', key, ARGV[at], ARGV[at + 1]) end
+  call('HSET', key, '', 'until_finished ' .. int(now))
+  call('PEXPIRE', key, JOINS_KEPT)
+  call('ZADD', joining, 'NX', int(now), member)
+  call('PEXPIRE', joining, JOINS_KEPT)
+  return 1
+end
 
 -- Ids: some that wait, each with its rule. Nobody else works on them for a while.
 if ARGV[2] == 'ids' then
