@@ -275,6 +275,35 @@ fn content<'a>(table: &'a [u8], id: &'a str, body: &'a [u8]) -> Content<'a> {
 
 const BODY: &[u8] = br#"[[1], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]"#;
 
+/// A publish on channel 1 for the queue `q`.
+fn publish_of(content: &Content<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    let method = Publish {
+        exchange: b"",
+        routing_key: b"q",
+        mandatory: false,
+        immediate: false,
+        bits_offset: 0,
+    };
+    encode::basic_publish(&mut out, 1, &method, content, 131_072).expect("it fits");
+    out
+}
+
+/// A delivery on channel 1 from the queue `q` to the consumer `c`.
+fn delivery_of(delivery_tag: u64, redelivered: bool, content: &Content<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    let method = Deliver {
+        consumer_tag: b"c",
+        delivery_tag,
+        redelivered,
+        exchange: b"",
+        routing_key: b"q",
+        tag_offset: 0,
+    };
+    encode::basic_deliver(&mut out, 1, &method, content, 131_072).expect("it fits");
+    out
+}
+
 fn publish(channel: u16, task: &str, id: &str, mandatory: bool) -> Vec<u8> {
     let table = headers(task, id);
     let mut out = Vec::new();

@@ -39,17 +39,7 @@ pub(super) fn delivery_with(tag: u64, id: &str, redelivered: bool, more: &[(&str
     for (name, value) in more {
         put_entry(&mut table, name.as_bytes(), value).expect("short names");
     }
-    let method = Deliver {
-        consumer_tag: b"c",
-        delivery_tag: tag,
-        redelivered,
-        exchange: b"",
-        routing_key: b"q",
-        tag_offset: 0,
-    };
-    let mut out = Vec::new();
-    encode::basic_deliver(&mut out, 1, &method, &content(&table, id, BODY), 131_072).expect("it fits");
-    out
+    delivery_of(tag, redelivered, &content(&table, id, BODY))
 }
 
 pub(super) fn delivery(tag: u64, id: &str) -> Vec<u8> {
@@ -327,16 +317,7 @@ fn a_task_of_protocol_1_is_found_by_its_body() {
         correlation_id: Some(b"v1"),
         ..Properties::default()
     };
-    let method = Deliver {
-        consumer_tag: b"c",
-        delivery_tag: 1,
-        redelivered: false,
-        exchange: b"",
-        routing_key: b"q",
-        tag_offset: 0,
-    };
-    let mut bytes = Vec::new();
-    encode::basic_deliver(&mut bytes, 1, &method, &Content { properties, body }, 131_072).expect("it fits");
+    let bytes = delivery_of(1, false, &Content { properties, body });
     rig.broker(&bytes);
     let ticket = rig.admissions()[0].0;
     rig.admit(ticket, Admitted::Superseded);

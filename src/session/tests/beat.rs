@@ -21,16 +21,7 @@ fn tick(id: &str) -> Vec<u8> {
     let mut table = headers("t.unique", id);
     put_entry(&mut table, b"origin", &FieldValue::LongStr(b"gen1@a")).expect("short");
     put_entry(&mut table, b"celery_beat_task", &FieldValue::Bool(true)).expect("short");
-    let method = Publish {
-        exchange: b"",
-        routing_key: b"q",
-        mandatory: false,
-        immediate: false,
-        bits_offset: 0,
-    };
-    let mut out = Vec::new();
-    encode::basic_publish(&mut out, 1, &method, &content(&table, id, BODY), 131_072).expect("it fits");
-    out
+    publish_of(&content(&table, id, BODY))
 }
 
 fn other() -> Turn {

@@ -47,17 +47,7 @@ fn table(id: &str, more: &[(&str, FieldValue<'_>)]) -> Vec<u8> {
 /// A delivery of a member of a chord.
 fn member(tag: u64, id: &str, redelivered: bool, body: &str) -> Vec<u8> {
     let table = table(id, &[]);
-    let method = Deliver {
-        consumer_tag: b"c",
-        delivery_tag: tag,
-        redelivered,
-        exchange: b"",
-        routing_key: b"q",
-        tag_offset: 0,
-    };
-    let mut out = Vec::new();
-    encode::basic_deliver(&mut out, 1, &method, &content(&table, id, body.as_bytes()), 131_072).expect("it fits");
-    out
+    delivery_of(tag, redelivered, &content(&table, id, body.as_bytes()))
 }
 
 fn ended(since_ms: u64) -> Admitted {
@@ -145,15 +135,7 @@ fn a_duplicate_member_is_forwarded_and_holds_nothing() {
         rig.broker(&method(1, MethodId::CONFIRM_SELECT_OK, &[]));
         rig.output(Side::Broker);
         let table = table("b", &[]);
-        let mut bytes = Vec::new();
-        let publish = Publish {
-            exchange: b"",
-            routing_key: b"q",
-            mandatory: false,
-            immediate: false,
-            bits_offset: 0,
-        };
-        encode::basic_publish(&mut bytes, 1, &publish, &content(&table, "b", CHORD.as_bytes()), 131_072).expect("it fits");
+        let bytes = publish_of(&content(&table, "b", CHORD.as_bytes()));
         rig.client(&bytes);
         let ticket = rig.asked()[0].0;
         assert_eq!(rig.output(Side::Broker), b"");

@@ -135,16 +135,7 @@ fn a_run_that_has_begun_keeps_its_lock_beyond_the_time_to_begin() {
     rig.consumes(1, "c", false);
     let mut table = headers("t.unique", "a");
     put_entry(&mut table, b"expires", &FieldValue::LongStr(b"2027-01-15T08:00:40+00:00")).expect("short");
-    let method = Deliver {
-        consumer_tag: b"c",
-        delivery_tag: 1,
-        redelivered: false,
-        exchange: b"",
-        routing_key: b"q",
-        tag_offset: 0,
-    };
-    let mut bytes = Vec::new();
-    encode::basic_deliver(&mut bytes, 1, &method, &content(&table, "a", BODY), 131_072).expect("it fits");
+    let bytes = delivery_of(1, false, &content(&table, "a", BODY));
     rig.broker(&bytes);
     let (ticket, ..) = rig.admissions()[0];
     rig.admit(ticket, Admitted::Holds);

@@ -48,17 +48,7 @@ fn delivery_with(tag: u64, id: &str, more: &[(&str, FieldValue<'_>)]) -> Vec<u8>
     for (name, value) in more {
         put_entry(&mut table, name.as_bytes(), value).expect("short names");
     }
-    let method = Deliver {
-        consumer_tag: b"c",
-        delivery_tag: tag,
-        redelivered: false,
-        exchange: b"",
-        routing_key: b"q",
-        tag_offset: 0,
-    };
-    let mut out = Vec::new();
-    encode::basic_deliver(&mut out, 1, &method, &content(&table, id, BODY), 131_072).expect("it fits");
-    out
+    delivery_of(tag, false, &content(&table, id, BODY))
 }
 
 impl Rig {

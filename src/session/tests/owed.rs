@@ -146,15 +146,7 @@ fn who_ignores_the_result_is_owed_nothing() {
         let mut rig = Rig::new(rule(ResultMode::Join));
         let mut table = headers("t.unique", "b");
         put_entry(&mut table, b"ignore_result", &ignores).expect("a short name");
-        let mut out = Vec::new();
-        let method = Publish {
-            exchange: b"",
-            routing_key: b"q",
-            mandatory: false,
-            immediate: false,
-            bits_offset: 0,
-        };
-        encode::basic_publish(&mut out, 1, &method, &content(&table, "b", BODY), 131_072).expect("it fits");
+        let out = publish_of(&content(&table, "b", BODY));
         rig.client(&out);
         let (asks, _) = rig.session.questions();
         let notes: Vec<Owed> = asks

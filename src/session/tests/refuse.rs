@@ -233,15 +233,7 @@ fn a_publish_from_inside_a_task_is_never_answered_with_an_error() {
     let mut rig = confirming(OnDuplicate::Raise);
     let mut table = headers("t.unique", "b");
     put_entry(&mut table, b"parent_id", &FieldValue::LongStr(b"p")).expect("a short name");
-    let mut out = Vec::new();
-    let publish = Publish {
-        exchange: b"",
-        routing_key: b"q",
-        mandatory: false,
-        immediate: false,
-        bits_offset: 0,
-    };
-    encode::basic_publish(&mut out, 1, &publish, &content(&table, "b", BODY), 131_072).expect("it fits");
+    let out = publish_of(&content(&table, "b", BODY));
     rig.client(&out);
     let ticket = rig.asked()[0].0;
     rig.answer(ticket, held("a"));

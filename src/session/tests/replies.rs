@@ -19,15 +19,7 @@ fn called<'a>(table: &'a [u8], correlation_id: &'a str, reply_to: &'a str) -> Co
 /// What the store is told that the id `b` is owed, published with these properties.
 fn owed(rig: &mut Rig, correlation_id: &str, reply_to: &str) -> Owed {
     let table = headers("t.unique", "b");
-    let mut frames = Vec::new();
-    let method = Publish {
-        exchange: b"",
-        routing_key: b"q",
-        mandatory: false,
-        immediate: false,
-        bits_offset: 0,
-    };
-    encode::basic_publish(&mut frames, 1, &method, &called(&table, correlation_id, reply_to), 131_072).expect("it fits");
+    let frames = publish_of(&called(&table, correlation_id, reply_to));
     rig.client(&frames);
     let (asks, _) = rig.session.questions();
     match asks.pop() {
@@ -102,16 +94,7 @@ fn of_a_delivery_it_shows_later_whether_anybody_waits() {
     rig.admits_all = false;
     rig.consumes(1, "c", false);
     let table = headers("t.unique", "b");
-    let mut frames = Vec::new();
-    let method = Deliver {
-        consumer_tag: b"c",
-        delivery_tag: 1,
-        redelivered: false,
-        exchange: b"",
-        routing_key: b"q",
-        tag_offset: 0,
-    };
-    encode::basic_deliver(&mut frames, 1, &method, &called(&table, "b", "q1"), 131_072).expect("it fits");
+    let frames = delivery_of(1, false, &called(&table, "b", "q1"));
     rig.broker(&frames);
     let (asks, _) = rig.session.questions();
     match asks.pop() {
@@ -124,15 +107,7 @@ fn of_a_delivery_it_shows_later_whether_anybody_waits() {
 fn what_needs_no_other_result_is_owed_at_once() {
     let mut rig = telling(ResultMode::Revoke, "/", Callers::All);
     let table = headers("t.unique", "b");
-    let mut frames = Vec::new();
-    let method = Publish {
-        exchange: b"",
-        routing_key: b"q",
-        mandatory: false,
-        immediate: false,
-        bits_offset: 0,
-    };
-    encode::basic_publish(&mut frames, 1, &method, &called(&table, "b", "q1"), 131_072).expect("it fits");
+    let frames = publish_of(&called(&table, "b", "q1"));
     rig.client(&frames);
     let ticket = rig.asked()[0].0;
     rig.answer(ticket, held("a"));
