@@ -330,6 +330,31 @@ fn for_what_is_about_to_be_parked_windows_change_by_many_at_once() {
 }
 
 #[test]
+fn while_something_is_being_parked_no_consumer_goes() {
+    let mut rig = worker_by_consumer(2);
+    let first = rig.begins_to_park(1, "a");
+    let (lines, tags) = rig.windows();
+    assert_eq!(lines, ["qos 1", "consume own", "qos 2"]);
+    rig.answers_own(&tags[0]);
+    rig.is_parked(first);
+    rig.broker(&deliver(1, "c", 2, "t.unique", "b"));
+    let ticket = rig.permission_asked("b");
+    rig.session.handle_answer(ticket, Ok(Reply::Limit(wait(60_000))), rig.now);
+    let second = rig.parking();
+    rig.broker(&deliver(1, "c", 3, "t.unique", "c"));
+    let ticket = rig.permission_asked("c");
+    rig.session.handle_answer(ticket, Ok(Reply::Limit(wait(60_000))), rig.now);
+    let third = rig.parking();
+    rig.is_parked(second);
+    rig.windows();
+    rig.later(1_000_000);
+    assert_eq!(rig.windows().0, [""; 0], "the next take its place");
+    rig.is_parked(third);
+    rig.later(1_000_000);
+    assert_eq!(rig.windows().0.last().map(|line| &**line), Some("cancel own"));
+}
+
+#[test]
 fn what_could_not_be_parked_is_held_and_goes_at_its_time() {
     let mut rig = worker();
     rig.broker(&deliver(1, "c", 1, "t.unique", "x"));

@@ -25,7 +25,7 @@ fn tagged(id: MethodId, tag: &str) -> Vec<u8> {
 
 impl Rig {
     /// What the broker was told of windows and consumers, as lines; the tags of Oncegate's own are given back beside.
-    fn windows(&mut self) -> (Vec<String>, Vec<String>) {
+    pub(super) fn windows(&mut self) -> (Vec<String>, Vec<String>) {
         let bytes = self.output(Side::Broker);
         let mut rest = &bytes[..];
         let (mut lines, mut tags) = (Vec::new(), Vec::new());
@@ -54,7 +54,7 @@ impl Rig {
     }
 
     /// The broker answers the questions that go around a consumer of Oncegate's own.
-    fn answers_own(&mut self, tag: &str) {
+    pub(super) fn answers_own(&mut self, tag: &str) {
         self.broker(&method(1, MethodId::BASIC_QOS_OK, &[]));
         self.broker(&method(1, MethodId::BASIC_QOS_OK, &[]));
         self.broker(&tagged(MethodId::BASIC_CONSUME_OK, tag));

@@ -163,7 +163,7 @@ impl Channel {
                 self.windows.changed = missing > usize::from(size);
             }
         } else if wanted < there {
-            self.narrow(shared, index, there - wanted);
+            self.narrow(shared, index, there - wanted, leaving);
         }
         if self.windows.changed {
             shared.windows = Fit::Unsure;
@@ -206,17 +206,19 @@ impl Channel {
         });
     }
 
-    /// The consumers beside one of the client's let out too many: the smallest go, once a second.
-    fn narrow(&mut self, shared: &mut Shared, index: usize, mut by: usize) {
+    /// The consumers beside one of the client's let out too many: the smallest go, once a second. While `leaving` are on their way to
+    /// elsewhere and the client has got nothing that it did not ask for, the next take their places, and none goes: a quorum queue counts
+    /// what is on its way to a consumer that goes as returned.
+    fn narrow(&mut self, shared: &mut Shared, index: usize, mut by: usize, leaving: usize) {
         let now_us = shared.now.us;
         let Some(consumer) = self.consumers.get(index) else { return };
         let shown = |own: &Own| own.client_tag == consumer.tag && own.shown > 0;
-        let pause_us = if self.windows.own.iter().any(shown) {
-            NARROW_SOON_US
-        } else {
-            NARROW_US
+        let is_too_wide = self.windows.own.iter().any(shown);
+        let soonest_us = now_us + if is_too_wide { NARROW_SOON_US } else { NARROW_US };
+        let due_us = match self.windows.narrow_us {
+            Some(us) if us > now_us || is_too_wide || leaving == 0 => us.min(soonest_us),
+            _ => soonest_us,
         };
-        let due_us = self.windows.narrow_us.map_or(now_us + pause_us, |us| us.min(now_us + pause_us));
         self.windows.narrow_us = Some(due_us);
         if due_us > now_us {
             return self.schedule(shared, Place::Windows);
