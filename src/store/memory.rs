@@ -607,9 +607,10 @@ impl Step<'_> {
                     if waited {
                         self.note_fate(digest, id, reason, life_ms);
                     }
-                    // The end of one that has begun is waited for.
+                    // The end of one that has begun is waited for, though it had less time to begin.
                     if waited && reason == ReleaseReason::Started {
-                        self.table.note_id(id, digest, &rule, expires, self.now);
+                        let until = expires.max(self.now + life_ms.clamp(1, LONGEST_MS));
+                        self.table.note_id(id, digest, &rule, until, self.now);
                     }
                 }
                 SignalEffect::Supersedes { reason, settled } => {

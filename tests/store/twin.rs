@@ -12,6 +12,7 @@ scenarios! {
     it_never_takes_the_lock_of_an_end
     a_holder_that_fails_is_known_to_have_failed
     a_holder_that_has_begun_is_waited_for
+    one_that_had_little_time_to_begin_is_waited_for_all_the_same
     an_end_that_nobody_tells_is_waited_for_as_long_as_a_lock_lives
     the_end_of_a_retry_is_the_end
     the_end_of_a_retry_that_came_before_the_start_is_the_end
@@ -156,6 +157,19 @@ async fn a_holder_that_has_begun_is_waited_for(w: &World) {
         }
         assert_eq!(w.holder(digest(key)).await, None);
     }
+}
+
+async fn one_that_had_little_time_to_begin_is_waited_for_all_the_same(w: &World) {
+    let note = note_with(Scope::UntilStarted, |note| {
+        note.owed = Owed::Carried;
+        note.unstarted_ms = Some(note.life_ms / 4);
+    });
+    with_a_twin(w, &note).await;
+    assert_eq!(w.signal("a", 3, Signal::Started).await, [ReleaseReason::Started]);
+    w.pass(note.life_ms / 2);
+    assert_eq!(ended(&admit(w, "b", &note).await), Some(Fate::Begun));
+    w.signal("a", 3, Signal::Succeeded).await;
+    assert!(matches!(ended(&admit(w, "b", &note).await), Some(Fate::Ended { .. })));
 }
 
 async fn an_end_that_nobody_tells_is_waited_for_as_long_as_a_lock_lives(w: &World) {

@@ -35,7 +35,11 @@ local FATES = {
 function twins.ends(digest, holder, reason, life)
   local fate = FATES[reason]
   if not fate then return end
-  local awaited = fate == 'b' and ' ' .. int(math.max(1, life)) or ''
+  local awaited = ''
+  if fate == 'b' then
+    awaited = ' ' .. int(math.max(1, life))
+    live_at_least(id_of(holder), life)
+  end
   call('SET', fate_of(digest, holder), fate .. now_text .. awaited, 'PX', int(life + DEAD_KEPT))
 end
 
