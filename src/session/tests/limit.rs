@@ -652,3 +652,17 @@ fn what_is_parked_for_long_comes_back_sooner_since_its_limit_may_be_changed() {
     let (_, republish) = rig.session.republishes().pop().expect("a copy");
     assert!(matches!(republish.target, Target::Delay { wait_ms: 600_000, .. }), "{republish:?}");
 }
+
+#[test]
+fn what_is_held_for_long_asks_again_since_its_limit_may_be_changed() {
+    let mut rig = worker_of(limited_by(limit(|limit| limit.hold_max = Some(Duration::from_secs(7_200)))));
+    rig.comes(1, "x", wait(600_000));
+    for _ in 0..3 {
+        rig.waits_for(29_999_999);
+        assert!(rig.limits_asked().is_empty());
+        rig.later(1);
+        let ticket = rig.permission_asked("x");
+        rig.limits_say(ticket, wait(600_000));
+    }
+    assert_eq!(rig.told(), [""; 0]);
+}
