@@ -3,7 +3,12 @@
 use std::io;
 use std::process::ExitCode;
 
+use mimalloc::MiMalloc;
 use oncegate::cli::{self, Exit, Invocation, Output};
+
+/// Messages come in bursts of many small pieces that live until the store has answered.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     // The first provider that is installed is the one that TLS uses everywhere; nothing else installs one.

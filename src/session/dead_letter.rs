@@ -15,6 +15,7 @@ use super::publish::{Grant, Publish};
 use super::republish::{Republish, RepublishFault, Target};
 use super::{Now, Shared, Ticket};
 use crate::amqp::frame::{self, Split};
+use crate::rules::Rule;
 use crate::rules::outcome::{ExceptionReason, PublishDecision};
 
 /// A duplicate whose copy is on its way.
@@ -30,20 +31,11 @@ pub(super) struct Waiting {
 /// The duplicates of one channel whose copies are on their way.
 pub(super) type DeadLetters = BTreeMap<Ticket, Waiting>;
 
-/// The copy of a duplicate; `None` if its rule names no address, or it cannot be read.
-fn copy_of(publish: &Publish, grant: &Grant, holder: &str, now: Now) -> Option<Republish> {
-    let address = grant.rule.dead_letter.as_ref()?;
-    let Split::Frame(method) = frame::split(&publish.frames, usize::MAX) else {
-        return None;
-    };
-    let why = DeadLettered {
-        reason: "duplicate",
-        holder,
-        rule: &grant.rule.name,
-        queue: &grant.note.queue,
-        at_ms: now.unix_ms,
-    };
-    let copy = copies::dead_lettered(publish.frames.get(method.raw.len()..)?, &why)?;
+/// The copy of a message that goes to the dead-letter address of its rule; `None` if that names no address, or the message cannot be read.
+/// `content`: its frames from the content header on.
+pub(super) fn copy_of(content: &[u8], rule: &Rule, why: &DeadLettered<'_>) -> Option<Republish> {
+    let address = rule.dead_letter.as_ref()?;
+    let copy = copies::dead_lettered(content, why)?;
     Some(Republish {
         header: copy.header,
         body: copy.body,
@@ -54,13 +46,27 @@ fn copy_of(publish: &Publish, grant: &Grant, holder: &str, now: Now) -> Option<R
     })
 }
 
+fn copy_of_publish(publish: &Publish, grant: &Grant, holder: &str, now: Now) -> Option<Republish> {
+    let Split::Frame(method) = frame::split(&publish.frames, usize::MAX) else {
+        return None;
+    };
+    let why = DeadLettered {
+        reason: "duplicate",
+        holder,
+        rule: &grant.rule.name,
+        queue: &grant.note.queue,
+        at_ms: now.unix_ms,
+    };
+    copy_of(publish.frames.get(method.raw.len()..)?, &grant.rule, &why)
+}
+
 impl Channel {
     /// Sends the copy of a duplicate, whose question had this ticket.
     pub(super) fn dead_letter_publish(&mut self, shared: &mut Shared, ticket: Ticket, publish: Publish, holder: Arc<str>) {
         let Some(grant) = &publish.grant else {
             return self.ledger.settle(publish.client, Outcome::Ack);
         };
-        let republish = copy_of(&publish, grant, &holder, shared.now);
+        let republish = copy_of_publish(&publish, grant, &holder, shared.now);
         let waiting = Waiting {
             until_us: shared.now.us.saturating_add(grant.note.lease_ms.saturating_mul(1000)),
             publish: Publish {

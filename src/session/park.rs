@@ -22,6 +22,7 @@ use super::admit::Admission;
 use super::agenda::Place;
 use super::channel::Channel;
 use super::copies::{self, DeadLettered};
+use super::dead_letter;
 use super::event::Event;
 use super::hold::{Held, Stay, Until};
 use super::republish::{QueueKind, Republish, RepublishFault, Target};
@@ -216,7 +217,6 @@ impl Admission {
 
     /// The copy for the address of its rule.
     fn dead_letter(&self, reason: &str, holder: &str, now: Now) -> Option<Republish> {
-        let address = self.rule.dead_letter.as_ref()?;
         let why = DeadLettered {
             reason,
             holder,
@@ -224,15 +224,7 @@ impl Admission {
             queue: self.parking.queue.as_deref().unwrap_or_default(),
             at_ms: now.unix_ms,
         };
-        let copy = copies::dead_lettered(self.content(), &why)?;
-        Some(Republish {
-            header: copy.header,
-            body: copy.body,
-            target: Target::Exchange {
-                exchange: Arc::from(&*address.exchange),
-                routing_key: Arc::from(&*address.routing_key),
-            },
-        })
+        dead_letter::copy_of(self.content(), &self.rule, &why)
     }
 }
 
