@@ -15,9 +15,12 @@ mod seeds;
 #[path = "simulation/wire.rs"]
 mod wire;
 
+#[path = "parking/limited/mod.rs"]
+mod limited;
 #[path = "parking/world.rs"]
 mod world;
 
+use limited::plan::Course;
 use seeds::each_seed;
 use world::{Plan, World};
 
@@ -29,4 +32,19 @@ fn where_nothing_breaks_every_task_runs_exactly_once() {
 #[test]
 fn whatever_breaks_every_task_runs_and_runs_of_a_key_do_not_overlap() {
     each_seed("breaking", 80, |seed| World::new(seed, Plan { breaks: true }).run());
+}
+
+#[test]
+fn limits_let_as_many_go_as_they_may_and_others_do_not_wait() {
+    each_seed("prompt", 60, |seed| limited::World::new(seed, Course::Prompt).run());
+}
+
+#[test]
+fn limits_hold_however_late_everything_comes() {
+    each_seed("late", 60, |seed| limited::World::new(seed, Course::Late).run());
+}
+
+#[test]
+fn limits_hold_whatever_breaks_and_every_task_runs() {
+    each_seed("limited and breaking", 60, |seed| limited::World::new(seed, Course::Breaking).run());
 }

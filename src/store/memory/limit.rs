@@ -56,6 +56,11 @@ pub(super) struct Waiters {
 }
 
 impl Waiters {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.next.len()
+    }
+
     fn is_due(&mut self, place: Place, ms: u64, buckets: Vec<Digest>) {
         self.is_not_due(place);
         self.next.insert(place, ms);
