@@ -62,15 +62,14 @@ impl Waiters {
     }
 
     fn is_due(&mut self, place: Place, ms: u64, buckets: Vec<Digest>) {
-        self.is_not_due(place);
         self.next.insert(place, ms);
         self.due.insert((ms, place), buckets);
     }
 
-    fn is_not_due(&mut self, place: Place) {
-        if let Some(ms) = self.next.remove(&place) {
-            self.due.remove(&(ms, place));
-        }
+    /// In which buckets it waited.
+    fn is_not_due(&mut self, place: Place) -> Vec<Digest> {
+        let due = self.next.remove(&place).and_then(|ms| self.due.remove(&(ms, place)));
+        due.unwrap_or_default()
     }
 
     /// Takes one out that was to ask before this time.
@@ -239,7 +238,18 @@ impl Step<'_> {
         for bucket in &ask.buckets {
             self.pace(bucket.digest).queue.remove(place);
         }
-        self.waiters(&ask.rule).is_not_due(place);
+        self.waits_no_more(&ask.rule, place, &[]);
+    }
+
+    /// A place is not waited in, except in the buckets that are asked about. It may have been asked about more of them before: a retry need
+    /// not count for all.
+    fn waits_no_more(&mut self, rule: &Arc<str>, place: Place, except: &[Bucket]) {
+        for digest in self.waiters(rule).is_not_due(place) {
+            let is_asked = except.iter().any(|bucket| bucket.digest == digest);
+            if !is_asked && let Some(known) = self.table.paces.get_mut(&digest, self.now) {
+                known.queue.remove(place);
+            }
+        }
     }
 
     fn slot(&mut self, ask: &Ask) -> Option<&mut Slot> {
@@ -382,7 +392,7 @@ impl Step<'_> {
                 self.take_run(&claim, asker.delivery, note, &asker.worker, life_ms);
             }
         }
-        self.waiters(&ask.rule).is_not_due(place);
+        self.waits_no_more(&ask.rule, place, &[]);
         if let Some(slot) = self.slot(ask) {
             slot.given = Some((asker.delivery, now));
             slot.until_ms = now + GIVEN_KEPT_MS;
@@ -435,6 +445,7 @@ impl Step<'_> {
     fn waits_until(&mut self, ask: &Ask, place: Place, ms: u64) {
         let kept_ms = ms + SLOT_KEPT_MS;
         let buckets = ask.buckets.iter().map(|bucket| bucket.digest).collect();
+        self.waits_no_more(&ask.rule, place, &ask.buckets);
         let waiters = self.waiters(&ask.rule);
         waiters.is_due(place, ms, buckets);
         waiters.until_ms = waiters.until_ms.max(kept_ms);

@@ -283,8 +283,17 @@ impl Link {
     pub fn judge(&self) {
         assert_eq!((self.session.held().0, self.session.held_bytes()), (0, 0));
         let (channel, prefetch) = (&self.channel, self.worker.prefetch);
-        let sizes: usize = channel.consumers.iter().filter(|known| known.live).map(|known| usize::from(known.size)).sum();
-        let wanted = if self.worker.global { (prefetch, 0) } else { (0, usize::from(prefetch)) };
+        let sizes: usize = channel
+            .consumers
+            .iter()
+            .filter(|known| known.live)
+            .map(|known| usize::from(known.size))
+            .sum();
+        let wanted = if self.worker.global {
+            (prefetch, 0)
+        } else {
+            (0, usize::from(prefetch))
+        };
         assert_eq!((channel.global, sizes), wanted, "windows that are too wide or too narrow");
         let live = channel.consumers.iter().filter(|known| known.live).map(|known| &*known.tag);
         assert_eq!(live.collect::<Vec<_>>(), [TAG]);
@@ -312,6 +321,8 @@ pub fn headers_of(content: &[u8]) -> (u32, Vec<String>) {
     let header = oncegate::amqp::content::ContentHeader::decode(header.payload).expect("a content header");
     let headers = header.properties.headers.expect("headers");
     let retries = headers.get(b"retries").expect("headers").and_then(|value| value.as_i64());
-    let names = headers.iter().map(|entry| String::from_utf8_lossy(entry.expect("an entry").name).into_owned());
+    let names = headers
+        .iter()
+        .map(|entry| String::from_utf8_lossy(entry.expect("an entry").name).into_owned());
     (retries.expect("a number") as u32, names.collect())
 }

@@ -106,7 +106,9 @@ impl World {
             if self.plan.course == Course::Prompt {
                 self.settle();
                 if !self.is_over() {
-                    let next_ms = self.next_ms().unwrap_or_else(|| panic!("nothing happens any more: {}", self.model.story()));
+                    let next_ms = self
+                        .next_ms()
+                        .unwrap_or_else(|| panic!("nothing happens any more: {}", self.model.story()));
                     self.pass_to(next_ms.max(self.now.unix_ms + 1));
                 }
                 continue;
@@ -145,7 +147,11 @@ impl World {
 
     /// When something happens next by itself.
     fn next_ms(&self) -> Option<u64> {
-        let timeouts = self.links.iter().map(|link| link.session.poll_timeout()).filter(|us| *us != u64::MAX);
+        let timeouts = self
+            .links
+            .iter()
+            .map(|link| link.session.poll_timeout())
+            .filter(|us| *us != u64::MAX);
         let timeouts = timeouts.map(|us| self.now.unix_ms + us.saturating_sub(self.now.us).div_ceil(1000));
         let runs = self.links.iter().flat_map(|link| &link.runs).map(|run| run.end_ms);
         let delayed = self.delayed.iter().map(|(due_ms, _)| *due_ms);

@@ -253,7 +253,11 @@ impl Plan {
                     customer: random.below(CUSTOMERS),
                     eta_ms: if has_eta { published_ms + 1_000 * (random.next() % 40) } else { 0 },
                     published_ms,
-                    retries: if facts.retries > 0 { random.next() as u32 % (facts.retries + 1) } else { 0 },
+                    retries: if facts.retries > 0 {
+                        random.next() as u32 % (facts.retries + 1)
+                    } else {
+                        0
+                    },
                     runs_ms: random.next() % facts.runs_ms,
                 });
             }

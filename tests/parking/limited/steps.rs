@@ -247,7 +247,8 @@ impl World {
         let cancelled: BTreeSet<Ticket> = link.session.cancelled().drain(..).collect();
         link.asks.retain(|(ticket, _)| !cancelled.contains(ticket));
         let wanted = link.session.republishes().drain(..);
-        link.publishing.extend(wanted.map(|(ticket, wanted)| Publishing::Asked(ticket, wanted)));
+        link.publishing
+            .extend(wanted.map(|(ticket, wanted)| Publishing::Asked(ticket, wanted)));
         link.session.take_counts();
         let events: Vec<Event> = link.session.events().drain(..).collect();
         let mut bytes = Vec::new();
