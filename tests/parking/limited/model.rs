@@ -1,6 +1,6 @@
 //! What must be true of limits, judged by what workers see and by when the store has permitted it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use oncegate::rules::limit::{Ask, Limited};
 use oncegate::rules::lock::{Nonce, Reply, Request};
@@ -38,7 +38,7 @@ struct Given {
 pub struct Model {
     pub facts: Vec<Facts>,
     /// Permissions of which no worker has seen a hand-over yet: by connection, rule and task.
-    given: HashMap<(usize, String, usize), Given>,
+    given: HashMap<(usize, String, usize), VecDeque<Given>>,
     /// Since when a task waits for the limits of a rule, and how many asked before it.
     asked: HashMap<(String, usize), (u64, u64)>,
     /// The same for the first time ever.
@@ -69,12 +69,7 @@ impl Model {
             eprintln!("{} link {link} {request:?} -> {reply:?}", now_ms - START_MS);
         }
         match (request, reply) {
-            (Request::Reserve { ask }, Reply::Limit(Limited::Waits(_))) => {
-                self.asks(ask, now_ms);
-            }
-            (Request::Permit { ask, .. }, Reply::Limit(Limited::Waits(_))) => {
-                self.asks(ask, now_ms);
-            }
+            (Request::Reserve { ask } | Request::Permit { ask, .. }, Reply::Limit(Limited::Waits(_))) => self.asks(ask, now_ms),
             (Request::Permit { ask, asker }, Reply::Limit(Limited::Permitted { .. })) => {
                 self.asks(ask, now_ms);
                 let key = (ask.rule.to_string(), task_of(&ask.id));
@@ -85,12 +80,15 @@ impl Model {
                     nth: self.next(),
                     asked,
                 };
-                self.given.insert((link, key.0, key.1), given);
+                let all = self.given.entry((link, key.0, key.1)).or_default();
+                // Its answer was lost: it has asked again.
+                all.retain(|given| given.delivery != asker.delivery);
+                all.push_back(given);
             }
             (Request::LeaveLimit { ask, delivery }, _) => {
                 let key = (link, ask.rule.to_string(), task_of(&ask.id));
-                if self.given.get(&key).is_some_and(|given| given.delivery == *delivery) {
-                    self.given.remove(&key);
+                if let Some(all) = self.given.get_mut(&key) {
+                    all.retain(|given| given.delivery != *delivery);
                 }
             }
             (Request::Reserve { .. } | Request::Permit { .. }, other) => panic!("{other:?} is no answer to {request:?}"),
@@ -121,8 +119,10 @@ impl Model {
         let mut permitted: BTreeMap<&str, Given> = BTreeMap::new();
         for (rule, place, limit) in kind.counted(retries) {
             let given = *permitted.entry(rule).or_insert_with(|| {
-                let given = self.given.remove(&(link, rule.to_owned(), task));
-                given.unwrap_or_else(|| panic!("t{task} begins without permission of {rule}"))
+                let given = self.given.get_mut(&(link, rule.to_owned(), task));
+                given
+                    .and_then(VecDeque::pop_front)
+                    .unwrap_or_else(|| panic!("t{task} begins without permission of {rule}"))
             });
             assert!(given.at_ms >= facts.eta_ms, "t{task} is permitted before its time");
             let customer = limit.by_customer.then_some(facts.customer);
@@ -166,7 +166,7 @@ impl Model {
     pub fn judge(&mut self, plan: &Plan, end_ms: u64) {
         self.judge_tasks(plan, end_ms);
         // What may go beside another may go before it.
-        let late_ms = if plan.course == Course::Prompt { 0 } else { 1_000 };
+        let late_ms = if plan.course == Course::Prompt { 0 } else { 2_500 };
         for (bucket, handed) in &mut self.handed {
             handed.sort_unstable_by_key(|(at, nth, ..)| (*at, *nth));
             let kind = &plan.kinds[bucket.0];

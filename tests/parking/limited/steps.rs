@@ -291,10 +291,8 @@ impl World {
                 self.model.too_late(&self.plan, task, self.now.unix_ms);
             }
             (D::Forwarded | D::Held, _) => {}
-            // Another copy of it runs, or ran.
-            (D::Dropped, "parked" | "succeeded") if breaks => {}
-            // Nobody was there to ask about its key; what counts for its limits is their permission.
-            (D::ForwardedUnchecked, _) if breaks => {}
+            // Another copy of it runs, or ran; or nobody was there to ask about its key, and its limits have permitted it.
+            (D::Dropped, "parked" | "succeeded") | (D::ForwardedUnchecked, _) if breaks => {}
             (decision, reason) => panic!("t{task}: {decision:?} {reason}"),
         }
     }
