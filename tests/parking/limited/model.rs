@@ -69,30 +69,39 @@ impl Model {
             eprintln!("{} link {link} {request:?} -> {reply:?}", now_ms - START_MS);
         }
         match (request, reply) {
-            (Request::Reserve { ask } | Request::Permit { ask, .. }, Reply::Limit(Limited::Waits(_))) => self.asks(ask, now_ms),
-            (Request::Permit { ask, asker }, Reply::Limit(Limited::Permitted { .. })) => {
+            (Request::Reserve { ask }, Reply::Limit(Limited::Waits(_))) => self.asks(ask, now_ms),
+            (Request::Permit { ask, asker }, Reply::Limit(limited)) => {
+                // If it was permitted before, the answer was lost.
+                self.takes_back(link, ask, asker.delivery);
                 self.asks(ask, now_ms);
-                let key = (ask.rule.to_string(), task_of(&ask.id));
-                let (_, asked) = self.asked.remove(&key).expect("it has asked");
-                let given = Given {
-                    delivery: asker.delivery,
-                    at_ms: now_ms,
-                    nth: self.next(),
-                    asked,
-                };
-                let all = self.given.entry((link, key.0, key.1)).or_default();
-                // Its answer was lost: it has asked again.
-                all.retain(|given| given.delivery != asker.delivery);
-                all.push_back(given);
-            }
-            (Request::LeaveLimit { ask, delivery }, _) => {
-                let key = (link, ask.rule.to_string(), task_of(&ask.id));
-                if let Some(all) = self.given.get_mut(&key) {
-                    all.retain(|given| given.delivery != *delivery);
+                if let Limited::Permitted { .. } = limited {
+                    self.permits(link, ask, asker.delivery, now_ms);
                 }
             }
-            (Request::Reserve { .. } | Request::Permit { .. }, other) => panic!("{other:?} is no answer to {request:?}"),
+            (Request::LeaveLimit { ask, delivery }, Reply::Done) => self.takes_back(link, ask, *delivery),
+            (Request::Reserve { .. } | Request::Permit { .. } | Request::LeaveLimit { .. }, other) => {
+                panic!("{other:?} is no answer to {request:?}")
+            }
             _ => {}
+        }
+    }
+
+    fn permits(&mut self, link: usize, ask: &Ask, delivery: Nonce, now_ms: u64) {
+        let key = (ask.rule.to_string(), task_of(&ask.id));
+        let (_, asked) = self.asked.remove(&key).expect("it has asked");
+        let given = Given {
+            delivery,
+            at_ms: now_ms,
+            nth: self.next(),
+            asked,
+        };
+        self.given.entry((link, key.0, key.1)).or_default().push_back(given);
+    }
+
+    fn takes_back(&mut self, link: usize, ask: &Ask, delivery: Nonce) {
+        let key = (link, ask.rule.to_string(), task_of(&ask.id));
+        if let Some(all) = self.given.get_mut(&key) {
+            all.retain(|given| given.delivery != delivery);
         }
     }
 
