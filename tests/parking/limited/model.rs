@@ -65,9 +65,6 @@ impl Model {
 
     /// The store has done what a connection asked for.
     pub fn done(&mut self, link: usize, request: &Request, reply: &Reply, now_ms: u64) {
-        if std::env::var_os("SIM_TRACE").is_some() {
-            eprintln!("{} link {link} {request:?} -> {reply:?}", now_ms - START_MS);
-        }
         match (request, reply) {
             (Request::Reserve { ask }, Reply::Limit(Limited::Waits(_))) => self.asks(ask, now_ms),
             (Request::Permit { ask, asker }, Reply::Limit(limited)) => {
