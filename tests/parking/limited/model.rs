@@ -10,6 +10,9 @@ use super::plan::{Course, Plan, START_MS, task_of};
 /// A bucket, by its kind, rule, limit and customer.
 type Bucket = (usize, &'static str, usize, Option<usize>);
 
+/// What is left of a wait, and is shorter than any delay queue's, is held beyond that.
+const HOLD_LATE_MS: u64 = 2_100;
+
 /// What became of one task.
 #[derive(Default, Clone)]
 pub struct Facts {
@@ -45,6 +48,9 @@ pub struct Model {
     first_asked: HashMap<(String, usize), u64>,
     /// The hand-overs of each bucket: when they were permitted, in which order, and since when they waited.
     handed: BTreeMap<Bucket, Vec<(u64, u64, u64, usize)>>,
+    /// Since when each task was delivered first, and since when a session has it, by connection.
+    delivered: HashMap<usize, u64>,
+    came: HashMap<(usize, usize), u64>,
     numbers: u64,
     /// The longest that a task without limits has waited.
     longest_ms: u64,
@@ -83,6 +89,22 @@ impl Model {
         }
     }
 
+    /// A message comes to a session.
+    pub fn comes(&mut self, link: usize, task: usize, now_ms: u64) {
+        self.delivered.entry(task).or_insert(now_ms);
+        self.came.insert((link, task), now_ms);
+    }
+
+    /// A message is with a session no longer, or with its worker: it has not been held for longer than it may be.
+    pub fn leaves(&mut self, plan: &Plan, link: usize, task: usize, now_ms: u64) {
+        let Some(came_ms) = self.came.remove(&(link, task)) else { return };
+        let most_ms = plan.hold_max_ms(task) + HOLD_LATE_MS;
+        // Where more than one limit lets it wait, what is left may be short again and again.
+        if plan.course == Course::Prompt && plan.kind_of(task).single_rate().is_some() {
+            assert!(now_ms - came_ms <= most_ms, "t{task} was held for {} ms", now_ms - came_ms);
+        }
+    }
+
     fn permits(&mut self, link: usize, ask: &Ask, delivery: Nonce, now_ms: u64) {
         let key = (ask.rule.to_string(), task_of(&ask.id));
         let (_, asked) = self.asked.remove(&key).expect("it has asked");
@@ -113,6 +135,7 @@ impl Model {
     pub fn begins(&mut self, plan: &Plan, link: usize, (task, retries): (usize, u32), running: &[usize], now_ms: u64) {
         *self.facts[task].begun.entry(retries).or_default() += 1;
         let (facts, kind) = (&plan.tasks[task], plan.kind_of(task));
+        self.leaves(plan, link, task, now_ms);
         assert!(now_ms >= facts.eta_ms, "t{task} begins before its time");
         if kind.rules.is_empty() {
             self.longest_ms = self.longest_ms.max(now_ms - facts.published_ms);
@@ -193,6 +216,15 @@ impl Model {
                 && let Some(two) = handed.windows(2).find(|two| two[0].2 > two[1].2 && two[0].0 + late_ms < two[1].0)
             {
                 panic!("{bucket:?}: t{} waited for longer than t{} and went behind it", two[1].3, two[0].3);
+            }
+            let since = |task: &usize| self.delivered[task].max(plan.tasks[*task].eta_ms);
+            if plan.course == Course::Prompt
+                && kind.single_rate().is_some()
+                && let Some(two) = handed
+                    .windows(2)
+                    .find(|two| two[0].0 < two[1].0 && since(&two[0].3) > since(&two[1].3))
+            {
+                panic!("{bucket:?}: t{} came before t{} and went behind it", two[1].3, two[0].3);
             }
         }
         if plan.course == Course::Prompt {

@@ -281,6 +281,12 @@ impl Plan {
         self.kinds.iter().flat_map(|kind| kind.specs(self.hold_max)).collect()
     }
 
+    /// For how long a message of a task may be held, in milliseconds.
+    pub fn hold_max_ms(&self, task: usize) -> u64 {
+        let limits = self.kind_of(task).counted(0).filter_map(|(.., limit)| limit.hold_max_ms);
+        limits.chain([self.hold_max.as_millis() as u64]).max().unwrap_or_default()
+    }
+
     pub fn kind_of(&self, task: usize) -> &Kind {
         &self.kinds[self.tasks[task].kind]
     }

@@ -55,6 +55,7 @@ impl World {
             return false;
         }
         let Some(message) = self.ready.pop_front() else { return false };
+        self.model.comes(self.links[at].number, message.task, self.now.unix_ms);
         self.links[at].deliver(message, self.now);
         self.collect(at);
         true
@@ -256,7 +257,7 @@ impl World {
         let units = link.at_client.feed(&bytes);
         for event in events {
             match event {
-                Event::Admission(event) => self.decided(&event),
+                Event::Admission(event) => self.decided(at, &event),
                 Event::Unlimited { id, detail, .. } => panic!("{id} is not limited: {detail}"),
                 _ => {}
             }
@@ -273,8 +274,11 @@ impl World {
         }
     }
 
-    fn decided(&mut self, event: &DeliveryEvent) {
+    fn decided(&mut self, at: usize, event: &DeliveryEvent) {
         let task = task_of(&event.id);
+        if event.decision == D::Parked {
+            self.model.leaves(&self.plan, self.links[at].number, task, self.now.unix_ms);
+        }
         let kind = self.plan.kind_of(task);
         let breaks = self.plan.course == Course::Breaking;
         match (event.decision, event.reason) {
