@@ -51,6 +51,8 @@ pub struct Model {
     /// Since when each task was delivered first, and since when a session has it, by connection.
     delivered: HashMap<usize, u64>,
     came: HashMap<(usize, usize), u64>,
+    /// What a session was told last of how long a task has to wait: when, and how long.
+    told: HashMap<(usize, usize), (u64, u64)>,
     numbers: u64,
     /// The longest that a task without limits has waited.
     longest_ms: u64,
@@ -77,8 +79,9 @@ impl Model {
                 // If it was permitted before, the answer was lost.
                 self.takes_back(link, ask, asker.delivery);
                 self.asks(ask, now_ms);
-                if let Limited::Permitted { .. } = limited {
-                    self.permits(link, ask, asker.delivery, now_ms);
+                match limited {
+                    Limited::Permitted { .. } => self.permits(link, ask, asker.delivery, now_ms),
+                    Limited::Waits(wait) => drop(self.told.insert((link, task_of(&ask.id)), (now_ms, wait.wait_ms))),
                 }
             }
             (Request::LeaveLimit { ask, delivery }, Reply::Done) => self.takes_back(link, ask, *delivery),
@@ -97,11 +100,15 @@ impl Model {
 
     /// A message is with a session no longer, or with its worker: it has not been held for longer than it may be.
     pub fn leaves(&mut self, plan: &Plan, link: usize, task: usize, now_ms: u64) {
+        let told = self.told.remove(&(link, task));
         let Some(came_ms) = self.came.remove(&(link, task)) else { return };
         let most_ms = plan.hold_max_ms(task) + HOLD_LATE_MS;
         // Where more than one limit lets it wait, what is left may be short again and again.
         if plan.course == Course::Prompt && plan.kind_of(task).single_rate().is_some() {
             assert!(now_ms - came_ms <= most_ms, "t{task} was held for {} ms", now_ms - came_ms);
+            if let Some((told_ms, _)) = told.filter(|(_, wait_ms)| *wait_ms > plan.hold_max_ms(task)) {
+                assert_eq!(told_ms, now_ms, "t{task} waits for long, and is not parked at once");
+            }
         }
     }
 
