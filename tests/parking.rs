@@ -4,6 +4,9 @@
 //! not; the broker's word on a copy is lost. Every task must run, runs of one key must not overlap, and a worker must see no trace of
 //! parking. Where nothing breaks every task runs exactly once.
 //!
+//! Tasks under limits have a world of their own: the workers of two proxies, windows of either kind, and a store that may be silent for a
+//! while. Its model knows what workers see and when the store has permitted it.
+//!
 //! A failing seed is told. `ONCEGATE_SIM_SEED=7` replays it; `ONCEGATE_SIM_SEEDS=10000` runs more.
 
 #[path = "simulation/clock.rs"]
