@@ -236,7 +236,8 @@ impl Channel {
         let eta = admission.eta_ahead(now).filter(|_| holder.is_none());
         let fate = admission.carry.as_ref().and_then(|carry| carry.fate);
         // It was foreseen that it will have to wait, and where it was not refused it is asked about at once.
-        let foreseen = admission.limits.as_ref().is_some_and(|limits| limits.is_unasked()) && admission.run.is_none();
+        let unasked = admission.limits.as_ref().is_some_and(|limits| limits.is_unasked());
+        let foreseen = unasked && admission.run.is_none() && eta.is_none();
         let reason = if foreseen { "limit" } else { admission.held_for(now) };
         let asks_us = admission.pause_us(eta, 0);
         let hold_max_us = match admission.waiting() {

@@ -210,6 +210,12 @@ impl Memory {
         (table.slots.len(), table.paces.len())
     }
 
+    /// How many wait for limits, as far as is known: each of them is to ask again.
+    pub fn limits_waiting(&self) -> usize {
+        let now = self.clock.now_ms();
+        self.table().waiters.iter(now).map(|(_, waiters)| waiters.len()).sum()
+    }
+
     /// Of how many ids parked messages are known, lapsed ones included until they are swept.
     pub fn parked_len(&self) -> usize {
         self.table().parked.len()

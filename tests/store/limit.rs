@@ -31,6 +31,7 @@ scenarios! {
     an_id_that_runs_counts_once
     who_waits_first_for_a_run_gets_it
     what_one_limit_holds_up_lets_others_go
+    who_asks_about_fewer_limits_than_before_waits_for_no_others
     no_window_has_too_many_of_them
     an_even_pace_is_kept
 }
@@ -374,6 +375,20 @@ async fn what_one_limit_holds_up_lets_others_go(w: &World) {
     }
     w.until("another goes", async || is_permitted(w, &of("b", 3), 3).await).await;
     let wait = waits(w, &of("held up 0", 2), 4).await;
+    assert!(about(wait.wait_ms, LONG + 1), "{wait:?}");
+}
+
+async fn who_asks_about_fewer_limits_than_before_waits_for_no_others(w: &World) {
+    let one = || bucket(1, rate(1, LONG, 1));
+    let all = |id: &str| ask(id, vec![one(), bucket(2, rate(10, LONG, 10))]);
+    let fewer = |id: &str| ask(id, vec![bucket(2, rate(10, LONG, 10))]);
+    assert!(is_permitted(w, &all("first"), 1).await);
+    for (delivery, id) in [(2, "goes"), (3, "leaves")] {
+        waits(w, &all(id), delivery).await;
+    }
+    assert!(is_permitted(w, &fewer("goes"), 4).await);
+    leave(w, &fewer("leaves"), 3).await;
+    let wait = waits(w, &all("last"), 5).await;
     assert!(about(wait.wait_ms, LONG + 1), "{wait:?}");
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::admit::delivery_with;
 use super::hold::{qos, waits, worker_with};
 use super::*;
 use crate::rules::limit::{Asker, Cause, Limited, Wait};
@@ -129,6 +130,22 @@ fn a_refusal_at_its_time_tells_a_later_one() {
     }
     assert_eq!(rig.decided(), [(D::Held, "limit")], "told once");
     rig.later(500_000);
+    let ticket = rig.permission_asked("x");
+    rig.limits_say(ticket, PERMITTED);
+    assert_eq!(rig.seen(), ["c 1 x"]);
+}
+
+#[test]
+fn before_its_time_a_task_asks_for_no_permission() {
+    let mut rig = worker();
+    let eta = FieldValue::LongStr(b"2027-01-15T08:00:03+00:00");
+    assert_eq!(rig.now.unix_ms, 1_800_000_000_000, "that is 08:00:00");
+    rig.broker(&delivery_with(1, "x", false, &[("eta", eta)]));
+    assert!(rig.limits_asked().is_empty());
+    assert_eq!(rig.decided(), [(D::Held, "eta")]);
+    rig.later(2_999_999);
+    assert!(rig.limits_asked().is_empty());
+    rig.later(1);
     let ticket = rig.permission_asked("x");
     rig.limits_say(ticket, PERMITTED);
     assert_eq!(rig.seen(), ["c 1 x"]);

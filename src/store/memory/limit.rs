@@ -118,7 +118,18 @@ impl Step<'_> {
         for bucket in &ask.buckets {
             self.pace(bucket.digest).queue.remove(place);
         }
-        self.waiters(&ask.rule).is_not_due(place);
+        self.waits_no_more(&ask.rule, place, &[]);
+    }
+
+    /// A place is not waited in, except in the buckets that are asked about. It may have been asked about more of them before: a retry need
+    /// not count for all.
+    fn waits_no_more(&mut self, rule: &Arc<str>, place: Place, except: &[Bucket]) {
+        for digest in self.waiters(rule).is_not_due(place) {
+            let is_asked = except.iter().any(|bucket| bucket.digest == digest);
+            if !is_asked && let Some(known) = self.table.paces.get_mut(&digest, self.now) {
+                known.queue.remove(place);
+            }
+        }
     }
 
     /// What holds for each bucket now. What is known of it is reckoned by that from here on.
@@ -285,7 +296,7 @@ impl Step<'_> {
                 self.take_run(&claim, asker.delivery, note, &asker.worker, life_ms);
             }
         }
-        self.waiters(&ask.rule).is_not_due(place);
+        self.waits_no_more(&ask.rule, place, &[]);
         if let Some(slot) = self.slot(ask) {
             slot.given = Some((asker.delivery, now));
             slot.until_ms = now + GIVEN_KEPT_MS;
@@ -334,6 +345,7 @@ impl Step<'_> {
     fn waits_until(&mut self, ask: &Ask, place: Place, ms: u64) {
         let kept_ms = ms + SLOT_KEPT_MS;
         let buckets = ask.buckets.iter().map(|bucket| bucket.digest).collect();
+        self.waits_no_more(&ask.rule, place, &ask.buckets);
         let waiters = self.waiters(&ask.rule);
         waiters.is_due(place, ms, buckets);
         waiters.until_ms = waiters.until_ms.max(kept_ms);

@@ -6,7 +6,7 @@
 -- planned for; a place is a number of 15 digits. `PREFIX:member:{RULE}:BUCKET` are the keys of the runs that count, `PREFIX:front:{RULE}:BUCKET`
 -- is who waits first for the end of one, by place, and when that one asked last.
 -- `PREFIX:slot:{RULE}:ID` is a hash: the `place` of an id, `since` when it waits, and the time that was `planned` for it; once a delivery of
--- it was permitted, that one (`by`) and when (`at`).
+-- it was permitted, that one (`by`) and when (`at`); as what it stands in `due` (`asks`).
 -- `PREFIX:set:{RULE}` is what operators have set, see `limits.lua`.
 -- `PREFIX:due:{RULE}` are all that wait, each its place and its buckets, by the times when they are to ask again; `PREFIX:place:{RULE}` is the
 -- last place that was given.
@@ -181,6 +181,17 @@ local function member_of(buckets, place)
   return table.concat(words, ' ')
 end
 
+-- It is asked about other buckets than before: a retry need not count for all. It waits in none but these.
+local function waits_no_more(due, member, buckets)
+  local asked = {}
+  for _, b in ipairs(buckets) do asked[b.name] = true end
+  local place = string.sub(member, 1, 15)
+  for bucket in string.gmatch(string.sub(member, 16), '%x+') do
+    if not asked[bucket] then call('ZREM', key_of('queue', bucket), place) end
+  end
+  call('ZREM', due, member)
+end
+
 -- Takes a permission back.
 local function undo(slot, buckets, id, by, at)
   for _, b in ipairs(buckets) do
@@ -239,9 +250,9 @@ local function hold_up(buckets, place)
   end
 end
 
--- Gives an id its place, unless it has one: place, since when, whether it is new, and what was planned.
+-- Gives an id its place, unless it has one: place, since when, what was planned unless it is new, and as what it stood in `due`.
 local function find_place(slot, buckets, id, delivery)
-  local s = call('HMGET', slot, 'place', 'since', 'planned', 'by', 'at')
+  local s = call('HMGET', slot, 'place', 'since', 'planned', 'by', 'at', 'asks')
   if s[4] and s[4] == delivery then
     -- The answer was lost: what counts is the hand-over that is to come.
     undo(slot, buckets, id, s[4], s[5])
@@ -249,7 +260,7 @@ local function find_place(slot, buckets, id, delivery)
     s = {}
     call('HDEL', slot, 'by', 'at')
   end
-  if s[1] then return s[1], tonumber(s[2]), tonumber(s[3]) end
+  if s[1] then return s[1], tonumber(s[2]), tonumber(s[3]), s[6] end
   local key = prefix .. ':place:' .. tag
   local place = string.format('%015d', call('INCR', key))
   live_at_least(key, SLOT_KEPT)
@@ -261,7 +272,9 @@ local function ask(slot, due, a, delivery)
   local id, buckets = string.sub(slot, #prefix + #tag + 8), read_buckets(ARGV[a + 1])
   pass_over(due)
   rule_on(buckets)
-  local place, since, planned = find_place(slot, buckets, id, delivery)
+  local place, since, planned, asked = find_place(slot, buckets, id, delivery)
+  local member = member_of(buckets, place)
+  if asked and asked ~= member then waits_no_more(due, asked, buckets) end
   for _, b in ipairs(buckets) do
     b.asks = delivery
     open(b)
@@ -269,7 +282,9 @@ local function ask(slot, due, a, delivery)
   if not planned then
     planned = now
     for _, b in ipairs(buckets) do planned = math.max(planned, math.ceil(plan(b, #buckets == 1))) end
-    call('HSET', slot, 'place', place, 'since', int(since), 'planned', int(planned))
+    call('HSET', slot, 'place', place, 'since', int(since), 'planned', int(planned), 'asks', member)
+  elseif asked ~= member then
+    call('HSET', slot, 'asks', member)
   end
   for _, b in ipairs(buckets) do
     call('ZADD', b.queue, 'NX', int(planned), place)
@@ -286,7 +301,7 @@ local function ask(slot, due, a, delivery)
   if delivery and free <= now then return permit(slot, due, buckets, id, place, since, a) end
   if #buckets > 1 then hold_up(buckets, place) end
   local wait = free <= now and 0 or math.max(1, math.ceil(at - now))
-  call('ZADD', due, int(now + wait), member_of(buckets, place))
+  call('ZADD', due, int(now + wait), member)
   local kept = wait + SLOT_KEPT
   for _, b in ipairs(buckets) do live_at_least(b.queue, kept) end
   live_at_least(due, kept)
@@ -305,13 +320,13 @@ function ops.X(slot, due, a) return ask(slot, due, a, ARGV[a]) end
 -- A delivery is not handed over, or does not wait any more: delivery, buckets.
 function ops.Y(slot, due, a)
   tag = string.sub(due, #prefix + 6)
-  local buckets, s = read_buckets(ARGV[a + 1]), call('HMGET', slot, 'place', 'by', 'at')
+  local buckets, s = read_buckets(ARGV[a + 1]), call('HMGET', slot, 'place', 'by', 'at', 'asks')
   if not s[1] then return 0 end
   if s[2] and s[2] ~= ARGV[a] then return 0 end
   if s[2] then rule_on(buckets) end
   if s[2] then undo(slot, buckets, string.sub(slot, #prefix + #tag + 8), s[2], s[3]) end
   for _, b in ipairs(buckets) do call('ZREM', b.queue, s[1]) end
-  call('ZREM', due, member_of(buckets, s[1]))
+  if s[4] then waits_no_more(due, s[4], {}) end
   return 0
 end
 

@@ -35,18 +35,17 @@ pub(in crate::store::memory) struct Waiters {
 
 impl Waiters {
     pub(super) fn is_due(&mut self, place: Place, ms: u64, buckets: Vec<Digest>) {
-        self.is_not_due(place);
         self.next.insert(place, ms);
         self.due.insert((ms, place), buckets);
     }
 
-    pub(super) fn is_not_due(&mut self, place: Place) {
-        if let Some(ms) = self.next.remove(&place) {
-            self.due.remove(&(ms, place));
-        }
+    /// In which buckets it waited.
+    pub(super) fn is_not_due(&mut self, place: Place) -> Vec<Digest> {
+        let due = self.next.remove(&place).and_then(|ms| self.due.remove(&(ms, place)));
+        due.unwrap_or_default()
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::store::memory) fn len(&self) -> usize {
         self.due.len()
     }
 
