@@ -258,7 +258,7 @@ def check(tmp_path, broker, text, connect=True):
     return done.returncode, [one["message"] for one in found["warnings"]], found.get("connect", [])
 
 
-LEAST = {"configure": r"^(oncegate\..*|celeryev)$", "write": r"^(oncegate\..*|celery\.pidbox)$", "read": r"^(oncegate\..*|celeryev)$"}
+LEAST = {"configure": r"^(oncegate\..*|celeryev)$", "write": r"^(amq\.default|oncegate\..*|celery\.pidbox)$", "read": r"^(oncegate\..*|celeryev)$"}
 
 
 @pytest.mark.parametrize("is_there", [True, False])
@@ -279,7 +279,7 @@ def test_a_missing_right_is_said_once_and_by_check(gate, told, stack, broker, vh
     proxy.expect("oncegate_events_dropped_total", 6, reason="refused")
     assert proxy.log().count("the broker refuses decisions") == 1, proxy.log()[-2000:]
     proxy.expect_publishes(3, "dropped", rule="note")
-    rights = {"configure": r"^(oncegate\..*|oncegate|celeryev)$", "write": r"^(oncegate|oncegate\..*|celery\.pidbox)$"}
+    rights = {"configure": r"^(oncegate\..*|oncegate|celeryev)$", "write": r"^(amq\.default|oncegate|oncegate\..*|celery\.pidbox)$"}
     broker.add_user(user, "secret", vhost, **{**LEAST, **rights})
     code, _, found = check(tmp_path, broker, text)
     assert code == 0, found
