@@ -219,23 +219,16 @@ impl Drop for Watch {
 mod tests {
     use tokio_stream::StreamExt;
 
+    use super::super::tests::dropped;
     use super::super::{DecisionLog, Decisions};
     use super::*;
 
     fn decision(id: usize) -> Decision {
         Decision {
-            event: "publish",
-            rule: "r".into(),
             decision: "forwarded",
             reason: None,
-            mode: "enforce",
-            vhost: None,
-            task: "t".into(),
-            id: id.to_string().into(),
             holder: None,
-            digest: None,
-            client: None,
-            limit: None,
+            ..dropped(&id.to_string())
         }
     }
 

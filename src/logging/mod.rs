@@ -9,7 +9,7 @@ mod feed;
 mod format;
 mod limit;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 pub use decisions::{Decision, DecisionKind, DecisionLog, LimitWait};

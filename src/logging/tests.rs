@@ -36,20 +36,33 @@ fn capture(format: Format, level: &str, work: impl FnOnce(&Lines)) -> String {
     String::from_utf8(bytes).expect("UTF-8")
 }
 
-fn decision(task: &str) -> Decision {
+/// A duplicate is dropped.
+pub(crate) fn dropped(id: &str) -> Decision {
     Decision {
         event: "publish",
-        rule: "reports".into(),
+        rule: "r".into(),
         decision: "dropped",
-        reason: None,
+        reason: Some("duplicate"),
         mode: "enforce",
         vhost: Some("/".into()),
+        task: "t".into(),
+        id: id.into(),
+        holder: Some("a".into()),
+        digest: None,
+        client: None,
+        limit: None,
+    }
+}
+
+fn decision(task: &str) -> Decision {
+    Decision {
+        rule: "reports".into(),
+        reason: None,
         task: task.into(),
-        id: "b-2".into(),
         holder: Some("a-1".into()),
         digest: Some(Digest([0xab; 32])),
         client: Some(([10, 0, 0, 7], 4411).into()),
-        limit: None,
+        ..dropped("b-2")
     }
 }
 

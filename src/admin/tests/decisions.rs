@@ -3,24 +3,8 @@
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::*;
-use crate::logging::{Decision, DecisionKind, DecisionLog, Decisions};
-
-pub(super) fn decision(id: &str) -> Decision {
-    Decision {
-        event: "publish",
-        rule: "r".into(),
-        decision: "dropped",
-        reason: Some("duplicate"),
-        mode: "enforce",
-        vhost: Some("/".into()),
-        task: "t".into(),
-        id: id.into(),
-        holder: Some("a".into()),
-        digest: None,
-        client: None,
-        limit: None,
-    }
-}
+use crate::logging::tests::dropped;
+use crate::logging::{DecisionKind, DecisionLog, Decisions};
 
 /// A proxy with the log of what it decides.
 pub(super) async fn deciding(tokens: Vec<AdminToken>) -> (Proxy, DecisionLog) {
@@ -47,8 +31,8 @@ async fn the_last_duplicates_are_shown_newest_first() {
     let (proxy, log) = deciding(Vec::new()).await;
     assert_eq!(ids(&proxy.get("/api/v1/decisions").await), [""; 0]);
     for number in 0..1_200 {
-        log.log(DecisionKind::Duplicate, decision(&number.to_string()));
-        log.log(DecisionKind::Other, decision("nobody watches"));
+        log.log(DecisionKind::Duplicate, dropped(&number.to_string()));
+        log.log(DecisionKind::Other, dropped("nobody watches"));
     }
     let answer = proxy.get("/api/v1/decisions?limit=2").await;
     assert_eq!(ids(&answer), ["1199", "1198"]);
@@ -75,7 +59,7 @@ async fn the_last_duplicates_are_shown_newest_first() {
 #[tokio::test]
 async fn who_watches_is_told_of_each_decision_as_it_is_made() {
     let (proxy, log) = deciding(Vec::new()).await;
-    log.log(DecisionKind::Duplicate, decision("before"));
+    log.log(DecisionKind::Duplicate, dropped("before"));
     let mut socket = TcpStream::connect(proxy.address).await.expect("listens");
     let request = format!("GET /api/v1/decisions/stream HTTP/1.1\r\nHost: {}\r\n\r\n", proxy.address);
     socket.write_all(request.as_bytes()).await.expect("sent");
@@ -91,8 +75,8 @@ async fn who_watches_is_told_of_each_decision_as_it_is_made() {
     assert!(head.contains(&"content-type: text/event-stream".to_owned()), "{head:?}");
     assert!(head.contains(&"x-oncegate-instance: p1".to_owned()), "{head:?}");
     // The head is sent once the watch has begun.
-    log.log(DecisionKind::Other, decision("passes"));
-    log.log(DecisionKind::Duplicate, decision("drops"));
+    log.log(DecisionKind::Other, dropped("passes"));
+    log.log(DecisionKind::Duplicate, dropped("drops"));
     let mut told = Vec::new();
     while told.len() < 2 {
         let line = next().await;

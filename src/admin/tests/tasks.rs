@@ -1,8 +1,9 @@
 //! What is on record of a task.
 
-use super::decisions::{deciding, decision};
+use super::decisions::deciding;
 use super::*;
 use crate::logging::DecisionKind;
+use crate::logging::tests::dropped;
 use crate::store::{Keep, Record};
 
 const KEEP: Keep = Keep {
@@ -36,8 +37,8 @@ async fn what_is_written_down_is_shown_with_what_was_just_decided() {
     };
     let records = [line("2020-01-01T00:00:02.000Z", "held"), line("2020-01-01T00:00:01.000Z", "parked")];
     proxy.store.record(&records, KEEP).await.expect("it is written");
-    log.log(DecisionKind::Duplicate, decision("b"));
-    log.log(DecisionKind::Duplicate, decision("c"));
+    log.log(DecisionKind::Duplicate, dropped("b"));
+    log.log(DecisionKind::Duplicate, dropped("c"));
     let answer = proxy.get("/api/v1/tasks/b").await;
     let [first, second, third] = written(&answer).try_into().expect("three");
     assert_eq!(

@@ -1,23 +1,15 @@
 //! From the feed to connections that are not there: what is counted, and for how long it is watched.
 
 use super::*;
+use crate::logging::tests::dropped;
 use crate::logging::{DecisionKind, DecisionLog, Decisions};
 use crate::metrics::Metrics;
 
 fn decision(rule: &str, vhost: Option<&str>) -> Decision {
     Decision {
-        event: "publish",
         rule: rule.into(),
-        decision: "dropped",
-        reason: Some("duplicate"),
-        mode: "enforce",
         vhost: vhost.map(Arc::from),
-        task: "t".into(),
-        id: "b".into(),
-        holder: Some("a".into()),
-        digest: None,
-        client: None,
-        limit: None,
+        ..dropped("b")
     }
 }
 

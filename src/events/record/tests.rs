@@ -1,7 +1,8 @@
 //! From the feed to a store.
 
 use super::*;
-use crate::logging::{Decision, DecisionKind, DecisionLog, Decisions};
+use crate::logging::tests::dropped;
+use crate::logging::{DecisionKind, DecisionLog, Decisions};
 use crate::metrics::Metrics;
 use crate::store::{Memory, Settings, Store, SystemClock, Unobserved};
 
@@ -40,21 +41,7 @@ impl Bench {
     }
 
     fn decide(&self, kind: DecisionKind, id: &str) {
-        let decision = Decision {
-            event: "publish",
-            rule: "r".into(),
-            decision: "dropped",
-            reason: Some("duplicate"),
-            mode: "enforce",
-            vhost: Some("/".into()),
-            task: "t".into(),
-            id: id.into(),
-            holder: Some("a".into()),
-            digest: None,
-            client: None,
-            limit: None,
-        };
-        self.log.log(kind, decision);
+        self.log.log(kind, dropped(id));
     }
 
     async fn read(&self, id: &str) -> Vec<serde_json::Value> {
