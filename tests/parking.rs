@@ -11,6 +11,8 @@
 
 #[path = "simulation/clock.rs"]
 mod clock;
+#[path = "simulation/deliver.rs"]
+mod deliver;
 #[path = "simulation/random.rs"]
 mod random;
 #[path = "simulation/seeds.rs"]

@@ -3,6 +3,7 @@
 //! Each worker thread runs its own single-threaded runtime with its own store client, so that what belongs to one connection never
 //! crosses threads. The thread that accepts hands each new socket to the worker with the fewest connections.
 
+mod answers;
 mod connection;
 pub mod drain;
 mod fetch;

@@ -1,17 +1,14 @@
 //! Messages that the session of one connection wants published anew, by Oncegate's own account at the broker.
 
-use std::task::{Context, Poll};
+use std::task::Context;
 
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-
+use super::answers::Answers;
 use super::hub::Hub;
-use crate::session::{RepublishFault, Session, Ticket};
+use crate::session::{RepublishFault, Session};
 
-type Outcome = (Ticket, Result<(), RepublishFault>);
-
-/// What is on its way for one connection. Most never have anything, and take no memory for it.
+/// What is on its way for one connection.
 #[derive(Default)]
-pub(super) struct Republishing(Option<(UnboundedSender<Outcome>, UnboundedReceiver<Outcome>)>);
+pub(super) struct Republishing(Answers<Result<(), RepublishFault>>);
 
 impl Republishing {
     /// Hands over what the session wants published. True if there was something: then its outcome is to be polled for.
@@ -20,21 +17,15 @@ impl Republishing {
             return false;
         }
         let vhost = session.vhost().clone();
-        let (sender, _) = self.0.get_or_insert_with(mpsc::unbounded_channel);
         for (ticket, message) in session.republishes().drain(..) {
-            let (sender, outcome) = (sender.clone(), hub.control().publish(&vhost, message));
-            tokio::spawn(async move {
-                // A connection that has ended needs no answer.
-                let _ = sender.send((ticket, outcome.await));
-            });
+            self.0.wait_for(ticket, hub.control().publish(&vhost, message));
         }
         true
     }
 
     /// Tells the session what has become of them.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, session: &mut Session, hub: &Hub) {
-        let Some((_, outcomes)) = &mut self.0 else { return };
-        while let Poll::Ready(Some((ticket, outcome))) = outcomes.poll_recv(cx) {
+        while let Some((ticket, outcome)) = self.0.poll(cx) {
             session.handle_republished(ticket, outcome, hub.now());
         }
     }

@@ -8,9 +8,10 @@ use oncegate::amqp::frame::{self, Split};
 use oncegate::amqp::method::basic::{self, Ack, Nack, Publish, Reject};
 use oncegate::amqp::method::{MethodId, queue};
 
+use crate::deliver::deliver;
 use crate::facts::Facts;
 use crate::link::Order;
-use crate::wire::{Reader, Unit, content_of, method, on_channel, short};
+use crate::wire::{Reader, Unit, content_of, method, short};
 use crate::world::World;
 
 /// A message in a queue or with a consumer.
@@ -328,16 +329,7 @@ impl World {
         };
         channel.next_tag += 1;
         let tag = channel.next_tag;
-        let arguments = [
-            &short(&consumer.tag)[..],
-            &tag.to_be_bytes(),
-            &[u8::from(copy.redelivered)],
-            &short(b""),
-            &short(copy.queue.as_bytes()),
-        ]
-        .concat();
-        let mut out = method(number, MethodId::BASIC_DELIVER, &arguments);
-        out.extend(on_channel(&copy.content, number));
+        let out = deliver(number, &consumer.tag, tag, copy.redelivered, copy.queue.as_bytes(), &copy.content);
         let (task, again) = (copy.task, if copy.redelivered { " again" } else { "" });
         let to = consumer.tag.clone();
         channel.consumed.insert(tag, to);

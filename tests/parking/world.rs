@@ -18,8 +18,9 @@ use oncegate::session::{Event, Now, Republish, RepublishFault, Session, Settings
 use oncegate::store::{Clock, Memory};
 
 use crate::clock::ManualClock;
+use crate::deliver::deliver;
 use crate::random::Random;
-use crate::wire::{Reader, TaskMessage, content_of, method, on_channel, publish, short};
+use crate::wire::{Reader, TaskMessage, content_of, method, publish};
 
 const TASKS: usize = 8;
 const WORKERS: usize = 3;
@@ -301,16 +302,7 @@ impl World {
         }
         let Some(message) = self.ready.pop_front() else { return };
         link.next_tag += 1;
-        let arguments = [
-            &short(b"c")[..],
-            &link.next_tag.to_be_bytes(),
-            &[u8::from(message.redelivered)],
-            &short(b""),
-            &short(b"q"),
-        ]
-        .concat();
-        let mut frames = method(1, MethodId::BASIC_DELIVER, &arguments);
-        frames.extend(on_channel(&message.content, 1));
+        let frames = deliver(1, b"c", link.next_tag, message.redelivered, b"q", &message.content);
         link.unacked.insert(link.next_tag, message);
         link.session.handle_bytes(Side::Broker, &frames, self.now);
         self.collect(at);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::admit::delivery_with;
 use super::hold::{qos, waits, worker_with};
+use super::window::per_consumer_of;
 use super::*;
 use crate::rules::limit::{Asker, Cause, Limited, Wait};
 use crate::rules::lock::{LockState, Nonce};
@@ -202,13 +203,8 @@ fn what_waits_longer_than_it_may_be_held_is_parked_for_that_long() {
 
 /// A worker whose window is of each consumer, and what is told of windows.
 fn worker_by_consumer(size: u16) -> Rig {
-    let mut rig = Rig::with(limited_by(limit(|_| ())), Settings::default());
+    let mut rig = per_consumer_of(limited_by(limit(|_| ())), size);
     rig.parks = true;
-    rig.client(&qos(size, false));
-    rig.broker(&method(1, MethodId::BASIC_QOS_OK, &[]));
-    rig.consumes(1, "c", false);
-    rig.broker_got();
-    rig.client_got();
     rig
 }
 

@@ -7,8 +7,14 @@ use crate::rules::running::Ran;
 
 /// A worker with a window of this size for each of its consumers.
 fn per_consumer(size: u16) -> Rig {
-    let mut rig = Rig::new(running());
+    let mut rig = per_consumer_of(running(), size);
     rig.admits_all = false;
+    rig
+}
+
+/// The same with this rule; deliveries are admitted.
+pub(super) fn per_consumer_of(spec: RuleSpec, size: u16) -> Rig {
+    let mut rig = Rig::with(spec, Settings::default());
     rig.client(&qos(size, false));
     rig.broker(&method(1, MethodId::BASIC_QOS_OK, &[]));
     rig.consumes(1, "c", false);

@@ -13,7 +13,8 @@ use oncegate::rules::lock::{Reply, Request};
 use oncegate::session::{Now, Republish, RepublishFault, Session, Settings, Side, StoreSilent, Ticket};
 
 use super::plan::Worker;
-use crate::wire::{Reader, method, on_channel, short};
+use crate::deliver::deliver;
+use crate::wire::{Reader, method, short};
 
 /// A message at the broker.
 #[derive(Clone)]
@@ -145,16 +146,7 @@ impl Link {
         channel.next_tag += 1;
         let consumer = &mut channel.consumers[free];
         consumer.unacked += 1;
-        let arguments = [
-            &short(&consumer.tag)[..],
-            &channel.next_tag.to_be_bytes(),
-            &[u8::from(message.redelivered)],
-            &short(b""),
-            &short(b"q"),
-        ]
-        .concat();
-        let mut frames = method(1, MethodId::BASIC_DELIVER, &arguments);
-        frames.extend(on_channel(&message.content, 1));
+        let frames = deliver(1, &consumer.tag, channel.next_tag, message.redelivered, b"q", &message.content);
         channel.unacked.insert(channel.next_tag, (free, message));
         self.session.handle_bytes(Side::Broker, &frames, now);
     }
